@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datalists in the style of the Medical Segmentation Decathlon, and their split by patient."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+SECTIONS = ("training", "validation", "testing")
+FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
+logger = logging.getLogger(__name__)
+
+
+def load_datalist(path: str, section: str) -> list[dict[str, str]]:
+    """Return the cases of one section with absolute paths.
+
+    A missing file or section gives an empty list and a warning, not an error: MONAI Label resolves the whole config on machines
+    where no datalist exists and then sets the data itself. ``preflight`` refuses an empty list before training.
+
+    Args:
+        path: datalist, JSON; relative paths in it are relative to its folder.
+        section: "training", "validation" or "testing".
+
+    Raises:
+        ValueError: when the file is no valid datalist.
+    """
+    file = Path(path)
+    if not file.is_file():
+        logger.warning("datalist %s does not exist", file)
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"datalist {file} is not valid JSON: {error}") from None
+    cases = content.get(section, []) if isinstance(content, dict) else None
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        raise ValueError(f"datalist {file}: `{section}` must be a list of objects with `image` and `label`")
+    if not cases:
+        logger.warning("datalist %s has no `%s` cases", file, section)
+    root = file.resolve().parent
+    return [
+        {k: os.path.join(root, v) if k in ("image", "label") and isinstance(v, str) else v for k, v in case.items()}
+        for case in cases
+    ]
+
+
+def split_by_patient(
+    patients: Sequence[str],
+    fractured: Sequence[bool],
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+) -> dict[str, list[int]]:
+    """Split cases into training, validation and testing so that no patient is in two of them.
+
+    Patients with and without a fracture are spread separately, so that every part has its share of both.
+
+    Args:
+        patients: patient of every case.
+        fractured: whether the case shows a fracture.
+        seed: the same seed gives the same split on every machine.
+        fractions: shares of training, validation and testing; 70/10/20 as in the paper.
+
+    Returns:
+        Indices of the cases per section.
+    """
+    has_fracture: dict[str, bool] = {}
+    for patient, flag in zip(patients, fractured, strict=True):
+        has_fracture[patient] = has_fracture.get(patient, False) or bool(flag)
+    rng = np.random.default_rng(seed)
+    section_of: dict[str, str] = {}
+    for flag in (True, False):
+        group = sorted(p for p, f in has_fracture.items() if f == flag)
+        group = [group[i] for i in rng.permutation(len(group))]
+        ends = np.round(np.cumsum(fractions) * len(group)).astype(int)
+        # Rounding must not leave the small parts empty while the group could fill them.
+        if len(group) >= 3:
+            ends[0] = min(ends[0], len(group) - 2)
+            ends[1] = min(max(ends[1], ends[0] + 1), len(group) - 1)
+        for k, patient in enumerate(group):
+            section_of[patient] = SECTIONS[int(np.searchsorted(ends, k, side="right").clip(0, 2))]
+    return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
+
+
+def write_datalist(path: Path, cases: Mapping[str, Sequence[Mapping]], description: str) -> None:
+    """Write a datalist; the file appears under its name only when it is complete."""
+    content = {
+        "name": path.parent.name,
+        "description": description,
+        "labels": {"0": "background", "1": "fractured vertebra"},
+        **{f"num{s.capitalize()}": len(cases.get(s, [])) for s in SECTIONS},
+        **{s: [dict(c) for c in cases.get(s, [])] for s in SECTIONS},
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

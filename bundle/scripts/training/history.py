@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The course of a training: a table and a picture that grow with every epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+
+class TrainingHistory:
+    """Write ``history.csv`` and ``training_curve.png`` after every epoch.
+
+    Attach it to the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
+
+    Args:
+        output_dir: folder of the files.
+        evaluator: engine that validates, or None.
+        optimizer: its learning rate goes into the table.
+        metric: name of the metric that the picture shows.
+    """
+
+    def __init__(self, output_dir: str, evaluator: Engine | None, optimizer, metric: str = "val_mean_dice") -> None:
+        self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
+        self.rows: list[dict[str, float]] = []
+        self._loss_sum, self._loss_n, self._start = 0.0, 0, 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register at a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _begin(self, engine: Engine) -> None:
+        self._loss_sum, self._loss_n, self._start = 0.0, 0, time.perf_counter()
+
+    def _iteration(self, engine: Engine) -> None:
+        output = engine.state.output
+        output = output[0] if isinstance(output, list) else output
+        loss = output.get("loss") if isinstance(output, dict) else None
+        if loss is not None:
+            self._loss_sum += float(loss if not isinstance(loss, list) else loss[0])
+            self._loss_n += 1
+
+    def _epoch(self, engine: Engine) -> None:
+        row: dict[str, float] = {
+            "epoch": engine.state.epoch,
+            "train_loss": self._loss_sum / max(self._loss_n, 1),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._start, 2),
+        }
+        if self.evaluator is not None:
+            row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
+        self.rows.append(row)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._write_table(self.output_dir / "history.csv")
+        self._write_picture(self.output_dir / "training_curve.png")
+
+    def _write_table(self, path: Path) -> None:
+        names = list(dict.fromkeys(k for row in self.rows for k in row))
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, path)
+
+    def _write_picture(self, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        left = figure.subplots()
+        epochs = [row["epoch"] for row in self.rows]
+        left.plot(epochs, [row["train_loss"] for row in self.rows], color="tab:blue", marker=".", label="training loss")
+        left.set(xlabel="epoch", ylabel="training loss")
+        right = left.twinx()
+        points = [(row["epoch"], row[self.metric]) for row in self.rows if self.metric in row]
+        if points:
+            right.plot(*zip(*points, strict=True), color="tab:orange", marker=".", label="validation DSC")
+        right.set(ylabel="validation DSC", ylim=(0, 1))
+        handles = [*left.get_lines(), *right.get_lines()]
+        left.legend(handles, [str(h.get_label()) for h in handles], loc="center right", frameon=False)
+        left.set_title("Training")
+        temporary = path.with_name(path.stem + ".tmp.png")
+        figure.savefig(temporary, dpi=120)
+        os.replace(temporary, path)
