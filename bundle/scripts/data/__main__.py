@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the data package: ``python -m scripts.data <command>``, run inside ``bundle/``."""
+
+from __future__ import annotations
+
+import fire
+
+from .phantom_dataset import phantom
+
+
+def main() -> None:
+    """Run a command."""
+    fire.Fire({"phantom": phantom}, name="scripts.data")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures: a tiny phantom data set, made once, and the folders of the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    return BUNDLE
+
+
+@pytest.fixture(scope="session")
+def verse19() -> Path:
+    folder = SHARED / "data" / "verse19"
+    if not folder.is_dir():
+        pytest.skip(f"real CT is not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_set(tmp_path_factory) -> Path:
+    """Four coarse scans of one region: two for training, one for validation, one for testing, all but one fractured."""
+    from scripts.data.phantom_dataset import phantom
+
+    root = tmp_path_factory.mktemp("phantoms")
+    phantom(str(root), cases=4, seed=3, regions="lumbar", grades=3, healthy=0.25, spacing=(4.0, 3.0, 3.0))
+    return root

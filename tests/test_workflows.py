@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole workflows through the entry points of ``monai.bundle``, on a tiny phantom data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+TINY = {
+    "epochs": 2,
+    "num_workers": 0,
+    "batch_size": 4,
+    "patch_size": [48, 64],
+    "spacing": [4.0, 3.0, 3.0],
+    "network_def::features": [4, 4, 8, 8, 8],
+    "learning_rate": 0.01,
+}
+
+
+def workflow(bundle: Path, files: list[str], kind: str, **overrides) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        config_file=[str(bundle / "configs" / f) for f in files],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        bundle_root=str(bundle),
+        device="cpu",
+        **overrides,
+    )
+
+
+def run(work: ConfigWorkflow) -> None:
+    work.initialize()
+    assert work.check_properties() == []
+    work.run()
+    work.finalize()
+
+
+@pytest.fixture(scope="module")
+def trained(bundle, phantom_set, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    run(workflow(bundle, ["train.yaml"], "train", dataset_dir=str(phantom_set), output_dir=str(out), ckpt_dir=str(out), **TINY))
+    return out
+
+
+def test_training_leaves_weights_history_and_a_curve(trained):
+    assert (trained / "model.pt").is_file()
+    rows = list(csv.DictReader((trained / "history.csv").open()))
+    assert [float(r["epoch"]) for r in rows] == [1, 2]
+    assert all(np.isfinite(float(r["train_loss"])) for r in rows)
+    assert "val_mean_dice" in rows[0] and "val_mean_iou" in rows[0]
+    assert (trained / "training_curve.png").stat().st_size > 5000
+
+
+def test_evaluation_scores_every_test_case_on_its_own_grid(bundle, phantom_set, trained, tmp_path):
+    run(
+        workflow(
+            bundle,
+            ["train.yaml", "evaluate.yaml"],
+            "train",
+            dataset_dir=str(phantom_set),
+            output_dir=str(tmp_path),
+            ckpt_dir=str(trained),
+            **TINY,
+        )
+    )
+    testing = json.loads((phantom_set / "datalist.json").read_text())["testing"]
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert {r["patient"] for r in rows} == {c["patient"] for c in testing}
+    for row, case in zip(rows, testing, strict=True):
+        label = nib.load(phantom_set / case["label"])
+        volume = np.count_nonzero(np.asarray(label.dataobj)) * abs(np.linalg.det(label.affine[:3, :3])) / 1000
+        assert float(row["reference_ml"]) == pytest.approx(volume, rel=1e-3)
+        dice, iou = float(row["dice"]), float(row["iou"])
+        assert iou == pytest.approx(dice / (2 - dice), abs=1e-4)
+    assert "95 % interval" in (tmp_path / "summary.md").read_text()
+    assert list((tmp_path / "overlays").glob("*_overlay.png"))
+
+
+def test_inference_writes_a_mask_on_the_grid_of_the_scan(bundle, phantom_set, trained, tmp_path):
+    case = json.loads((phantom_set / "datalist.json").read_text())["testing"][0]
+    tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
+    run(
+        workflow(
+            bundle,
+            ["inference.yaml"],
+            "infer",
+            input=str(phantom_set / case["image"]),
+            output_dir=str(tmp_path),
+            checkpoint=str(trained / "model.pt"),
+            **tiny,
+        )
+    )
+    scan = nib.load(phantom_set / case["image"])
+    mask = nib.load(next(tmp_path.glob("*_fracture.nii.gz")))
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+    assert list(tmp_path.glob("*_overlay.png"))
+
+
+def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
+    patch = {"patch_size": [16, 32, 32], "network_def::features": [4, 4, 8, 8, 8], "spacing": [4.0, 4.0, 4.0]}
+    shared = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path), **patch}
+    run(
+        workflow(
+            bundle,
+            ["train.yaml", "spatial_3d/train.yaml"],
+            "train",
+            ckpt_dir=str(tmp_path),
+            epochs=1,
+            num_workers=0,
+            **shared,
+        )
+    )
+    work = workflow(
+        bundle, ["inference.yaml", "spatial_3d/inference.yaml"], "infer", checkpoint=str(tmp_path / "model.pt"), **shared
+    )
+    run(work)
+    assert list(tmp_path.glob("*_fracture.nii.gz"))
