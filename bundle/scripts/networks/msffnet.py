@@ -96,6 +96,7 @@ class MSFFNet(nn.Module):
         if width % 4:
             raise ValueError(f"MSFFNet: fusion_channels={width}; give a multiple of 4 (four levels are concatenated).")
         self.spatial_dims = spatial_dims
+        self.decoder_in_stride = fusion_stride
         levels = tuple(features[1:])
         # The deepest block and the bottleneck of the decoder both have to come out whole.
         self.stride = math.lcm(16, fusion_stride * math.prod(encoder_strides))

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
 import os
 import time
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+logger = logging.getLogger(__name__)
+
 
 class TrainingHistory:
-    """Write ``history.csv`` and ``training_curve.png`` after every epoch.
+    """Write ``history.csv`` and ``training_curve.png`` after every epoch; end the run when the loss is not a number.
 
     Attach it to the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
 
@@ -42,7 +46,11 @@ class TrainingHistory:
         output = output[0] if isinstance(output, list) else output
         loss = output.get("loss") if isinstance(output, dict) else None
         if loss is not None:
-            self._loss_sum += float(loss if not isinstance(loss, list) else loss[0])
+            value = float(loss if not isinstance(loss, list) else loss[0])
+            if not math.isfinite(value):
+                logger.error("training loss is %s in epoch %d; lower learning_rate or check the data", value, engine.state.epoch)
+                engine.terminate()
+            self._loss_sum += value
             self._loss_n += 1
 
     def _epoch(self, engine: Engine) -> None:

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost and accuracy of MSFFNet beside a U-Net of the same widths.
+
+    python benchmarks/network.py cost                     # multiply-adds, CPU time, time of each module
+    python benchmarks/network.py train --data DIR         # validation DSC at equal budget, several seeds
+
+``cost`` measures all variants in turn within each round, so that a noisy machine hits all of them; ratios of medians are printed.
+``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), draws sagittal slices once and trains every variant on
+the same slices in the same order. Results are appended to a CSV as they come.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from monai.networks.nets import BasicUNet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+from scripts.networks import MSFFNet  # noqa: E402
+
+FEATURES = (16, 32, 64, 128, 256)
+# fusion stride, width, strides of the bottleneck encoders
+VARIANTS: dict[str, dict] = {
+    "stride 2, width 32": {"fusion_stride": 2, "fusion_channels": 32, "encoder_strides": (2, 1, 1)},
+    "stride 2, width 24": {"fusion_stride": 2, "fusion_channels": 24, "encoder_strides": (2, 1, 1)},
+    "stride 2, width 16": {"fusion_stride": 2, "fusion_channels": 16, "encoder_strides": (2, 1, 1)},
+    "stride 4, width 64": {"fusion_stride": 4, "fusion_channels": 64, "encoder_strides": (1, 1, 1)},
+    "stride 4, width 48": {"fusion_stride": 4, "fusion_channels": 48, "encoder_strides": (1, 1, 1)},
+    "stride 8, width 64": {"fusion_stride": 8, "fusion_channels": 64, "encoder_strides": (1, 1, 1), "transposed_stride": 2},
+}
+
+
+def build(name: str, features: tuple[int, ...] = FEATURES) -> nn.Module:
+    """Build "U-Net", "MSFFNet" (the defaults) or one of the variants."""
+    if name == "U-Net":
+        return BasicUNet(2, 1, 2, features=(*features, features[0]), act="relu", norm="batch")
+    return MSFFNet(2, 1, 2, features=features, **VARIANTS.get(name, {}))
+
+
+def multiply_adds(network: nn.Module, size: int = 256) -> float:
+    """10^9 multiply-adds of one ``size`` x ``size`` slice; attention counted by hand where the counter misses it."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.rand(1, 1, size, size))
+    total = counter.get_total_flops()
+    counted = any("attention" in str(k) for k in counter.get_flop_counts().get("Global", {}))
+    if isinstance(network, MSFFNet) and not counted and not isinstance(network.rbrab, nn.Identity):
+        attention = network.rbrab.attention
+        stride = network.decoder_in_stride * attention.pool.kernel_size
+        queries, keys = (size // stride) ** 2, attention.grid[0] ** 2
+        total += 2 * queries * keys * (attention.query.out_channels + attention.value.out_channels)
+    return total / 2e9
+
+
+def _time_modules(network: nn.Module, image: torch.Tensor, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each direct child in a forward pass."""
+    times: dict[str, list[float]] = {}
+    started: dict[str, float] = {}
+    hooks = []
+    for name, child in network.named_children():
+        hooks.append(child.register_forward_pre_hook(lambda *_, n=name: started.__setitem__(n, time.perf_counter())))
+        hooks.append(
+            child.register_forward_hook(lambda *_, n=name: times.setdefault(n, []).append(time.perf_counter() - started[n]))
+        )
+    with torch.inference_mode():
+        for _ in range(rounds):
+            network(image)
+    for hook in hooks:
+        hook.remove()
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def cost(rounds: int = 15, size: int = 256, batch: int = 4, threads: int = 2) -> None:
+    """Print multiply-adds and CPU forward time of every variant as ratios to the U-Net."""
+    torch.set_num_threads(threads)
+    networks = {n: build(n).eval().to(memory_format=torch.channels_last) for n in ("U-Net", "MSFFNet", *VARIANTS)}
+    image = torch.rand(batch, 1, size, size).to(memory_format=torch.channels_last)
+    seconds: dict[str, list[float]] = {n: [] for n in networks}
+    with torch.inference_mode():
+        for network in networks.values():
+            network(image)
+        for _ in range(rounds):
+            for name, network in networks.items():
+                start = time.perf_counter()
+                network(image)
+                seconds[name].append(time.perf_counter() - start)
+    work = {n: multiply_adds(net, size) for n, net in networks.items()}
+    print("| network | parameters (M) | multiply-adds (G) | ratio | ms | ratio, median of rounds |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, network in networks.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["U-Net"], strict=True))
+        parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        print(
+            f"| {name} | {parameters:.2f} | {work[name]:.2f} | {work[name] / work['U-Net']:.2f} | "
+            f"{1e3 * statistics.median(seconds[name]):.0f} | {ratio:.2f} |"
+        )
+    print("\n| module of MSFFNet | ms |\n| --- | --- |")
+    for name, value in _time_modules(networks["MSFFNet"], image, rounds).items():
+        print(f"| {name} | {value:.1f} |")
+
+
+def _slices(root: Path, section: str, per_scan: int, size: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw sagittal slices of every scan, half of them through a fracture where there is one."""
+    rng = np.random.default_rng(seed)
+    images, labels = [], []
+    for case in json.loads((root / "datalist.json").read_text())[section]:
+        image, label = (nib.as_closest_canonical(nib.load(root / case[k])) for k in ("image", "label"))
+        volume, mask = np.asarray(image.dataobj, np.float32), np.asarray(label.dataobj) > 0
+        volume = np.clip((volume + 200) / 1200, 0, 1)
+        fractured = np.flatnonzero(mask.any(axis=(1, 2)))
+        for k in range(per_scan):
+            pool = fractured if len(fractured) and k % 2 == 0 else np.arange(2, volume.shape[0] - 2)
+            index = int(rng.choice(pool))
+            out = [np.zeros(size, np.float32), np.zeros(size, np.float32)]
+            for target, source in zip(out, (volume[index], mask[index]), strict=True):
+                h, w = min(size[0], source.shape[0]), min(size[1], source.shape[1])
+                target[:h, :w] = source[:h, :w]
+            images.append(out[0])
+            labels.append(out[1])
+    return torch.from_numpy(np.stack(images))[:, None], torch.from_numpy(np.stack(labels))[:, None]
+
+
+def _dice(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Mean per-slice DSC (both empty: 1, false positive: 0) and pooled DSC."""
+    network.eval()
+    scores, overlap, total = [], 0.0, 0.0
+    with torch.inference_mode():
+        for start in range(0, len(images), 16):
+            p = network(images[start : start + 16].to(memory_format=torch.channels_last)).argmax(1, keepdim=True).bool()
+            r = labels[start : start + 16].bool()
+            for a, b in zip(p, r, strict=True):
+                both, size = float((a & b).sum()), float(a.sum() + b.sum())
+                scores.append(2 * both / size if size else 1.0)
+                overlap, total = overlap + both, total + size
+    return float(np.mean(scores)), 2 * overlap / max(total, 1)
+
+
+def train(
+    data: str,
+    networks: tuple[str, ...] = ("U-Net", "MSFFNet"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    epochs: int = 20,
+    per_scan: int = 12,
+    size: tuple[int, int] = (128, 128),
+    out: str = "runs/network_benchmark.csv",
+    threads: int = 2,
+) -> None:
+    """Train every network on the same slices for the same number of steps and append the validation DSC to ``out``."""
+    torch.set_num_threads(threads)
+    root = Path(data)
+    images, labels = _slices(root, "training", per_scan, tuple(size), seed=0)  # type: ignore[arg-type]
+    parts = [_slices(root, s, per_scan, tuple(size), seed=1) for s in ("validation", "testing")]  # type: ignore[arg-type]
+    val_images, val_labels = (torch.cat(p) for p in zip(*parts, strict=True))
+    print(f"{len(images)} training slices, {len(val_images)} validation slices of {size}")
+    loss_function = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for name in networks:
+            torch.manual_seed(seed)
+            network = build(name).to(memory_format=torch.channels_last)
+            optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+            steps = epochs * (len(images) // 16)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+            order = np.random.default_rng(seed)
+            start = time.perf_counter()
+            for _ in range(epochs):
+                network.train()
+                for batch in np.array_split(order.permutation(len(images)), len(images) // 16):
+                    x, y = images[batch], labels[batch]
+                    if order.random() < 0.5:
+                        x, y = torch.roll(x, (s := int(order.integers(-12, 13))), -1), torch.roll(y, s, -1)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss_function(network(x.to(memory_format=torch.channels_last)), y).backward()
+                    optimizer.step()
+                    schedule.step()
+            mean, pooled = _dice(network, val_images, val_labels)
+            row = [name, seed, epochs, len(images), len(val_images), f"{mean:.4f}", f"{pooled:.4f}", f"{time.perf_counter() - start:.0f}"]
+            print(*row, sep=", ", flush=True)
+            new = not path.exists()
+            with path.open("a", newline="") as file:
+                writer = csv.writer(file)
+                if new:
+                    writer.writerow(["network", "seed", "epochs", "training", "validation", "mean_dice", "pooled_dice", "seconds"])
+                writer.writerow(row)
+
+
+if __name__ == "__main__":
+    fire.Fire({"cost": cost, "train": train})

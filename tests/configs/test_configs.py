@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every config parses, overlays name ids that exist, the networks of train and inference agree, metadata is true."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+OVERLAYS = [
+    *(f"ablation/no_{m}.yaml" for m in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")),
+    "network/full_width.yaml",
+    "network/unet.yaml",
+    "demo.yaml",
+]
+
+
+def merged(bundle, *files) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f) for f in files])
+    parser["bundle_root"] = str(bundle)
+    parser["device"] = "cpu"
+    return parser
+
+
+def plain_ids(content: dict, prefix: str = "") -> set[str]:
+    return {k.replace("#", "::") for k in content}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlays_override_ids_that_exist(bundle, overlay):
+    base = merged(bundle, "train.yaml")
+    for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
+        parent = key.rsplit("::", 1)[0]
+        assert parent in base, f"{overlay} overrides {key}, which train.yaml does not have"
+        if key.startswith("network_def::use_"):
+            continue
+    network = merged(bundle, "train.yaml", overlay).get_parsed_content("network_def")
+    if "full_width" not in overlay:
+        assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_ablation_overlays_switch_exactly_one_module(bundle):
+    for module in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab"):
+        content = ConfigParser.load_config_file(str(bundle / "configs" / "ablation" / f"no_{module}.yaml"))
+        assert content == {f"network_def::use_{module}": False}
+
+
+def test_train_and_inference_build_the_same_network_and_see_the_same_image(bundle):
+    train, inference = merged(bundle, "train.yaml"), merged(bundle, "inference.yaml")
+    for key in ("network_def", "spacing", "hu_window", "patch_size", "bundle_root"):
+        assert train[key] == inference[key]
+
+
+def test_recipe_is_the_papers(bundle):
+    train = merged(bundle, "train.yaml")
+    assert train["epochs"] == 150
+    assert train["learning_rate"] == 0.001
+    assert train["batch_size"] == 16
+    assert train["patience"] == 5
+    assert train["lr_factor"] == 0.4
+    assert train["optimizer::_target_"] == "torch.optim.Adam"
+
+
+def test_every_property_of_monai_resolves_to_an_id(bundle):
+    from monai.bundle.properties import InferProperties, TrainProperties
+
+    for files, properties in ((("train.yaml",), TrainProperties), (("inference.yaml",), InferProperties)):
+        parser = merged(bundle, *files)
+        absent = {p["id"] for p in properties.values() if p["id"] not in parser}
+        assert absent <= {"train::key_metric", "key_metric", "dataset::data"} & absent
+
+
+def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
+    meta = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert meta["version"] in meta["changelog"]
+    pins = {"monai": meta["monai_version"], "torch": meta["pytorch_version"], **meta["required_packages_version"]}
+    assert {p: v for p, v in pins.items() if version(p).split("+")[0] != v} == {}
+    assert meta["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "fractured vertebra"}
+
+
+def test_licence_in_the_bundle_is_the_projects(bundle):
+    assert (bundle / "LICENSE").read_text() == (bundle.parent / "LICENSE").read_text()

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole network: any size, 2D and 3D, every switch, export, gradients, refused arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scripts.networks import MSFFNet
+
+FEATURES = (4, 8, 8, 12, 16)
+SWITCHES = ("use_ffm", "use_sem", "use_aspp", "use_rcbam", "use_rbrab", "use_lprab")
+
+
+def net(spatial_dims: int = 2, **kwargs) -> MSFFNet:
+    torch.manual_seed(0)
+    return MSFFNet(**{"spatial_dims": spatial_dims, "features": FEATURES, "attention_tokens": 4, **kwargs})
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 80), (7, 5)])
+def test_any_2d_size_comes_back(size):
+    assert net().eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("size", [(32, 32, 16), (17, 20, 33)])
+def test_any_3d_size_comes_back(size):
+    assert net(3).eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
+    model = net(spatial_dims)
+    out = model(torch.rand(2, 1, *[32] * spatial_dims))
+    (out * torch.rand_like(out)).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_module_can_be_switched_off(switch):
+    whole, without = net(), net(**{switch: False})
+    assert without(torch.rand(2, 1, 32, 32)).shape == (2, 2, 32, 32)
+    count = [sum(p.numel() for p in m.parameters()) for m in (whole, without)]
+    assert count[1] < count[0]
+
+
+def test_torchscript_gives_the_same_logits():
+    model, x = net().eval(), torch.rand(1, 1, 40, 24)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_gives_the_same_logits(tmp_path):
+    pytest.importorskip("onnxscript", reason="the ONNX exporter needs the extra `export`")
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = net().eval(), torch.rand(1, 1, 32, 48)
+    torch.onnx.export(model, (x,), str(tmp_path / "net.onnx"), dynamo=True, verbose=False)
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(out), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_logits_are_not_probabilities_and_start_unbiased():
+    model = net()
+    assert torch.count_nonzero(model.decoder.head.bias) == 0
+    out = model.eval()(torch.rand(1, 1, 32, 32))
+    assert not torch.allclose(out.sum(dim=1), torch.ones_like(out[:, 0]))
+
+
+def test_padding_does_not_change_what_lies_far_from_the_border():
+    model = net(use_sem=False, use_rcbam=False, use_rbrab=False, use_lprab=False, use_aspp=False).eval()
+    x = torch.rand(1, 1, 256, 256)
+    # Without global gates the answer in the middle depends on the neighbourhood alone.
+    torch.testing.assert_close(model(x)[..., 120:136, 120:136], model(x[..., :250, :250])[..., 120:136, 120:136], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"spatial_dims": 1}, "spatial_dims=1"),
+        ({"features": (4, 8)}, "five encoder blocks"),
+        ({"fusion_stride": 3}, "fusion_stride=3"),
+        ({"fusion_channels": 10}, "multiple of 4"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"fusion_stride": 4}, "choose strides"),
+    ],
+)
+def test_bad_arguments_name_the_value_and_the_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        net(**arguments)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights load strictly; every reason why they do not is one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scripts.errors import InputError
+from scripts.training.weights import load_weights
+from torch import nn
+
+
+def network(width: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, width, 1), nn.BatchNorm2d(width))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_flat_and_nested_checkpoints_load(tmp_path, nested):
+    source, target = network(), network()
+    state = source.state_dict()
+    torch.save({"model": state} if nested else state, tmp_path / "w.pt")
+    load_weights(target, str(tmp_path / "w.pt"))
+    torch.testing.assert_close(target.state_dict(), source.state_dict())
+
+
+def test_no_path_keeps_the_network():
+    assert load_weights(network(), None) is not None
+
+
+def test_every_failure_names_the_file(tmp_path):
+    torch.save(network(5).state_dict(), tmp_path / "wide.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "short.pt").write_bytes((tmp_path / "wide.pt").read_bytes()[:200])
+    for name, words in [
+        ("wide.pt", "another network"),
+        ("other.pt", "lacks"),
+        ("list.pt", "no flat state dict"),
+        ("short.pt", "truncated"),
+        ("none.pt", "no such checkpoint"),
+    ]:
+        with pytest.raises(InputError, match=words) as caught:
+            load_weights(network(), str(tmp_path / name))
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
