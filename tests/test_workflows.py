@@ -54,7 +54,8 @@ def test_training_leaves_weights_history_and_a_curve(trained):
     rows = list(csv.DictReader((trained / "history.csv").open()))
     assert [float(r["epoch"]) for r in rows] == [1, 2]
     assert all(np.isfinite(float(r["train_loss"])) for r in rows)
-    assert "val_mean_dice" in rows[0] and "val_mean_iou" in rows[0]
+    assert "val_mean_dice" in rows[0]
+    assert "val_mean_iou" in rows[0]
     assert (trained / "training_curve.png").stat().st_size > 5000
 
 

@@ -34,9 +34,7 @@ def test_height_loss_lies_in_the_band_and_neighbours_keep_their_volume(scan, sha
 
 
 def test_shapes_lose_height_where_their_name_says(scan):
-    loss = {
-        shape: simulate_fracture(scan, FracturePlan(L3, shape, 2), np.random.default_rng(1)).fractures[-1] for shape in SHAPES
-    }
+    loss = {shape: simulate_fracture(scan, FracturePlan(L3, shape, 2), np.random.default_rng(1)).fractures[-1] for shape in SHAPES}
     assert loss["wedge"]["loss_anterior"] > loss["wedge"]["loss_posterior"] + 0.1
     assert loss["biconcave"]["loss_middle"] > loss["biconcave"]["loss_anterior"] + 0.05
     assert abs(loss["crush"]["loss_anterior"] - loss["crush"]["loss_posterior"]) < 0.1

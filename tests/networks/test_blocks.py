@@ -103,7 +103,9 @@ def test_decoder_upsampling_commutes_with_its_convolution():
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize(("stride", "strides", "transposed"), [(2, (2, 1, 1), 1), (4, (1, 1, 1), 1), (2, (2, 2, 1), 2), (4, (2, 1, 1), 2)])
+@pytest.mark.parametrize(
+    ("stride", "strides", "transposed"), [(2, (2, 1, 1), 1), (4, (1, 1, 1), 1), (2, (2, 2, 1), 2), (4, (2, 1, 1), 2)]
+)
 def test_decoder_comes_back_to_the_size_of_the_image(spatial_dims, stride, strides, transposed):
     module = SegmentationDecoder(spatial_dims, 8, 4, 2, stride, strides, transposed)
     out = module(torch.rand(2, 8, *SIZE[spatial_dims]))

@@ -68,7 +68,9 @@ def test_padding_does_not_change_what_lies_far_from_the_border():
     model = net(use_sem=False, use_rcbam=False, use_rbrab=False, use_lprab=False, use_aspp=False).eval()
     x = torch.rand(1, 1, 256, 256)
     # Without global gates the answer in the middle depends on the neighbourhood alone.
-    torch.testing.assert_close(model(x)[..., 120:136, 120:136], model(x[..., :250, :250])[..., 120:136, 120:136], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        model(x)[..., 120:136, 120:136], model(x[..., :250, :250])[..., 120:136, 120:136], rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

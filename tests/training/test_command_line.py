@@ -7,7 +7,15 @@ import pytest
 from scripts.errors import InputError
 from scripts.training.command_line import check_command_line, override_problems, parse_overrides
 
-CONFIG = {"epochs": 150, "lr": 0.001, "name": "a", "spacing": [1.0, 1.0], "flag": True, "device": "$x", "train": {"handlers": [{"a": 1}]}}
+CONFIG = {
+    "epochs": 150,
+    "lr": 0.001,
+    "name": "a",
+    "spacing": [1.0, 1.0],
+    "flag": True,
+    "device": "$x",
+    "train": {"handlers": [{"a": 1}]},
+}
 
 
 @pytest.mark.parametrize(

@@ -87,18 +87,14 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
         if len(shape) != 3 or min(shape) < 1:
             problems.append(f"{image}: has shape {shape}; a three-dimensional volume is needed")
         if level == "full" and not problems:
-            problems.extend(
-                _voxel_problems(image, label if isinstance(label, str) else None, image_data, label_data, label_values)
-            )
+            problems.extend(_voxel_problems(image, label if isinstance(label, str) else None, image_data, label_data, label_values))
         return problems
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return [f"{image}: cannot be read ({reason}); the file may be truncated, copy it again"]
 
 
-def check_cases(
-    cases: Sequence[dict], level: str = "full", label_values: Sequence[int] = (0, 1), workers: int = 2
-) -> list[str]:
+def check_cases(cases: Sequence[dict], level: str = "full", label_values: Sequence[int] = (0, 1), workers: int = 2) -> list[str]:
     """Check many cases with a progress bar; returns the problems in the order of the cases."""
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         found = pool.map(lambda case: case_problems(case, level, label_values), cases)

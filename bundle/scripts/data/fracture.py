@@ -94,9 +94,7 @@ def _warp_along_axis(mask: NDArray, field: NDArray) -> NDArray[np.float32]:
     index = np.arange(mask.shape[2])[None, None, :] + field / STEP
     low = np.clip(np.floor(index).astype(int), 0, mask.shape[2] - 2)
     part = np.clip(index - low, 0, 1).astype(np.float32)
-    return (
-        np.take_along_axis(mask, low, 2) * (1 - part) + np.take_along_axis(mask, low + 1, 2) * part
-    )
+    return np.take_along_axis(mask, low, 2) * (1 - part) + np.take_along_axis(mask, low + 1, 2) * part
 
 
 def _calibrate(frame: VertebraFrame, pattern: NDArray, share: float, zone: str, aim: float) -> NDArray[np.float64]:
@@ -206,9 +204,7 @@ def _voxel_box(frame: VertebraFrame, affine: NDArray, shape: tuple[int, ...]) ->
     )
 
 
-def _apply(
-    scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None
-) -> tuple[NDArray[np.int16], NDArray]:
+def _apply(scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None) -> tuple[NDArray[np.int16], NDArray]:
     """Warp image and labels. With ``change`` None only the labels, which is all that measuring needs."""
     box = _voxel_box(frame, scan.affine, scan.labels.shape)
     index = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")).astype(np.float32)

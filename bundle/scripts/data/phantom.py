@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from .anatomy import LABELS, REGIONS, SIZES, VertebraSize
 from .shapes import Array, capsule, vertebral_body
-from .soft_tissue import HU, blend, smooth_noise, tissue_background, thecal_sac
+from .soft_tissue import HU, blend, smooth_noise, thecal_sac, tissue_background
 from .vertebra import Grid, Pose, vertebra_distance
 
 
@@ -172,7 +173,7 @@ def _draw_discs(
     image: Array,
     texture: Array,
 ) -> None:
-    for lower, upper in zip(levels[:-1], levels[1:], strict=True):
+    for lower, upper in itertools.pairwise(levels):
         a, b = poses[lower], poses[upper]
         top = a.centre + sizes[lower].height / 2 * a.axes[:, 2]
         bottom = b.centre - sizes[upper].height / 2 * b.axes[:, 2]
@@ -188,9 +189,7 @@ def _draw_discs(
         blend(image[box], HU["disc"] + rng.normal(0, 8) + ring + 5 * texture[box], disc, float(grid.spacing.mean()))
 
 
-def _draw_ribs(
-    rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array
-) -> None:
+def _draw_ribs(rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array) -> None:
     """Ribs: a chain of capsules from the costovertebral joint outwards, backwards and down. They carry no label."""
     for level, pose in poses.items():
         if not level.startswith("T"):
@@ -200,7 +199,7 @@ def _draw_ribs(
         knots = [(x0, y0, z0), (x0 + 14, y0 - 13, z0 - 1), (x0 + 32, y0 - 20, z0 - 8), (x0 + 58, y0 - 6, z0 - 24)]
         for side in (1.0, -1.0):
             rib = [(x * side, y, z) for x, y, z in knots]
-            for start, end in zip(rib[:-1], rib[1:], strict=True):
+            for start, end in itertools.pairwise(rib):
                 ends = np.array([start, end]) @ pose.axes.T + pose.centre
                 box = grid.box(ends.min(0) - 9, ends.max(0) + 9)
                 if box is None:

@@ -123,9 +123,7 @@ def phantom(
     entries: list[dict[str, str]] = []
     for k in tqdm(range(cases), desc="phantoms", unit="scan"):
         case = f"phantom-{seed + k:04d}"
-        entries.append(
-            {"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz", "patient": case}
-        )
+        entries.append({"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz", "patient": case})
         part = root / "vertebrae" / f"{case}.csv"
         if part.exists():
             with part.open(newline="", encoding="utf-8") as file:
@@ -163,7 +161,6 @@ def phantom(
 
 
 def _vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
-
 
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
     counts = dict(zip(*np.unique(scan.labels, return_counts=True), strict=True))

@@ -130,9 +130,7 @@ def tissue_background(
     return image
 
 
-def thecal_sac(
-    image: Array, grid: Grid, canal_line: NDArray[np.float64], radius: float, cord_radius: float
-) -> None:
+def thecal_sac(image: Array, grid: Grid, canal_line: NDArray[np.float64], radius: float, cord_radius: float) -> None:
     """Draw the spinal canal's content in place: epidural fat, fluid, and the cord (radius 0 below the conus)."""
     voxel = float(grid.spacing.mean())
     x = (grid.origin[0] + grid.spacing[0] * np.arange(grid.shape[0]))[:, None, None].astype(np.float32)

@@ -77,8 +77,7 @@ class DistanceField:
         if box is None or self.region is None:
             return None
         cut = tuple(
-            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start)
-            for b, r in zip(box, self.region, strict=True)
+            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start) for b, r in zip(box, self.region, strict=True)
         )
         return cut if all(c.stop > c.start for c in cut) else None  # type: ignore[return-value]
 

@@ -90,9 +90,7 @@ def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[n
     return world(core), world(mask)
 
 
-def _axes(
-    centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray | None
-) -> NDArray[np.float64]:
+def _axes(centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.float64]:
     up = (centre if above is None else above) - (centre if below is None else below)
     up = np.array([0.0, 0.0, 1.0]) if np.linalg.norm(up) < 1e-6 else up / np.linalg.norm(up)
     # The posterior elements pull the vertebra's centroid back, which tells the front even in a rotated patient.
@@ -131,9 +129,7 @@ def measure(mask: NDArray, footprint: NDArray[np.bool_], depth: NDArray) -> Body
     return heights_from_columns(_edge(mask, t, middle, 1) - _edge(mask, t, middle, -1), footprint, depth)
 
 
-def find_frame(
-    labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None
-) -> VertebraFrame:
+def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None) -> VertebraFrame:
     """Find the frame of a vertebra.
 
     Args:

@@ -80,7 +80,7 @@ class CaseTable:
         reference_key: item that holds the reference on the scan's own grid.
     """
 
-    def __init__(self, output_dir: str, reference_key: str = "reference") -> None:
+    def __init__(self, output_dir: str, reference_key: str = "truth") -> None:
         self.output_dir, self.reference_key, self.rows = Path(output_dir), reference_key, []  # type: ignore[var-annotated]
 
     def attach(self, engine) -> None:
@@ -95,13 +95,13 @@ class CaseTable:
         self.rows = []
 
     def _score(self, engine) -> None:
-        for item in engine.state.output:
+        for item, source in zip(engine.state.output, engine.state.batch, strict=True):
             reference = item[self.reference_key]
             name = str(reference.meta.get("filename_or_obj", len(self.rows)))
             case = Path(name).name.removesuffix(".gz").removesuffix(".nii")
             voxel_ml = abs(float(np.linalg.det(np.asarray(reference.affine)[:3, :3]))) / 1000
             prediction = np.asarray(item["pred"].cpu())[-1]
-            patient = item.get("patient", case)
+            patient = source.get("patient", case)
             metrics = case_metrics(prediction, np.asarray(reference.cpu())[-1], voxel_ml)
             self.rows.append({"case": case, "patient": str(patient), **metrics})
 
@@ -133,7 +133,5 @@ def markdown(summary: dict[str, dict[str, float]]) -> str:
     ]
     for key, value in summary.items():
         group, metric = key.split("/")
-        lines.append(
-            f"| {group} | {metric} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |"
-        )
+        lines.append(f"| {group} | {metric} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |")
     return "\n".join(lines) + "\n"

@@ -69,7 +69,12 @@ def save_overlay(
     for axis, index in zip(axes, slices, strict=True):
         # Anterior to the left, as sagittal CT is read.
         axis.imshow(
-            volume[index, ::-1].T, cmap="gray", vmin=BONE_WINDOW[0], vmax=BONE_WINDOW[1], origin="lower", extent=(0, extent[0], 0, extent[1])
+            volume[index, ::-1].T,
+            cmap="gray",
+            vmin=BONE_WINDOW[0],
+            vmax=BONE_WINDOW[1],
+            origin="lower",
+            extent=(0, extent[0], 0, extent[1]),
         )
         for name, mask in masks.items():
             if mask[index].any():
@@ -126,7 +131,5 @@ class OverlayWriter:
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
             stem = Path(name).name.removesuffix(".gz").removesuffix(".nii")
-            save_overlay(
-                self.output_dir / f"{stem}_overlay.png", np.asarray(volume.dataobj), volume.affine, mask, reference, stem
-            )
+            save_overlay(self.output_dir / f"{stem}_overlay.png", np.asarray(volume.dataobj), volume.affine, mask, reference, stem)
             self.written += 1

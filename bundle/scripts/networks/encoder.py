@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ class UNetEncoder(nn.Module):
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = [TwoConv(spatial_dims, in_channels, features[0], act, norm, False, dropout)]
-        for fewer, more in zip(features[:-1], features[1:], strict=True):
+        for fewer, more in itertools.pairwise(features):
             blocks.append(Down(spatial_dims, fewer, more, act, norm, False, dropout))
         self.blocks = nn.ModuleList(blocks)
 

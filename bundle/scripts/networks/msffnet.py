@@ -118,9 +118,7 @@ class MSFFNet(nn.Module):
             else nn.Identity()
         )
         self.rcbam: nn.Module = (
-            ResidualConvBlockAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
-            if use_rcbam
-            else nn.Identity()
+            ResidualConvBlockAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout) if use_rcbam else nn.Identity()
         )
         self.rbrab: nn.Module = (
             ResidualBorderRefinementAttention(
@@ -136,9 +134,7 @@ class MSFFNet(nn.Module):
             else nn.Identity()
         )
         self.lprab: nn.Module = (
-            LocalPositionResidualAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
-            if use_lprab
-            else nn.Identity()
+            LocalPositionResidualAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout) if use_lprab else nn.Identity()
         )
         self.decoder = SegmentationDecoder(
             spatial_dims,

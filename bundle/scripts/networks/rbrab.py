@@ -39,9 +39,7 @@ class PooledSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if token_grid < 1 or query_stride < 1:
-            raise ValueError(
-                f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; both must be 1 or more."
-            )
+            raise ValueError(f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; both must be 1 or more.")
         conv = Conv[Conv.CONV, spatial_dims]
         hidden = max(channels // reduction, 1)
         self.grid = [token_grid] * spatial_dims
@@ -97,9 +95,7 @@ class ResidualBorderRefinementAttention(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(
             *(
-                Convolution(
-                    spatial_dims, channels, channels, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=False
-                )
+                Convolution(spatial_dims, channels, channels, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=False)
                 for _ in range(2)
             )
         )

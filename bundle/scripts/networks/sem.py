@@ -46,13 +46,10 @@ class SqueezeExcitationModule(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= target_level < len(channels):
-            raise ValueError(
-                f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}."
-            )
+            raise ValueError(f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}.")
         self.target_level = target_level
         self.gates = nn.ModuleList(
-            ChannelSELayer(spatial_dims, width, r=min(reduction, width)) if excite else nn.Identity()
-            for width in channels
+            ChannelSELayer(spatial_dims, width, r=min(reduction, width)) if excite else nn.Identity() for width in channels
         )
         self.projections = nn.ModuleList(
             LevelProjection(spatial_dims, width, out_channels, level - target_level, norm=norm, act=act)
@@ -63,6 +60,6 @@ class SqueezeExcitationModule(nn.Module):
         """Map the levels, each (B, channels[i], *size / 2**i), to (B, len(channels) * out_channels, *target size)."""
         target = features[self.target_level]
         outputs: list[torch.Tensor] = []
-        for level, (gate, projection) in enumerate(zip(self.gates, self.projections)):  # noqa: B905 - TorchScript
+        for level, (gate, projection) in enumerate(zip(self.gates, self.projections)):
             outputs.append(projection(gate(features[level]), target))
         return torch.cat(outputs, dim=1)
