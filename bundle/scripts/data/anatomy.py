@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes, angles and names of the vertebrae, for the phantom and for tables.
 
-Sizes are rounded from the morphometry literature (lumbar and thoracic: Panjabi et al. 1991 and 1992, doi:10.1097/00007632-199208000-00010;
-cervical: Panjabi et al. 1991) and meant to look right, not to be a reference.
+Sizes are rounded from memory of the morphometry literature (Panjabi et al. 1991 and 1992) and meant to look right, not to be a
+reference.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _line(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.interp(z, points[:, 2], points[:, i]) for i in range(2)], axis=1)
 
 
-def _bone_hu(distance: Array, trabeculae: Array, style: ScanStyle, shell: float) -> Array:
+def _bone_hu(distance: Array, trabeculae: Array, style: ScanStyle, shell: Array | float) -> Array:
     """HU inside bone: compact near the surface, cancellous with its texture inside."""
     compact = np.clip((distance + shell) / 0.7 + 0.5, 0.0, 1.0)
     return trabeculae + (style.cortical - trabeculae) * compact

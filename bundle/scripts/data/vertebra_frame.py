@@ -36,14 +36,14 @@ class VertebraFrame:
     """
 
     label: int
-    centre: NDArray[np.float64]
-    axes: NDArray[np.float64]
+    centre: NDArray[np.floating]
+    axes: NDArray[np.floating]
     footprint: NDArray[np.bool_]
-    depth: NDArray[np.float64]
-    top: NDArray[np.float64]
-    bottom: NDArray[np.float64]
-    ceiling: NDArray[np.float64]
-    floor: NDArray[np.float64]
+    depth: NDArray[np.floating]
+    top: NDArray[np.floating]
+    bottom: NDArray[np.floating]
+    ceiling: NDArray[np.floating]
+    floor: NDArray[np.floating]
     mask: NDArray[np.float32]
 
     @property
@@ -52,13 +52,13 @@ class VertebraFrame:
         return heights_from_columns(self.top - self.bottom, self.footprint, self.depth)
 
 
-def axis_samples(axis: int) -> NDArray[np.float64]:
+def axis_samples(axis: int) -> NDArray[np.floating]:
     """Coordinates in mm of the samples along one axis of every frame."""
     n = int(REACH[axis] / STEP)
     return np.arange(-n, n + 1) * STEP
 
 
-def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.float64]:
+def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.floating]:
     """Voxel coordinates (3, X, Y, T) of the samples of a frame."""
     grid = np.stack(np.meshgrid(*(axis_samples(i) for i in range(3)), indexing="ij"))
     world = np.tensordot(axes, grid, axes=1) + centre[:, None, None, None]
@@ -66,7 +66,7 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
     return np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3][:, None, None, None]
 
 
-def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """World centre of the body (the thickest part) and of the whole vertebra, in mm.
 
     Raises:
@@ -84,13 +84,13 @@ def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[n
     core = parts == parts[np.unravel_index(int(np.argmax(inner)), inner.shape)]
     offset = np.array([b.start for b in box]) - 1
 
-    def world(voxels: NDArray) -> NDArray[np.float64]:
+    def world(voxels: NDArray) -> NDArray[np.floating]:
         return affine[:3, :3] @ (np.argwhere(voxels).mean(axis=0) + offset) + affine[:3, 3]
 
     return world(core), world(mask)
 
 
-def _axes(centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.float64]:
+def _axes(centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.floating]:
     up = (centre if above is None else above) - (centre if below is None else below)
     up = np.array([0.0, 0.0, 1.0]) if np.linalg.norm(up) < 1e-6 else up / np.linalg.norm(up)
     # The posterior elements pull the vertebra's centroid back, which tells the front even in a rotated patient.
@@ -102,7 +102,7 @@ def _axes(centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray
     return np.stack([np.cross(front, up), front, up], axis=1)
 
 
-def _edge(values: NDArray, samples: NDArray, start: int, step: int) -> NDArray[np.float64]:
+def _edge(values: NDArray, samples: NDArray, start: int, step: int) -> NDArray[np.floating]:
     """Coordinate in mm, walking from index ``start``, at which each column of ``values`` (X, Y, T) falls below one half."""
     n = values.shape[2]
     order = np.arange(start, n if step > 0 else -1, step)
@@ -115,7 +115,7 @@ def _edge(values: NDArray, samples: NDArray, start: int, step: int) -> NDArray[n
     return samples[order[np.maximum(first - 1, 0)]] + step * STEP * part * (first > 0)
 
 
-def _continue(surface: NDArray, known: NDArray[np.bool_], sigma: float) -> NDArray[np.float64]:
+def _continue(surface: NDArray, known: NDArray[np.bool_], sigma: float) -> NDArray[np.floating]:
     """Continue a surface beyond the columns where it is known, and smooth it there."""
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     filled = surface[tuple(nearest)]
@@ -178,7 +178,7 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
         surface[footprint] = sign * np.minimum(sign * surface[footprint], sign * smooth + 5.0)
     top, bottom = _continue(top, footprint, 2.0), _continue(bottom, footprint, 2.0)
 
-    def first_obstacle(sign: int, surface: NDArray) -> NDArray[np.float64]:
+    def first_obstacle(sign: int, surface: NDArray) -> NDArray[np.floating]:
         distance = sign * (t[None, None, :] - surface[..., None])
         hit = (obstacle > 0.5) & (distance > 0)
         gap = np.where(hit, distance, MARGIN).min(axis=2)

@@ -80,8 +80,8 @@ class BottleneckDecoder(nn.Module):
 class SegmentationDecoder(nn.Module):
     """Decoder of Saeed et al. 2024, section "Segmentation Decoder Blocks"::
 
-        x -- (3x3 conv, BN, ReLU) x 2 --+-- bottleneck encoder x 3 -- bottleneck decoder x 2 (+) -- transposed conv, BN -- 1x1 --> out
-                                        |-------------------- 1x1 shortcut -------------------|
+        x -- (3x3 conv, BN, ReLU) x 2 --+-- encoder x 3 -- decoder x 2 --(+)-- transposed conv, BN -- 1x1 --> out
+                                        |---------- 1x1 shortcut ---------|
 
     The strides, the activations and the shortcut around the bottleneck are not stated in the paper. The shortcut joins where the
     decoder is back at the size of ``x``.

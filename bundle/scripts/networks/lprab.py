@@ -23,8 +23,9 @@ class AxialPositionGate(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, reduction: int = 4, norm: str | tuple = "batch") -> None:
         super().__init__()
-        hidden = max(channels // reduction, 4)
-        self.spatial_dims = spatial_dims
+        hidden = max(channels // reduction, 8)
+        # For each axis the tensor dimensions of all other axes; TorchScript compiles no filtered comprehension in forward.
+        self.other_axes = [[2 + a for a in range(spatial_dims) if a != axis] for axis in range(spatial_dims)]
         self.shared = Convolution(1, channels, hidden, kernel_size=1, act="relu", norm=norm, bias=False)
         self.axis_gates = nn.ModuleList(nn.Conv1d(hidden, channels, kernel_size=1) for _ in range(spatial_dims))
 
@@ -32,11 +33,10 @@ class AxialPositionGate(nn.Module):
         """Gate (B, channels, *size) along every axis; the shape stays."""
         out = x
         for axis, to_gate in enumerate(self.axis_gates):
-            others = [2 + a for a in range(self.spatial_dims) if a != axis]
+            others = self.other_axes[axis]
             gate = torch.sigmoid(to_gate(self.shared(x.mean(dim=others))))
-            for other in range(self.spatial_dims):
-                if other != axis:
-                    gate = gate.unsqueeze(2 + other)
+            for other in others:
+                gate = gate.unsqueeze(other)
             out = out * gate
         return out
 

@@ -20,7 +20,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, reduction: int = 4) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 1)
+        hidden = max(channels // reduction, 8)
         self.axes = list(range(2, 2 + spatial_dims))
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 

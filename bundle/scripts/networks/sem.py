@@ -25,7 +25,7 @@ class SqueezeExcitationModule(nn.Module):
         out_channels: channels that each level contributes to the concatenation.
         target_level: index of the level whose size all levels are brought to.
         excite: False leaves the gate out and keeps the 1x1 projection (the ablation "No SEM").
-        reduction: ratio of the hidden dense layer.
+        reduction: ratio of the hidden dense layer, which keeps at least eight units: a narrower one can die behind its ReLU.
         act: activation after the 1x1 convolution.
         norm: normalisation after the 1x1 convolution.
 
@@ -49,7 +49,7 @@ class SqueezeExcitationModule(nn.Module):
             raise ValueError(f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}.")
         self.target_level = target_level
         self.gates = nn.ModuleList(
-            ChannelSELayer(spatial_dims, width, r=min(reduction, width)) if excite else nn.Identity() for width in channels
+            ChannelSELayer(spatial_dims, width, r=max(min(reduction, width // 8), 1)) if excite else nn.Identity() for width in channels
         )
         self.projections = nn.ModuleList(
             LevelProjection(spatial_dims, width, out_channels, level - target_level, norm=norm, act=act)
