@@ -15,7 +15,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(PY) -m pytest
+
+test-slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

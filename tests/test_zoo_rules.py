@@ -13,6 +13,7 @@ from test_workflows import TINY
 CHECKER = SHARED / "checks" / "verify_like_zoo.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHECKER.is_file(), reason=f"the rule checker is not at {CHECKER}")
 def test_bundle_passes_every_rule_that_needs_no_second_process(bundle, phantom_set, tmp_path):
     common = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path / "out"), "device": "cpu"}

@@ -47,6 +47,7 @@ def test_torchscript_gives_the_same_logits():
     torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_logits(tmp_path):
     pytest.importorskip("onnxscript", reason="the ONNX exporter needs the extra `export`")
     runtime = pytest.importorskip("onnxruntime")

@@ -33,11 +33,9 @@ class LevelFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.level = level
+        self.sources = [source for source in range(len(channels)) if source != level]
         self.projections = nn.ModuleList(
-            nn.Identity()
-            if source == level
-            else LevelProjection(spatial_dims, in_channels, channels[level], source - level, norm=norm)
-            for source, in_channels in enumerate(channels)
+            LevelProjection(spatial_dims, channels[source], channels[level], source - level, norm=norm) for source in self.sources
         )
         self.refine = Convolution(
             spatial_dims=spatial_dims,
@@ -53,9 +51,8 @@ class LevelFusion(nn.Module):
         """Return (B, channels[level], *size of that level)."""
         own = features[self.level]
         fused = own
-        for source, projection in enumerate(self.projections):
-            if source != self.level:
-                fused = fused + projection(features[source], own)
+        for k, projection in enumerate(self.projections):
+            fused = fused + projection(features[self.sources[k]], own)
         return self.refine(fused)
 
 

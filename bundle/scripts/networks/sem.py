@@ -49,7 +49,8 @@ class SqueezeExcitationModule(nn.Module):
             raise ValueError(f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}.")
         self.target_level = target_level
         self.gates = nn.ModuleList(
-            ChannelSELayer(spatial_dims, width, r=max(min(reduction, width // 8), 1)) if excite else nn.Identity() for width in channels
+            ChannelSELayer(spatial_dims, width, r=max(min(reduction, width // 8), 1)) if excite else nn.Identity()
+            for width in channels
         )
         self.projections = nn.ModuleList(
             LevelProjection(spatial_dims, width, out_channels, level - target_level, norm=norm, act=act)
