@@ -148,7 +148,7 @@ def _draw_vertebra(
     cancellous = style.trabecular * rng.normal(1, 0.05) + (28 + 0.12 * style.trabecular) * texture[box] + 90 * arch
     vein = np.hypot(z / 2.2, points[0] / 5) + np.clip(y - 0.05 * size.depth, 0, None) / 3
     cancellous -= np.clip(1.3 - vein, 0, 1) * (90 + 0.3 * style.trabecular)
-    shell = 0.75 + 0.7 * arch
+    shell = 0.55 + 0.45 * arch
     voxel = float(grid.spacing.mean())
     inside = distance < voxel
     value = np.where(inside, _bone_hu(distance, cancellous, style, shell), 0)

@@ -25,7 +25,7 @@ class SqueezeExcitationModule(nn.Module):
         out_channels: channels that each level contributes to the concatenation.
         target_level: index of the level whose size all levels are brought to.
         excite: False leaves the gate out and keeps the 1x1 projection (the ablation "No SEM").
-        reduction: ratio of the hidden dense layer, which keeps at least eight units: a narrower one can die behind its ReLU.
+        reduction: ratio of the hidden dense layer; it keeps at least eight units, as a narrower one can die behind its ReLU.
         act: activation after the 1x1 convolution.
         norm: normalisation after the 1x1 convolution.
 
