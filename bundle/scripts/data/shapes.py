@@ -71,7 +71,7 @@ def vertebral_body(
     x, y, z = points
     u, v = x / (width / 2), y / (depth / 2)
     # Flatter behind than in front, as bodies are: the exponent of the outline grows towards the canal.
-    r = (np.abs(u) ** 2.4 + np.abs(v) ** np.where(v < 0, 3.2, 2.1)) ** (1 / 2.4)
+    r = (np.abs(u) ** 2.4 + np.abs(v) ** np.where(v < 0, np.float32(3.2), np.float32(2.1))) ** (1 / 2.4)
     half = height / 2 * (1 + lordosis * np.clip(v, -1, 1))
     flare = 1 - waist * np.clip(1 - (z / half) ** 2, 0, 1)
     wall = (r / flare - 1) * min(width, depth) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from .shapes import Array
 from .vertebra import Grid
@@ -23,6 +23,15 @@ HU = {
 }
 
 
+def _stretch(values: Array, length: int, axis: int) -> Array:
+    """Interpolate linearly along one axis to ``length`` samples."""
+    position = np.linspace(0, values.shape[axis] - 1, length, dtype=np.float32)
+    low = np.minimum(position.astype(int), values.shape[axis] - 2)
+    weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    first = np.take(values, low, axis)
+    return first + (np.take(values, low + 1, axis) - first) * weight
+
+
 def smooth_noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> Array:
     """Random field of unit standard deviation and a correlation length of about ``scale_mm``.
 
@@ -32,9 +41,9 @@ def smooth_noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> Array
     coarse = tuple(int(np.ceil(n / s)) + 3 for n, s in zip(grid.shape, step, strict=True))
     lattice = gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), sigma=0.9, mode="wrap")
     lattice /= max(float(lattice.std()), 1e-6)
-    factors = [(n + 0.0) / (c - 2) for n, c in zip(grid.shape, coarse, strict=True)]
-    out = zoom(lattice, factors, order=1)
-    return out[tuple(slice(0, n) for n in grid.shape)]
+    for axis, length in enumerate(grid.shape):
+        lattice = _stretch(lattice, length, axis)
+    return lattice
 
 
 def blend(image: Array, value: Array | float, distance: Array, voxel: float) -> None:
@@ -113,7 +122,7 @@ def tissue_background(
             vessels = np.clip(smooth_noise(rng, grid, 5.0) - 1.7, 0, 1) * 700
             blend(image, HU["lung"] + 25 * texture + vessels, lung, voxel)
         sway = 4 * np.sin(z / rng.uniform(28, 45) + rng.uniform(0, 6))
-        calcium = np.clip(smooth_noise(rng, grid, 6.0) - 1.6, 0, 1) * 900 * rng.integers(0, 2)
+        calcium = np.clip(smooth_noise(rng, grid, 6.0) - 1.6, 0, 1) * 900 * int(rng.integers(0, 2))
         for side, radius in ((-1.0, rng.uniform(9, 12.5)), (1.0, rng.uniform(8, 11))):
             centre_y = 27 + 3 * side * lung_share
             tube = np.hypot(dx - side * 12 - sway, (dy - centre_y) * (1.0 if side < 0 else 1.25)) - radius
@@ -135,7 +144,8 @@ def thecal_sac(image: Array, grid: Grid, canal_line: NDArray[np.float64], radius
     voxel = float(grid.spacing.mean())
     x = (grid.origin[0] + grid.spacing[0] * np.arange(grid.shape[0]))[:, None, None].astype(np.float32)
     y = (grid.origin[1] + grid.spacing[1] * np.arange(grid.shape[1]))[None, :, None].astype(np.float32)
-    r = np.hypot((x - canal_line[:, 0]) / 1.2, y - canal_line[:, 1]).astype(np.float32)
+    canal_line = canal_line.astype(np.float32)
+    r = np.hypot((x - canal_line[:, 0]) / 1.2, y - canal_line[:, 1])
     blend(image, -35.0, r - radius, voxel)
     blend(image, HU["fluid"] + 8, r - radius * 0.82, voxel)
     if cord_radius > 0:
