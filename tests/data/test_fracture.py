@@ -76,6 +76,16 @@ def test_frame_finds_the_axes_of_a_tilted_body(scan):
     assert 20 < frame.heights.mean < 34
 
 
+def test_a_neighbour_cut_by_the_border_does_not_tilt_the_frame(scan):
+    # Only the spinous process of the vertebra above is left, as at the top of a scan.
+    labels = scan.labels.copy()
+    above = np.argwhere(labels == 21)
+    body = above[above[:, 1] > np.percentile(above[:, 1], 25)]
+    labels[tuple(body.T)] = 0
+    whole, cut = (find_frame(mask, scan.affine, L3, 21, 23) for mask in (scan.labels, labels))
+    assert np.degrees(np.arccos(np.clip(whole.axes[:, 2] @ cut.axes[:, 2], -1, 1))) < 12
+
+
 def test_real_ct_takes_a_fracture_too(verse19):
     case = "sub-verse006"
     image = nib.load(verse19 / "rawdata" / case / f"{case}_ct.nii.gz")

@@ -66,8 +66,8 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
     return np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3][:, None, None, None]
 
 
-def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """World centre of the body (the thickest part) and of the whole vertebra, in mm.
+def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
+    """World centre of the body (the thickest part), of the whole vertebra, and half the thickness of the body, in mm.
 
     Raises:
         FrameError: when the label is absent.
@@ -87,7 +87,7 @@ def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[n
     def world(voxels: NDArray) -> NDArray[np.floating]:
         return affine[:3, :3] @ (np.argwhere(voxels).mean(axis=0) + offset) + affine[:3, 3]
 
-    return world(core), world(mask)
+    return world(core), world(mask), float(inner.max())
 
 
 def _axes(centre: NDArray, whole: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.floating]:
@@ -142,8 +142,10 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
     Raises:
         FrameError: when no whole body is found.
     """
-    centre, whole = body_centre(labels, affine, label)
-    neighbours = [body_centre(labels, affine, n)[0] if n is not None else None for n in (above, below)]
+    centre, whole, radius = body_centre(labels, affine, label)
+    found = [body_centre(labels, affine, n) if n is not None else None for n in (above, below)]
+    # Of a neighbour that the border cuts, only posterior elements may be left: its thickest part is no body.
+    neighbours = [n[0] if n is not None and n[2] > 0.65 * radius else None for n in found]
     axes = _axes(centre, whole, *neighbours)
     points = frame_points(centre, axes, affine)
     mask = ndimage.map_coordinates((labels == label).astype(np.float32), points, order=1)
