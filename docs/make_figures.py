@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.data.anatomy import LEVELS, REGIONS  # noqa: E402
 from scripts.data.fracture import FracturePlan, simulate_fracture, spine_order  # noqa: E402
 from scripts.data.phantom import ScanStyle, make_phantom  # noqa: E402
+from scripts.data.phantom_dataset import whole_vertebrae  # noqa: E402
+from scripts.data.vertebra_frame import FrameError  # noqa: E402
 
 SHAPES = (("wedge", 3), ("biconcave", 2), ("crush", 2))
 
@@ -30,8 +32,11 @@ def main() -> None:
         scan = make_phantom(12, region, style)
         order = spine_order(scan.labels)
         rng = np.random.default_rng(3)
-        for k, (shape, grade) in zip((1, 3, 4), SHAPES, strict=True):
-            scan = simulate_fracture(scan, FracturePlan(order[k], shape, grade), rng)
+        for label, (shape, grade) in zip(whole_vertebrae(scan.labels)[1::2], SHAPES, strict=False):
+            try:
+                scan = simulate_fracture(scan, FracturePlan(label, shape, grade), rng)
+            except FrameError as error:
+                print(f"{region}: {error}")
         middle = round(float(np.argwhere(scan.labels == order[3])[:, 0].mean()))
         extent = (0, scan.image.shape[1] * 0.9, 0, scan.image.shape[2] * 0.9)
         axis.imshow(scan.image[middle, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
