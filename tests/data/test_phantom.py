@@ -91,4 +91,5 @@ def test_vertebrae_at_the_border_are_not_whole():
     labels = np.zeros((6, 6, 12), np.uint8)
     labels[2:4, 2:4, 1:4] = 21
     labels[2:4, 2:4, 9:] = 20
-    assert whole_vertebrae(labels) == [21]
+    labels[:, 2:4, 5:7] = 22  # cut at the sides only: the body is whole
+    assert whole_vertebrae(labels) == [21, 22]

@@ -27,12 +27,11 @@ ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # as scanners and public sets store
 
 
 def whole_vertebrae(labels: np.ndarray) -> list[int]:
-    """Vertebrae that no border of the volume cuts, from head to feet."""
-    border = np.zeros(labels.shape, bool)
-    for axis in range(3):
-        for side in (0, -1):
-            border[tuple(side if a == axis else slice(None) for a in range(3))] = True
-    cut = set(np.unique(labels[border]).tolist())
+    """Vertebrae that neither the upper nor the lower border of a (R, A, S) volume cuts, from head to feet.
+
+    A narrow sagittal field of view may cut transverse processes; the body, which fractures, is whole all the same.
+    """
+    cut = set(np.unique(labels[:, :, [0, -1]]).tolist())
     return [v for v in spine_order(labels) if v not in cut]
 
 
