@@ -24,7 +24,10 @@ def test_flat_and_nested_checkpoints_load(tmp_path, nested):
 
 
 def test_no_path_keeps_the_network():
-    assert load_weights(network(), None) is not None
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert load_weights(model, None) is model
+    torch.testing.assert_close(dict(model.state_dict()), before)
 
 
 def test_every_failure_names_the_file(tmp_path):
