@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_text
+
 SECTIONS = ("training", "validation", "testing")
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 logger = logging.getLogger(__name__)
@@ -95,6 +97,4 @@ def write_datalist(path: Path, cases: Mapping[str, Sequence[Mapping]], descripti
         **{f"num{s.capitalize()}": len(cases.get(s, [])) for s in SECTIONS},
         **{s: [dict(c) for c in cases.get(s, [])] for s in SECTIONS},
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

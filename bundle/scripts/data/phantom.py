@@ -145,10 +145,10 @@ def _draw_vertebra(
     y, z = points[1], points[2]
     # Posterior elements hold little cancellous bone; the basivertebral vein enters the body from behind.
     arch = np.clip((-size.depth / 2 - y) / 4, 0, 1)
-    cancellous = style.trabecular * rng.normal(1, 0.05) + (28 + 0.12 * style.trabecular) * texture[box] + 90 * arch
+    cancellous = style.trabecular * rng.normal(1, 0.05) + (28 + 0.12 * style.trabecular) * texture[box] + 120 * arch
     vein = np.hypot(z / 2.2, points[0] / 5) + np.clip(y - 0.05 * size.depth, 0, None) / 3
     cancellous -= np.clip(1.3 - vein, 0, 1) * (90 + 0.3 * style.trabecular)
-    shell = 0.55 + 0.45 * arch
+    shell = 0.55 + 0.25 * arch
     voxel = float(grid.spacing.mean())
     inside = distance < voxel
     value = np.where(inside, _bone_hu(distance, cancellous, style, shell), 0)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import replacing, write_table
 from .anatomy import LEVELS, REGIONS
 from .datalist import split_by_patient, write_datalist
 from .fracture import FracturePlan, simulate_fracture, spine_order
@@ -71,10 +71,9 @@ def _oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Im
 
 
 def _save(image: nib.Nifti1Image, path: Path) -> None:
-    temporary = path.with_name("." + path.name)
     image.header.set_xyzt_units("mm")
-    nib.save(image, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
 
 
 def phantom(
@@ -144,10 +143,10 @@ def phantom(
         mask = np.isin(scan.labels, broken).astype(np.uint8)
         _save(_oriented(mask, scan.affine, codes), root / "labels" / f"{case}.nii.gz")
         case_rows = _vertebra_rows(case, scan)
-        _write_rows(part, case_rows)
+        write_table(part, case_rows, COLUMNS)
         rows.extend(case_rows)
 
-    _write_rows(root / "vertebrae.csv", rows)
+    write_table(root / "vertebrae.csv", rows, COLUMNS)
     fractured = [any(str(r["grade"]) != "0" for r in rows if r["case"] == e["patient"]) for e in entries]
     split = split_by_patient([e["patient"] for e in entries], fractured, seed)
     path = root / "datalist.json"
@@ -160,7 +159,6 @@ def phantom(
 
 
 def _vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
-
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
     counts = dict(zip(*np.unique(scan.labels, return_counts=True), strict=True))
     by_label = {f["label"]: f for f in scan.fractures}
@@ -174,12 +172,3 @@ def _vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
         }
         for v in spine_order(scan.labels)
     ]
-
-
-def _write_rows(path: Path, rows: list[dict]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)

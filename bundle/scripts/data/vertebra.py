@@ -126,6 +126,14 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
     pedicle_z = half * {"cervical": 0.0, "thoracic": 0.42, "lumbar": 0.35}[region]
     slope = np.radians(size.slope)
     tip = (0.0, arch - 3 - size.process * float(np.cos(slope)), -3 - size.process * float(np.sin(slope)))
+    spinous = [((0.0, arch - 2, -half * 0.5), tip, (3.0 * scale, 2.6 * scale), (0.8, 1.0, 1.2 if region == "cervical" else 1.7))]
+    if region == "lumbar":
+        # A blade that grows deeper towards its end: thin upper edge, thick lower corner, a shallow notch behind.
+        spinous = [
+            ((0.0, arch - 2, -half * 0.15), (0.0, tip[1] + 2.5, -half * 0.45), (2.2, 2.2), (0.8, 1.0, 1.5)),
+            ((0.0, arch - 2, -half * 0.45), (0.0, tip[1] + 3.0, -half * 0.80), (2.2, 2.4), (0.8, 1.0, 1.7)),
+            ((0.0, arch - 2, -half * 0.70), (0.0, tip[1] + 1.0, -half * 1.15), (2.4, 3.6), (0.8, 1.0, 1.2)),
+        ]
     facet_x = size.width * {"cervical": 0.50, "thoracic": 0.34, "lumbar": 0.36}[region]
     reach = {"cervical": 0.78, "thoracic": 0.80, "lumbar": 0.80}[region]
     gap = 4.3 * scale + 0.7
@@ -146,22 +154,17 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
             (3.4 * scale, 2.6 * scale),
             (1.0, 1.0, 1.0),
         ),
-        # transverse and spinous process
+        # transverse process
         (
             (pedicle_x + 1, arch + 4, pedicle_z * 0.5),
             (pedicle_x + size.transverse, arch + (6 if region == "cervical" else -3), pedicle_z * 0.5 + 2),
             (3.2 * scale, 2.0 * scale),
             (1.0, 0.8, 1.5),
         ),
-        (
-            (0.0, arch - 2, -half * 0.5),
-            tip,
-            (3.0 * scale, 2.6 * scale),
-            (0.8, 1.0, {"cervical": 1.2, "thoracic": 1.7, "lumbar": 3.4}[region]),
-        ),
+        *spinous,
     ]
     if level == "S1":
-        limbs = [limbs[0], limbs[1], limbs[5]]
+        limbs = [limbs[0], limbs[1], *spinous]
         # the alae, which make S1 look like a sacrum in lateral slices
         limbs.append(((18.0, -2.0, 2.0), (46.0, -14.0, -4.0), (11.0, 12.0), (1.0, 1.0, 1.2)))
     return limbs

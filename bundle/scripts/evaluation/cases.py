@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..files import write_table, write_text
 
 
 def case_metrics(prediction: NDArray, reference: NDArray, voxel_ml: float) -> dict[str, float]:
@@ -108,17 +108,11 @@ class CaseTable:
     def _write(self, engine) -> None:
         if not self.rows:
             return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        table = self.output_dir / "cases.csv"
-        temporary = table.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
-        os.replace(temporary, table)
+        rounded = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in self.rows]
+        write_table(self.output_dir / "cases.csv", rounded, list(self.rows[0]))
         summary = summarise(self.rows)
-        (self.output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (self.output_dir / "summary.md").write_text(markdown(summary), encoding="utf-8")
+        write_text(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(self.output_dir / "summary.md", markdown(summary))
         engine.state.metrics.update({k.replace("/", "_"): v["mean"] for k, v in summary.items()})
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
+from ..files import replacing
 
 BONE_WINDOW = (-200.0, 900.0)
 COLOURS = {"reference": "#39d353", "prediction": "#ff9f1c"}
@@ -87,11 +88,8 @@ def save_overlay(
         axes[0].legend(handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black")
     if title:
         figure.suptitle(title, color="white", fontsize=9)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 class OverlayWriter:

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-import os
 import time
 from pathlib import Path
 
 from ignite.engine import Engine, Events
+
+from ..files import replacing, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +63,12 @@ class TrainingHistory:
         if self.evaluator is not None:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         self._write_table(self.output_dir / "history.csv")
         self._write_picture(self.output_dir / "training_curve.png")
 
     def _write_table(self, path: Path) -> None:
         names = list(dict.fromkeys(k for row in self.rows for k in row))
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, path)
+        write_table(path, self.rows, names)
 
     def _write_picture(self, path: Path) -> None:
         from matplotlib.figure import Figure
@@ -92,6 +86,5 @@ class TrainingHistory:
         handles = [*left.get_lines(), *right.get_lines()]
         left.legend(handles, [str(h.get_label()) for h in handles], loc="center right", frameon=False)
         left.set_title("Training")
-        temporary = path.with_name(path.stem + ".tmp.png")
-        figure.savefig(temporary, dpi=120)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120)
