@@ -10,9 +10,8 @@ from scripts.files import replacing, write_table, write_text
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     target = tmp_path / "out" / "table.csv"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(TypeError):
+        write_text(target, 3)  # type: ignore[arg-type]
     assert target.read_text() == "old"
     assert [p.name for p in target.parent.iterdir()] == ["table.csv"]
 

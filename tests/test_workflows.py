@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
+from monai.transforms import LoadImage, SaveImage
 
 TINY = {
     "epochs": 2,
@@ -104,6 +105,34 @@ def test_inference_writes_a_mask_on_the_grid_of_the_scan(bundle, phantom_set, tr
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
     assert list(tmp_path.glob("*_overlay.png"))
+
+
+def test_a_folder_of_formats_is_segmented_and_a_broken_scan_costs_only_itself(bundle, phantom_set, trained, tmp_path):
+    case = json.loads((phantom_set / "datalist.json").read_text())["testing"][0]
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    scan = LoadImage(image_only=True, ensure_channel_first=True)(phantom_set / case["image"])
+    for ending in (".nrrd", ".mha"):
+        writer = SaveImage(
+            output_dir=scans,
+            output_ext=ending,
+            output_postfix=ending[1:],
+            writer="ITKWriter",
+            separate_folder=False,
+            print_log=False,
+        )
+        writer(scan)
+    broken = (phantom_set / case["image"]).read_bytes()
+    (scans / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
+    tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
+    shared = {"output_dir": str(out), "checkpoint": str(trained / "model.pt"), **tiny}
+    run(workflow(bundle, ["inference.yaml"], "infer", input=str(scans), **shared))
+    masks = sorted(out.glob("*_fracture.nii.gz"))
+    assert len(masks) == 2
+    for path in masks:
+        mask = nib.load(path)
+        assert mask.shape == tuple(scan.shape[1:])
+        np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-3)
 
 
 def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):

@@ -56,6 +56,10 @@ def constant_image(case, folder):
     case["image"] = save(folder / "bad.nii.gz", np.zeros((6, 7, 8), np.float32))
 
 
+def four_dimensions(case, folder):
+    case["image"] = save(folder / "bad.nii.gz", np.random.default_rng(0).normal(size=(6, 7, 8, 2)).astype(np.float32))
+
+
 def missing_image(case, folder):
     case["image"] = str(folder / "bad.nii.gz")
 
@@ -74,6 +78,7 @@ def truncated_image(case, folder):
         (other_values, "values 20"),
         (nan_image, "NaN"),
         (constant_image, "holds no image"),
+        (four_dimensions, "three-dimensional"),
         (missing_image, "does not exist"),
         (truncated_image, "truncated"),
     ],

@@ -18,17 +18,24 @@ MAX_SHOWN = 20
 logger = logging.getLogger(__name__)
 
 
+def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    kept = [int(n) for n in shape]
+    while len(kept) > 3 and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)
+
+
 def _read(path: str):
     """Return an image as (nibabel-like header geometry, loader); other formats than NIfTI go through MONAI's reader."""
     import nibabel
 
     if str(path).endswith((".nii", ".nii.gz")):
         volume = nibabel.load(path)
-        return tuple(volume.shape[:3]), np.asarray(volume.affine), lambda: np.asanyarray(volume.dataobj)
+        return _without_trailing_ones(volume.shape), np.asarray(volume.affine), lambda: np.asanyarray(volume.dataobj)
     from monai.transforms import LoadImage
 
     image = LoadImage(image_only=True)(path)
-    return tuple(image.shape[:3]), np.asarray(image.affine), lambda: np.asarray(image)
+    return _without_trailing_ones(image.shape), np.asarray(image.affine), lambda: np.asarray(image)
 
 
 def _voxel_problems(image: str, label: str | None, image_data, label_data, values: Sequence[int]) -> Iterator[str]:
@@ -70,6 +77,8 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
     try:
         shape, affine, image_data = _read(image)
         label_data = None
+        if len(shape) != 3 or min(shape) < 1:
+            return [f"{image}: has shape {shape}; a three-dimensional volume is needed, so split a series into its volumes"]
         problems: list[str] = []
         if isinstance(label, str):
             label_shape, label_affine, label_data = _read(label)
@@ -84,8 +93,6 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
                     problems.append(
                         f"{label}: lies up to {off:.2f} mm off its image (affines differ); copy the affine of {image} or resample"
                     )
-        if len(shape) != 3 or min(shape) < 1:
-            problems.append(f"{image}: has shape {shape}; a three-dimensional volume is needed")
         if level == "full" and not problems:
             problems.extend(_voxel_problems(image, label if isinstance(label, str) else None, image_data, label_data, label_values))
         return problems

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files, folders and datalists are found; what cannot be read is named and left out."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.errors import InputError
+from scripts.inference.inputs import find_inputs, preflight
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("b.nii.gz", "a.nii"):
+        image = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / name)
+    (folder / "notes.txt").write_text("no scan")
+    return folder
+
+
+def test_a_folder_gives_its_scans_in_order(scans):
+    assert [c["image"] for c in find_inputs(str(scans))] == [str(scans / "a.nii"), str(scans / "b.nii.gz")]
+
+
+def test_a_datalist_in_the_folder_decides(scans):
+    (scans / "datalist.json").write_text(json.dumps({"training": [{"image": "a.nii"}], "testing": [{"image": "b.nii.gz"}]}))
+    assert [c["image"] for c in find_inputs(str(scans))] == [str(scans / "b.nii.gz")]
+
+
+def test_a_broken_scan_is_left_out(scans, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    (scans / "c.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes()[:60])
+    cases = find_inputs(str(scans))
+    preflight(cases, str(scans))
+    assert [c["image"] for c in cases] == [str(scans / "a.nii"), str(scans / "b.nii.gz")]
+    assert "c.nii.gz" in caplog.text
+
+
+def test_nothing_to_read_is_one_line(scans, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    with pytest.raises(InputError, match="holds no scan"):
+        preflight(find_inputs(str(scans / "notes.txt")), str(scans / "notes.txt"))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The history grows with every epoch, and a loss that is not a number ends the run with a reason."""
+
+from __future__ import annotations
+
+import csv
+
+import torch
+from ignite.engine import Engine
+from scripts.training.history import TrainingHistory
+
+
+def train(folder, losses: list[float], per_epoch: int = 2) -> Engine:
+    values = iter(losses)
+    engine = Engine(lambda *_: {"loss": next(values)})
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.metrics = {"val_mean_dice": 0.5}
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    TrainingHistory(str(folder), evaluator, optimizer).attach(engine)
+    engine.run(range(per_epoch), max_epochs=len(losses) // per_epoch)
+    return engine
+
+
+def test_every_epoch_adds_its_mean_loss_and_the_metric(tmp_path):
+    train(tmp_path / "new", [4.0, 2.0, 1.0, 0.0])
+    rows = list(csv.DictReader((tmp_path / "new" / "history.csv").open()))
+    assert [float(r["train_loss"]) for r in rows] == [3.0, 0.5]
+    assert [float(r["val_mean_dice"]) for r in rows] == [0.5, 0.5]
+    assert (tmp_path / "new" / "training_curve.png").is_file()
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path, caplog):
+    engine = train(tmp_path, [1.0, 1.0, float("nan"), 1.0, 1.0, 1.0])
+    assert engine.state.iteration == 3
+    assert "training loss is nan in epoch 2" in caplog.text
