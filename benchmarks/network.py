@@ -33,14 +33,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from scripts.networks import MSFFNet
 
 FEATURES = (16, 32, 64, 128, 256)
-# fusion stride, width, strides of the bottleneck encoders
 VARIANTS: dict[str, dict] = {
-    "stride 2, width 32": {"fusion_stride": 2, "fusion_channels": 32, "encoder_strides": (2, 1, 1)},
-    "stride 2, width 24": {"fusion_stride": 2, "fusion_channels": 24, "encoder_strides": (2, 1, 1)},
-    "stride 2, width 16": {"fusion_stride": 2, "fusion_channels": 16, "encoder_strides": (2, 1, 1)},
-    "stride 4, width 64": {"fusion_stride": 4, "fusion_channels": 64, "encoder_strides": (1, 1, 1)},
-    "stride 4, width 48": {"fusion_stride": 4, "fusion_channels": 48, "encoder_strides": (1, 1, 1)},
-    "stride 8, width 64": {"fusion_stride": 8, "fusion_channels": 64, "encoder_strides": (1, 1, 1), "transposed_stride": 2},
+    "1/2, width 32, transposed stride 1": {
+        "fusion_stride": 2,
+        "fusion_channels": 32,
+        "encoder_strides": (2, 1, 1),
+        "transposed_stride": 1,
+    },
+    "1/2, width 32": {"fusion_stride": 2, "fusion_channels": 32},
+    "1/2, width 16": {"fusion_stride": 2, "fusion_channels": 16},
+    "1/4, width 64": {"fusion_stride": 4, "fusion_channels": 64, "encoder_strides": (2, 1, 1)},
+    "1/4, width 48": {"fusion_stride": 4, "fusion_channels": 48, "encoder_strides": (2, 1, 1)},
+    "1/8, width 64": {"fusion_stride": 8, "fusion_channels": 64, "encoder_strides": (1, 1, 1)},
 }
 
 
@@ -181,16 +185,29 @@ def train(
     networks: tuple[str, ...] = ("U-Net", "MSFFNet"),
     seeds: tuple[int, ...] = (0, 1, 2),
     epochs: int = 20,
-    per_scan: int = 12,
-    size: tuple[int, int] = (128, 128),
+    per_scan: int = 8,
+    val_per_scan: int = 16,
+    size: tuple[int, int] = (80, 112),
     out: str = "runs/network_benchmark.csv",
     threads: int = 2,
 ) -> None:
-    """Train every network on the same slices for the same number of steps and append the validation DSC to ``out``."""
+    """Train every network on the same slices for the same number of steps and append the validation DSC to ``out``.
+
+    Args:
+        data: folder of a phantom data set; its validation and test scans together serve for validation.
+        networks: names of ``build``.
+        seeds: one training each.
+        epochs: passes over the training slices.
+        per_scan: slices drawn from a training scan.
+        val_per_scan: slices drawn from a validation scan.
+        size: height and width that slices are cut or padded to.
+        out: CSV that a row per training is appended to.
+        threads: of PyTorch.
+    """
     torch.set_num_threads(threads)
     root = Path(data)
     images, labels = _slices(root, "training", per_scan, tuple(size), seed=0)  # type: ignore[arg-type]
-    parts = [_slices(root, s, per_scan, tuple(size), seed=1) for s in ("validation", "testing")]  # type: ignore[arg-type]
+    parts = [_slices(root, s, val_per_scan, tuple(size), seed=1) for s in ("validation", "testing")]  # type: ignore[arg-type]
     val_images, val_labels = (torch.cat(p) for p in zip(*parts, strict=True))
     print(f"{len(images)} training slices, {len(val_images)} validation slices of {size}")
     loss_function = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)

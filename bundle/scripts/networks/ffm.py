@@ -7,13 +7,18 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.blocks import Convolution
+from monai.networks.layers.factories import Pool
 from torch import nn
+from torch.nn import functional
 
-from .projection import LevelProjection
+from .projection import INTERPOLATION
 
 
 class LevelFusion(nn.Module):
     """Fuse all levels into one of them: project the others to it, sum, then one 3x3 convolution.
+
+    Coarser levels are added from the coarsest up, each sum brought to the next size, so that only one map is ever interpolated to
+    the size of the level.
 
     Args:
         spatial_dims: 2 or 3.
@@ -33,9 +38,12 @@ class LevelFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.level = level
-        self.sources = [source for source in range(len(channels)) if source != level]
+        self.mode = INTERPOLATION[spatial_dims]
         self.projections = nn.ModuleList(
-            LevelProjection(spatial_dims, channels[source], channels[level], source - level, norm=norm) for source in self.sources
+            nn.Identity()
+            if source == level
+            else Convolution(spatial_dims, width, channels[level], kernel_size=1, act=None, norm=norm, bias=False)
+            for source, width in enumerate(channels)
         )
         self.refine = Convolution(
             spatial_dims=spatial_dims,
@@ -47,12 +55,22 @@ class LevelFusion(nn.Module):
             bias=False,
         )
 
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Return (B, channels[level], *size of that level)."""
-        own = features[self.level]
-        fused = own
-        for k, projection in enumerate(self.projections):
-            fused = fused + projection(features[self.sources[k]], own)
+    def forward(self, features: list[torch.Tensor], pooled: list[torch.Tensor]) -> torch.Tensor:
+        """Return (B, channels[level], *size of that level).
+
+        Args:
+            features: all levels, finest first.
+            pooled: the finer levels at the size of this one, finest first.
+        """
+        projected: list[torch.Tensor] = []
+        for source, projection in enumerate(self.projections):
+            projected.append(projection(pooled[source] if source < self.level else features[source]))
+        fused = projected[-1]
+        for source in range(len(projected) - 2, self.level - 1, -1):
+            finer = projected[source]
+            fused = finer + functional.interpolate(fused, size=finer.shape[2:], mode=self.mode, align_corners=False)
+        for source in range(self.level):
+            fused = fused + projected[source]
         return self.refine(fused)
 
 
@@ -62,8 +80,11 @@ class FeatureFusionModule(nn.Module):
     How the features are integrated is not stated in the paper. Here every other level is projected by a 1x1 convolution, brought
     to the level's size, added, and the sum refined by a 3x3 convolution::
 
-        level i --------------------(+)-- 3x3 conv, BN, ReLU --> fused level i
-        other levels -- 1x1, resize --|
+        level i -----------------------------(+)-- 3x3 conv, BN, ReLU --> fused level i
+        coarser levels -- 1x1 --(+)-- enlarge -|
+        finer levels -- average pool -- 1x1 ---|
+
+    The 1x1 always runs at the smaller of the two sizes.
 
     Args:
         spatial_dims: 2 or 3.
@@ -88,10 +109,18 @@ class FeatureFusionModule(nn.Module):
         self.levels = nn.ModuleList(
             LevelFusion(spatial_dims, channels, level, act=act, norm=norm) for level in range(len(channels))
         )
+        self.pool = Pool[Pool.AVG, spatial_dims](kernel_size=2, stride=2)
 
     def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         """Map the levels, each (B, channels[i], *size / 2**i), to fused levels of the same shapes."""
         fused: list[torch.Tensor] = []
-        for level in self.levels:
-            fused.append(level(features))
+        pooled: list[torch.Tensor] = []
+        for index, level in enumerate(self.levels):
+            if index > 0:
+                halved: list[torch.Tensor] = []
+                for finer in pooled:
+                    halved.append(self.pool(finer))
+                halved.append(self.pool(features[index - 1]))
+                pooled = halved
+            fused.append(level(features, pooled))
         return fused

@@ -38,7 +38,8 @@ class MSFFNet(nn.Module):
         in_channels: channels of the image.
         out_channels: classes, background included.
         features: channels of the five encoder blocks. The paper's "standard U-Net" has the default; a quarter of it is shipped.
-        fusion_channels: channels of the fused map from ASPP on; None takes twice ``features[0]``, rounded up to a multiple of 8.
+        fusion_channels: channels of the fused map from ASPP on; None takes one and a half times ``features[0]``, rounded
+            up to a multiple of 8.
         fusion_stride: size of the image divided by the size of the fused map: 2, 4, 8 or 16.
         encoder_strides: strides of the three bottleneck encoders.
         transposed_stride: stride of the transposed convolution. ``fusion_stride`` times the product of ``encoder_strides`` must
@@ -68,8 +69,8 @@ class MSFFNet(nn.Module):
         features: Sequence[int] = (64, 128, 256, 512, 1024),
         fusion_channels: int | None = None,
         fusion_stride: int = 2,
-        encoder_strides: Sequence[int] = (2, 1, 1),
-        transposed_stride: int = 1,
+        encoder_strides: Sequence[int] = (2, 2, 1),
+        transposed_stride: int = 2,
         aspp_rates: Sequence[int] = (1, 4, 8, 16),
         attention_tokens: int = 16,
         attention_query_stride: int = 2,
@@ -92,7 +93,7 @@ class MSFFNet(nn.Module):
             raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; give 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MSFFNet: dropout={dropout}; give a probability of at least 0 and below 1.")
-        width = fusion_channels or 8 * math.ceil(2 * features[0] / 8)
+        width = fusion_channels or 8 * math.ceil(1.5 * features[0] / 8)
         if width % 4:
             raise ValueError(f"MSFFNet: fusion_channels={width}; give a multiple of 4 (four levels are concatenated).")
         self.spatial_dims = spatial_dims
