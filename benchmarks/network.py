@@ -126,7 +126,9 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
                 start = time.perf_counter()
                 watch.round(image)
                 whole[name] = min(whole[name], time.perf_counter() - start)
-    print(f"\nForward pass of {batch} x 1 x {size} x {size}, channels last, {threads} threads, {rounds} rounds in turn.\n")
+    print(
+        f"\nForward pass of {batch} x 1 x {size} x {size}, channels last, {threads} threads, {rounds} rounds in turn.\n"
+    )
     print("| network | parameters (M) | multiply-adds (G) | ratio | ms (sum of modules) | ratio | ms (whole pass) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, network in networks.items():
@@ -144,7 +146,9 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
         print(f"| between modules | {1e3 * sum(v for k, v in best.items() if k.startswith('between')):.1f} |")
 
 
-def _slices(root: Path, section: str, per_scan: int, size: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _slices(
+    root: Path, section: str, per_scan: int, size: tuple[int, int], seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw sagittal slices of every scan, half of them through a fracture where there is one."""
     rng = np.random.default_rng(seed)
     images, labels = [], []
@@ -248,7 +252,9 @@ def train(
             with path.open("a", newline="") as file:
                 writer = csv.writer(file)
                 if new:
-                    writer.writerow(["network", "seed", "epochs", "training", "validation", "mean_dice", "pooled_dice", "seconds"])
+                    writer.writerow(
+                        ["network", "seed", "epochs", "training", "validation", "mean_dice", "pooled_dice", "seconds"]
+                    )
                 writer.writerow(row)
 
 

@@ -46,7 +46,17 @@ def run(work: ConfigWorkflow) -> None:
 @pytest.fixture(scope="module")
 def trained(bundle, phantom_set, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    run(workflow(bundle, ["train.yaml"], "train", dataset_dir=str(phantom_set), output_dir=str(out), ckpt_dir=str(out), **TINY))
+    run(
+        workflow(
+            bundle,
+            ["train.yaml"],
+            "train",
+            dataset_dir=str(phantom_set),
+            output_dir=str(out),
+            ckpt_dir=str(out),
+            **TINY,
+        )
+    )
     return out
 
 
@@ -150,7 +160,11 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
         )
     )
     work = workflow(
-        bundle, ["inference.yaml", "spatial_3d/inference.yaml"], "infer", checkpoint=str(tmp_path / "model.pt"), **shared
+        bundle,
+        ["inference.yaml", "spatial_3d/inference.yaml"],
+        "infer",
+        checkpoint=str(tmp_path / "model.pt"),
+        **shared,
     )
     run(work)
     assert list(tmp_path.glob("*_fracture.nii.gz"))

@@ -79,7 +79,10 @@ def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
     assert meta["version"] in meta["changelog"]
     pins = {"monai": meta["monai_version"], "torch": meta["pytorch_version"], **meta["required_packages_version"]}
     assert {p: v for p, v in pins.items() if version(p).split("+")[0] != v} == {}
-    assert meta["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "fractured vertebra"}
+    assert meta["network_data_format"]["outputs"]["pred"]["channel_def"] == {
+        "0": "background",
+        "1": "fractured vertebra",
+    }
 
 
 def test_licence_in_the_bundle_is_the_projects(bundle):

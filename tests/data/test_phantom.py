@@ -80,7 +80,12 @@ def test_an_interrupted_data_set_is_completed_not_made_again(phantom_set, tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"cases": 2}, "cases=2"), ({"regions": "foot"}, "foot"), ({"grades": [4]}, "grades"), ({"healthy": 1.0}, "healthy=1.0")],
+    [
+        ({"cases": 2}, "cases=2"),
+        ({"regions": "foot"}, "foot"),
+        ({"grades": [4]}, "grades"),
+        ({"healthy": 1.0}, "healthy=1.0"),
+    ],
 )
 def test_bad_arguments_are_refused_in_one_line(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):

@@ -28,7 +28,9 @@ def test_a_folder_gives_its_scans_in_order(scans):
 
 
 def test_a_datalist_in_the_folder_decides(scans):
-    (scans / "datalist.json").write_text(json.dumps({"training": [{"image": "a.nii"}], "testing": [{"image": "b.nii.gz"}]}))
+    (scans / "datalist.json").write_text(
+        json.dumps({"training": [{"image": "a.nii"}], "testing": [{"image": "b.nii.gz"}]})
+    )
     assert [c["image"] for c in find_inputs(str(scans))] == [str(scans / "b.nii.gz")]
 
 

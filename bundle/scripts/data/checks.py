@@ -78,7 +78,9 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
         shape, affine, image_data = _read(image)
         label_data = None
         if len(shape) != 3 or min(shape) < 1:
-            return [f"{image}: has shape {shape}; a three-dimensional volume is needed, so split a series into its volumes"]
+            return [
+                f"{image}: has shape {shape}; a three-dimensional volume is needed, so split a series into its volumes"
+            ]
         problems: list[str] = []
         if isinstance(label, str):
             label_shape, label_affine, label_data = _read(label)
@@ -87,21 +89,27 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
                     f"{label}: has shape {label_shape} but its image {shape}; resample the label to the grid of {image}"
                 )
             else:
-                corners = np.array([[(0, n - 1)[b] for n, b in zip(shape, bits, strict=True)] for bits in np.ndindex(2, 2, 2)])
+                corners = np.array(
+                    [[(0, n - 1)[b] for n, b in zip(shape, bits, strict=True)] for bits in np.ndindex(2, 2, 2)]
+                )
                 off = np.abs(corners @ (affine - label_affine)[:3, :3].T + (affine - label_affine)[:3, 3]).max()
                 if off > AFFINE_TOLERANCE_MM:
                     problems.append(
                         f"{label}: lies up to {off:.2f} mm off its image (affines differ); copy the affine of {image} or resample"
                     )
         if level == "full" and not problems:
-            problems.extend(_voxel_problems(image, label if isinstance(label, str) else None, image_data, label_data, label_values))
+            problems.extend(
+                _voxel_problems(image, label if isinstance(label, str) else None, image_data, label_data, label_values)
+            )
         return problems
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return [f"{image}: cannot be read ({reason}); the file may be truncated, copy it again"]
 
 
-def check_cases(cases: Sequence[dict], level: str = "full", label_values: Sequence[int] = (0, 1), workers: int = 2) -> list[str]:
+def check_cases(
+    cases: Sequence[dict], level: str = "full", label_values: Sequence[int] = (0, 1), workers: int = 2
+) -> list[str]:
     """Check many cases with a progress bar; returns the problems in the order of the cases."""
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         found = pool.map(lambda case: case_problems(case, level, label_values), cases)

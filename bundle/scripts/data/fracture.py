@@ -119,7 +119,9 @@ def _density(
     squeeze = np.clip(np.gradient(field, STEP, axis=2), 0, None)
     change = 130.0 * rng.uniform(0.3, 1.0) * squeeze
     kind = str(rng.choice(["impaction", "sclerosis", "lucency"], p=[0.4, 0.4, 0.2]))
-    drop = np.take_along_axis(field, np.clip(np.round((frame.top + 46) / STEP).astype(int), 0, t.size - 1)[..., None], 2)
+    drop = np.take_along_axis(
+        field, np.clip(np.round((frame.top + 46) / STEP).astype(int), 0, t.size - 1)[..., None], 2
+    )
     wave = ndimage.gaussian_filter(rng.standard_normal(frame.top.shape), 5.0)
     wave = 1.5 * wave / max(wave.std(), 1e-6)
     upper = share >= 0.5
@@ -204,7 +206,9 @@ def _voxel_box(frame: VertebraFrame, affine: NDArray, shape: tuple[int, ...]) ->
     )
 
 
-def _apply(scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None) -> tuple[NDArray[np.int16], NDArray]:
+def _apply(
+    scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None
+) -> tuple[NDArray[np.int16], NDArray]:
     """Warp image and labels. With ``change`` None only the labels, which is all that measuring needs."""
     box = _voxel_box(frame, scan.affine, scan.labels.shape)
     index = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")).astype(np.float32)

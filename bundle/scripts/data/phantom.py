@@ -59,7 +59,11 @@ class ScanStyle:
         depth, length = (118.0, 150.0) if region == "cervical" else (150.0, 205.0)
         return ScanStyle(
             spacing=spacing,
-            field_of_view=(float(rng.uniform(70, 92)), depth * rng.uniform(0.93, 1.07), length * rng.uniform(0.93, 1.07)),
+            field_of_view=(
+                float(rng.uniform(70, 92)),
+                depth * rng.uniform(0.93, 1.07),
+                length * rng.uniform(0.93, 1.07),
+            ),
             trabecular=float(np.clip(rng.normal(155, 45), 70, 260)),
             cortical=float(rng.uniform(650, 1050)),
             noise=float(rng.uniform(8, 32)),
@@ -189,7 +193,9 @@ def _draw_discs(
         blend(image[box], HU["disc"] + rng.normal(0, 8) + ring + 5 * texture[box], disc, float(grid.spacing.mean()))
 
 
-def _draw_ribs(rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array) -> None:
+def _draw_ribs(
+    rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array
+) -> None:
     """Ribs: a chain of capsules from the costovertebral joint outwards, backwards and down. They carry no label."""
     for level, pose in poses.items():
         if not level.startswith("T"):
@@ -238,7 +244,13 @@ def make_phantom(seed: int, region: str = "thoracolumbar", style: ScanStyle | No
     image = tissue_background(rng, grid, _line(grid, centres), region, style.contrast, posterior)
     canal = np.array([poses[v].centre - poses[v].axes[:, 1] * (sizes[v].depth + sizes[v].canal) / 2 for v in levels])
     cord = 0.0 if region == "lumbar" else 4.2
-    thecal_sac(image, grid, _line(grid, canal), radius=0.47 * float(np.mean([sizes[v].canal for v in levels])), cord_radius=cord)
+    thecal_sac(
+        image,
+        grid,
+        _line(grid, canal),
+        radius=0.47 * float(np.mean([sizes[v].canal for v in levels])),
+        cord_radius=cord,
+    )
     texture = smooth_noise(rng, grid, 3.0)
     _draw_discs(rng, grid, levels, poses, sizes, image, texture)
     labels = np.zeros(grid.shape, np.uint8)

@@ -22,7 +22,18 @@ from .genant import SHAPES
 from .phantom import ScanStyle, SpineScan, make_phantom
 from .vertebra_frame import FrameError
 
-COLUMNS = ("case", "label", "level", "grade", "shape", "loss_anterior", "loss_middle", "loss_posterior", "density", "volume_ml")
+COLUMNS = (
+    "case",
+    "label",
+    "level",
+    "grade",
+    "shape",
+    "loss_anterior",
+    "loss_middle",
+    "loss_posterior",
+    "density",
+    "volume_ml",
+)
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # as scanners and public sets store CT; PIR is that of VerSe
 
 

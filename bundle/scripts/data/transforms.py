@@ -17,6 +17,8 @@ class SafeSpacingd(Spacingd):
     def __call__(self, data: Mapping[Hashable, object], lazy: bool | None = None) -> dict[Hashable, object]:
         """Resample as ``Spacingd`` does; items it cannot handle are set aside meanwhile."""
         prefixes = tuple(f"{key}_" for key in self.keys)
-        aside = {k: v for k, v in data.items() if isinstance(k, str) and k.startswith(prefixes) and not isinstance(v, dict)}
+        aside = {
+            k: v for k, v in data.items() if isinstance(k, str) and k.startswith(prefixes) and not isinstance(v, dict)
+        }
         result = super().__call__({k: v for k, v in data.items() if k not in aside}, lazy=lazy)  # type: ignore[arg-type]
         return {**result, **aside}

@@ -50,7 +50,9 @@ class Grid:
     def local(self, box: tuple[slice, slice, slice], pose: Pose) -> tuple[Array, Array, Array]:
         """Coordinates of the voxels of ``box`` in the frame of ``pose``, each of the box's shape, in mm."""
         world = [
-            (self.origin[i] + self.spacing[i] * np.arange(box[i].start, box[i].stop) - pose.centre[i]).astype(np.float32)
+            (self.origin[i] + self.spacing[i] * np.arange(box[i].start, box[i].stop) - pose.centre[i]).astype(
+                np.float32
+            )
             for i in range(3)
         ]
         x, y, z = world[0][:, None, None], world[1][None, :, None], world[2][None, None, :]
@@ -77,7 +79,8 @@ class DistanceField:
         if box is None or self.region is None:
             return None
         cut = tuple(
-            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start) for b, r in zip(box, self.region, strict=True)
+            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start)
+            for b, r in zip(box, self.region, strict=True)
         )
         return cut if all(c.stop > c.start for c in cut) else None  # type: ignore[return-value]
 
@@ -126,7 +129,14 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
     pedicle_z = half * {"cervical": 0.0, "thoracic": 0.42, "lumbar": 0.35}[region]
     slope = np.radians(size.slope)
     tip = (0.0, arch - 3 - size.process * float(np.cos(slope)), -3 - size.process * float(np.sin(slope)))
-    spinous = [((0.0, arch - 2, -half * 0.5), tip, (3.0 * scale, 2.6 * scale), (0.8, 1.0, 1.2 if region == "cervical" else 1.7))]
+    spinous = [
+        (
+            (0.0, arch - 2, -half * 0.5),
+            tip,
+            (3.0 * scale, 2.6 * scale),
+            (0.8, 1.0, 1.2 if region == "cervical" else 1.7),
+        )
+    ]
     if region == "lumbar":
         # A blade that grows deeper towards its end: thin upper edge, thick lower corner, a shallow notch behind.
         spinous = [
@@ -196,5 +206,7 @@ def vertebra_distance(
         # the sacrum goes on below: three shrinking bodies fused to the first, curving backwards
         for k, (y, z) in enumerate([(-9.0, -25.0), (-22.0, -46.0), (-38.0, -62.0)]):
             r = 15.0 - 3.0 * k
-            field_.add_capsule((-8.0 + 2 * k, y, z), (8.0 - 2 * k, y, z), (r * 0.75, r * 0.75), (1.4, 1.0, 1.2), seam=3.0)
+            field_.add_capsule(
+                (-8.0 + 2 * k, y, z), (8.0 - 2 * k, y, z), (r * 0.75, r * 0.75), (1.4, 1.0, 1.2), seam=3.0
+            )
     return field_

@@ -66,7 +66,9 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
     return np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3][:, None, None, None]
 
 
-def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
+def body_centre(
+    labels: NDArray, affine: NDArray, label: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
     """World centre of the body (the thickest part), of the whole vertebra, and half the thickness of the body, in mm.
 
     Raises:
@@ -129,7 +131,9 @@ def measure(mask: NDArray, footprint: NDArray[np.bool_], depth: NDArray) -> Body
     return heights_from_columns(_edge(mask, t, middle, 1) - _edge(mask, t, middle, -1), footprint, depth)
 
 
-def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None) -> VertebraFrame:
+def find_frame(
+    labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None
+) -> VertebraFrame:
     """Find the frame of a vertebra.
 
     Args:

@@ -26,7 +26,9 @@ def case_metrics(prediction: NDArray, reference: NDArray, voxel_ml: float) -> di
         ValueError: when the shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction has shape {prediction.shape} and reference {reference.shape}; they must share a grid")
+        raise ValueError(
+            f"prediction has shape {prediction.shape} and reference {reference.shape}; they must share a grid"
+        )
     p, r = np.asarray(prediction) > 0, np.asarray(reference) > 0
     both, either = int(np.count_nonzero(p & r)), int(np.count_nonzero(p | r))
     total = int(np.count_nonzero(p)) + int(np.count_nonzero(r))
@@ -68,7 +70,12 @@ def summarise(rows: list[dict]) -> dict[str, dict[str, float]]:
             if members:
                 values = np.array([r[metric] for r in members])
                 low, high = bootstrap_interval(values, [r["patient"] for r in members])
-                summary[f"{group}/{metric}"] = {"mean": float(values.mean()), "low": low, "high": high, "n": len(members)}
+                summary[f"{group}/{metric}"] = {
+                    "mean": float(values.mean()),
+                    "low": low,
+                    "high": high,
+                    "n": len(members),
+                }
     return summary
 
 
@@ -127,5 +134,7 @@ def markdown(summary: dict[str, dict[str, float]]) -> str:
     ]
     for key, value in summary.items():
         group, metric = key.split("/")
-        lines.append(f"| {group} | {metric} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |")
+        lines.append(
+            f"| {group} | {metric} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |"
+        )
     return "\n".join(lines) + "\n"

@@ -25,7 +25,9 @@ def choose_slices(mask: NDArray[np.bool_], number: int = 3) -> list[int]:
     counts = mask.sum(axis=(1, 2))
     if not counts.any():
         middle, step = mask.shape[0] // 2, max(mask.shape[0] // 8, 1)
-        return sorted({min(max(middle + step * k, 0), mask.shape[0] - 1) for k in range(-(number // 2), number // 2 + 1)})
+        return sorted(
+            {min(max(middle + step * k, 0), mask.shape[0] - 1) for k in range(-(number // 2), number // 2 + 1)}
+        )
     total = np.cumsum(counts) / counts.sum()
     return sorted({int(np.searchsorted(total, q)) for q in np.linspace(0.25, 0.75, number)})
 
@@ -65,7 +67,9 @@ def save_overlay(
     slices = choose_slices(shown, number)
     extent = (volume.shape[1] * spacing[1], volume.shape[2] * spacing[2])
     width = 3.2
-    figure = Figure(figsize=(width * len(slices), width * extent[1] / extent[0] + 0.5), layout="constrained", facecolor="black")
+    figure = Figure(
+        figsize=(width * len(slices), width * extent[1] / extent[0] + 0.5), layout="constrained", facecolor="black"
+    )
     axes = np.atleast_1d(figure.subplots(1, len(slices)))
     for axis, index in zip(axes, slices, strict=True):
         # Anterior to the left, as sagittal CT is read.
@@ -85,7 +89,9 @@ def save_overlay(
         axis.set_axis_off()
     lines = [Line2D([], [], color=COLOURS[name], label=name) for name in masks]
     if lines:
-        axes[0].legend(handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black")
+        axes[0].legend(
+            handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black"
+        )
     if title:
         figure.suptitle(title, color="white", fontsize=9)
     with replacing(path) as temporary:
@@ -116,7 +122,9 @@ class OverlayWriter:
     def __call__(self, engine) -> None:
         """Write the pictures of one batch."""
         items = engine.state.output if isinstance(engine.state.output, list) else [engine.state.output]
-        for item, source in zip(items, engine.state.batch if isinstance(engine.state.batch, list) else items, strict=False):
+        for item, source in zip(
+            items, engine.state.batch if isinstance(engine.state.batch, list) else items, strict=False
+        ):
             if self.written >= self.limit:
                 return
             pred = item["pred"]
@@ -129,5 +137,12 @@ class OverlayWriter:
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
             stem = Path(name).name.removesuffix(".gz").removesuffix(".nii")
-            save_overlay(self.output_dir / f"{stem}_overlay.png", np.asarray(volume.dataobj), volume.affine, mask, reference, stem)
+            save_overlay(
+                self.output_dir / f"{stem}_overlay.png",
+                np.asarray(volume.dataobj),
+                volume.affine,
+                mask,
+                reference,
+                stem,
+            )
             self.written += 1

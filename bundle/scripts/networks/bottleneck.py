@@ -47,7 +47,9 @@ class BottleneckEncoder(nn.Module):
             norm=norm,
             bias=False,
         )
-        self.pointwise = Convolution(spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False)
+        self.pointwise = Convolution(
+            spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *size) to (B, out_channels, *size / stride)."""
@@ -69,7 +71,9 @@ class BottleneckDecoder(nn.Module):
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, norm: str | tuple = "batch") -> None:
         super().__init__()
         self.mode = INTERPOLATION[spatial_dims]
-        self.project = Convolution(spatial_dims, in_channels, out_channels, kernel_size=1, act=None, norm=norm, bias=False)
+        self.project = Convolution(
+            spatial_dims, in_channels, out_channels, kernel_size=1, act=None, norm=norm, bias=False
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *size) to (B, out_channels, *2 * size)."""
@@ -119,7 +123,9 @@ class SegmentationDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder_strides) != 3 or any(s not in (1, 2) for s in encoder_strides):
-            raise ValueError(f"SegmentationDecoder: encoder_strides={tuple(encoder_strides)}; give three values, each 1 or 2.")
+            raise ValueError(
+                f"SegmentationDecoder: encoder_strides={tuple(encoder_strides)}; give three values, each 1 or 2."
+            )
         reduction = encoder_strides[0] * encoder_strides[1] * encoder_strides[2]
         if transposed_stride < 1 or in_stride * reduction != 4 * transposed_stride:
             raise ValueError(
@@ -128,7 +134,10 @@ class SegmentationDecoder(nn.Module):
                 f"{4 * transposed_stride}; choose strides for which both are equal."
             )
         self.initial = nn.Sequential(
-            *(Convolution(spatial_dims, in_channels, in_channels, kernel_size=3, act=act, norm=norm, bias=False) for _ in range(2))
+            *(
+                Convolution(spatial_dims, in_channels, in_channels, kernel_size=3, act=act, norm=norm, bias=False)
+                for _ in range(2)
+            )
         )
         self.encoders = nn.Sequential(
             *(BottleneckEncoder(spatial_dims, in_channels, in_channels, s, act=act, norm=norm) for s in encoder_strides)
@@ -144,7 +153,9 @@ class SegmentationDecoder(nn.Module):
         joined = hidden_channels if self.join_after == 2 else in_channels
         self.shortcut: nn.Module = nn.Identity()
         if self.join_after >= 0:
-            self.shortcut = Convolution(spatial_dims, in_channels, joined, kernel_size=1, act=None, norm=norm, bias=False)
+            self.shortcut = Convolution(
+                spatial_dims, in_channels, joined, kernel_size=1, act=None, norm=norm, bias=False
+            )
         self.transposed = Convolution(
             spatial_dims,
             hidden_channels,

@@ -40,11 +40,10 @@ class LevelFusion(nn.Module):
         self.level = level
         self.mode = INTERPOLATION[spatial_dims]
         self.projections = nn.ModuleList(
-            nn.Identity()
-            if source == level
-            else Convolution(spatial_dims, width, channels[level], kernel_size=1, act=None, norm=norm, bias=False)
-            for source, width in enumerate(channels)
+            Convolution(spatial_dims, width, channels[level], kernel_size=1, act=None, norm=norm, bias=False)
+            for width in channels
         )
+        self.projections[level] = nn.Identity()
         self.refine = Convolution(
             spatial_dims=spatial_dims,
             in_channels=channels[level],
@@ -105,7 +104,9 @@ class FeatureFusionModule(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise ValueError(f"FeatureFusionModule: channels={tuple(channels)} has one level; give two or more to fuse.")
+            raise ValueError(
+                f"FeatureFusionModule: channels={tuple(channels)} has one level; give two or more to fuse."
+            )
         self.levels = nn.ModuleList(
             LevelFusion(spatial_dims, channels, level, act=act, norm=norm) for level in range(len(channels))
         )

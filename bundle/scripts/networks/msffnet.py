@@ -119,7 +119,9 @@ class MSFFNet(nn.Module):
             else nn.Identity()
         )
         self.rcbam: nn.Module = (
-            ResidualConvBlockAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout) if use_rcbam else nn.Identity()
+            ResidualConvBlockAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
+            if use_rcbam
+            else nn.Identity()
         )
         self.rbrab: nn.Module = (
             ResidualBorderRefinementAttention(
@@ -135,7 +137,9 @@ class MSFFNet(nn.Module):
             else nn.Identity()
         )
         self.lprab: nn.Module = (
-            LocalPositionResidualAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout) if use_lprab else nn.Identity()
+            LocalPositionResidualAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
+            if use_lprab
+            else nn.Identity()
         )
         self.decoder = SegmentationDecoder(
             spatial_dims,

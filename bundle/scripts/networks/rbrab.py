@@ -39,7 +39,9 @@ class PooledSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if token_grid < 1 or query_stride < 1:
-            raise ValueError(f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; both must be 1 or more.")
+            raise ValueError(
+                f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; both must be 1 or more."
+            )
         conv = Conv[Conv.CONV, spatial_dims]
         hidden = max(channels // reduction, 1)
         self.grid = [token_grid] * spatial_dims
@@ -61,7 +63,9 @@ class PooledSelfAttention(nn.Module):
         key = self.key(tokens).movedim(1, -1).flatten(1, -2)
         value = self.value(tokens).movedim(1, -1).flatten(1, -2)
         # One head; an explicit head axis keeps every runtime's attention kernel happy.
-        attended = functional.scaled_dot_product_attention(query.flatten(1, -2).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1))
+        attended = functional.scaled_dot_product_attention(
+            query.flatten(1, -2).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+        )
         answer = self.answer(attended.squeeze(1).reshape(query.shape).movedim(-1, 1))
         answer = functional.interpolate(answer, size=x.shape[2:], mode=self.mode, align_corners=False)
         return x + self.gate * answer
@@ -98,7 +102,9 @@ class ResidualBorderRefinementAttention(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(
             *(
-                Convolution(spatial_dims, channels, channels, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=False)
+                Convolution(
+                    spatial_dims, channels, channels, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=False
+                )
                 for _ in range(2)
             )
         )

@@ -84,13 +84,31 @@ class ResidualConvBlockAttention(nn.Module):
         self.channel_attention = ChannelAttention(spatial_dims, channels, reduction=reduction)
         self.spatial_attention = SpatialAttention(spatial_dims, kernel_size=kernel_size)
         self.channel_residual = ResidualUnit(
-            spatial_dims, channels, channels, subunits=residual_subunits, act=act, norm=norm, dropout=dropout, bias=False
+            spatial_dims,
+            channels,
+            channels,
+            subunits=residual_subunits,
+            act=act,
+            norm=norm,
+            dropout=dropout,
+            bias=False,
         )
         self.spatial_residual = ResidualUnit(
-            spatial_dims, channels, channels, subunits=residual_subunits, act=act, norm=norm, dropout=dropout, bias=False
+            spatial_dims,
+            channels,
+            channels,
+            subunits=residual_subunits,
+            act=act,
+            norm=norm,
+            dropout=dropout,
+            bias=False,
         )
-        self.channel_merge = Convolution(spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False)
-        self.spatial_merge = Convolution(spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False)
+        self.channel_merge = Convolution(
+            spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False
+        )
+        self.spatial_merge = Convolution(
+            spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, channels, *size) to the same shape."""

@@ -46,7 +46,9 @@ class SqueezeExcitationModule(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= target_level < len(channels):
-            raise ValueError(f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}.")
+            raise ValueError(
+                f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}."
+            )
         self.target_level = target_level
         self.gates = nn.ModuleList(
             ChannelSELayer(spatial_dims, width, r=max(min(reduction, width // 8), 1)) if excite else nn.Identity()

@@ -96,7 +96,9 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
             else:
                 choices = list(node) if isinstance(node, dict) else []
                 close = difflib.get_close_matches(part, choices, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(map(str, choices[:12])) or 'none'}"
+                hint = (
+                    f"did you mean {close[0]!r}?" if close else f"known: {', '.join(map(str, choices[:12])) or 'none'}"
+                )
                 problems.append(f"--{key} {text}: there is no id {part!r} in {names}; {hint}")
                 break
         else:

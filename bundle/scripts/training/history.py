@@ -48,7 +48,9 @@ class TrainingHistory:
         if loss is not None:
             value = float(loss if not isinstance(loss, list) else loss[0])
             if not math.isfinite(value):
-                logger.error("training loss is %s in epoch %d; lower learning_rate or check the data", value, engine.state.epoch)
+                logger.error(
+                    "training loss is %s in epoch %d; lower learning_rate or check the data", value, engine.state.epoch
+                )
                 engine.terminate()
             self._loss_sum += value
             self._loss_n += 1

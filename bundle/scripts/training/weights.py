@@ -50,7 +50,9 @@ def load_weights(network: nn.Module, path: str | None, device: str | torch.devic
         state = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file}: cannot be read as weights ({reason[:120]}); it may be truncated, copy it again") from None
+        raise InputError(
+            f"{file}: cannot be read as weights ({reason[:120]}); it may be truncated, copy it again"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     problem = weight_problem(network, state)
