@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
+from .datalist import section_problem
 
 AFFINE_TOLERANCE_MM = 0.05
 MAX_SHOWN = 20
@@ -145,8 +146,7 @@ def preflight(
         raise InputError(f"check_data={level!r}: give full, header or off")
     for name in required:
         if not sections.get(name):
-            file = Path(source)
-            reason = "does not exist" if source and not file.exists() else f"lists no `{name}` case"
+            reason = (section_problem(source, name) if source else None) or f"gives no `{name}` case"
             raise InputError(
                 f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
                 "(make one with: python -m scripts.data phantom --out DIR)"

@@ -18,32 +18,39 @@ FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 logger = logging.getLogger(__name__)
 
 
+def _read_section(file: Path, section: str) -> tuple[list[dict], str | None]:
+    """Return the cases of a section and, when there are none, the reason."""
+    if not file.is_file():
+        return [], "does not exist"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return [], f"is not valid JSON ({error})"
+    cases = content.get(section, []) if isinstance(content, dict) else None
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        return [], f"is no datalist: `{section}` must be a list of objects with `image` and `label`"
+    return cases, None if cases else f"lists no `{section}` case"
+
+
+def section_problem(path: str, section: str) -> str | None:
+    """Return why a section of a datalist gives no case, or None when it gives some."""
+    return _read_section(Path(path), section)[1]
+
+
 def load_datalist(path: str, section: str) -> list[dict[str, str]]:
     """Return the cases of one section with absolute paths.
 
-    A missing file or section gives an empty list and a warning, not an error: MONAI Label resolves the whole config on machines
-    where no datalist exists and then sets the data itself. ``preflight`` refuses an empty list before training.
+    A missing or broken file or section gives an empty list and a warning, not an error: MONAI Label resolves the whole config on
+    machines where no datalist exists and then sets the data itself. ``preflight`` refuses an empty list before training.
 
     Args:
         path: datalist, JSON; relative paths in it are relative to its folder.
         section: "training", "validation" or "testing".
-
-    Raises:
-        ValueError: when the file is no valid datalist.
     """
     file = Path(path)
-    if not file.is_file():
-        logger.warning("datalist %s does not exist", file)
-        return []
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"datalist {file} is not valid JSON: {error}") from None
-    cases = content.get(section, []) if isinstance(content, dict) else None
-    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        raise ValueError(f"datalist {file}: `{section}` must be a list of objects with `image` and `label`")
-    if not cases:
-        logger.warning("datalist %s has no `%s` cases", file, section)
+    cases, problem = _read_section(file, section)
+    if problem:
+        logger.warning("datalist %s %s", file, problem)
     root = file.resolve().parent
     return [
         {k: os.path.join(root, v) if k in ("image", "label") and isinstance(v, str) else v for k, v in case.items()}
