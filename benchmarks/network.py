@@ -6,8 +6,8 @@
 
 ``cost`` measures all variants in turn within each round, so that a noisy machine hits all of them, and sums the smallest time of
 each module.
-``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), draws sagittal slices once and trains every variant on
-the same slices in the same order. Results are appended to a CSV as they come.
+``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), cuts windows from sagittal slices once and trains every
+variant on the same windows in the same order. Results are appended to a CSV as they come.
 """
 
 from __future__ import annotations
@@ -149,23 +149,24 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
 def _slices(
     root: Path, section: str, per_scan: int, size: tuple[int, int], seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw sagittal slices of every scan, half of them through a fracture where there is one."""
+    """Cut windows from sagittal slices, half of them around a fracture where there is one, half around other bone."""
     rng = np.random.default_rng(seed)
     images, labels = [], []
     for case in json.loads((root / "datalist.json").read_text())[section]:
         image, label = (nib.as_closest_canonical(nib.load(root / case[k])) for k in ("image", "label"))
         volume, mask = np.asarray(image.dataobj, np.float32), np.asarray(label.dataobj) > 0
         volume = np.clip((volume + 200) / 1200, 0, 1)
-        fractured = np.flatnonzero(mask.any(axis=(1, 2)))
+        bone = volume > 0.3
         for k in range(per_scan):
-            pool = fractured if len(fractured) and k % 2 == 0 else np.arange(2, volume.shape[0] - 2)
-            index = int(rng.choice(pool))
-            out = [np.zeros(size, np.float32), np.zeros(size, np.float32)]
-            for target, source in zip(out, (volume[index], mask[index]), strict=True):
-                h, w = min(size[0], source.shape[0]), min(size[1], source.shape[1])
-                target[:h, :w] = source[:h, :w]
-            images.append(out[0])
-            labels.append(out[1])
+            pool = mask if mask.any() and k % 2 == 0 else bone
+            x, *middle = np.argwhere(pool)[rng.integers(np.count_nonzero(pool))]
+            window = []
+            for centre, wanted, length in zip(middle, size, volume.shape[1:], strict=True):
+                start = int(np.clip(centre - wanted // 2, 0, max(length - wanted, 0)))
+                window.append(slice(start, min(start + wanted, length)))
+            padding = [(0, w - (s.stop - s.start)) for w, s in zip(size, window, strict=True)]
+            images.append(np.pad(volume[(x, *window)], padding))
+            labels.append(np.pad(mask[(x, *window)].astype(np.float32), padding))
     return torch.from_numpy(np.stack(images))[:, None], torch.from_numpy(np.stack(labels))[:, None]
 
 
@@ -191,7 +192,7 @@ def train(
     epochs: int = 20,
     per_scan: int = 8,
     val_per_scan: int = 16,
-    size: tuple[int, int] = (80, 112),
+    size: tuple[int, int] = (64, 64),
     out: str = "runs/network_benchmark.csv",
     threads: int = 2,
 ) -> None:
@@ -204,7 +205,7 @@ def train(
         epochs: passes over the training slices.
         per_scan: slices drawn from a training scan.
         val_per_scan: slices drawn from a validation scan.
-        size: height and width that slices are cut or padded to.
+        size: height and width of the windows.
         out: CSV that a row per training is appended to.
         threads: of PyTorch.
     """
@@ -226,7 +227,7 @@ def train(
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             order = np.random.default_rng(seed)
             start = time.perf_counter()
-            for _ in range(epochs):
+            for _ in tqdm(range(epochs), desc=f"{name}, seed {seed}", unit="epoch"):
                 network.train()
                 for batch in np.array_split(order.permutation(len(images)), len(images) // 16):
                     x, y = images[batch], labels[batch]
