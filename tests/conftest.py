@@ -32,9 +32,19 @@ def verse19() -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_set(tmp_path_factory) -> Path:
-    """Four coarse scans of one region: two for training, one for validation, one for testing, all but one fractured."""
+    """Four coarse scans of one region: two for training, one for validation, one for testing, all but one fractured.
+
+    In each the vertebra at the upper end of the scan is marked as unknown, as in sets where it has no grade.
+    """
+    import nibabel as nib
+    import numpy as np
     from scripts.data.phantom_dataset import phantom
 
     root = tmp_path_factory.mktemp("phantoms")
     phantom(str(root), cases=4, seed=3, regions="lumbar", grades=3, healthy=0.25, spacing=(4.0, 3.0, 3.0))
+    for file in sorted((root / "labels").glob("*.nii.gz")):
+        label, vertebrae = nib.load(file), np.asarray(nib.load(root / "vertebrae" / file.name).dataobj)
+        mask = np.asarray(label.dataobj).copy()
+        mask[(vertebrae == vertebrae[vertebrae > 0].min()) & (mask == 0)] = 255
+        nib.save(nib.Nifti1Image(mask, label.affine), file)
     return root

@@ -87,7 +87,7 @@ def test_evaluation_scores_every_test_case_on_its_own_grid(bundle, phantom_set, 
     assert {r["patient"] for r in rows} == {c["patient"] for c in testing}
     for row, case in zip(rows, testing, strict=True):
         label = nib.load(phantom_set / case["label"])
-        volume = np.count_nonzero(np.asarray(label.dataobj)) * abs(np.linalg.det(label.affine[:3, :3])) / 1000
+        volume = np.count_nonzero(np.asarray(label.dataobj) == 1) * abs(np.linalg.det(label.affine[:3, :3])) / 1000
         assert float(row["reference_ml"]) == pytest.approx(volume, rel=1e-3)
         dice, iou = float(row["dice"]), float(row["iou"])
         assert iou == pytest.approx(dice / (2 - dice), abs=1e-4)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import fire
 
 from .phantom_dataset import phantom
+from .verse import verse
 
 
 def main() -> None:
     """Run a command."""
-    fire.Fire({"phantom": phantom}, name="scripts.data")
+    fire.Fire({"phantom": phantom, "verse": verse}, name="scripts.data")
 
 
 if __name__ == "__main__":

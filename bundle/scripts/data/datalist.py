@@ -14,6 +14,7 @@ import numpy as np
 from ..files import write_text
 
 SECTIONS = ("training", "validation", "testing")
+PATHS = ("image", "label", "vertebrae")
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def load_datalist(path: str, section: str) -> list[dict[str, str]]:
         logger.warning("datalist %s %s", file, problem)
     root = file.resolve().parent
     return [
-        {k: os.path.join(root, v) if k in ("image", "label") and isinstance(v, str) else v for k, v in case.items()}
+        {k: os.path.join(root, v) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
         for case in cases
     ]
 

@@ -132,7 +132,12 @@ def phantom(
     entries: list[dict[str, str]] = []
     for k in tqdm(range(cases), desc="phantoms", unit="scan"):
         case = f"phantom-{seed + k:04d}"
-        entries.append({"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz", "patient": case})
+        files = {
+            "image": f"images/{case}.nii.gz",
+            "label": f"labels/{case}.nii.gz",
+            "vertebrae": f"vertebrae/{case}.nii.gz",
+        }
+        entries.append({**files, "patient": case})
         part = root / "vertebrae" / f"{case}.csv"
         if part.exists():
             with part.open(newline="", encoding="utf-8") as file:

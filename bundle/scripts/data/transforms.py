@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
-from monai.transforms import Spacingd
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Spacingd
 
 
 class SafeSpacingd(Spacingd):
@@ -22,3 +24,25 @@ class SafeSpacingd(Spacingd):
         }
         result = super().__call__({k: v for k, v in data.items() if k not in aside}, lazy=lazy)  # type: ignore[arg-type]
         return {**result, **aside}
+
+
+class LeaveOutUnknownd(MapTransform):
+    """Turn voxels that nobody knows into background, in the label and in everything that is judged by it.
+
+    Args:
+        keys: label maps to clean, the label itself among them.
+        label_key: label that marks unknown voxels; it is read before anything is changed.
+        ignore_value: the mark.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str = "label", ignore_value: int = 255) -> None:
+        super().__init__(keys)
+        self.label_key, self.ignore_value = label_key, ignore_value
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Return the items with 0 where the label holds the mark."""
+        result = dict(data)
+        unknown = torch.as_tensor(data[self.label_key] == self.ignore_value)
+        for key in self.key_iterator(result):
+            result[key] = torch.where(unknown.to(result[key].device), torch.zeros_like(result[key]), result[key])
+        return result

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Voxels whose truth nobody knows: neither loss nor metrics may judge them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+SURE_LOGIT = 20.0  # softmax gives 1 - 2e-9: no loss and no gradient
+
+
+class IgnoringLoss(nn.Module):
+    """Give any segmentation loss an ignore value.
+
+    Where the target holds ``ignore_value``, prediction and target are both replaced by background that is sure and right, so that
+    these voxels add nothing to overlap or cross-entropy and receive no gradient. Averages over voxels still count them.
+
+    Args:
+        loss: loss of logits (B, C, *size) and labels (B, 1, *size).
+        ignore_value: value of the label that is left out.
+    """
+
+    def __init__(self, loss: nn.Module, ignore_value: int = 255) -> None:
+        super().__init__()
+        self.loss, self.ignore_value = loss, ignore_value
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits (B, C, *size) against labels (B, 1, *size)."""
+        known = target != self.ignore_value
+        sure = torch.zeros_like(prediction)
+        sure[:, 0] = SURE_LOGIT
+        return self.loss(torch.where(known, prediction, sure), torch.where(known, target, torch.zeros_like(target)))

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unknown voxels become background in the label and in what is judged by it; the rest stays."""
+
+from __future__ import annotations
+
+import torch
+from scripts.data.transforms import LeaveOutUnknownd
+
+
+def test_unknown_voxels_become_background_everywhere():
+    label = torch.tensor([[0, 1, 255, 255]])
+    pred = torch.tensor([[1, 1, 1, 0]])
+    out = LeaveOutUnknownd(keys=["label", "pred"], label_key="label")({"label": label, "pred": pred, "other": 3})
+    assert out["label"].tolist() == [[0, 1, 0, 0]]
+    assert out["pred"].tolist() == [[1, 1, 0, 0]]
+    assert out["other"] == 3
+    assert label.tolist() == [[0, 1, 255, 255]]
