@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.data.anatomy import LEVELS, REGIONS  # noqa: E402
 from scripts.data.fracture import FracturePlan, simulate_fracture, spine_order  # noqa: E402
+from scripts.data.fractured_scan import whole_vertebrae  # noqa: E402
 from scripts.data.phantom import ScanStyle, make_phantom  # noqa: E402
-from scripts.data.phantom_dataset import whole_vertebrae  # noqa: E402
 from scripts.data.vertebra_frame import FrameError  # noqa: E402
 
 SHAPES = (("wedge", 3), ("biconcave", 2), ("crush", 2))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scripts.data.anatomy import LABELS, REGIONS
 from scripts.data.fracture import spine_order
+from scripts.data.fractured_scan import whole_vertebrae
 from scripts.data.phantom import ScanStyle, make_phantom
-from scripts.data.phantom_dataset import phantom, whole_vertebrae
+from scripts.data.phantom_dataset import phantom
 from scripts.errors import InputError
 
 COARSE = ScanStyle(spacing=(3.0, 2.0, 2.0))

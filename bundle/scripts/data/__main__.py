@@ -6,12 +6,13 @@ from __future__ import annotations
 import fire
 
 from .phantom_dataset import phantom
+from .simulate import simulate
 from .verse import verse
 
 
 def main() -> None:
     """Run a command."""
-    fire.Fire({"phantom": phantom, "verse": verse}, name="scripts.data")
+    fire.Fire({"phantom": phantom, "verse": verse, "simulate": simulate}, name="scripts.data")
 
 
 if __name__ == "__main__":

@@ -14,36 +14,13 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import replacing, write_table
-from .anatomy import LEVELS, REGIONS
+from ..files import write_table
+from .anatomy import REGIONS
 from .datalist import split_by_patient, write_datalist
-from .fracture import FracturePlan, simulate_fracture, spine_order
-from .genant import SHAPES
+from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
 from .phantom import ScanStyle, SpineScan, make_phantom
-from .vertebra_frame import FrameError
 
-COLUMNS = (
-    "case",
-    "label",
-    "level",
-    "grade",
-    "shape",
-    "loss_anterior",
-    "loss_middle",
-    "loss_posterior",
-    "density",
-    "volume_ml",
-)
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # as scanners and public sets store CT; PIR is that of VerSe
-
-
-def whole_vertebrae(labels: np.ndarray) -> list[int]:
-    """Vertebrae that neither the upper nor the lower border of a (R, A, S) volume cuts, from head to feet.
-
-    A narrow sagittal field of view may cut transverse processes; the body, which fractures, is whole all the same.
-    """
-    cut = set(np.unique(labels[:, :, [0, -1]]).tolist())
-    return [v for v in spine_order(labels) if v not in cut]
 
 
 def fractured_phantom(
@@ -63,28 +40,12 @@ def fractured_phantom(
         style: how the scan looks; drawn when None.
     """
     scan = make_phantom(seed, region, style)
-    rng = np.random.default_rng([seed, 7])
-    candidates = [int(v) for v in rng.permutation(whole_vertebrae(scan.labels))]
-    for label in candidates:
-        if len(scan.fractures) >= fractures:
-            break
-        plan = FracturePlan(label, str(rng.choice(list(SHAPES))), int(rng.choice(list(grades))))
-        try:
-            scan = simulate_fracture(scan, plan, rng)
-        except FrameError:
-            continue  # this vertebra cannot be measured at this resolution; take the next
-    return scan
+    return add_fractures(scan, np.random.default_rng([seed, 7]), fractures, grades=grades)
 
 
 def _oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
     image = nib.Nifti1Image(array, affine)
     return image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(tuple(codes))))
-
-
-def _save(image: nib.Nifti1Image, path: Path) -> None:
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nib.save(image, temporary)
 
 
 def phantom(
@@ -154,11 +115,11 @@ def phantom(
         scan = fractured_phantom(seed + k, region, fractures, drawn, style)
         codes = str(rng.choice(ORIENTATIONS))
         broken = [f["label"] for f in scan.fractures]
-        _save(_oriented(scan.image, scan.affine, codes), root / "images" / f"{case}.nii.gz")
-        _save(_oriented(scan.labels, scan.affine, codes), root / "vertebrae" / f"{case}.nii.gz")
+        save_image(_oriented(scan.image, scan.affine, codes), root / "images" / f"{case}.nii.gz")
+        save_image(_oriented(scan.labels, scan.affine, codes), root / "vertebrae" / f"{case}.nii.gz")
         mask = np.isin(scan.labels, broken).astype(np.uint8)
-        _save(_oriented(mask, scan.affine, codes), root / "labels" / f"{case}.nii.gz")
-        case_rows = _vertebra_rows(case, scan)
+        save_image(_oriented(mask, scan.affine, codes), root / "labels" / f"{case}.nii.gz")
+        case_rows = vertebra_rows(case, scan)
         write_table(part, case_rows, COLUMNS)
         rows.extend(case_rows)
 
@@ -172,19 +133,3 @@ def phantom(
         "Procedural spine CT phantoms with simulated fractures; no patient data.",
     )
     return str(path)
-
-
-def _vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
-    voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
-    counts = dict(zip(*np.unique(scan.labels, return_counts=True), strict=True))
-    by_label = {f["label"]: f for f in scan.fractures}
-    return [
-        {
-            "case": case,
-            "label": v,
-            "level": LEVELS[v],
-            "volume_ml": round(float(counts[v]) * voxel_ml, 2),
-            **{c: by_label.get(v, {}).get(c, 0 if c == "grade" else "") for c in COLUMNS[3:-1]},
-        }
-        for v in spine_order(scan.labels)
-    ]
