@@ -39,3 +39,9 @@ def write_table(path: Path | str, rows: Iterable[Mapping], columns: Sequence[str
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_table(path: Path | str) -> list[dict[str, str]]:
+    """Read a CSV with a header line."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import replacing, write_table
+from ..files import read_table, replacing, write_table
 from .anatomy import LEVELS
 from .checks import AFFINE_TOLERANCE_MM
 from .datalist import split_by_patient, write_datalist
@@ -166,8 +165,7 @@ def convert(
                     with replacing(file) as temporary:
                         nib.save(nib.Nifti1Image(array, vertebrae.affine), temporary)
                 write_table(part, table_rows(case, vertebrae), COLUMNS)  # last: it marks the case as finished
-            with part.open(newline="", encoding="utf-8") as file:
-                case_rows = list(csv.DictReader(file))
+            case_rows = read_table(part)
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             problems.append(line if str(case.image) in line else f"{case.image}: {line}")

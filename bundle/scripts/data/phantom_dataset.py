@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import write_table
+from ..files import read_table, write_table
 from .anatomy import REGIONS
 from .datalist import split_by_patient, write_datalist
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
@@ -101,8 +100,7 @@ def phantom(
         entries.append({**files, "patient": case})
         part = root / "vertebrae" / f"{case}.csv"
         if part.exists():
-            with part.open(newline="", encoding="utf-8") as file:
-                rows.extend(csv.DictReader(file))
+            rows.extend(read_table(part))
             continue
         rng = np.random.default_rng([seed + k, 11])
         region = names[k % len(names)]

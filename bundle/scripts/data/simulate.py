@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import write_table
+from ..files import read_table, write_table
 from .adapter import IGNORE, integer_labels, same_grid
 from .datalist import SECTIONS, load_datalist, section_problem, write_datalist
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
@@ -136,8 +135,7 @@ def simulate(
                 for folder, array in (("images", scan.image), ("vertebrae", scan.labels), ("labels", mask)):
                     save_image(nib.Nifti1Image(array, image.affine), root / folder / f"{stem}.nii.gz")
                 write_table(part, vertebra_rows(stem, scan), COLUMNS)  # last: it marks the case as finished
-            with part.open(newline="", encoding="utf-8") as file:
-                rows.extend(csv.DictReader(file))
+            rows.extend(read_table(part))
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             problems.append(line if case.get("image", "") in line else f"{case.get('image')}: {line}")
