@@ -67,7 +67,7 @@ def test_data_set_has_every_file_on_one_grid_and_a_true_table(phantom_set):
         assert image.shape == label.shape == vertebrae.shape
         assert image.get_data_dtype() == np.int16
         fractured = {int(r["label"]) for r in rows if r["case"] == case["patient"] and int(r["grade"]) > 0}
-        mask = np.asarray(label.dataobj) > 0
+        mask = np.asarray(label.dataobj) == 1
         assert set(np.unique(np.asarray(vertebrae.dataobj)[mask]).tolist()) == fractured
 
 
