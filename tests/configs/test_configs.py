@@ -64,6 +64,13 @@ def test_recipe_is_the_papers(bundle):
     assert train["optimizer::_target_"] == "torch.optim.Adam"
 
 
+def test_the_learning_rate_follows_validations_not_epochs(bundle):
+    train = merged(bundle, "train.yaml")
+    targets = {part: [h["_target_"] for h in train[f"{part}::handlers"]] for part in ("train", "validate")}
+    assert "LrScheduleHandler" in targets["validate"]
+    assert "LrScheduleHandler" not in targets["train"]
+
+
 def test_every_property_of_monai_resolves_to_an_id(bundle):
     from monai.bundle.properties import InferProperties, TrainProperties
 
