@@ -50,6 +50,7 @@ def test_simulate_adds_fractures_and_keeps_what_was_known(healthy_set, tmp_path)
         new = {int(r["label"]) for r in rows if r["case"] == stem and r["grade"] not in ("", "0")}
         before = marked_vertebrae(read(source["vertebrae"]), old, 1)
         assert new
+        assert {int(r["label"]) for r in rows if r["case"] == stem and r["grade"] == ""} >= set(before)
         assert set(before).isdisjoint(new)
         assert sorted(np.unique(labels[mask == 1]).tolist()) == sorted({*before, *new})
         assert np.isin(labels[mask == IGNORE], marked_vertebrae(read(source["vertebrae"]), old, IGNORE)).all()

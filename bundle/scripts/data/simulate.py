@@ -134,7 +134,14 @@ def simulate(
                 mask = training_label(scan, fractured, unknown, old)
                 for folder, array in (("images", scan.image), ("vertebrae", scan.labels), ("labels", mask)):
                     save_image(nib.Nifti1Image(array, image.affine), root / folder / f"{stem}.nii.gz")
-                write_table(part, vertebra_rows(stem, scan), COLUMNS)  # last: it marks the case as finished
+                if wanted and not scan.fractures:
+                    tqdm.write(
+                        f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged"
+                    )
+                # Grades of old fractures and of unknown vertebrae are not this command's to state: blank, not 0.
+                blank = {"grade": "", "shape": ""}
+                table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(stem, scan)]
+                write_table(part, table, COLUMNS)  # last: it marks the case as finished
             rows.extend(read_table(part))
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
