@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts.files import replacing, write_table, write_text
+from scripts.errors import InputError
+from scripts.files import keep_settings, replacing, write_table, write_text
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -26,3 +27,10 @@ def test_the_temporary_name_keeps_the_ending_that_decides_the_format(tmp_path):
 def test_a_table_leaves_out_other_keys_and_keeps_missing_ones_empty(tmp_path):
     write_table(tmp_path / "t.csv", [{"a": 1, "b": 2, "z": 3}, {"a": "x, y"}], ["a", "b"])
     assert (tmp_path / "t.csv").read_text().splitlines() == ["a,b", "1,2", '"x, y",']
+
+
+def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
+    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    with pytest.raises(InputError, match=r"seed=1, now seed=2"):
+        keep_settings(tmp_path, {"seed": 2, "grades": (1, 2)})

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import InputError
 
 
 @contextmanager
@@ -45,3 +48,27 @@ def read_table(path: Path | str) -> list[dict[str, str]]:
     """Read a CSV with a header line."""
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def keep_settings(folder: Path | str, settings: Mapping) -> None:
+    """Remember the settings that a folder is made with; finished cases are kept, so others may not be mixed in.
+
+    Raises:
+        InputError: when the folder was begun with other settings.
+    """
+    path, now = Path(folder) / "settings.json", json.loads(json.dumps(dict(settings)))
+    if not path.is_file():
+        write_text(path, json.dumps(now, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in now:
+        if before.get(name) != now[name]:
+            raise InputError(
+                f"{folder}: was begun with {name}={before.get(name)!r}, now {name}={now[name]!r}; "
+                "its finished cases would be kept, so choose another folder or delete this one"
+            )
+
+
+def scan_stem(path: Path | str) -> str:
+    """Return the file name of a scan without its ending."""
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -134,3 +135,20 @@ def test_storage_orientation_does_not_decide_which_vertebrae_are_whole():
     other = SpineScan(np.asarray(image.dataobj), np.asarray(turned.dataobj), turned.affine)
     results = [add_fractures(s, np.random.default_rng(2), 1, ("crush",), (3,)).fractures for s in (scan, other)]
     assert [f["label"] for f in results[0]] == [f["label"] for f in results[1]] != []
+
+
+def test_scans_of_one_name_are_told_apart_by_patient(healthy_set, tmp_path):
+    path, chosen = healthy_set
+    content = {"training": []}
+    for k, case in enumerate(chosen):
+        (tmp_path / f"p{k}").mkdir()
+        same = tmp_path / f"p{k}" / "ct.nii.gz"
+        same.write_bytes(Path(case["image"]).read_bytes())
+        content["training"].append({**case, "image": str(same), "patient": f"p{k}"})
+    path.write_text(json.dumps(content))
+    simulate(str(path), str(tmp_path / "out"), healthy=0.9)
+    assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == ["p0_ct.nii.gz", "p1_ct.nii.gz"]
+    content["training"][1]["patient"] = "p0"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="2 cases are called p0_ct"):
+        simulate(str(path), str(tmp_path / "other"))

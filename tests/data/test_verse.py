@@ -12,7 +12,7 @@ import pytest
 from conftest import SHARED
 from scripts.data.adapter import IGNORE, fracture_mask
 from scripts.data.grades import VertebraGrade, case_name, read_grades
-from scripts.data.verse import find_cases, verse
+from scripts.data.verse import find_cases, unlabelled_bone, verse
 from scripts.errors import InputError
 
 GRADING = SHARED / "data" / "grading"
@@ -176,3 +176,21 @@ def test_real_scans_give_the_two_published_fractures(verse19, tmp_path):
     assert 1 not in {x for values in values_by_vertebra(tmp_path, "sub-verse006").values() for x in values}
     cases = find_cases(SHARED / "data" / "verse_masks_only")[1]
     assert {"sub-verse004", "sub-verse010", "sub-gl003", "sub-gl017"} <= set(cases)
+
+
+def test_t13_is_not_taken_for_the_lowest_vertebra(tmp_path):
+    scan(tmp_path, "sub-verse005", (28, 20, 21))
+    ct, seg = (next(tmp_path.rglob(f"*_{kind}.nii.gz")) for kind in ("ct", "seg-vert_msk"))
+    labels = nib.load(seg)
+    unsure = unlabelled_bone(nib.load(ct), labels)
+    assert unsure[4:8, 4:8, 30:].all()  # the cut vertebra above T13
+    mask = np.asarray(labels.dataobj)
+    assert not unsure[mask > 0].any()
+    assert not unsure[:, :, : int(np.argwhere(mask == 28)[:, 2].min())].any()
+
+
+def test_other_settings_in_the_same_folder_are_refused(tree, tmp_path):
+    folder, table = tree
+    verse(str(folder), table, str(tmp_path / "out"))
+    with pytest.raises(InputError, match="min_grade=1, now min_grade=2"):
+        verse(str(folder), table, str(tmp_path / "out"), min_grade=2)

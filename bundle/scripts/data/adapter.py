@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import read_table, replacing, write_table
 from .anatomy import LEVELS
-from .checks import AFFINE_TOLERANCE_MM
+from .checks import AFFINE_TOLERANCE_MM, grid_offset
 from .datalist import split_by_patient, write_datalist
 from .grades import VertebraGrade
 
@@ -63,11 +63,7 @@ def same_grid(image: nib.Nifti1Image, labels: nib.Nifti1Image) -> str | None:
     """Return why two images do not share a grid, or None."""
     if image.shape[:3] != labels.shape[:3]:
         return f"mask has shape {labels.shape[:3]} and CT {image.shape[:3]}"
-    corners = np.array(
-        [[(0, n - 1)[b] for n, b in zip(image.shape, bits, strict=False)] for bits in np.ndindex(2, 2, 2)]
-    )
-    difference = image.affine - labels.affine
-    off = float(np.abs(corners @ difference[:3, :3].T + difference[:3, 3]).max())
+    off = grid_offset(image.shape[:3], image.affine, labels.affine)
     return f"mask lies up to {off:.2f} mm off the CT" if off > AFFINE_TOLERANCE_MM else None
 
 
@@ -126,6 +122,7 @@ def convert(
     make_mask: Callable[[SourceCase, nib.Nifti1Image, nib.Nifti1Image], NDArray[np.uint8] | None],
     description: str,
     seed: int = 0,
+    min_grade: int = 1,
 ) -> tuple[Path, list[str]]:
     """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json`` for the cases; finished cases are kept.
 
@@ -137,6 +134,7 @@ def convert(
         make_mask: gives the label of a case from case, CT and vertebrae, or None to leave the case out.
         description: goes into the datalist.
         seed: of the split.
+        min_grade: smallest grade that makes a case fractured when the split spreads fractured cases.
 
     Returns:
         Path of the datalist and one line per failed case.
@@ -180,7 +178,7 @@ def convert(
                 "patient": case.patient,
             }
         )
-        fractured.append(any(r["grade"] not in ("", "0") for r in case_rows))
+        fractured.append(any(int(r["grade"] or 0) >= min_grade for r in case_rows))
     if not entries:
         raise InputError(problems[0] if problems else f"{out}: no case is left to write")
     write_table(root / "vertebrae.csv", rows, COLUMNS)

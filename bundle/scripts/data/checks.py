@@ -19,6 +19,13 @@ MAX_SHOWN = 20
 logger = logging.getLogger(__name__)
 
 
+def grid_offset(shape: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
+    """Return how far apart (mm) two affines place a corner of a volume of ``shape``, at most."""
+    corners = np.array([[(0, n - 1)[b] for n, b in zip(shape, bits, strict=True)] for bits in np.ndindex(2, 2, 2)])
+    difference = first - second
+    return float(np.abs(corners @ difference[:3, :3].T + difference[:3, 3]).max())
+
+
 def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
     kept = [int(n) for n in shape]
     while len(kept) > 3 and kept[-1] == 1:
@@ -90,10 +97,7 @@ def case_problems(case: dict, level: str = "full", label_values: Sequence[int] =
                     f"{label}: has shape {label_shape} but its image {shape}; resample the label to the grid of {image}"
                 )
             else:
-                corners = np.array(
-                    [[(0, n - 1)[b] for n, b in zip(shape, bits, strict=True)] for bits in np.ndindex(2, 2, 2)]
-                )
-                off = np.abs(corners @ (affine - label_affine)[:3, :3].T + (affine - label_affine)[:3, 3]).max()
+                off = grid_offset(shape, affine, label_affine)
                 if off > AFFINE_TOLERANCE_MM:
                     problems.append(
                         f"{label}: lies up to {off:.2f} mm off its image (affines differ); copy the affine of {image} or resample"

@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import read_table, write_table
+from ..files import keep_settings, read_table, write_table
 from .anatomy import REGIONS
 from .datalist import split_by_patient, write_datalist
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
@@ -84,6 +84,10 @@ def phantom(
         raise InputError(f"cases={cases}: give at least 3, one for each of training, validation and testing")
     if not 0 <= healthy < 1:
         raise InputError(f"healthy={healthy}: give a share of at least 0 and below 1")
+    # More cases may be added later; the rest decides what a case looks like.
+    size_mm = [spacing] if isinstance(spacing, (int, float)) else spacing and list(spacing)
+    settings = {"seed": seed, "regions": names, "grades": drawn, "healthy": healthy, "spacing": size_mm}
+    keep_settings(out, settings)
     root = Path(out)
     for folder in ("images", "labels", "vertebrae"):
         (root / folder).mkdir(parents=True, exist_ok=True)

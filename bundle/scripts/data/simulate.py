@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import read_table, write_table
+from ..files import keep_settings, read_table, scan_stem, write_table
 from .adapter import IGNORE, integer_labels, same_grid
 from .datalist import SECTIONS, load_datalist, section_problem, write_datalist
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
@@ -62,6 +63,11 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti
         np.clip(np.round(values), -1024, 3071).astype(np.int16), np.asarray(vertebrae.dataobj), image.affine
     )
     return scan, old, image
+
+
+def _case_name(case: Mapping[str, str], stems: Mapping[str, int]) -> str:
+    stem = scan_stem(case["image"])
+    return stem if stems[stem] == 1 else f"{case.get('patient', '')}_{stem}".strip("_")
 
 
 def simulate(
@@ -112,12 +118,32 @@ def simulate(
         raise InputError(
             f"{datalist}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it"
         )
+    # Sets that name every scan alike (ct.nii.gz in a folder per patient) are told apart by patient.
+    stems = Counter(scan_stem(case["image"]) for _, case, copy in work if copy == 0)
+    names = Counter(_case_name(case, stems) for _, case, copy in work if copy == 0)
+    double = [n for n, count in names.items() if count > 1]
+    if double:
+        raise InputError(
+            f"{datalist}: {names[double[0]]} cases are called {double[0]}; give each its own `patient` or file name"
+        )
+    keep_settings(
+        out,
+        {
+            "datalist": str(Path(datalist).resolve()),
+            "shapes": chosen,
+            "grades": drawn,
+            "fractures": fractures,
+            "healthy": healthy,
+            "copies": copies,
+            "seed": seed,
+        },
+    )
     root = Path(out)
     rows: list[dict] = []
     done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     problems: list[str] = []
     for number, (section, case, copy) in enumerate(tqdm(work, desc="simulating", unit="scan")):
-        stem = Path(case["image"]).name.split(".")[0] + (f"_{copy}" if copies > 1 else "")
+        stem = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
         part = root / "vertebrae" / f"{stem}.csv"
         try:
             if "vertebrae" not in case:

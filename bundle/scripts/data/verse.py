@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from ..errors import InputError
+from ..files import keep_settings
 from .adapter import IGNORE, SourceCase, convert, fracture_mask, integer_labels
+from .fracture import spine_order
 from .grades import read_grades
 
 FILE = re.compile(
@@ -49,7 +51,7 @@ def unlabelled_bone(ct: nib.Nifti1Image, vertebrae: nib.Nifti1Image, reach_mm: f
     """
     labels = np.asarray(vertebrae.dataobj)
     unsure = np.zeros(labels.shape, bool)
-    present = np.unique(labels[(labels > 0) & (labels != 26)]).tolist()
+    present = [v for v in spine_order(labels) if v != 26]
     if not present:
         return unsure
     codes = nib.aff2axcodes(vertebrae.affine)
@@ -113,6 +115,7 @@ def verse(
         raise InputError(
             f"{source}: holds no file like sub-verse004_ct.nii.gz; give the folder that holds the VerSe tree"
         )
+    keep_settings(out, {"source": str(Path(source).resolve()), "min_grade": min_grade, "unknown": unknown})
     missing = [f"{masks[c]}: has no CT beside it; left out" for c in sorted(set(masks) - set(images))]
     missing += [f"{images[c]}: has no mask of vertebrae; left out" for c in sorted(set(images) - set(masks))]
     for line in missing:
@@ -134,7 +137,7 @@ def verse(
         SourceCase(c, c.split("_")[0], images[c], lambda c=c: integer_labels(masks[c]), table.get(c, {}))  # type: ignore[misc]
         for c in both
     ]
-    path, problems = convert(cases, out, make_mask, "VerSe with Genant grades; CC BY-SA 4.0.", seed)
+    path, problems = convert(cases, out, make_mask, "VerSe with Genant grades; CC BY-SA 4.0.", seed, min_grade)
     if problems:
         raise InputError(f"{len(problems)} of {len(cases)} cases were left out, see above; the others are in {path}")
     return str(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import write_table, write_text
+from ..files import scan_stem, write_table, write_text
 
 
 def case_metrics(prediction: NDArray, reference: NDArray, voxel_ml: float) -> dict[str, float]:
@@ -105,7 +105,7 @@ class CaseTable:
         for item, source in zip(engine.state.output, engine.state.batch, strict=True):
             reference = item[self.reference_key]
             name = str(reference.meta.get("filename_or_obj", len(self.rows)))
-            case = Path(name).name.removesuffix(".gz").removesuffix(".nii")
+            case = scan_stem(name)
             voxel_ml = abs(float(np.linalg.det(np.asarray(reference.affine)[:3, :3]))) / 1000
             prediction = np.asarray(item["pred"].cpu())[-1]
             patient = source.get("patient", case)

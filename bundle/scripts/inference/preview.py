@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import replacing
+from ..files import replacing, scan_stem
 
 BONE_WINDOW = (-200.0, 900.0)
 COLOURS = {"reference": "#39d353", "prediction": "#ff9f1c"}
@@ -136,7 +136,7 @@ class OverlayWriter:
             reference = None
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
-            stem = Path(name).name.removesuffix(".gz").removesuffix(".nii")
+            stem = scan_stem(name)
             save_overlay(
                 self.output_dir / f"{stem}_overlay.png",
                 np.asarray(volume.dataobj),
