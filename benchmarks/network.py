@@ -146,27 +146,38 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
         print(f"| between modules | {1e3 * sum(v for k, v in best.items() if k.startswith('between')):.1f} |")
 
 
-def _slices(
-    root: Path, section: str, per_scan: int, size: tuple[int, int], seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut windows from sagittal slices, half of them around a fracture where there is one, half around other bone."""
-    rng = np.random.default_rng(seed)
-    images, labels = [], []
-    for case in json.loads((root / "datalist.json").read_text())[section]:
+def _scans(root: Path, sections: tuple[str, ...]) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+    """Read scaled CT, mask, and where fractures and other bone are, for every scan of some sections."""
+    scans = []
+    datalist = json.loads((root / "datalist.json").read_text())
+    for case in (c for section in sections for c in datalist[section]):
         image, label = (nib.as_closest_canonical(nib.load(root / case[k])) for k in ("image", "label"))
         volume, mask = np.asarray(image.dataobj, np.float32), np.asarray(label.dataobj) > 0
         volume = np.clip((volume + 200) / 1200, 0, 1)
-        bone = volume > 0.3
+        bone = np.argwhere(volume > 0.3)
+        scans.append((volume, mask.astype(np.float32), [np.argwhere(mask) if mask.any() else bone, bone]))
+    return scans
+
+
+def _windows(
+    scans: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]],
+    per_scan: int,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut windows from sagittal slices, half of them around a fracture where there is one, half around other bone."""
+    images, labels = [], []
+    for volume, mask, places in scans:
         for k in range(per_scan):
-            pool = mask if mask.any() and k % 2 == 0 else bone
-            x, *middle = np.argwhere(pool)[rng.integers(np.count_nonzero(pool))]
+            pool = places[k % 2]
+            x, *middle = pool[rng.integers(len(pool))]
             window = []
             for centre, wanted, length in zip(middle, size, volume.shape[1:], strict=True):
-                start = int(np.clip(centre - wanted // 2, 0, max(length - wanted, 0)))
+                start = int(np.clip(centre - rng.integers(wanted // 4, 3 * wanted // 4), 0, max(length - wanted, 0)))
                 window.append(slice(start, min(start + wanted, length)))
             padding = [(0, w - (s.stop - s.start)) for w, s in zip(size, window, strict=True)]
             images.append(np.pad(volume[(x, *window)], padding))
-            labels.append(np.pad(mask[(x, *window)].astype(np.float32), padding))
+            labels.append(np.pad(mask[(x, *window)], padding))
     return torch.from_numpy(np.stack(images))[:, None], torch.from_numpy(np.stack(labels))[:, None]
 
 
@@ -189,74 +200,69 @@ def train(
     data: str,
     networks: tuple[str, ...] = ("U-Net", "MSFFNet"),
     seeds: tuple[int, ...] = (0, 1, 2),
-    epochs: int = 20,
-    per_scan: int = 8,
-    val_per_scan: int = 16,
+    steps: int = 800,
+    batch: int = 16,
+    learning_rate: float = 2e-3,
+    features: tuple[int, ...] = FEATURES,
+    val_per_scan: int = 32,
     size: tuple[int, int] = (64, 64),
     out: str = "runs/network_benchmark.csv",
     threads: int = 2,
 ) -> None:
-    """Train every network on the same slices for the same number of steps and append the validation DSC to ``out``.
+    """Train every network on the same windows for the same number of steps and append the validation DSC to ``out``.
 
     Args:
         data: folder of a phantom data set; its validation and test scans together serve for validation.
         networks: names of ``build``.
-        seeds: one training each.
-        epochs: passes over the training slices.
-        per_scan: slices drawn from a training scan.
-        val_per_scan: slices drawn from a validation scan.
+        seeds: one training each; the seed gives the initial weights and the windows.
+        steps: optimizer steps, with a rate that falls to 0 along a cosine.
+        batch: windows per step.
+        learning_rate: of Adam at the start.
+        features: widths of every network.
+        val_per_scan: windows drawn from a validation scan.
         size: height and width of the windows.
-        out: CSV that a row per training is appended to.
+        out: CSV that a row is appended to at each quarter of a training.
         threads: of PyTorch.
     """
     torch.set_num_threads(threads)
     root = Path(data)
-    images, labels = _slices(root, "training", per_scan, tuple(size), seed=0)  # type: ignore[arg-type]
-    parts = [_slices(root, s, val_per_scan, tuple(size), seed=1) for s in ("validation", "testing")]  # type: ignore[arg-type]
-    val_images, val_labels = (torch.cat(p) for p in zip(*parts, strict=True))
-    print(f"{len(images)} training slices, {len(val_images)} validation slices of {size}")
+    scans = _scans(root, ("training",))
+    held_back = _scans(root, ("validation", "testing"))
+    val_images, val_labels = _windows(held_back, val_per_scan, tuple(size), np.random.default_rng(1))  # type: ignore[arg-type]
+    print(f"{len(scans)} training scans; {len(val_images)} windows of {size} from {len(held_back)} validation scans")
     loss_function = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
+    columns = ["network", "features", "seed", "step", "steps", "batch", "rate", "mean_dice", "pooled_dice", "seconds"]
+    if not path.exists():
+        path.write_text(",".join(columns) + "\n")
     for seed in seeds:
         for name in networks:
             torch.manual_seed(seed)
-            network = build(name).to(memory_format=torch.channels_last)
-            optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-            steps = epochs * (len(images) // 16)
+            network = build(name, tuple(features)).to(memory_format=torch.channels_last)
+            optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-            order = np.random.default_rng(seed)
-            start = time.perf_counter()
-            for _ in tqdm(range(epochs), desc=f"{name}, seed {seed}", unit="epoch"):
+            rng = np.random.default_rng([seed, 5])
+            start, left = time.perf_counter(), []
+            for step in tqdm(range(1, steps + 1), desc=f"{name}, seed {seed}", unit="step", mininterval=5):
+                if not left:
+                    images, labels = _windows(scans, 8, tuple(size), rng)  # type: ignore[arg-type]
+                    left = list(torch.from_numpy(rng.permutation(len(images))).split(batch))
+                    left = left[: len(images) // batch]
+                chosen = left.pop()
                 network.train()
-                for batch in np.array_split(order.permutation(len(images)), len(images) // 16):
-                    x, y = images[batch], labels[batch]
-                    if order.random() < 0.5:
-                        x, y = torch.roll(x, (s := int(order.integers(-12, 13))), -1), torch.roll(y, s, -1)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss_function(network(x.to(memory_format=torch.channels_last)), y).backward()
-                    optimizer.step()
-                    schedule.step()
-            mean, pooled = _dice(network, val_images, val_labels)
-            row = [
-                name,
-                seed,
-                epochs,
-                len(images),
-                len(val_images),
-                f"{mean:.4f}",
-                f"{pooled:.4f}",
-                f"{time.perf_counter() - start:.0f}",
-            ]
-            print(*row, sep=", ", flush=True)
-            new = not path.exists()
-            with path.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(
-                        ["network", "seed", "epochs", "training", "validation", "mean_dice", "pooled_dice", "seconds"]
-                    )
-                writer.writerow(row)
+                optimizer.zero_grad(set_to_none=True)
+                x = images[chosen].to(memory_format=torch.channels_last)
+                loss_function(network(x), labels[chosen]).backward()
+                optimizer.step()
+                schedule.step()
+                if step % max(steps // 4, 1) == 0:
+                    mean, pooled = _dice(network, val_images, val_labels)
+                    row = [name, "-".join(map(str, features)), seed, step, steps, batch, learning_rate]
+                    row += [f"{mean:.4f}", f"{pooled:.4f}", f"{time.perf_counter() - start:.0f}"]
+                    print(*row, sep=", ", flush=True)
+                    with path.open("a", newline="") as file:
+                        csv.writer(file).writerow(row)
 
 
 if __name__ == "__main__":

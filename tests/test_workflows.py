@@ -139,6 +139,7 @@ def test_a_folder_of_formats_is_segmented_and_a_broken_scan_costs_only_itself(bu
     run(workflow(bundle, ["inference.yaml"], "infer", input=str(scans), **shared))
     masks = sorted(out.glob("*_fracture.nii.gz"))
     assert len(masks) == 2
+    assert len(list(out.glob("*_overlay.png"))) == 2
     for path in masks:
         mask = nib.load(path)
         assert mask.shape == tuple(scan.shape[1:])
@@ -168,3 +169,50 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
     )
     run(work)
     assert list(tmp_path.glob("*_fracture.nii.gz"))
+
+
+def test_fractures_simulated_on_the_fly_train(bundle, phantom_set, tmp_path):
+    files = ["train.yaml", "simulate.yaml"]
+    shared = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+    work = workflow(bundle, files, "train", **shared, **(TINY | {"epochs": 1}), **{"simulate::1::prob": 1.0})
+    work.initialize()
+    transforms = work.parser.get_parsed_content("train::preprocessing").transforms
+    assert "RandSimulatedFractured" in [type(t).__name__ for t in transforms]
+    work.run()
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_pictures_train_evaluate_and_infer(bundle, phantom_set, tmp_path):
+    """Middle sagittal slices of the phantoms as PNG stand for a set of pictures."""
+    from PIL import Image
+    from scripts.data.folder import folder
+
+    for number, file in enumerate(sorted((phantom_set / "images").glob("*.nii.gz")) * 2):
+        scan, label = (nib.as_closest_canonical(nib.load(phantom_set / d / file.name)) for d in ("images", "labels"))
+        mask = np.asarray(label.dataobj) == 1
+        at = int(mask.sum((1, 2)).argmax()) if mask.any() else mask.shape[0] // 2
+        grey = ((np.clip(np.asarray(scan.dataobj)[at], -200, 1000) + 200) / 1200 * 255).astype(np.uint8)
+        for folder_name, picture in (("images", grey), ("labels", mask[at].astype(np.uint8) * 255)):
+            (tmp_path / folder_name).mkdir(exist_ok=True)
+            Image.fromarray(picture[::-1, ::-1].T).save(tmp_path / folder_name / f"s{number}.png")
+    data = tmp_path / "data"
+    folder(str(tmp_path / "images"), str(tmp_path / "labels"), out=str(data), pixel_mm=3.0)
+    settings = {k: v for k, v in TINY.items() if k != "spacing"} | {"dataset_dir": str(data), "ckpt_dir": str(tmp_path)}
+    run(workflow(bundle, ["train.yaml", "images_2d.yaml"], "train", output_dir=str(tmp_path / "t"), **settings))
+    files = ["train.yaml", "images_2d.yaml", "evaluate.yaml"]
+    run(workflow(bundle, files, "train", output_dir=str(tmp_path / "e"), **settings))
+    testing = json.loads((data / "datalist.json").read_text())["testing"]
+    assert len(list(csv.DictReader((tmp_path / "e" / "cases.csv").open()))) == len(testing)
+    run(
+        workflow(
+            bundle,
+            ["inference.yaml", "images_2d.yaml"],
+            "infer",
+            input=str(data / testing[0]["image"]),
+            output_dir=str(tmp_path / "i"),
+            checkpoint=str(tmp_path / "model.pt"),
+            **{k: v for k, v in TINY.items() if k == "patch_size" or k.startswith("network_def")},
+        )
+    )
+    mask = nib.load(next((tmp_path / "i").glob("*_fracture.nii.gz")))
+    assert mask.shape == nib.load(data / testing[0]["image"]).shape

@@ -33,3 +33,10 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path, caplog):
     engine = train(tmp_path, [1.0, 1.0, float("nan"), 1.0, 1.0, 1.0])
     assert engine.state.iteration == 3
     assert "training loss is nan in epoch 2" in caplog.text
+
+
+def test_short_epochs_share_a_picture_and_the_last_one_gets_its_own(tmp_path, monkeypatch):
+    drawn: list[int] = []
+    monkeypatch.setattr(TrainingHistory, "_write_picture", lambda self, path: drawn.append(len(self.rows)))
+    train(tmp_path, [1.0] * 12)
+    assert drawn == [1, 6]

@@ -5,14 +5,33 @@ from __future__ import annotations
 
 import fire
 
+from .check import check
+from .folder import folder
+from .instances import ctspine1k, totalsegmentator
 from .phantom_dataset import phantom
+from .preview import preview
+from .rsna import rsna
 from .simulate import simulate
+from .split import split
 from .verse import verse
+
+COMMANDS = {
+    "phantom": phantom,
+    "verse": verse,
+    "rsna": rsna,
+    "totalsegmentator": totalsegmentator,
+    "ctspine1k": ctspine1k,
+    "folder": folder,
+    "simulate": simulate,
+    "split": split,
+    "check": check,
+    "preview": preview,
+}
 
 
 def main() -> None:
     """Run a command."""
-    fire.Fire({"phantom": phantom, "verse": verse, "simulate": simulate}, name="scripts.data")
+    fire.Fire(COMMANDS, name="scripts.data")
 
 
 if __name__ == "__main__":

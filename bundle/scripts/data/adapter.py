@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,33 +16,48 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import read_table, replacing, write_table
+from ..files import replacing, write_table, write_text
 from .anatomy import LEVELS
-from .checks import AFFINE_TOLERANCE_MM, grid_offset
 from .datalist import split_by_patient, write_datalist
+from .findings import AFFINE_TOLERANCE_MM, grid_offset
 from .grades import VertebraGrade
 
-COLUMNS = ("case", "label", "level", "grade", "shape", "volume_ml")
+COLUMNS = ("case", "label", "level", "fractured", "grade", "shape", "volume_ml")
 IGNORE = 255  # voxels that neither loss nor metrics may judge
 
 
 @dataclass
-class SourceCase:
-    """One scan of a public set.
+class MadeCase:
+    """What an adapter makes of a scan; every image lies on the grid of the CT.
 
     Attributes:
-        name: case, unique in the set.
+        label: training label, or None for a set without one.
+        vertebrae: vertebra instances, VerSe labels, or None.
+        image: CT to write, or None when it stays where it is.
+        rows: one row of ``COLUMNS`` per vertebra.
+    """
+
+    label: nib.Nifti1Image | None = None
+    vertebrae: nib.Nifti1Image | None = None
+    image: nib.Nifti1Image | None = None
+    rows: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class SourceCase:
+    """One scan of a source.
+
+    Attributes:
+        name: case, unique in the source.
         patient: patient; all scans of a patient go to one side of a split.
-        image: CT file.
-        vertebrae: gives the vertebra instances, VerSe labels, as an integer NIfTI image on the grid of the CT.
-        grades: Genant grade per vertebra label; empty when the set has none.
+        image: CT file or folder.
+        make: reads the case; None leaves it out without a complaint, an exception with one.
     """
 
     name: str
     patient: str
     image: Path
-    vertebrae: Callable[[], nib.Nifti1Image]
-    grades: Mapping[int, VertebraGrade] = field(default_factory=dict)
+    make: Callable[[], MadeCase | None]
 
 
 def integer_labels(path: Path) -> nib.Nifti1Image:
@@ -93,48 +110,76 @@ def fracture_mask(
     return mask
 
 
-def table_rows(case: SourceCase, vertebrae: nib.Nifti1Image) -> list[dict]:
-    """One row per labelled vertebra; the grade is blank where it is unknown."""
+def table_rows(
+    case: str, vertebrae: nib.Nifti1Image, grades: Mapping[int, VertebraGrade], min_grade: int = 1
+) -> list[dict]:
+    """One row per labelled vertebra; whether it is fractured, and its grade, are blank where that is unknown."""
     voxel_ml = abs(float(np.linalg.det(vertebrae.affine[:3, :3]))) / 1000
     labels, counts = np.unique(np.asarray(vertebrae.dataobj), return_counts=True)
     rows = []
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
         if label == 0 or label not in LEVELS:
             continue
-        grade = case.grades.get(label)
-        known = grade is not None and grade.grade is not None
+        given = grades.get(label)
+        grade = given.grade if given is not None else None
         rows.append(
             {
-                "case": case.name,
+                "case": case,
                 "label": label,
                 "level": LEVELS[label],
-                "grade": grade.grade if grade is not None and known else "",
-                "shape": grade.shape if grade is not None else "",
+                "fractured": "" if grade is None else int(grade >= min_grade),
+                "grade": "" if grade is None else grade,
+                "shape": given.shape if given is not None else "",
                 "volume_ml": round(count * voxel_ml, 2),
             }
         )
     return rows
 
 
+def _write(case: SourceCase, root: Path, record: Path) -> dict:
+    """Write the files of a case, its record last: that marks it as finished."""
+    made = case.make()
+    if made is None:
+        return {}
+    files: dict[str, str] = {}
+    fractured = False
+    for key, folder, image in (
+        ("image", "images", made.image),
+        ("label", "labels", made.label),
+        ("vertebrae", "vertebrae", made.vertebrae),
+    ):
+        if image is not None:
+            files[key] = f"{folder}/{case.name}.nii.gz"
+            image.header.set_xyzt_units("mm")
+            with replacing(root / files[key]) as temporary:
+                nib.save(image, temporary)
+    if made.label is not None:
+        fractured = bool((np.asarray(made.label.dataobj) == 1).any())
+    content = {"files": files, "fractured": fractured, "rows": made.rows}
+    write_text(record, json.dumps(content) + "\n")
+    return content
+
+
 def convert(
     cases: Sequence[SourceCase],
     out: str | Path,
-    make_mask: Callable[[SourceCase, nib.Nifti1Image, nib.Nifti1Image], NDArray[np.uint8] | None],
     description: str,
     seed: int = 0,
-    min_grade: int = 1,
+    workers: int = 1,
+    split: bool = True,
 ) -> tuple[Path, list[str]]:
     """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json`` for the cases; finished cases are kept.
 
-    The CTs stay where they are: the datalist points at them. Every case that fails gives one line and the others go on.
+    CTs that can be used as they are stay where they are: the datalist points at them. Every case that fails gives one line and the
+    others go on.
 
     Args:
         cases: scans.
         out: folder to write to.
-        make_mask: gives the label of a case from case, CT and vertebrae, or None to leave the case out.
         description: goes into the datalist.
         seed: of the split.
-        min_grade: smallest grade that makes a case fractured when the split spreads fractured cases.
+        workers: cases at a time.
+        split: False puts every case into the testing section.
 
     Returns:
         Path of the datalist and one line per failed case.
@@ -143,45 +188,53 @@ def convert(
         InputError: when no case is left.
     """
     root = Path(out).resolve()
-    rows: list[dict] = []
-    entries: list[dict[str, str]] = []
-    fractured: list[bool] = []
-    problems: list[str] = []
-    for case in tqdm(cases, desc="cases", unit="case"):
-        label_file, vertebra_file = root / "labels" / f"{case.name}.nii.gz", root / "vertebrae" / f"{case.name}.nii.gz"
-        part = root / "vertebrae" / f"{case.name}.csv"
+
+    def run(case: SourceCase) -> dict | str:
+        record = root / "cases" / f"{case.name}.json"
         try:
-            if not part.is_file():
-                image, vertebrae = nib.load(case.image), case.vertebrae()
-                reason = same_grid(image, vertebrae)
-                if reason:
-                    raise ValueError(f"{case.image}: {reason}; resample the mask to the grid of the CT")
-                mask = make_mask(case, image, vertebrae)
-                if mask is None:
-                    continue
-                for array, file in ((np.asarray(vertebrae.dataobj), vertebra_file), (mask, label_file)):
-                    with replacing(file) as temporary:
-                        nib.save(nib.Nifti1Image(array, vertebrae.affine), temporary)
-                write_table(part, table_rows(case, vertebrae), COLUMNS)  # last: it marks the case as finished
-            case_rows = read_table(part)
+            if record.is_file():
+                return json.loads(record.read_text(encoding="utf-8"))
+            return _write(case, root, record)
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            problems.append(line if str(case.image) in line else f"{case.image}: {line}")
-            tqdm.write(f"left out: {problems[-1]}")
-            continue
-        rows.extend(case_rows)
-        entries.append(
-            {
-                "image": os.path.relpath(case.image, root),
-                "label": f"labels/{case.name}.nii.gz",
-                "vertebrae": f"vertebrae/{case.name}.nii.gz",
-                "patient": case.patient,
-            }
-        )
-        fractured.append(any(int(r["grade"] or 0) >= min_grade for r in case_rows))
-    if not entries:
+            line = line if str(case.image) in line else f"{case.image}: {line}"
+            tqdm.write(f"left out: {line}")
+            return line
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        results = list(tqdm(pool.map(run, cases), total=len(cases), desc="cases", unit="case"))
+    problems = [r for r in results if isinstance(r, str)]
+    done = [(c, r) for c, r in zip(cases, results, strict=True) if isinstance(r, dict) and r]
+    if not done:
         raise InputError(problems[0] if problems else f"{out}: no case is left to write")
-    write_table(root / "vertebrae.csv", rows, COLUMNS)
-    split = split_by_patient([e["patient"] for e in entries], fractured, seed)
-    write_datalist(root / "datalist.json", {s: [entries[i] for i in part] for s, part in split.items()}, description)
+    rows = [row for _, r in done for row in r["rows"]]
+    if rows:
+        write_table(root / "vertebrae.csv", rows, COLUMNS)
+    entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in done]
+    if split:
+        parts = split_by_patient([e["patient"] for e in entries], [r["fractured"] for _, r in done], seed)
+        sections = {s: [entries[i] for i in part] for s, part in parts.items()}
+    else:
+        sections = {"testing": entries}
+    write_datalist(root / "datalist.json", sections, description)
     return root / "datalist.json", problems
+
+
+def finish(path: Path, problems: Sequence[str], cases: int) -> str:
+    """Return the path of a finished datalist, or end with an error that says how many cases it lacks."""
+    if problems:
+        raise InputError(f"{len(problems)} of {cases} cases were left out, see above; the others are in {path}")
+    return str(path)
+
+
+def pair_or_complain(ct: Path, vertebrae: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Return the CT when the vertebrae lie on its grid.
+
+    Raises:
+        ValueError: when they do not.
+    """
+    image = nib.load(ct)
+    reason = same_grid(image, vertebrae)
+    if reason:
+        raise ValueError(f"{ct}: {reason}; resample the mask to the grid of the CT")
+    return image

@@ -59,6 +59,12 @@ def load_datalist(path: str, section: str) -> list[dict[str, str]]:
     ]
 
 
+def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:
+    """Return a case of ``load_datalist`` with its paths relative to another datalist."""
+    root = datalist.resolve().parent
+    return {k: os.path.relpath(v, root) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
+
+
 def split_by_patient(
     patients: Sequence[str],
     fractured: Sequence[bool],

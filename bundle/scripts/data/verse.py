@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,17 @@ from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from ..errors import InputError
 from ..files import keep_settings
-from .adapter import IGNORE, SourceCase, convert, fracture_mask, integer_labels
+from .adapter import (
+    IGNORE,
+    MadeCase,
+    SourceCase,
+    convert,
+    finish,
+    fracture_mask,
+    integer_labels,
+    pair_or_complain,
+    table_rows,
+)
 from .fracture import spine_order
 from .grades import read_grades
 
@@ -85,6 +96,7 @@ def verse(
     min_grade: int = 1,
     unknown: str = "ignore",
     seed: int = 0,
+    workers: int = 1,
 ) -> str:
     """Make a fracture data set from VerSe 2019 or 2020 and a table of Genant grades.
 
@@ -100,6 +112,7 @@ def verse(
         min_grade: smallest Genant grade that counts as a fracture.
         unknown: what an ungraded vertebra becomes: ignore, background or drop-case.
         seed: of the split.
+        workers: scans at a time.
 
     Returns:
         Path of the datalist.
@@ -127,17 +140,18 @@ def verse(
             f"{grades}: no row matches a case of {source} (first case there: {both[0]}); is it the right table?"
         )
 
-    def make_mask(case: SourceCase, ct: nib.Nifti1Image, vertebrae: nib.Nifti1Image) -> NDArray[np.uint8] | None:
-        mask = fracture_mask(np.asarray(vertebrae.dataobj), case.grades, min_grade, unknown)
-        if mask is not None and unknown == "ignore":
+    def make(case: str) -> MadeCase | None:
+        vertebrae = integer_labels(masks[case])
+        ct = pair_or_complain(images[case], vertebrae)
+        known = table.get(case, {})
+        mask = fracture_mask(np.asarray(vertebrae.dataobj), known, min_grade, unknown)
+        if mask is None:
+            return None
+        if unknown == "ignore":
             mask[unlabelled_bone(ct, vertebrae) & (mask == 0)] = IGNORE
-        return mask
+        label = nib.Nifti1Image(mask, vertebrae.affine)
+        return MadeCase(label, vertebrae, rows=table_rows(case, vertebrae, known, min_grade))
 
-    cases = [
-        SourceCase(c, c.split("_")[0], images[c], lambda c=c: integer_labels(masks[c]), table.get(c, {}))  # type: ignore[misc]
-        for c in both
-    ]
-    path, problems = convert(cases, out, make_mask, "VerSe with Genant grades; CC BY-SA 4.0.", seed, min_grade)
-    if problems:
-        raise InputError(f"{len(problems)} of {len(cases)} cases were left out, see above; the others are in {path}")
-    return str(path)
+    cases = [SourceCase(c, c.split("_")[0], images[c], partial(make, c)) for c in both]
+    path, problems = convert(cases, out, "VerSe with Genant grades; CC BY-SA 4.0.", seed, workers)
+    return finish(path, problems, len(cases))

@@ -34,8 +34,13 @@ def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
     return []
 
 
-def preflight(cases: list[dict[str, str]], source: str) -> None:
+def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) -> None:
     """Refuse to start without a readable scan; scans that cannot be read are named.
+
+    Args:
+        cases: items with ``image``; those that cannot be used are taken out.
+        source: where they come from, for messages.
+        expect_hu: whether images whose values are no HU are refused.
 
     Raises:
         InputError: when nothing can be read.
@@ -48,7 +53,7 @@ def preflight(cases: list[dict[str, str]], source: str) -> None:
         raise InputError(
             f"{source}: holds no scan; set input to a file ({', '.join(SUFFIXES)}), a folder of such files or a datalist.json"
         )
-    problems = check_cases(cases, level="full", workers=1)
+    problems = check_cases(cases, level="full", workers=1, expect_hu=expect_hu)
     for line in problems:
         logger.error(line)
     bad = {line.split(":", 1)[0] for line in problems}

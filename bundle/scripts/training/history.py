@@ -16,27 +16,39 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingHistory:
-    """Write ``history.csv`` and ``training_curve.png`` after every epoch; end the run when the loss is not a number.
+    """Write ``history.csv`` after every epoch, ``training_curve.png`` too; end the run when the loss is not a number.
 
-    Attach it to the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
+    Drawing takes about as long as a few small steps, so short epochs share a picture; the last epoch always gets one. Attach it to
+    the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
 
     Args:
         output_dir: folder of the files.
         evaluator: engine that validates, or None.
         optimizer: its learning rate goes into the table.
         metric: name of the metric that the picture shows.
+        picture_interval: least seconds between two pictures.
     """
 
-    def __init__(self, output_dir: str, evaluator: Engine | None, optimizer, metric: str = "val_mean_dice") -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        evaluator: Engine | None,
+        optimizer,
+        metric: str = "val_mean_dice",
+        picture_interval: float = 15.0,
+    ) -> None:
         self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
+        self.picture_interval = picture_interval
         self.rows: list[dict[str, float]] = []
         self._loss_sum, self._loss_n, self._start = 0.0, 0, 0.0
+        self._drawn = -math.inf
 
     def attach(self, engine: Engine) -> None:
         """Register at a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _begin(self, engine: Engine) -> None:
         self._loss_sum, self._loss_n, self._start = 0.0, 0, time.perf_counter()
@@ -66,7 +78,14 @@ class TrainingHistory:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
         self._write_table(self.output_dir / "history.csv")
+        if time.monotonic() - self._drawn >= self.picture_interval:
+            self._draw(engine)
+
+    def _draw(self, engine: Engine) -> None:
+        if not self.rows:
+            return
         self._write_picture(self.output_dir / "training_curve.png")
+        self._drawn = time.monotonic()
 
     def _write_table(self, path: Path) -> None:
         names = list(dict.fromkeys(k for row in self.rows for k in row))

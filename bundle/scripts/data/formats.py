@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans and masks in the formats people have them in, as NIfTI images in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from .dicom import read_series, read_slice
+
+NIFTI = (".nii.gz", ".nii")
+VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd")
+PICTURES = (".png", ".bmp", ".tif", ".tiff")
+SLICES = (*PICTURES, ".dcm")
+
+
+def ending(path: Path | str) -> str:
+    """Return the ending of a file name that a format is known by, or ""."""
+    name = Path(path).name.lower()
+    return next((e for e in (*VOLUMES, *SLICES) if name.endswith(e)), "")
+
+
+def stem(path: Path | str) -> str:
+    """Return the name of a file without that ending."""
+    name = Path(path).name
+    return name[: len(name) - len(ending(path))]
+
+
+def as_sagittal(picture: NDArray, spacing: tuple[float, float]) -> nib.Nifti1Image:
+    """Make a volume of one sagittal slice from a picture: rows from head to feet, columns from front to back.
+
+    Args:
+        picture: indexed row, column.
+        spacing: distance of rows and of columns in mm.
+    """
+    affine = np.diag([1.0, -spacing[1], spacing[0], 1.0])
+    return nib.Nifti1Image(np.ascontiguousarray(picture[::-1].T[None]), affine)
+
+
+def read_picture(path: Path | str) -> NDArray:
+    """Read a picture of 8 or 16 bits as (rows, columns); colours that are all grey are accepted.
+
+    Raises:
+        ValueError: for a picture in colour, or one that cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            data = np.asarray(file if file.mode not in ("P", "1") else file.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from None
+    if data.ndim == 3:
+        colours = data[..., :3] if data.shape[-1] > 2 else data[..., :1]
+        if (colours != colours[..., :1]).any():
+            raise ValueError(f"{path}: is in colour; save it in grey values")
+        data = colours[..., 0]
+    return data
+
+
+def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
+    """Read a NIfTI, NRRD or MHA file, a folder with a DICOM series, a picture or a single DICOM slice.
+
+    Args:
+        path: file or folder.
+        pixel_mm: size of a pixel of a picture, which does not know it.
+
+    Returns:
+        The image with its affine (R, A, S, mm); a picture or single slice becomes a volume of one sagittal slice.
+
+    Raises:
+        ValueError: one line that says why it cannot be read.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return read_series(source)[0]
+    kind = ending(source)
+    if kind in NIFTI:
+        return nib.load(source)
+    if kind in PICTURES:
+        return as_sagittal(read_picture(source), (pixel_mm, pixel_mm))
+    if kind == ".dcm":
+        return as_sagittal(*read_slice(source))
+    if kind in VOLUMES:
+        from monai.transforms import LoadImage
+
+        image = LoadImage(image_only=True)(str(source))
+        array = np.asarray(image)
+        whole = np.abs(array).max(initial=0) < 2**15 and not np.any(array % 1)
+        return nib.Nifti1Image(array.astype(np.int16) if whole else array, np.asarray(image.affine, np.float64))
+    raise ValueError(f"{source}: is no image this program reads; give one of {', '.join((*VOLUMES, *SLICES))}")

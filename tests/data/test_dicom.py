@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM series: order by position, geometry, HU, and one clear line for each kind of series that is no clean box."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import SHARED
+from scripts.data.dicom import read_series, read_slice
+
+pydicom = pytest.importorskip("pydicom")
+DICOM = SHARED / "data" / "totalsegmentator" / "example_ct_dicom"
+NORMAL = np.array([0.0, 0.0, 1.0])
+
+
+def write_slice(path, pixels: np.ndarray, position, **changes) -> None:
+    """A CT slice with slope 1 and intercept -1024; None in ``changes`` removes a tag."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    values = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "SeriesInstanceUID": "1.2.3",
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "PhotometricInterpretation": "MONOCHROME2",
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "ImagePositionPatient": [f"{p:.4f}" for p in position],
+        "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+        "PixelSpacing": ["0.8", "0.6"],
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "SamplesPerPixel": 1,
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "PixelData": (pixels + 1024).astype(np.uint16).tobytes(),
+    }
+    for name, value in (values | changes).items():
+        if value is not None:
+            setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+
+
+def write_series(folder, volume: np.ndarray, step=NORMAL * 2.0, order=None, **changes) -> list:
+    """Slices of ``volume`` (slice, row, column); names follow ``order``, not position."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = range(len(volume)) if order is None else order
+    files = []
+    for name, k in enumerate(order):
+        files.append(folder / f"{name:03d}.dcm")
+        write_slice(files[-1], volume[k], np.array([-30.0, -20.0, 100.0]) + k * np.asarray(step), **changes)
+    return files
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1500, (6, 5, 4)).astype(np.int16)
+
+
+@pytest.mark.parametrize("order", [range(6), range(5, -1, -1), [3, 0, 5, 1, 4, 2]])
+def test_slices_are_ordered_by_position_and_keep_hu_and_place(tmp_path, volume, order):
+    write_series(tmp_path / "s", volume, order=order)
+    image, notes = read_series(tmp_path / "s")
+    assert notes == []
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume.transpose(2, 1, 0))
+    # DICOM says left, posterior, head; NIfTI right, anterior, head.
+    np.testing.assert_allclose(image.affine @ [3, 4, 5, 1], [30 - 3 * 0.6, 20 - 4 * 0.8, 100 + 5 * 2, 1], atol=1e-6)
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+
+
+def test_itk_agrees_on_the_geometry(tmp_path, volume):
+    from monai.transforms import LoadImage
+
+    write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2])
+    ours = nib.as_closest_canonical(read_series(tmp_path / "s")[0])
+    loaded = LoadImage(image_only=True, reader="ITKReader")(str(tmp_path / "s"))
+    theirs = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(loaded), np.asarray(loaded.affine)))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+
+
+def test_a_fractional_slope_is_not_cut_off(tmp_path, volume):
+    write_series(tmp_path / "s", volume, RescaleSlope="0.5")
+    expected = (volume.transpose(2, 1, 0) + 1024.0) * 0.5 - 1024
+    np.testing.assert_allclose(np.asarray(read_series(tmp_path / "s")[0].dataobj), expected, atol=1e-3)
+
+
+def test_localizers_and_repeated_files_are_left_out_and_said_so(tmp_path, volume):
+    files = write_series(tmp_path / "s", volume)
+    write_slice(tmp_path / "s" / "scout.dcm", volume[0], [0, 0, 0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    (tmp_path / "s" / "copy.dcm").write_bytes(files[2].read_bytes())
+    (tmp_path / "s" / "readme.txt").write_text("no DICOM")
+    image, notes = read_series(tmp_path / "s")
+    assert image.shape == (4, 5, 6)
+    assert len(notes) == 2
+    assert "1 localizer" in notes[0]
+    assert "repeat a slice" in notes[1]
+
+
+def missing_slice(folder, volume):
+    write_series(folder, volume)[3].unlink()
+
+
+def tilted(folder, volume):
+    write_series(folder, volume, step=[0.0, 0.3, 2.0])
+
+
+def two_series(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 90], SeriesInstanceUID="1.2.4")
+
+
+def two_phases(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 100])
+
+
+def turned(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 112], ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])
+
+
+def other_size(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0][:3], [-30, -20, 112])
+
+
+def empty(folder, volume):
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+
+
+def changed(**changes):
+    return lambda folder, volume: write_series(folder, volume, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (missing_slice, r"1 slice\(s\) are missing near 002.dcm"),
+        (tilted, "tilted by 8.5 degrees"),
+        (two_series, "holds 2 series: 1.2.3"),
+        (two_phases, "lie at the same place"),
+        (turned, "x.dcm: is turned"),
+        (other_size, "x.dcm: has 3 x 4 pixels"),
+        (empty, "no DICOM file"),
+        (changed(Modality="MR"), "Modality is MR"),
+        (changed(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        (changed(RescaleIntercept=None), "lacks RescaleIntercept"),
+        (changed(ImagePositionPatient=None), "lacks ImagePositionPatient"),
+        (changed(NumberOfFrames=3), "multi-frame"),
+        (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "nothing but localizers"),
+    ],
+)
+def test_what_is_no_clean_series_is_refused_in_one_line(tmp_path, volume, make, words):
+    make(tmp_path / "s", volume)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_series(tmp_path / "s")
+    assert str(tmp_path / "s") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_cut_off_pixels_are_named(tmp_path, volume):
+    file = write_series(tmp_path / "s", volume)[2]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_series(tmp_path / "s")
+
+
+def test_a_single_slice_gives_hu_by_row_and_column(tmp_path, volume):
+    write_slice(tmp_path / "a.dcm", volume[0], [0, 0, 0])
+    picture, spacing = read_slice(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(picture, volume[0])
+    assert spacing == (0.8, 0.6)
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason=f"the DICOM series is not at {DICOM}")
+def test_a_compressed_real_series_reads():
+    image, _ = read_series(DICOM)
+    data = np.asarray(image.dataobj)
+    assert image.shape[2] == len(list(DICOM.iterdir()))
+    assert data.min() >= -1100
+    assert 500 < data.max() < 4000

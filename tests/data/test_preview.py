@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a data set stands alone, names the fractures, and survives a broken case."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from scripts.data.preview import preview
+from scripts.errors import InputError
+
+
+def test_the_page_shows_every_case_and_needs_nothing_else(phantom_set, tmp_path):
+    page = Path(preview(str(phantom_set / "datalist.json"), out=str(tmp_path / "report.html"))).read_text()
+    assert page.count("<figure>") == 4
+    assert page.count("data:image/png;base64,") == 5  # the cases and the histograms
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert re.search(r"L\d \(grade 3 (wedge|biconcave|crush)\)", page)
+    assert "no fracture" in page
+    assert re.search(r"<td>training</td><td>2</td><td>2</td>", page)
+
+
+def test_a_broken_case_is_named_on_the_page_and_by_the_exit(phantom_set, tmp_path):
+    shutil.copytree(phantom_set, tmp_path / "set")
+    broken = next((tmp_path / "set" / "images").glob("*.nii.gz"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(InputError, match="1 of 4 cases could not be drawn"):
+        preview(str(tmp_path / "set"), out=str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<figure>") == 3
+    assert broken.name in page
+
+
+def test_the_limit_is_said(phantom_set, tmp_path):
+    page = Path(preview(str(phantom_set), out=str(tmp_path / "r.html"), limit=1)).read_text()
+    assert "3 more cases are not shown" in page
+    assert page.count("<figure>") == 1
+
+
+def test_a_missing_datalist_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        preview(str(tmp_path / "x.json"))

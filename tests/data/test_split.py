@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splits by patient: folds share nothing, spread fractures, and leaks are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.data.split import folds_by_patient, leaking_patients, split
+from scripts.errors import InputError
+
+
+@pytest.fixture
+def datalist(tmp_path):
+    """Twelve patients with two cases each, every third patient fractured; two patients in testing."""
+    cases = []
+    for k in range(24):
+        mask = np.zeros((2, 2, 2), np.uint8)
+        mask[0, 0, 0] = int(k // 2 % 3 == 0)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / f"m{k}.nii")
+        cases.append({"image": f"c{k}.nii", "label": f"m{k}.nii", "patient": f"p{k // 2:02d}"})
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": cases[:18], "validation": cases[18:20], "testing": cases[20:]}))
+    return path
+
+
+def patients(path) -> dict[str, set[str]]:
+    content = json.loads(Path(path).read_text())
+    return {s: {c["patient"] for c in content[s]} for s in ("training", "validation", "testing")}
+
+
+def test_a_new_split_keeps_patients_together_and_the_old_file(datalist):
+    before = datalist.read_text()
+    path = split(str(datalist), fractions=[0.5, 0.25, 0.25], seed=3)
+    assert datalist.read_text() == before
+    found = patients(path)
+    assert sum(map(len, found.values())) == len(set().union(*found.values())) == 12
+    assert [len(p) for p in found.values()] == pytest.approx([6, 3, 3], abs=1)
+    assert (
+        patients(split(str(datalist), out=str(datalist.parent / "b.json"), fractions=[0.5, 0.25, 0.25], seed=3))
+        == found
+    )
+
+
+def test_the_same_seed_gives_this_split_on_every_machine():
+    assert folds_by_patient(list("abcdefgh"), [True, False] * 4, 3, seed=0) == [[1, 4, 6], [0, 3, 5], [2, 7]]
+
+
+def test_folds_leave_testing_alone_and_validate_everyone_once(datalist, tmp_path):
+    (tmp_path / "deep").mkdir()
+    paths = split(str(datalist), out=str(tmp_path / "deep" / "k.json"), folds=3)
+    assert [p.rsplit("/", 1)[1] for p in paths] == ["k_fold0.json", "k_fold1.json", "k_fold2.json"]
+    found = [patients(p) for p in paths]
+    assert all(f["testing"] == {"p10", "p11"} for f in found)
+    validated = [p for f in found for p in f["validation"]]
+    assert len(validated) == len(set(validated)) == 10
+    assert all(not f["training"] & f["validation"] for f in found)
+    ill = {f"p{k:02d}" for k in range(0, 12, 3)}
+    shares = [len(f["validation"] & ill) for f in found]
+    assert max(shares) - min(shares) <= 1
+    case = json.loads(Path(paths[0]).read_text())["training"][0]
+    assert (tmp_path / "deep" / case["label"]).resolve().is_file()
+
+
+def test_a_leak_is_named_and_refused(datalist):
+    content = json.loads(datalist.read_text())
+    content["testing"][0]["patient"] = "p03"
+    datalist.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="patient p03 stands in testing and outside"):
+        split(str(datalist), folds=3)
+    assert leaking_patients({"training": [{"patient": "a"}], "testing": [{"patient": "a"}, {"patient": "b"}]}) == {
+        "a": ["training", "testing"]
+    }
+
+
+def test_bad_arguments_are_one_line(datalist):
+    for arguments, words in [
+        ({"datalist": "nowhere.json"}, "does not exist"),
+        ({"folds": 1}, "number from 2 to 10"),
+        ({"folds": 11}, "number from 2 to 10"),
+        ({"fractions": [0.5, 0.1, 0.1]}, "sum to 1"),
+        ({"out": "x.txt"}, "ends in .json"),
+        ({"out": str(datalist)}, "is the datalist itself"),
+    ]:
+        with pytest.raises(InputError, match=words) as caught:
+            split(**({"datalist": str(datalist)} | arguments))
+        assert "\n" not in str(caught.value)
+    content = json.loads(datalist.read_text())
+    del content["training"][1]["patient"]
+    datalist.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"c1.nii names no `patient` \(1 such\)"):
+        split(str(datalist))
+    (datalist.parent / "m3.nii").write_bytes(b"no image")
+    content["training"][1]["patient"] = "p00"
+    datalist.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"m3\.nii: cannot be read"):
+        split(str(datalist))
