@@ -6,7 +6,7 @@
 
 ``cost`` measures all variants in turn within each round, so that a noisy machine hits all of them, and sums the smallest time of
 each module.
-``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), cuts windows from sagittal slices once and trains every
+``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), cuts windows from sagittal slices and trains every
 variant on the same windows in the same order. Results are appended to a CSV as they come.
 """
 
@@ -34,16 +34,11 @@ from scripts.networks import MSFFNet
 
 FEATURES = (16, 32, 64, 128, 256)
 VARIANTS: dict[str, dict] = {
-    "1/2, width 32, transposed stride 1": {
-        "fusion_stride": 2,
-        "fusion_channels": 32,
-        "encoder_strides": (2, 1, 1),
-        "transposed_stride": 1,
-    },
-    "1/2, width 32": {"fusion_stride": 2, "fusion_channels": 32},
-    "1/2, width 16": {"fusion_stride": 2, "fusion_channels": 16},
-    "1/4, width 64": {"fusion_stride": 4, "fusion_channels": 64, "encoder_strides": (2, 1, 1)},
+    "1/2, width 16": {"fusion_channels": 16},
+    "1/2, width 24": {"fusion_channels": 24},
+    "1/2, width 48": {"fusion_channels": 48},
     "1/4, width 48": {"fusion_stride": 4, "fusion_channels": 48, "encoder_strides": (2, 1, 1)},
+    "1/4, width 64": {"fusion_stride": 4, "fusion_channels": 64, "encoder_strides": (2, 1, 1)},
     "1/8, width 64": {"fusion_stride": 8, "fusion_channels": 64, "encoder_strides": (1, 1, 1)},
 }
 

@@ -20,6 +20,7 @@ TINY = {
     "patch_size": [48, 64],
     "spacing": [4.0, 3.0, 3.0],
     "network_def::features": [4, 4, 8, 8, 8],
+    "network_def::fusion_channels": 8,
     "learning_rate": 0.01,
 }
 
@@ -147,7 +148,12 @@ def test_a_folder_of_formats_is_segmented_and_a_broken_scan_costs_only_itself(bu
 
 
 def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
-    patch = {"patch_size": [16, 32, 32], "network_def::features": [4, 4, 8, 8, 8], "spacing": [4.0, 4.0, 4.0]}
+    patch = {
+        "patch_size": [16, 32, 32],
+        "network_def::features": [4, 4, 8, 8, 8],
+        "network_def::fusion_channels": 8,
+        "spacing": [4.0, 4.0, 4.0],
+    }
     shared = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path), **patch}
     run(
         workflow(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from scripts.networks.aspp import AtrousSpatialPyramidPooling
-from scripts.networks.bottleneck import BottleneckDecoder, BottleneckEncoder, SegmentationDecoder
+from scripts.networks.bottleneck import BottleneckDecoder, SegmentationDecoder
 from scripts.networks.encoder import UNetEncoder
 from scripts.networks.ffm import FeatureFusionModule
 from scripts.networks.lprab import LocalPositionResidualAttention
@@ -14,6 +14,7 @@ from scripts.networks.projection import LevelProjection
 from scripts.networks.rbrab import PooledSelfAttention, ResidualBorderRefinementAttention
 from scripts.networks.rcbam import ChannelAttention, ResidualConvBlockAttention, SpatialAttention
 from scripts.networks.sem import SqueezeExcitationModule
+from scripts.networks.separable import SeparableConvolution
 from torch import nn
 
 SIZE = {2: (16, 24), 3: (16, 8, 8)}
@@ -114,7 +115,7 @@ def test_decoder_comes_back_to_the_size_of_the_image(spatial_dims, stride, strid
 
 
 def test_bottleneck_encoder_is_separable():
-    module = BottleneckEncoder(2, 6, 10, stride=2)
+    module = SeparableConvolution(2, 6, 10, stride=2)
     assert module.depthwise.conv.groups == 6
     assert module(torch.rand(2, 6, 8, 8)).shape == (2, 10, 4, 4)
 

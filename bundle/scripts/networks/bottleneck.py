@@ -12,48 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from .projection import INTERPOLATION
-
-
-class BottleneckEncoder(nn.Module):
-    """Separable convolution, depthwise then pointwise, with batch normalisation (Saeed et al. 2024, Fig. 8).
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: stride of the depthwise convolution.
-        act: activation after the pointwise convolution (not stated in the paper).
-        norm: normalisation after each convolution.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
-    ) -> None:
-        super().__init__()
-        self.depthwise = Convolution(
-            spatial_dims,
-            in_channels,
-            in_channels,
-            strides=stride,
-            kernel_size=3,
-            groups=in_channels,
-            act=None,
-            norm=norm,
-            bias=False,
-        )
-        self.pointwise = Convolution(
-            spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, in_channels, *size) to (B, out_channels, *size / stride)."""
-        return self.pointwise(self.depthwise(x))
+from .separable import SeparableConvolution
 
 
 class BottleneckDecoder(nn.Module):
@@ -140,7 +99,10 @@ class SegmentationDecoder(nn.Module):
             )
         )
         self.encoders = nn.Sequential(
-            *(BottleneckEncoder(spatial_dims, in_channels, in_channels, s, act=act, norm=norm) for s in encoder_strides)
+            *(
+                SeparableConvolution(spatial_dims, in_channels, in_channels, s, act=act, norm=norm)
+                for s in encoder_strides
+            )
         )
         self.decoders = nn.ModuleList(
             [

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from .projection import INTERPOLATION
+from .separable import SeparableConvolution
 
 
 class LevelFusion(nn.Module):
-    """Fuse all levels into one of them: project the others to it, sum, then one 3x3 convolution.
+    """Fuse all levels into one of them: project the others to it, sum, then one separable convolution.
 
     Coarser levels are added from the coarsest up, each sum brought to the next size, so that only one map is ever interpolated to
     the size of the level.
@@ -24,7 +25,7 @@ class LevelFusion(nn.Module):
         spatial_dims: 2 or 3.
         channels: channels of every level, finest first.
         level: index of the level that is built.
-        act: activation after the 3x3 convolution.
+        act: activation after the separable convolution.
         norm: normalisation after every convolution.
     """
 
@@ -44,15 +45,7 @@ class LevelFusion(nn.Module):
             for width in channels
         )
         self.projections[level] = nn.Identity()
-        self.refine = Convolution(
-            spatial_dims=spatial_dims,
-            in_channels=channels[level],
-            out_channels=channels[level],
-            kernel_size=3,
-            act=act,
-            norm=norm,
-            bias=False,
-        )
+        self.refine = SeparableConvolution(spatial_dims, channels[level], channels[level], act=act, norm=norm)
 
     def forward(self, features: list[torch.Tensor], pooled: list[torch.Tensor]) -> torch.Tensor:
         """Return (B, channels[level], *size of that level).
@@ -77,9 +70,9 @@ class FeatureFusionModule(nn.Module):
     """FFM (Saeed et al. 2024): "each hierarchical feature is thoroughly integrated with the remaining three".
 
     How the features are integrated is not stated in the paper. Here every other level is projected by a 1x1 convolution, brought
-    to the level's size, added, and the sum refined by a 3x3 convolution::
+    to the level's size, added, and the sum refined by a separable convolution, which costs a tenth of a full one::
 
-        level i -----------------------------(+)-- 3x3 conv, BN, ReLU --> fused level i
+        level i -----------------------------(+)-- separable conv --> fused level i
         coarser levels -- 1x1 --(+)-- enlarge -|
         finer levels -- average pool -- 1x1 ---|
 
@@ -88,7 +81,7 @@ class FeatureFusionModule(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: channels of every level, finest first; each level is half as large as the one before.
-        act: activation after each 3x3 convolution.
+        act: activation after each separable convolution.
         norm: normalisation after each convolution.
 
     Raises:

@@ -30,16 +30,16 @@ class MSFFNet(nn.Module):
         image -- U-Net encoder -- blocks 2-5 -- FFM -- SEM -- ASPP -- RCBAM -- RBRAB -- LPRAB -- decoder --> logits
 
     Any input size is taken: the image is padded inside to a multiple of the stride and the output cropped back. The output holds
-    logits, not probabilities. Convolutions start from He's normal initialisation, normalisations from the identity, the last
-    convolution from zero bias.
+    logits, not probabilities. Convolutions start from PyTorch's default initialisation (He's, twice as wide, learned more slowly),
+    normalisations from the identity, the last convolution from zero bias.
 
     Args:
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
         features: channels of the five encoder blocks. The paper's "standard U-Net" has the default; a quarter of it is shipped.
-        fusion_channels: channels of the fused map from ASPP on; None takes one and a half times ``features[0]``, rounded
-            up to a multiple of 8.
+        fusion_channels: channels of the fused map from ASPP on; None takes twice ``features[0]``, at least 32: narrower maps are
+            cheaper and learn slowly.
         fusion_stride: size of the image divided by the size of the fused map: 2, 4, 8 or 16.
         encoder_strides: strides of the three bottleneck encoders.
         transposed_stride: stride of the transposed convolution. ``fusion_stride`` times the product of ``encoder_strides`` must
@@ -93,7 +93,7 @@ class MSFFNet(nn.Module):
             raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; give 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MSFFNet: dropout={dropout}; give a probability of at least 0 and below 1.")
-        width = fusion_channels or 8 * math.ceil(1.5 * features[0] / 8)
+        width = fusion_channels or max(8 * math.ceil(2 * features[0] / 8), 32)
         if width % 4:
             raise ValueError(f"MSFFNet: fusion_channels={width}; give a multiple of 4 (four levels are concatenated).")
         self.spatial_dims = spatial_dims
@@ -153,13 +153,7 @@ class MSFFNet(nn.Module):
             norm=norm,
             dropout=dropout,
         )
-        self.apply(self._initialise)
         nn.init.zeros_(self.decoder.head.bias)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image (B, in_channels, *size) to logits (B, out_channels, *size); ``size`` is (H, W) or (H, W, D)."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from monai.networks.blocks import Convolution, ResidualUnit
 from monai.networks.layers.factories import Conv
@@ -83,7 +85,8 @@ class ResidualConvBlockAttention(nn.Module):
         super().__init__()
         self.channel_attention = ChannelAttention(spatial_dims, channels, reduction=reduction)
         self.spatial_attention = SpatialAttention(spatial_dims, kernel_size=kernel_size)
-        self.channel_residual = ResidualUnit(
+        unit = partial(
+            ResidualUnit,
             spatial_dims,
             channels,
             channels,
@@ -93,16 +96,7 @@ class ResidualConvBlockAttention(nn.Module):
             dropout=dropout,
             bias=False,
         )
-        self.spatial_residual = ResidualUnit(
-            spatial_dims,
-            channels,
-            channels,
-            subunits=residual_subunits,
-            act=act,
-            norm=norm,
-            dropout=dropout,
-            bias=False,
-        )
+        self.channel_residual, self.spatial_residual = unit(), unit()
         self.channel_merge = Convolution(
             spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False
         )
