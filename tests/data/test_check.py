@@ -71,7 +71,9 @@ def test_geometry_that_is_no_straight_grid_is_named():
     image = nib.Nifti1Image(data, AFFINE)
     image.set_qform(np.diag([10.0, 10.0, -10.0, 1.0]), code=1)
     assert [f.code for f in geometry_findings("x.nii", image)] == ["two-affines"]
-    image = nib.Nifti1Image(data, None)
+    image = nib.Nifti1Image(data, AFFINE)
+    image.set_sform(None)
+    image.set_qform(None)
     assert "no-orientation" in [f.code for f in geometry_findings("x.nii", image)]
 
 

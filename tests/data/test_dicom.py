@@ -106,6 +106,11 @@ def test_localizers_and_repeated_files_are_left_out_and_said_so(tmp_path, volume
     assert "repeat a slice" in notes[1]
 
 
+def test_slices_that_share_a_uid_but_not_a_place_are_kept(tmp_path, volume):
+    write_series(tmp_path / "s", volume, SOPInstanceUID="1.2.3.4")
+    assert read_series(tmp_path / "s")[0].shape == (4, 5, 6)
+
+
 def missing_slice(folder, volume):
     write_series(folder, volume)[3].unlink()
 

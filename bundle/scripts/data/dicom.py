@@ -68,9 +68,11 @@ def _one_series(folder: Path, headers: list[tuple[Path, Header]], notes: list[st
     if len(by_series) > 1:
         counts = ", ".join(f"{uid} ({len(items)} files)" for uid, items in by_series.items())
         raise ValueError(f"{folder}: holds {len(by_series)} series: {counts}; give each series a folder of its own")
-    unique: dict[str, tuple[Path, Header]] = {}
+    unique: dict[tuple[str, str], tuple[Path, Header]] = {}
     for file, header in kept:
-        unique.setdefault(str(header.get("SOPInstanceUID", file)), (file, header))
+        # Anonymising tools may give every slice one UID, so the place has to agree too.
+        key = (str(header.get("SOPInstanceUID", file)), str(header.get("ImagePositionPatient", file)))
+        unique.setdefault(key, (file, header))
     if len(unique) < len(kept):
         notes.append(f"{folder}: {len(kept) - len(unique)} file(s) repeat a slice under another name; left out")
     return list(unique.values())
