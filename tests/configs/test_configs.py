@@ -42,6 +42,20 @@ def test_overlays_override_ids_that_exist(bundle, overlay):
         assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
 
+def test_pictures_override_ids_of_training_evaluation_and_inference(bundle):
+    content = ConfigParser.load_config_file(str(bundle / "configs" / "images_2d.yaml"))
+    training, inference = merged(bundle, "train.yaml", "evaluate.yaml"), merged(bundle, "inference.yaml")
+    assert [key for key in content if key not in training] == []
+    assert [key for key in content if key not in inference] == ["slices_per_volume"]
+
+
+def test_simulation_on_the_fly_changes_the_training_alone(bundle):
+    content = ConfigParser.load_config_file(str(bundle / "configs" / "simulate.yaml"))
+    assert set(content) == {"simulate", "train::preprocessing::transforms"}
+    steps = content["train::preprocessing::transforms"]
+    assert steps.index("@load") < steps.index("@simulate") < steps.index("@resample")
+
+
 def test_ablation_overlays_switch_exactly_one_module(bundle):
     for module in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab"):
         content = ConfigParser.load_config_file(str(bundle / "configs" / "ablation" / f"no_{module}.yaml"))

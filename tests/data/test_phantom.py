@@ -99,3 +99,12 @@ def test_vertebrae_at_the_border_are_not_whole():
     labels[2:4, 2:4, 9:] = 20
     labels[:, 2:4, 5:7] = 22  # cut at the sides only: the body is whole
     assert whole_vertebrae(labels) == [21, 22]
+
+
+def test_a_process_that_touches_the_border_does_not_make_a_vertebra_cut():
+    labels = np.zeros((10, 10, 12), np.uint8)
+    labels[1:9, 1:9, 3:8] = 21
+    labels[4, 4, :3] = 21  # the tip of a spinous process in a tight crop
+    assert whole_vertebrae(labels) == [21]
+    labels[1:5, 1:9, :3] = 21
+    assert whole_vertebrae(labels) == []

@@ -15,8 +15,9 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 from scripts.data.adapter import IGNORE
 from scripts.data.fractured_scan import add_fractures
+from scripts.data.on_the_fly import RandSimulatedFractured
 from scripts.data.phantom import SpineScan, make_phantom
-from scripts.data.simulate import RandSimulatedFractured, marked_vertebrae, simulate, training_label
+from scripts.data.simulate import marked_vertebrae, simulate, training_label
 from scripts.errors import InputError
 
 

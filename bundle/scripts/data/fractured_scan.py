@@ -28,21 +28,29 @@ COLUMNS = (
     "density",
     "volume_ml",
 )
+CUT_SHARE = 0.15  # of the largest section, in the border: more means that the border cuts the body
 NO_BODY = (1, 2, 26)  # atlas, axis and sacrum have no body between two discs
 
 
 def whole_vertebrae(labels: np.ndarray, affine: np.ndarray | None = None) -> list[int]:
-    """Vertebrae that neither the upper nor the lower border of a volume cuts, from head to feet.
+    """Vertebrae whose body neither the upper nor the lower border of a volume cuts, from head to feet.
 
-    A narrow sagittal field of view may cut transverse processes; the body, which fractures, is whole all the same.
+    A scan cropped to its vertebrae touches the tips of processes; a body that is cut fills much of the border. A narrow sagittal
+    field of view may cut transverse processes; the body, which fractures, is whole all the same.
 
     Args:
         labels: VerSe labels.
         affine: tells which axis runs from feet to head; None means the last one.
     """
     axis = 2 if affine is None else int(np.argmax(np.abs(affine[2, :3])))
-    cut = set(np.unique(np.take(labels, [0, -1], axis=axis)).tolist())
-    return [v for v in spine_order(labels) if v not in cut]
+    slices = np.moveaxis(labels, axis, 0)
+    kept = []
+    for vertebra in spine_order(labels):
+        # Bodies are large against their processes, so the largest section goes through a body, or through what is left of one.
+        sections = np.count_nonzero(slices == vertebra, axis=(1, 2))
+        if max(sections[0], sections[-1]) < CUT_SHARE * sections.max():
+            kept.append(vertebra)
+    return kept
 
 
 def add_fractures(

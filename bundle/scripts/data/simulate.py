@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated fractures on any CT with vertebra instances: as a data set and as a transform in a training config."""
+"""A data set of simulated fractures on any CT with vertebra instances."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -23,6 +21,7 @@ from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
 from .genant import SHAPES
 from .phantom import SpineScan
 
+FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
 SHARE_TO_COUNT = 0.5  # share of a vertebra that must carry a mark in the old label for the vertebra to have it
 
 
@@ -70,6 +69,36 @@ def _case_name(case: Mapping[str, str], stems: Mapping[str, int]) -> str:
     return stem if stems[stem] == 1 else f"{case.get('patient', '')}_{stem}".strip("_")
 
 
+def _simulate_case(
+    case: Mapping[str, str],
+    root: Path,
+    stem: str,
+    part: Path,
+    rng: np.random.Generator,
+    wanted: int,
+    shapes: Sequence[str],
+    grades: Sequence[int],
+) -> None:
+    """Write one simulated scan; its table comes last and marks it as finished."""
+    scan, old, image = _read(case)
+    fractured = [] if old is None else marked_vertebrae(scan.labels, old, 1)
+    unknown = [] if old is None else marked_vertebrae(scan.labels, old, IGNORE)
+    scan = add_fractures(scan, rng, wanted, shapes, grades, exclude=[*fractured, *unknown])
+    arrays = {
+        "image": scan.image,
+        "label": training_label(scan, fractured, unknown, old),
+        "vertebrae": scan.labels,
+    }
+    for name, array in arrays.items():
+        save_image(nib.Nifti1Image(array, image.affine), root / FOLDERS[name] / f"{stem}.nii.gz")
+    if wanted and not scan.fractures:
+        tqdm.write(f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged")
+    # Grades of old fractures and of unknown vertebrae are not this command's to state: blank, not 0.
+    blank = {"grade": "", "shape": ""}
+    table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(stem, scan)]
+    write_table(part, table, COLUMNS)
+
+
 def simulate(
     datalist: str,
     out: str,
@@ -79,6 +108,7 @@ def simulate(
     healthy: float = 0.25,
     copies: int = 1,
     seed: int = 0,
+    workers: int = 1,
 ) -> str:
     """Make simulated fractures in CTs that have vertebra instances.
 
@@ -94,7 +124,8 @@ def simulate(
         fractures: greatest number of new fractures in a scan; at least one is aimed at.
         healthy: share of copies without a new fracture.
         copies: scans made of each case.
-        seed: the same seed gives the same data.
+        seed: the same seed gives the same data, whatever the number of workers.
+        workers: scans at a time.
 
     Returns:
         Path of the datalist.
@@ -139,45 +170,36 @@ def simulate(
         },
     )
     root = Path(out)
-    rows: list[dict] = []
-    done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
-    problems: list[str] = []
-    for number, (section, case, copy) in enumerate(tqdm(work, desc="simulating", unit="scan")):
+
+    def run(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict | str:
+        number, (_, case, copy) = job
         stem = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
         part = root / "vertebrae" / f"{stem}.csv"
         try:
             if "vertebrae" not in case:
                 raise ValueError(f"{case['image']}: names no `vertebrae`; add the mask of vertebra instances")
             if not part.is_file():
+                share = int((number + 1) * healthy) > int(number * healthy)
                 rng = np.random.default_rng([seed, number])
-                wanted = (
-                    0 if int((number + 1) * healthy) > int(number * healthy) else int(rng.integers(1, fractures + 1))
-                )
-                scan, old, image = _read(case)
-                fractured = [] if old is None else marked_vertebrae(scan.labels, old, 1)
-                unknown = [] if old is None else marked_vertebrae(scan.labels, old, IGNORE)
-                scan = add_fractures(scan, rng, wanted, chosen, drawn, exclude=[*fractured, *unknown])
-                mask = training_label(scan, fractured, unknown, old)
-                for folder, array in (("images", scan.image), ("vertebrae", scan.labels), ("labels", mask)):
-                    save_image(nib.Nifti1Image(array, image.affine), root / folder / f"{stem}.nii.gz")
-                if wanted and not scan.fractures:
-                    tqdm.write(
-                        f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged"
-                    )
-                # Grades of old fractures and of unknown vertebrae are not this command's to state: blank, not 0.
-                blank = {"grade": "", "shape": ""}
-                table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(stem, scan)]
-                write_table(part, table, COLUMNS)  # last: it marks the case as finished
-            rows.extend(read_table(part))
+                wanted = 0 if share else int(rng.integers(1, fractures + 1))
+                _simulate_case(case, root, stem, part, rng, wanted, chosen, drawn)
+            files = {f: f"{d}/{stem}.nii.gz" for f, d in FOLDERS.items()}
+            return {"entry": {**files, "patient": case.get("patient", stem)}, "rows": read_table(part)}
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            problems.append(line if case.get("image", "") in line else f"{case.get('image')}: {line}")
-            tqdm.write(f"left out: {problems[-1]}")
-            continue
-        files = {
-            k: f"{f}/{stem}.nii.gz" for k, f in (("image", "images"), ("label", "labels"), ("vertebrae", "vertebrae"))
-        }
-        done[section].append({**files, "patient": case.get("patient", stem)})
+            line = line if case.get("image", "") in line else f"{case.get('image')}: {line}"
+            tqdm.write(f"left out: {line}")
+            return line
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        results = list(tqdm(pool.map(run, enumerate(work)), total=len(work), desc="simulating", unit="scan"))
+    problems = [r for r in results if isinstance(r, str)]
+    done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
+    rows: list[dict] = []
+    for (section, _, _), result in zip(work, results, strict=True):
+        if isinstance(result, dict):
+            done[section].append(result["entry"])
+            rows.extend(result["rows"])
     if not any(done.values()):
         raise InputError(f"{problems[0]}; no case is left")
     write_table(root / "vertebrae.csv", rows, COLUMNS)
@@ -185,61 +207,3 @@ def simulate(
     if problems:
         raise InputError(f"{len(problems)} of {len(work)} scans were left out, see above; the others are in {root}")
     return str(root / "datalist.json")
-
-
-class RandSimulatedFractured(RandomizableTransform, MapTransform):
-    """Fracture vertebrae on the fly, each time anew. Put it between loading and resampling, before any caching ends.
-
-    Args:
-        keys: key of the CT in HU, (1, X, Y, Z), with its affine.
-        vertebrae_key: vertebra instances on the same grid, VerSe labels.
-        label_key: training label to write; fractures and unknown voxels that it holds already are kept.
-        prob: share of calls that add fractures.
-        fractures: greatest number of new fractures.
-        shapes: shapes to draw from.
-        grades: Genant grades to draw from.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        vertebrae_key: str = "vertebrae",
-        label_key: str = "label",
-        prob: float = 0.75,
-        fractures: int = 3,
-        shapes: Sequence[str] = tuple(SHAPES),
-        grades: Sequence[int] = (1, 2, 3),
-    ) -> None:
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
-        self.vertebrae_key, self.label_key = vertebrae_key, label_key
-        self.fractures, self.shapes, self.grades = fractures, tuple(shapes), tuple(grades)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items with the CT, the vertebrae and the label changed."""
-        result = dict(data)
-        self.randomize(None)
-        key = self.keys[0]
-        image, vertebrae = result[key], result[self.vertebrae_key]
-        affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
-        labels = np.asarray(vertebrae)[0].astype(np.uint8)
-        values = np.clip(np.round(np.asarray(image)[0]), -1024, 3071).astype(np.int16)
-        old = np.asarray(result[self.label_key])[0] if self.label_key in result else None
-        fractured = [] if old is None else marked_vertebrae(labels, old, 1)
-        unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE)
-        scan = SpineScan(values, labels, affine)
-        if self._do_transform:
-            rng = np.random.default_rng(self.R.randint(2**31))
-            wanted = int(rng.integers(1, self.fractures + 1))
-            scan = add_fractures(scan, rng, wanted, self.shapes, self.grades, exclude=[*fractured, *unknown])
-        mask = training_label(scan, fractured, unknown, old)
-        like = result.get(self.label_key, vertebrae)
-        for name, array, template in (
-            (key, scan.image, image),
-            (self.vertebrae_key, scan.labels, vertebrae),
-            (self.label_key, mask, like),
-        ):
-            new = template.clone()
-            new[0] = torch.as_tensor(array.astype(np.float32), dtype=new.dtype)
-            result[name] = new
-        return result

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds and peak memory of the data commands with one and two workers.
+
+    python benchmarks/data.py            # makes a VerSe-like tree of phantoms in a temporary folder and works on it
+    python benchmarks/data.py --source VERSE --grades TABLE
+
+Every command runs in a process of its own, so that its peak memory is its own. The time of starting Python is measured too and
+taken off.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import fire
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+PEAK = re.compile(r"^peak (\d+)$", re.MULTILINE)
+# Runs the command line in this process and tells the peak of its resident memory (Linux: KiB).
+RUN = (
+    "import resource, sys\n"
+    "from scripts.data.__main__ import main\n"
+    "sys.argv = ['scripts.data', *sys.argv[1:]]\n"
+    "if len(sys.argv) > 1: main()\n"
+    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+)
+
+
+def _run(*arguments: str) -> tuple[float, float]:
+    """Return seconds and MiB of one command."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], cwd=BUNDLE, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - start
+    peak = PEAK.search(done.stdout)
+    if done.returncode or peak is None:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-500:]}\n{done.stderr[-1500:]}")
+    return seconds, int(peak[1]) / 1024
+
+
+def _tree(folder: Path, cases: int) -> tuple[Path, Path]:
+    """A tree and a table of grades as VerSe has them, of phantoms."""
+    _run("phantom", "--out", str(folder / "phantoms"), "--cases", str(cases), "--regions", "thoracolumbar")
+    table = folder / "grades.csv"
+    levels = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 7))]
+    with table.open("w", newline="") as file, (folder / "phantoms" / "vertebrae.csv").open(newline="") as given:
+        rows = list(csv.DictReader(given))
+        writer = csv.DictWriter(file, ["verse_ID", "subject_ID", *(f"{v}_fx-{k}" for v in levels for k in "gs")])
+        writer.writeheader()
+        for number, image in enumerate(sorted((folder / "phantoms" / "images").glob("*.nii.gz")), start=1):
+            stem = f"sub-verse{number:03d}"
+            raw, derived = (folder / "verse" / part / stem for part in ("rawdata", "derivatives"))
+            for place in (raw, derived):
+                place.mkdir(parents=True)
+            shutil.copy(image, raw / f"{stem}_ct.nii.gz")
+            shutil.copy(folder / "phantoms" / "vertebrae" / image.name, derived / f"{stem}_seg-vert_msk.nii.gz")
+            grades = {f"{r['level']}_fx-g": r["grade"] for r in rows if r["case"] == image.name.removesuffix(".nii.gz")}
+            writer.writerow(
+                {"verse_ID": number, "subject_ID": number, **{k: v for k, v in grades.items() if k[:2] != "S1"}}
+            )
+    return folder / "verse", table
+
+
+def main(cases: int = 6, source: str | None = None, grades: str | None = None) -> None:
+    """Print a table of seconds per case and peak memory.
+
+    Args:
+        cases: phantoms to make when no SOURCE is given.
+        source: VerSe tree.
+        grades: its table of grades.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        tree, table = (Path(source).resolve(), Path(grades).resolve()) if source and grades else _tree(root, cases)
+        idle, base = _run()
+        number = len(list(tree.rglob("*_ct.nii*")))
+        print(
+            f"{number} cases, {os.cpu_count()} cores; starting takes {idle:.1f} s and {base:.0f} MiB, taken off the times only\n"
+        )
+        print("| command | workers | s a case | peak MiB |\n| --- | --- | --- | --- |")
+        for workers in (1, 2):
+            out = root / f"out{workers}"
+            extra = ("--workers", str(workers))
+            for name, arguments in (
+                ("verse", (str(tree), "--grades", str(table), "--out", str(out))),
+                ("check", (str(out / "datalist.json"),)),
+                ("simulate", (str(out / "datalist.json"), "--out", str(root / f"simulated{workers}"))),
+            ):
+                seconds, peak = _run(name, *arguments, *extra)
+                print(f"| {name} | {workers} | {max(seconds - idle, 0) / number:.2f} | {peak:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
