@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the pictures of the manual: ``python docs/make_figures.py``. Phantoms only; no scan of a patient is shown."""
+"""Make the pictures of the manual: ``python docs/make_figures.py``. Phantoms only; no scan of a patient is shown.
+
+python docs/make_figures.py                                          # phantoms.png, fractures.png and a table of height loss
+python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG      # the same of a scan of yours
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import fire
+import nibabel as nib
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,13 +20,15 @@ sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.data.anatomy import LEVELS, REGIONS  # noqa: E402
 from scripts.data.fracture import FracturePlan, simulate_fracture, spine_order  # noqa: E402
 from scripts.data.fractured_scan import whole_vertebrae  # noqa: E402
-from scripts.data.phantom import ScanStyle, make_phantom  # noqa: E402
+from scripts.data.genant import BANDS, SHAPES  # noqa: E402
+from scripts.data.phantom import ScanStyle, SpineScan, make_phantom  # noqa: E402
 from scripts.data.vertebra_frame import FrameError  # noqa: E402
 
-SHAPES = (("wedge", 3), ("biconcave", 2), ("crush", 2))
+SHOWN = (("wedge", 3), ("biconcave", 2), ("crush", 2))
+OUT = ROOT / "docs" / "images"
 
 
-def main() -> None:
+def phantoms() -> None:
     """Write ``docs/images/phantoms.png``."""
     from matplotlib.figure import Figure
 
@@ -32,7 +40,7 @@ def main() -> None:
         scan = make_phantom(12, region, style)
         order = spine_order(scan.labels)
         rng = np.random.default_rng(3)
-        for label, (shape, grade) in zip(whole_vertebrae(scan.labels)[1::2], SHAPES, strict=False):
+        for label, (shape, grade) in zip(whole_vertebrae(scan.labels)[1::2], SHOWN, strict=False):
             try:
                 scan = simulate_fracture(scan, FracturePlan(label, shape, grade), rng)
             except FrameError as error:
@@ -46,10 +54,65 @@ def main() -> None:
             axis.text(4, z, text, color="#ff9f1c", fontsize=8, va="center")
         axis.set_title(region, color="white", fontsize=10)
         axis.set_axis_off()
-    out = ROOT / "docs" / "images"
-    out.mkdir(exist_ok=True)
-    figure.savefig(out / "phantoms.png", dpi=90)
+    OUT.mkdir(exist_ok=True)
+    figure.savefig(OUT / "phantoms.png", dpi=90)
+
+
+def fractures(
+    image: str | None = None, vertebrae: str | None = None, label: int = 22, seed: int = 0, out: str | None = None
+) -> None:
+    """Write one vertebra intact and at grades 1 to 3 in the three shapes, and print the height loss asked for and measured.
+
+    Args:
+        image: CT; a lumbar phantom when not given.
+        vertebrae: its vertebra instances, VerSe labels.
+        label: vertebra to fracture.
+        seed: of the simulation, and of the phantom.
+        out: PNG.
+    """
+    from matplotlib.figure import Figure
+
+    if image is None:
+        style = ScanStyle(spacing=(2.0, 0.8, 0.8), field_of_view=(80.0, 130.0, 170.0), noise=14.0)
+        scan = make_phantom(seed + 5, "lumbar", style)
+    else:
+        ct, masks = (nib.as_closest_canonical(nib.load(f)) for f in (image, vertebrae))
+        scan = SpineScan(np.asarray(ct.dataobj).astype(np.int16), np.asarray(masks.dataobj).astype(np.uint8), ct.affine)
+    middle = np.argwhere(scan.labels == label).mean(axis=0)
+    spacing = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    half = 34.0
+    window = [slice(max(int(m - half / d), 0), int(m + half / d)) for m, d in zip(middle[1:], spacing[1:], strict=True)]
+    figure = Figure(figsize=(9, 7), layout="constrained", facecolor="black")
+    axes = figure.subplots(len(SHAPES), 4)
+    print("| shape | grade | asked (%) | measured (%) |\n| --- | --- | --- | --- |")
+    for row, (shape, place) in zip(axes, SHAPES.items(), strict=True):
+        for grade, axis in enumerate(row):
+            shown, text = scan, f"{LEVELS[label]} intact"
+            if grade:
+                shown = simulate_fracture(scan, FracturePlan(label, shape, grade), np.random.default_rng(seed + grade))
+                lost = shown.fractures[-1]
+                measured = [lost[f"loss_{k}"] for k in ("anterior", "middle", "posterior")]
+                loss = lost.get(f"loss_{place}", float(np.mean(measured)))
+                low, high = BANDS[grade]
+                print(f"| {shape} | {grade} | {100 * low:.0f} to {100 * high:.0f} | {100 * loss:.0f} |")
+                text = f"{shape} {grade}: {100 * loss:.0f} %"
+            cut = shown.image[(round(middle[0]), *window)][::-1].T
+            extent = (0, cut.shape[1] * spacing[1], 0, cut.shape[0] * spacing[2])
+            axis.imshow(cut, cmap="gray", vmin=-150, vmax=600, origin="lower", extent=extent)
+            axis.set_title(text, color="white", fontsize=9)
+            axis.set_axis_off()
+    OUT.mkdir(exist_ok=True)
+    figure.savefig(out or OUT / "fractures.png", dpi=90)
+
+
+def main() -> None:
+    """Make every picture."""
+    phantoms()
+    fractures()
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        fire.Fire({"phantoms": phantoms, "fractures": fractures})
+    else:
+        main()
