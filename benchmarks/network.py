@@ -216,7 +216,7 @@ def train(
         features: widths of every network.
         val_per_scan: windows drawn from a validation scan.
         size: height and width of the windows.
-        out: CSV that a row is appended to at each quarter of a training.
+        out: CSV that a row is appended to after each quarter of a training.
         threads: of PyTorch.
     """
     torch.set_num_threads(threads)
@@ -251,7 +251,7 @@ def train(
                 loss_function(network(x), labels[chosen]).backward()
                 optimizer.step()
                 schedule.step()
-                if step % max(steps // 4, 1) == 0:
+                if step in {round(steps * k / 4) for k in (1, 2, 3, 4)}:
                     mean, pooled = _dice(network, val_images, val_labels)
                     row = [name, "-".join(map(str, features)), seed, step, steps, batch, learning_rate]
                     row += [f"{mean:.4f}", f"{pooled:.4f}", f"{time.perf_counter() - start:.0f}"]
