@@ -161,7 +161,8 @@ def _facts(image: nib.Nifti1Image, data: NDArray | None, mask: NDArray | None) -
     if data is not None:
         sample = data.reshape(-1)[:: max(data.size // SAMPLES, 1)]
         facts["percentiles"] = {str(q): round(float(np.percentile(sample, q)), 1) for q in (1, 25, 50, 75, 99)}
-        facts["content"] = hashlib.sha256(np.ascontiguousarray(data).view(np.uint8)).hexdigest()
+        raw = memoryview(np.ascontiguousarray(data)).cast("B")  # type: ignore[arg-type]  # numpy's stubs know no Buffer before 3.12
+        facts["content"] = hashlib.sha256(raw).hexdigest()
     if mask is not None:
         voxel_ml = float(np.prod(spacing)) / 1000
         facts["fracture_ml"] = round(float((mask == 1).sum()) * voxel_ml, 3)

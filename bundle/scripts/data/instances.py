@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +51,11 @@ def _make(case: str, ct: Path, vertebrae: Callable[[], nib.Nifti1Image]) -> Made
 
 
 def _convert(
-    source: str, found: list[tuple[str, str, Path, Callable[[], nib.Nifti1Image]]], out: str, seed: int, workers: int
+    source: str,
+    found: Sequence[tuple[str, str, Path, Callable[[], nib.Nifti1Image]]],
+    out: str,
+    seed: int,
+    workers: int,
 ) -> str:
     keep_settings(out, {"source": str(Path(source).resolve())})
     cases = [SourceCase(name, patient, ct, partial(_make, name, ct, read)) for name, patient, ct, read in found]
