@@ -123,6 +123,24 @@ def test_a_mask_without_ct_is_named(tree, tmp_path, capsys):
     assert "sub-verse004_seg-vert_msk.nii.gz: has no CT" in capsys.readouterr().out
 
 
+def test_masks_without_ct_give_shapes_but_no_training_case(tree, tmp_path):
+    folder, table = tree
+    (folder / "rawdata" / "sub-verse004" / "sub-verse004_ct.nii.gz").unlink()
+    out = tmp_path / "out"
+    path = verse(str(folder), table, str(out), masks_only=True)
+    assert "sub-verse004" not in (out / "datalist.json").read_text()
+    assert path.endswith("datalist.json")
+    found = values_by_vertebra(out, "sub-verse004")
+    assert found[19] == [1]
+    assert found[18] == [0]
+    assert found[20] == [IGNORE]
+    for ct in folder.rglob("*_ct.nii.gz"):
+        ct.unlink()
+    path = verse(str(folder), table, str(tmp_path / "masks"), masks_only=True)
+    assert path.endswith("vertebrae.csv")
+    assert len((tmp_path / "masks" / "vertebrae.csv").read_text().splitlines()) == 8
+
+
 def test_bad_arguments_are_one_line(tree, tmp_path):
     folder, table = tree
     other = write_table(tmp_path / "other.csv", {(9, 9): {"T1": ("0", "0")}})
@@ -174,8 +192,24 @@ def test_real_scans_give_the_two_published_fractures(verse19, tmp_path):
     assert {v for v, values in found.items() if 1 in values} == {19, 20}
     assert all(values == [1] for v, values in found.items() if v in (19, 20))
     assert 1 not in {x for values in values_by_vertebra(tmp_path, "sub-verse006").values() for x in values}
-    cases = find_cases(SHARED / "data" / "verse_masks_only")[1]
-    assert {"sub-verse004", "sub-verse010", "sub-gl003", "sub-gl017"} <= set(cases)
+
+
+def test_real_masks_without_ct_show_the_severe_fractures(verse19, tmp_path):
+    source = verse19.parent / "verse_masks_only"
+    assert {"sub-verse004", "sub-verse010", "sub-gl003", "sub-gl017"} <= set(find_cases(source)[1])
+    table = next(GRADING.glob("*appendixE1*.csv"))
+    verse(str(source), str(table), str(tmp_path), min_grade=3, masks_only=True)
+    severe: dict[str, set[str]] = {}
+    with (tmp_path / "vertebrae.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["fractured"] == "1":
+                severe.setdefault(row["case"], set()).add(row["level"])
+    assert severe == {"sub-verse004": {"L1"}, "sub-verse009": {"T5", "L3"}, "sub-verse010": {"L1"}}
+    found = values_by_vertebra(tmp_path, "sub-verse009")
+    assert {v for v, values in found.items() if values == [1]} == {12, 22}
+    # The table has no grades of the cervico-thoracic scans.
+    found = values_by_vertebra(tmp_path, "sub-gl017")
+    assert {x for v, values in found.items() if v for x in values} == {IGNORE}
 
 
 def test_t13_is_not_taken_for_the_lowest_vertebra(tmp_path):

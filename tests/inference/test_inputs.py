@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.errors import InputError
-from scripts.inference.inputs import find_inputs, preflight
+from scripts.inference.inputs import find_inputs, preflight, shared_folder
 
 
 @pytest.fixture
@@ -47,3 +47,15 @@ def test_nothing_to_read_is_one_line(scans, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pytest"])
     with pytest.raises(InputError, match="holds no scan"):
         preflight(find_inputs(str(scans / "notes.txt")), str(scans / "notes.txt"))
+
+
+def test_scans_of_one_name_keep_their_folders():
+    apart = [{"image": "data/p1/ct.nii.gz"}, {"image": "data/p2/ct.nii.gz"}]
+    assert shared_folder(apart) == "data"
+    assert shared_folder([{"image": "data/p1/a.nii.gz"}, {"image": "data/p2/b.nii.gz"}]) == ""
+    assert shared_folder([]) == ""
+
+
+def test_scans_that_differ_in_their_ending_are_refused():
+    with pytest.raises(InputError, match="only in its ending"):
+        shared_folder([{"image": "data/a.nii.gz"}, {"image": "data/a.nrrd"}])

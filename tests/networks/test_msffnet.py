@@ -42,6 +42,20 @@ def test_each_module_can_be_switched_off(switch):
     assert count[1] < count[0]
 
 
+def test_the_refining_modules_start_as_a_small_addition_and_can_replace_the_map_instead():
+    model, plain = net(), net(refinement_gate=None)
+    assert float(model.refinement_gate) == pytest.approx(0.1)
+    assert {n for n, _ in model.named_parameters()} - {n for n, _ in plain.named_parameters()} == {"refinement_gate"}
+    with torch.no_grad():
+        model.refinement_gate.zero_()
+    x = torch.rand(2, 1, 32, 32)
+    bare = net(use_aspp=False, use_rcbam=False, use_rbrab=False, use_lprab=False)
+    assert bare.refinement_gate is None
+    bare.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(model.eval()(x), bare.eval()(x))
+    assert plain.eval()(x).shape == (2, 2, 32, 32)
+
+
 def test_torchscript_gives_the_same_logits():
     model, x = net().eval(), torch.rand(1, 1, 40, 24)
     torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)

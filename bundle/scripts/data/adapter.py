@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import replacing, write_table, write_text
-from .anatomy import LEVELS
+from .anatomy import LEVELS, voxels_per_label
 from .datalist import split_by_patient, write_datalist
 from .findings import AFFINE_TOLERANCE_MM, grid_offset
 from .grades import VertebraGrade
@@ -52,12 +52,14 @@ class SourceCase:
         patient: patient; all scans of a patient go to one side of a split.
         image: CT file or folder.
         make: reads the case; None leaves it out without a complaint, an exception with one.
+        listed: False keeps the case out of the datalist, as ``image`` is a mask that has no CT.
     """
 
     name: str
     patient: str
     image: Path
     make: Callable[[], MadeCase | None]
+    listed: bool = True
 
 
 def integer_labels(path: Path) -> nib.Nifti1Image:
@@ -68,12 +70,21 @@ def integer_labels(path: Path) -> nib.Nifti1Image:
     """
     image = nib.load(path)
     data = np.asanyarray(image.dataobj)
-    rounded = np.rint(data)
-    if not np.all(np.isfinite(data)) or np.abs(data - rounded).max(initial=0) > 1e-3:
+    low, high = data.min(initial=0), data.max(initial=0)
+    if not np.isfinite(high - low):
         raise ValueError(f"{path}: holds fractions or NaN; a mask of vertebrae holds whole numbers")
-    if rounded.min(initial=0) < 0 or rounded.max(initial=0) > 255:
-        raise ValueError(f"{path}: holds values up to {rounded.max():g}; vertebra labels lie between 0 and 255")
-    return nib.Nifti1Image(rounded.astype(np.uint8), image.affine)
+    if low < -0.5 or high > 255.5:
+        raise ValueError(f"{path}: holds values from {low:g} to {high:g}; vertebra labels lie between 0 and 255")
+    if data.dtype == np.uint8:
+        return nib.Nifti1Image(data, image.affine)
+    whole = np.empty(data.shape, np.uint8)
+    # Slab by slab: a mask of floating point takes eight times the memory of its labels.
+    for k in range(data.shape[-1]):
+        slab = np.rint(data[..., k])
+        if np.abs(data[..., k] - slab).max(initial=0) > 1e-3:
+            raise ValueError(f"{path}: holds fractions or NaN; a mask of vertebrae holds whole numbers")
+        whole[..., k] = slab
+    return nib.Nifti1Image(whole, image.affine)
 
 
 def same_grid(image: nib.Nifti1Image, labels: nib.Nifti1Image) -> str | None:
@@ -98,16 +109,16 @@ def fracture_mask(
         min_grade: smallest grade that counts as a fracture.
         unknown: "ignore" gives unknown vertebrae 255, "background" 0; "drop-case" gives None when there is one.
     """
-    mask = np.zeros(vertebrae.shape, np.uint8)
-    for label in np.unique(vertebrae[vertebrae > 0]).tolist():
+    value = np.zeros(256, np.uint8)
+    for label in voxels_per_label(vertebrae):
         grade = grades[label].grade if label in grades else None
         if grade is None and label in LEVELS and label != 26:
             if unknown == "drop-case":
                 return None
-            mask[vertebrae == label] = IGNORE if unknown == "ignore" else 0
+            value[label] = IGNORE if unknown == "ignore" else 0
         elif grade is not None and grade >= min_grade:
-            mask[vertebrae == label] = 1
-    return mask
+            value[label] = 1
+    return value[vertebrae]
 
 
 def table_rows(
@@ -115,10 +126,9 @@ def table_rows(
 ) -> list[dict]:
     """One row per labelled vertebra; whether it is fractured, and its grade, are blank where that is unknown."""
     voxel_ml = abs(float(np.linalg.det(vertebrae.affine[:3, :3]))) / 1000
-    labels, counts = np.unique(np.asarray(vertebrae.dataobj), return_counts=True)
     rows = []
-    for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
-        if label == 0 or label not in LEVELS:
+    for label, count in voxels_per_label(np.asarray(vertebrae.dataobj)).items():
+        if label not in LEVELS:
             continue
         given = grades.get(label)
         grade = given.grade if given is not None else None
@@ -182,7 +192,7 @@ def convert(
         split: False puts every case into the testing section.
 
     Returns:
-        Path of the datalist and one line per failed case.
+        Path of the datalist, or of the table of vertebrae when no case has an image, and one line per failed case.
 
     Raises:
         InputError: when no case is left.
@@ -210,6 +220,9 @@ def convert(
     rows = [row for _, r in done for row in r["rows"]]
     if rows:
         write_table(root / "vertebrae.csv", rows, COLUMNS)
+    done = [(c, r) for c, r in done if c.listed]
+    if not done:
+        return root / "vertebrae.csv", problems
     entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in done]
     if split:
         parts = split_by_patient([e["patient"] for e in entries], [r["fractured"] for _, r in done], seed)

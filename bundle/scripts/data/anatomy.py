@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Label convention of VerSe (Sekuboyina et al. 2021, doi:10.1016/j.media.2021.102166).
 LEVELS = {
     **{i: f"C{i}" for i in range(1, 8)},
@@ -18,6 +21,12 @@ LEVELS = {
     28: "T13",
 }
 LABELS = {name: label for label, name in LEVELS.items()}
+
+
+def voxels_per_label(labels: NDArray) -> dict[int, int]:
+    """Number of voxels of every label from 1 to 255 that occurs; counting is much faster than sorting a whole scan."""
+    counts = np.bincount(labels.astype(np.uint8, copy=False).ravel(order="K"), minlength=256)
+    return {int(v): int(counts[v]) for v in np.flatnonzero(counts) if v}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .anatomy import LEVELS
+from .anatomy import LEVELS, voxels_per_label
 from .genant import AIMS, BANDS, SHAPES, BodyHeights, grade_of
 from .phantom import SpineScan
 from .vertebra_frame import REACH, STEP, FrameError, VertebraFrame, axis_samples, find_frame, frame_points, measure
@@ -45,7 +45,7 @@ class FracturePlan:
 
 def spine_order(labels: NDArray) -> list[int]:
     """Vertebrae of a mask from head to feet. T13 (28) stands between T12 and L1; the sacrum (26) comes last."""
-    present = [int(v) for v in np.unique(labels) if int(v) in LEVELS]
+    present = [v for v in voxels_per_label(labels) if v in LEVELS]
     return sorted(present, key=lambda v: 19.5 if v == 28 else v)
 
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ..files import replacing
-from .anatomy import LEVELS
+from .anatomy import LEVELS, voxels_per_label
 from .fracture import FracturePlan, simulate_fracture, spine_order
 from .genant import SHAPES
 from .phantom import SpineScan
@@ -84,7 +84,7 @@ def save_image(image: nib.Nifti1Image, path: Path) -> None:
 def vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
     """One row of ``COLUMNS`` per vertebra of a scan, from head to feet."""
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
-    counts = dict(zip(*np.unique(scan.labels, return_counts=True), strict=True))
+    counts = voxels_per_label(scan.labels)
     by_label = {f["label"]: f for f in scan.fractures}
     return [
         {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import keep_settings, read_table
 from .adapter import IGNORE, MadeCase, SourceCase, convert, finish, integer_labels, same_grid, table_rows
-from .anatomy import LABELS
+from .anatomy import LABELS, voxels_per_label
 from .dicom import read_series
 
 CERVICAL = [f"C{i}" for i in range(1, 8)]
@@ -64,10 +64,10 @@ def on_grid(labels: nib.Nifti1Image, ct: nib.Nifti1Image) -> nib.Nifti1Image:
 
 def level_mask(vertebrae: NDArray[np.uint8], fractured: Mapping[int, bool]) -> NDArray[np.uint8]:
     """Training label: 1 for fractured levels, 255 for levels that the table does not speak of, 0 elsewhere."""
-    mask = np.zeros(vertebrae.shape, np.uint8)
-    for label in np.unique(vertebrae[vertebrae > 0]).tolist():
-        mask[vertebrae == label] = int(fractured[label]) if label in fractured else IGNORE
-    return mask
+    value = np.zeros(256, np.uint8)
+    for label in voxels_per_label(vertebrae):
+        value[label] = int(fractured[label]) if label in fractured else IGNORE
+    return value[vertebrae]
 
 
 def _make(study: str, images: Path, mask: Path, fractured: Mapping[int, bool]) -> MadeCase:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import keep_settings, read_table, scan_stem, write_table
 from .adapter import IGNORE, integer_labels, same_grid
+from .anatomy import voxels_per_label
 from .datalist import SECTIONS, load_datalist, section_problem, write_datalist
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
 from .genant import SHAPES
@@ -27,9 +28,8 @@ SHARE_TO_COUNT = 0.5  # share of a vertebra that must carry a mark in the old la
 
 def marked_vertebrae(labels: NDArray, mask: NDArray, mark: int) -> list[int]:
     """Vertebrae of which most voxels carry ``mark`` in a training label."""
-    present, counts = np.unique(labels[labels > 0], return_counts=True)
     hits = np.bincount(labels[mask == mark].ravel(), minlength=256)
-    return [int(v) for v, n in zip(present, counts, strict=True) if hits[v] > SHARE_TO_COUNT * n]
+    return [v for v, n in voxels_per_label(labels).items() if hits[v] > SHARE_TO_COUNT * n]
 
 
 def training_label(

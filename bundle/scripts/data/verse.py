@@ -43,7 +43,9 @@ def find_cases(source: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
     for file in sorted(Path(source).rglob("*.nii*")):
         match = FILE.match(file.name)
         if match:
-            found[match["kind"]].setdefault(match["case"], file)
+            kept = found[match["kind"]].setdefault(match["case"], file)
+            if kept != file:
+                print(f"{file}: second file of {match['case']}; {kept} is used")
     return found["ct"], found["seg-vert_msk"]
 
 
@@ -95,6 +97,7 @@ def verse(
     out: str,
     min_grade: int = 1,
     unknown: str = "ignore",
+    masks_only: bool = False,
     seed: int = 0,
     workers: int = 1,
 ) -> str:
@@ -111,11 +114,13 @@ def verse(
         out: folder to write to.
         min_grade: smallest Genant grade that counts as a fracture.
         unknown: what an ungraded vertebra becomes: ignore, background or drop-case.
+        masks_only: also convert masks that have no CT beside them, for the shapes of real fractures: they enter labels/,
+            vertebrae/ and vertebrae.csv, not the datalist.
         seed: of the split.
         workers: scans at a time.
 
     Returns:
-        Path of the datalist.
+        Path of the datalist; of vertebrae.csv when there is no CT at all.
     """
     if not Path(source).is_dir():
         raise InputError(f"{source}: no such folder; give the folder that holds the VerSe tree")
@@ -128,30 +133,37 @@ def verse(
         raise InputError(
             f"{source}: holds no file like sub-verse004_ct.nii.gz; give the folder that holds the VerSe tree"
         )
-    keep_settings(out, {"source": str(Path(source).resolve()), "min_grade": min_grade, "unknown": unknown})
-    missing = [f"{masks[c]}: has no CT beside it; left out" for c in sorted(set(masks) - set(images))]
+    settings = {"source": str(Path(source).resolve()), "min_grade": min_grade, "unknown": unknown}
+    keep_settings(out, {**settings, "masks_only": masks_only})
+    alone = sorted(set(masks) - set(images))
+    missing = (
+        [] if masks_only else [f"{masks[c]}: has no CT beside it; left out (masks_only converts it)" for c in alone]
+    )
     missing += [f"{images[c]}: has no mask of vertebrae; left out" for c in sorted(set(images) - set(masks))]
     for line in missing:
         print(line)
     table = read_grades(grades)
     both = sorted(set(images) & set(masks))
-    if both and not any(c in table for c in both):
+    wanted = sorted(set(masks)) if masks_only else both
+    if wanted and not any(c in table for c in wanted):
         raise InputError(
-            f"{grades}: no row matches a case of {source} (first case there: {both[0]}); is it the right table?"
+            f"{grades}: no row matches a case of {source} (first case there: {wanted[0]}); is it the right table?"
         )
 
     def make(case: str) -> MadeCase | None:
         vertebrae = integer_labels(masks[case])
-        ct = pair_or_complain(images[case], vertebrae)
+        ct = pair_or_complain(images[case], vertebrae) if case in images else None
         known = table.get(case, {})
         mask = fracture_mask(np.asarray(vertebrae.dataobj), known, min_grade, unknown)
         if mask is None:
             return None
-        if unknown == "ignore":
+        if unknown == "ignore" and ct is not None:
             mask[unlabelled_bone(ct, vertebrae) & (mask == 0)] = IGNORE
         label = nib.Nifti1Image(mask, vertebrae.affine)
         return MadeCase(label, vertebrae, rows=table_rows(case, vertebrae, known, min_grade))
 
-    cases = [SourceCase(c, c.split("_")[0], images[c], partial(make, c)) for c in both]
+    cases = [
+        SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(make, c), listed=c in images) for c in wanted
+    ]
     path, problems = convert(cases, out, "VerSe with Genant grades; CC BY-SA 4.0.", seed, workers)
     return finish(path, problems, len(cases))

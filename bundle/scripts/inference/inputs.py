@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from pathlib import Path
 
 from ..data.datalist import load_datalist
 from ..errors import InputError
+from ..files import scan_stem
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 logger = logging.getLogger(__name__)
@@ -32,6 +35,39 @@ def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
         return [{"image": str(f)} for f in sorted(source.iterdir()) if f.is_file() and str(f).endswith(SUFFIXES)]
     logger.warning("%s is no scan, no folder of scans and no datalist", source)
     return []
+
+
+def shared_folder(cases: list[dict[str, str]]) -> str:
+    """Return the folder below which outputs repeat the folders of their scans, so that no scan overwrites another's output.
+
+    Empty, which puts all outputs side by side, unless two scans of different folders have one name.
+
+    Args:
+        cases: items with ``image``.
+
+    Raises:
+        InputError: when two scans of one folder differ only in their ending: their outputs would have one name.
+    """
+    seen: dict[str, str] = {}
+    for case in cases:
+        path = case["image"]
+        place = os.path.join(os.path.dirname(path), _bare_name(path))
+        if place in seen:
+            raise InputError(
+                f"{path}: differs from {seen[place]} only in its ending, so both would write {_bare_name(path)}_fracture; "
+                "move one of them to another folder or rename it"
+            )
+        seen[place] = path
+    names = Counter(_bare_name(case["image"]) for case in cases)
+    if max(names.values(), default=0) < 2:
+        return ""
+    return os.path.commonpath([os.path.dirname(case["image"]) for case in cases])
+
+
+def _bare_name(path: str) -> str:
+    """Return the name of a scan as its outputs carry it."""
+    name = scan_stem(path)
+    return next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
 
 
 def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) -> None:

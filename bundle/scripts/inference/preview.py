@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,15 @@ class OverlayWriter:
         output_dir: folder of the pictures.
         reference_key: item that holds the reference on the scan's own grid, or None.
         limit: number of pictures at most.
+        source_root: folder below which pictures repeat the folders of their scans; empty puts all side by side.
     """
 
-    def __init__(self, output_dir: str, reference_key: str | None = None, limit: int = 50) -> None:
+    def __init__(
+        self, output_dir: str, reference_key: str | None = None, limit: int = 50, source_root: str = ""
+    ) -> None:
         from monai.transforms import LoadImage
 
+        self.source_root = source_root
         self.output_dir, self.reference_key, self.limit, self.written = Path(output_dir), reference_key, limit, 0
         self.read = LoadImage(image_only=True)
 
@@ -53,8 +58,9 @@ class OverlayWriter:
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
             stem = scan_stem(name)
+            folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
             save_overlay(
-                self.output_dir / f"{stem}_overlay.png",
+                self.output_dir / folder / f"{stem}_overlay.png",
                 volume.numpy(),
                 np.asarray(volume.affine),
                 mask,
