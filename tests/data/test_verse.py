@@ -158,6 +158,13 @@ def test_bad_arguments_are_one_line(tree, tmp_path):
         verse(str(folder), table, str(tmp_path / "out"), unknown="maybe")
 
 
+def test_the_naming_of_the_challenges_is_recognised(tree, tmp_path):
+    (tmp_path / "miccai").mkdir()
+    (tmp_path / "miccai" / "verse004_CT-ax_seg.nii.gz").touch()
+    with pytest.raises(InputError, match="subject based structure"):
+        verse(str(tmp_path / "miccai"), tree[1], str(tmp_path / "out"))
+
+
 def test_a_grade_out_of_range_is_named(tmp_path):
     with pytest.raises(InputError, match="T3_fx-g='7'"):
         read_grades(write_table(tmp_path / "t.csv", {(1, 1): {"T3": ("7", "0")}}))

@@ -31,6 +31,7 @@ from .grades import read_grades
 FILE = re.compile(
     r"^(?P<case>sub-[A-Za-z]*\d+(?:_split-[A-Za-z]*\d+)?)(?:_dir-[A-Za-z]+)?_(?P<kind>ct|seg-vert_msk)\.nii(\.gz)?$"
 )
+CHALLENGE_FILE = re.compile(r"^verse\d+(_CT-[A-Za-z]+)?(_seg)?\.nii(\.gz)?$")
 BONE_HU = 150.0
 UNKNOWN = ("ignore", "background", "drop-case")
 # Beyond these no fracturable vertebra follows, so that an unlabelled bone there is no unlabelled vertebra.
@@ -130,6 +131,12 @@ def verse(
         raise InputError(f"min_grade={min_grade!r}: give 1, 2 or 3")
     images, masks = find_cases(source)
     if not images and not masks:
+        challenge = next((f for f in sorted(Path(source).rglob("verse*.nii*")) if CHALLENGE_FILE.match(f.name)), None)
+        if challenge is not None:
+            raise InputError(
+                f"{challenge}: is named as in the MICCAI challenges, which the table of grades does not follow; "
+                "download the subject based structure of VerSe (rawdata/, derivatives/)"
+            )
         raise InputError(
             f"{source}: holds no file like sub-verse004_ct.nii.gz; give the folder that holds the VerSe tree"
         )
