@@ -1,94 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of one case and their summary over patients."""
+"""The handler that scores every case of an evaluation on the scan's own grid."""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import logging
+import sys
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..files import scan_stem, write_table, write_text
+from ..data.adapter import integer_labels
+from ..data.formats import stem
+from .detection import match
+from .overlap import case_metrics
+from .pairs import on_grid, vertebra_rows
+from .summary import CaseResult, summarise
+from .tables import file_hash, write_tables
 
-
-def case_metrics(prediction: NDArray, reference: NDArray, voxel_ml: float) -> dict[str, float]:
-    """Overlap and volumes of one case, from one pair of masks.
-
-    Both masks empty scores 1; a prediction on an empty reference scores 0, so that a false positive on a healthy scan costs.
-
-    Args:
-        prediction: mask on the scan's own grid.
-        reference: mask on the same grid.
-        voxel_ml: volume of a voxel in ml.
-
-    Raises:
-        ValueError: when the shapes differ.
-    """
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"prediction has shape {prediction.shape} and reference {reference.shape}; they must share a grid"
-        )
-    p, r = np.asarray(prediction) > 0, np.asarray(reference) > 0
-    both, either = int(np.count_nonzero(p & r)), int(np.count_nonzero(p | r))
-    total = int(np.count_nonzero(p)) + int(np.count_nonzero(r))
-    background = p.size - either
-    iou = both / either if either else 1.0
-    iou_background = background / (p.size - both) if p.size > both else 1.0
-    return {
-        "dice": 2 * both / total if total else 1.0,
-        "iou": iou,
-        "iou_with_background": (iou + iou_background) / 2,
-        "reference_ml": np.count_nonzero(r) * voxel_ml,
-        "prediction_ml": np.count_nonzero(p) * voxel_ml,
-        "false_positive_ml": np.count_nonzero(p & ~r) * voxel_ml,
-    }
+logger = logging.getLogger(__name__)
 
 
-def bootstrap_interval(values: NDArray, patients: list[str], samples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean over cases, resampling patients."""
-    values = np.asarray(values, float)
-    groups = [np.flatnonzero(np.asarray(patients) == p) for p in sorted(set(patients))]
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(samples):
-        chosen = np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))])
-        means.append(values[chosen].mean())
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
-
-
-def summarise(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """Mean, bootstrap interval and number of cases per metric: over all cases, fractured cases and healthy cases."""
-    groups = {
-        "all": rows,
-        "fractured": [r for r in rows if r["reference_ml"] > 0],
-        "healthy": [r for r in rows if r["reference_ml"] == 0],
-    }
-    summary: dict[str, dict[str, float]] = {}
-    for group, members in groups.items():
-        for metric in ("dice", "iou", "iou_with_background", "false_positive_ml"):
-            if members:
-                values = np.array([r[metric] for r in members])
-                low, high = bootstrap_interval(values, [r["patient"] for r in members])
-                summary[f"{group}/{metric}"] = {
-                    "mean": float(values.mean()),
-                    "low": low,
-                    "high": high,
-                    "n": len(members),
-                }
-    return summary
+def command_hash() -> str:
+    """SHA-256 of the command line and of every config file that it names: one run, one value."""
+    digest = hashlib.sha256("\0".join(sys.argv[1:]).encode())
+    for argument in sys.argv[1:]:
+        for name in argument.strip("[]").split(","):
+            path = Path(name.strip(" '\""))
+            if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class CaseTable:
-    """Handler that scores every case on the scan's own grid and writes ``cases.csv``, ``summary.json`` and ``summary.md``.
+    """Handler that writes the tables of ``scripts.evaluation score`` for the cases of an evaluator.
+
+    It expects ``pred`` on the scan's own grid, its last channel the fracture, and the reference as it is stored in the batch. Where
+    the case names ``vertebrae``, fractures are matched with them, and ``vertebrae.csv`` beside the datalist gives grades.
 
     Args:
         output_dir: folder of the tables.
-        reference_key: item that holds the reference on the scan's own grid.
+        reference_key: item of the batch that holds the reference on the scan's own grid.
+        ignore_value: value of the reference that marks unknown voxels.
+        tolerance_mm: of the normalised surface dice.
+        min_overlap: share of a fracture that must be marked, see ``summarise``.
+        empty_reference: "score" or "exclude", see ``case_metrics``.
+        checkpoint: weights that are evaluated; their hash goes into ``summary.json``.
+        datalist: datalist that the cases come from; its hash goes there too.
     """
 
-    def __init__(self, output_dir: str, reference_key: str = "truth") -> None:
-        self.output_dir, self.reference_key, self.rows = Path(output_dir), reference_key, []  # type: ignore[var-annotated]
+    def __init__(
+        self,
+        output_dir: str,
+        reference_key: str = "reference",
+        ignore_value: int = 255,
+        tolerance_mm: float = 1.0,
+        min_overlap: float = 0.5,
+        empty_reference: str = "score",
+        checkpoint: str | None = None,
+        datalist: str | None = None,
+    ) -> None:
+        self.output_dir, self.reference_key = Path(output_dir), reference_key
+        self.ignore_value, self.tolerance_mm = ignore_value, tolerance_mm
+        self.min_overlap, self.empty_reference = min_overlap, empty_reference
+        self.checkpoint, self.datalist = checkpoint, datalist
+        self.results: list[CaseResult] = []
+        self.rows: dict[str, dict[int, dict[str, str]]] = {}
 
     def attach(self, engine) -> None:
         """Register at an evaluator."""
@@ -99,42 +76,59 @@ class CaseTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine) -> None:
-        self.rows = []
+        self.results = []
+        table = Path(self.datalist).parent / "vertebrae.csv" if self.datalist else None
+        self.rows = vertebra_rows(table if table is not None and table.is_file() else None)
 
     def _score(self, engine) -> None:
         for item, source in zip(engine.state.output, engine.state.batch, strict=True):
-            reference = item[self.reference_key]
-            name = str(reference.meta.get("filename_or_obj", len(self.rows)))
-            case = scan_stem(name)
-            voxel_ml = abs(float(np.linalg.det(np.asarray(reference.affine)[:3, :3]))) / 1000
-            prediction = np.asarray(item["pred"].cpu())[-1]
-            patient = source.get("patient", case)
-            metrics = case_metrics(prediction, np.asarray(reference.cpu())[-1], voxel_ml)
-            self.rows.append({"case": case, "patient": str(patient), **metrics})
+            stored = source[self.reference_key]
+            path = str(stored.meta.get("filename_or_obj", len(self.results)))
+            case = stem(path)
+            reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
+            prediction = np.asarray(item["pred"].cpu())[-1] > 0
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            metrics = case_metrics(
+                prediction, reference, spacing, self.tolerance_mm, self.ignore_value, self.empty_reference
+            )
+            known = reference != self.ignore_value
+            vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
+            detections = match(
+                prediction & known,
+                reference == 1,
+                float(np.prod(spacing)) / 1000,
+                vertebrae,
+                self.rows.get(case, {}),
+                known,
+            )
+            self.results.append(CaseResult(case, str(source.get("patient", case)), metrics, detections))
+
+    @staticmethod
+    def _vertebrae(path: object, reference: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+        import nibabel as nib
+
+        if not isinstance(path, str) or not Path(path).is_file():
+            return None
+        try:
+            return on_grid(integer_labels(Path(path)), nib.Nifti1Image(reference, affine), Path(path), resample=False)
+        except ValueError as error:
+            logger.warning("%s; fractures of this case are matched without vertebrae", error)
+            return None
 
     def _write(self, engine) -> None:
-        if not self.rows:
+        if not self.results:
             return
-        rounded = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in self.rows]
-        write_table(self.output_dir / "cases.csv", rounded, list(self.rows[0]))
-        summary = summarise(self.rows)
-        write_text(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        write_text(self.output_dir / "summary.md", markdown(summary))
-        engine.state.metrics.update({k.replace("/", "_"): v["mean"] for k, v in summary.items()})
-
-
-def markdown(summary: dict[str, dict[str, float]]) -> str:
-    """Summary as a Markdown table with intervals and numbers of cases."""
-    lines = [
-        "Per case, on the scan's own grid; 95 % bootstrap interval over patients. "
-        "An empty reference scores 1 when the prediction is empty too, else 0.",
-        "",
-        "| cases | metric | mean | 95 % interval | n |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for key, value in summary.items():
-        group, metric = key.split("/")
-        lines.append(
-            f"| {group} | {metric} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        summary = summarise(self.results, self.min_overlap)
+        facts: dict[str, object] = {
+            "tolerance_mm": self.tolerance_mm,
+            "empty_reference": self.empty_reference,
+            "confidence": "volume in ml",
+            "command_sha256": command_hash(),
+        }
+        for name, path in (("checkpoint", self.checkpoint), ("datalist", self.datalist)):
+            if path and Path(path).is_file():
+                facts |= {name: str(path), f"{name}_sha256": file_hash(path)}
+        write_tables(self.output_dir, self.results, summary, self.min_overlap, facts)
+        for section, rows in summary.sections.items():
+            for name, estimate in rows.items():
+                engine.state.metrics[f"{section.removeprefix('cases: ')}_{name}".replace(" ", "_")] = estimate.value

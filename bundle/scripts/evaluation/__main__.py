@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the evaluation package: ``python -m scripts.evaluation <command>``, run inside ``bundle/``."""
+
+from __future__ import annotations
+
+import fire
+
+from .compare import compare
+from .score import score
+
+COMMANDS = {"score": score, "compare": compare}
+
+
+def main() -> None:
+    """Run a command."""
+    fire.Fire(COMMANDS, name="scripts.evaluation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which fractures, vertebrae and patients were found: matching of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.anatomy import LEVELS, voxels_per_label
+
+FRACTURE_SHARE = (
+    0.5  # share of the known voxels of a vertebra that must be marked for the vertebra to count as fractured
+)
+
+
+@dataclass
+class Component:
+    """A connected part of a prediction.
+
+    Attributes:
+        volume_ml: its volume.
+        confidence: highest probability in it; its volume in ml where there are no probabilities.
+        overlap: share of it that lies in reference fractures.
+    """
+
+    volume_ml: float
+    confidence: float
+    overlap: float
+
+
+@dataclass
+class Target:
+    """A reference fracture, or with instances any vertebra.
+
+    Attributes:
+        name: level, or the number of the component.
+        fractured: whether the reference marks it.
+        grade: Genant grade as the table writes it, "" when there is none.
+        shape: Genant shape as the table writes it, "" when there is none.
+        volume_ml: its volume without unknown voxels.
+        pieces: share of it that each component covers, by index of the component.
+    """
+
+    name: str
+    fractured: bool
+    grade: str
+    shape: str
+    volume_ml: float
+    pieces: dict[int, float] = field(default_factory=dict)
+
+    def coverage(self, components: Sequence[Component], threshold: float = -np.inf) -> float:
+        """Share covered by components of at least a confidence."""
+        return sum(s for k, s in self.pieces.items() if components[k].confidence >= threshold)
+
+
+@dataclass
+class Detections:
+    """Result of one case."""
+
+    components: list[Component]
+    targets: list[Target]
+    instances: bool
+
+
+def connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Label the connected parts of a mask; voxels that share a corner are connected."""
+    from scipy.ndimage import generate_binary_structure, label
+
+    return label(mask, generate_binary_structure(mask.ndim, mask.ndim), output=np.int32)
+
+
+def match(
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    voxel_ml: float,
+    vertebrae: NDArray[np.uint8] | None = None,
+    rows: Mapping[int, Mapping[str, str]] | None = None,
+    known: NDArray[np.bool_] | None = None,
+    probability: NDArray | None = None,
+) -> Detections:
+    """Match the components of a prediction with reference fractures.
+
+    With vertebra instances the targets are the vertebrae, and a component that covers two of them serves both; without, they are
+    the connected parts of the reference.
+
+    Args:
+        prediction: mask, unknown voxels taken out.
+        reference: mask, unknown voxels taken out.
+        voxel_ml: volume of a voxel in ml.
+        vertebrae: instances in VerSe's labels on the same grid, or None.
+        rows: row of ``vertebrae.csv`` by label, for grade and shape.
+        known: False where nobody knows; a vertebra of which less than half is known is no target.
+        probability: probability of a fracture per voxel, or None.
+    """
+    parts, number = connected(prediction)
+    sizes = np.bincount(parts.ravel(), minlength=number + 1)
+    inside = np.bincount(parts[reference], minlength=number + 1)
+    confidence = sizes * voxel_ml
+    if probability is not None and number:
+        from scipy.ndimage import maximum
+
+        confidence = np.concatenate([[0.0], np.atleast_1d(maximum(probability, parts, np.arange(1, number + 1)))])
+    components = [
+        Component(sizes[k] * voxel_ml, float(confidence[k]), inside[k] / sizes[k]) for k in range(1, number + 1)
+    ]
+    targets: list[Target] = []
+
+    def add(name: str, where: NDArray[np.bool_], fractured: bool, row: Mapping[str, str]) -> None:
+        hits = np.bincount(parts[where], minlength=number + 1)
+        size = int(hits.sum())
+        pieces = {k - 1: float(hits[k] / size) for k in range(1, number + 1) if hits[k]}
+        targets.append(
+            Target(name, fractured, str(row.get("grade", "")), str(row.get("shape", "")), size * voxel_ml, pieces)
+        )
+
+    if vertebrae is None:
+        regions, count = connected(reference)
+        for k in range(1, count + 1):
+            add(str(k), regions == k, True, {})
+        return Detections(components, targets, False)
+    for label, total in voxels_per_label(vertebrae).items():
+        if label not in LEVELS or label == 26:
+            continue
+        where = vertebrae == label
+        if known is not None:
+            where &= known
+        seen = int(np.count_nonzero(where))
+        if seen < FRACTURE_SHARE * total:
+            continue
+        fractured = np.count_nonzero(reference & where) >= FRACTURE_SHARE * seen
+        add(LEVELS[label], where, bool(fractured), (rows or {}).get(label, {}))
+    return Detections(components, targets, True)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring and comparing masks on disk: pairing, tables, other grids, and files that cannot be scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.errors import InputError
+from scripts.evaluation.compare import compare
+from scripts.evaluation.pairs import bare
+from scripts.evaluation.score import score
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def save(path, data, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def masks(number: int = 4, seed: int = 0) -> list[np.ndarray]:
+    """Blocks of different places; the last mask is empty."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for k in range(number):
+        mask = np.zeros((14, 15, 16), np.uint8)
+        if k < number - 1:
+            x, y, z = rng.integers(1, 6, 3)
+            mask[x : x + 6, y : y + 6, z : z + 6] = 1
+        made.append(mask)
+    return made
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for k, mask in enumerate(masks()):
+        save(tmp_path / "references" / f"case{k}.nii.gz", mask)
+        save(tmp_path / "predictions" / f"case{k}_fracture.nii.gz", np.roll(mask, 1, axis=0))
+    return tmp_path
+
+
+def run(folder, **kwargs) -> dict:
+    score(str(folder / "predictions"), str(folder / "references"), str(folder / "out"), samples=100, **kwargs)
+    return json.loads((folder / "out" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_pair_is_scored_and_the_tables_agree(folders, workers):
+    summary = run(folders, workers=workers)
+    rows = list(csv.DictReader((folders / "out" / "cases.csv").open()))
+    assert [r["case"] for r in rows] == [f"case{k}" for k in range(4)]
+    assert float(rows[0]["dice"]) == pytest.approx(5 / 6)
+    assert rows[3]["hd95_mm"] == ""
+    assert float(rows[3]["dice"]) == 1.0
+    assert summary["scored"] == summary["of"] == 4
+    dice = summary["summary"]["cases: fractured"]["dice"]
+    assert dice["value"] == pytest.approx(5 / 6, abs=1e-6)
+    assert dice["n"] == dice["patients"] == 3
+    assert summary["summary"]["fractures"]["sensitivity"]["value"] == 1.0
+    text = (folders / "out" / "summary.md").read_text()
+    assert "| dice | 0.833 | 0.833 to 0.833 | 3 | 3 |" in text
+    assert len(list(csv.DictReader((folders / "out" / "fractures.csv").open()))) == 3
+    assert len(summary["references_sha256"]) == 64
+
+
+def test_a_datalist_brings_patients_vertebrae_and_grades(folders):
+    data = folders / "data"
+    vertebrae = np.zeros((14, 15, 16), np.uint8)
+    vertebrae[:, :, :8], vertebrae[:, :, 8:] = 21, 20
+    mask = (vertebrae == 20).astype(np.uint8)
+    mask[:, :, 0] = 255
+    save(data / "labels" / "a.nii.gz", mask)
+    save(data / "vertebrae" / "a.nii.gz", vertebrae)
+    save(folders / "predictions" / "scan_a_pred.nii.gz", (vertebrae == 20).astype(np.uint8))
+    case = {"image": "scan_a_ct.nii.gz", "label": "labels/a.nii.gz", "vertebrae": "vertebrae/a.nii.gz", "patient": "p7"}
+    (data / "datalist.json").write_text(json.dumps({"testing": [case]}))
+    (data / "vertebrae.csv").write_text("case,label,level,fractured,grade,shape\na,20,L1,1,2,wedge\na,21,L2,0,0,\n")
+    score(str(folders / "predictions"), str(data / "datalist.json"), str(folders / "out"), samples=20)
+    rows = {r["target"]: r for r in csv.DictReader((folders / "out" / "fractures.csv").open())}
+    assert (rows["L1"]["grade"], rows["L1"]["shape"], rows["L1"]["found"], rows["L1"]["patient"]) == (
+        "2",
+        "wedge",
+        "1",
+        "p7",
+    )
+    assert rows["L2"]["fractured"] == "0"
+    summary = json.loads((folders / "out" / "summary.json").read_text())["summary"]
+    assert summary["fractures"]["sensitivity, grade 2"]["value"] == 1.0
+    assert summary["vertebrae"]["specificity"]["value"] == 1.0
+
+
+def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(folders, capsys):
+    made = folders / "predictions"
+    (made / "case0_fracture.nii.gz").unlink()
+    save(made / "case1_fracture.nii.gz", np.full((14, 15, 16), np.nan, np.float32))
+    (made / "case2_fracture.nii.gz").write_bytes(b"\x1f\x8b broken")
+    with pytest.raises(InputError, match="3 of 4 cases were not scored"):
+        run(folders)
+    printed = capsys.readouterr()
+    text = printed.out + printed.err
+    assert "case0.nii.gz: has no prediction" in text
+    assert "case1_fracture.nii.gz: holds NaN" in text
+    assert "case2_fracture.nii.gz" in text
+    summary = json.loads((folders / "out" / "summary.json").read_text())
+    assert (summary["scored"], summary["of"], len(summary["not_scored"])) == (1, 4, 3)
+    assert "3 of 4 cases could not be scored" in (folders / "out" / "summary.md").read_text()
+
+
+def test_another_grid_is_refused_unless_resampling_is_asked_for(folders):
+    path = folders / "predictions" / "case0_fracture.nii.gz"
+    coarse = nib.load(folders / "references" / "case0.nii.gz").get_fdata()[::2].astype(np.uint8)
+    save(path, coarse, AFFINE @ np.diag([2.0, 1.0, 1.0, 1.0]))
+    with pytest.raises(InputError, match="1 of 4"):
+        run(folders)
+    rows = run(folders, resample=True)["summary"]["cases: fractured"]["dice"]
+    assert rows["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p * 2.5, "holds fractions"),
+        (lambda p: (p * np.arange(1, 15)[:, None, None]).astype(np.uint8), "--predicted"),
+        (lambda p: p[1:], "has shape"),
+    ],
+)
+def test_values_and_shapes_that_no_mask_has(folders, capsys, change, message):
+    path = folders / "predictions" / "case0_fracture.nii.gz"
+    save(path, change(np.asarray(nib.load(path).dataobj)))
+    with pytest.raises(InputError, match="1 of 4"):
+        run(folders)
+    assert message in "".join(capsys.readouterr())
+
+
+def test_two_predictions_of_one_name_are_ambiguous(folders, capsys):
+    save(folders / "predictions" / "case0_pred.nii.gz", masks()[0])
+    with pytest.raises(InputError):
+        run(folders)
+    assert "neither is scored" in capsys.readouterr().out
+
+
+def test_bad_options_are_one_line(folders):
+    for option, message in (
+        ({"min_overlap": 0}, "share above 0"),
+        ({"tolerance": -1}, "distance in mm"),
+        ({"empty_reference": "drop"}, "score, exclude"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(folders, **option)
+    with pytest.raises(InputError, match="no such folder"):
+        score(str(folders / "nothing"), str(folders / "references"), str(folders / "out"))
+
+
+def test_names_are_compared_without_what_tools_append():
+    assert {bare(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
+
+
+def test_two_runs_are_compared_patient_by_patient(tmp_path):
+    for k, mask in enumerate(masks(12, seed=3)):
+        save(tmp_path / "references" / f"p{k // 2}_{k}.nii.gz", mask)
+        for shift, name in ((2, "worse"), (1, "better")):
+            save(tmp_path / name / f"p{k // 2}_{k}.nii.gz", np.roll(mask, shift, axis=1))
+    for name in ("worse", "better"):
+        out = str(tmp_path / f"out_{name}")
+        score(str(tmp_path / name), str(tmp_path / "references"), out, patient="^[^_]+", samples=100)
+    text = compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), out=str(tmp_path / "c"), metrics="dice")
+    row = json.loads((tmp_path / "c" / "comparison.json").read_text())[0]
+    assert (row["patients"], row["cases"]) == (6, 12)
+    assert row["low"] > 0
+    assert row["difference"] == pytest.approx(11 / 12 / 6, abs=1e-5)
+    assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**6)
+    assert "| dice |" in text
+    with pytest.raises(InputError, match="two or more"):
+        compare(str(tmp_path / "out_worse"))
+    with pytest.raises(InputError, match="give some of"):
+        compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), metrics="accuracy")
+    with pytest.raises(InputError, match="no such file"):
+        compare(str(tmp_path / "out_worse"), str(tmp_path / "nothing"))
