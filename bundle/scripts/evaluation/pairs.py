@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.anatomy import voxels_per_label
 from ..data.datalist import load_datalist
 from ..data.findings import AFFINE_TOLERANCE_MM, grid_offset
 from ..data.formats import ending, read_volume, stem
@@ -185,7 +186,10 @@ def read_mask(path: Path, values: Sequence[int] | None, others: Sequence[int] = 
             raise ValueError(
                 f"{path}: holds fractions; threshold it to a mask, or give it as --probabilities beside one"
             )
-    present = [int(v) for v in np.unique(data) if v and int(v) not in others]
+    if data.min(initial=0) < 0 or data.max(initial=0) > 255:
+        raise ValueError(f"{path}: holds values from {data.min()} to {data.max()}; a mask holds 0 to 255")
+    data = data.astype(np.uint8, copy=False)
+    present = [v for v in voxels_per_label(data) if v not in others]
     wanted = list(values) if values is not None else present[:1]
     unnamed = [v for v in present if v not in wanted]
     if unnamed:
@@ -218,8 +222,3 @@ def on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resa
     from nibabel.processing import resample_from_to
 
     return np.asanyarray(resample_from_to(image, reference, order=order).dataobj)
-
-
-def by_option(rows: Mapping[str, object]) -> dict[str, object]:
-    """Options as they go into ``summary.json``."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in rows.items()}
