@@ -114,7 +114,7 @@ def compare(
         f"{r['p_holm']:.3g} | {r['patients']} | {r['cases']} |"
         for r in rows
     ]
-    only = sorted(set.union(*map(set, tables)) - set.intersection(*map(set, tables)))
+    only = sorted(set().union(*tables) - set(tables[0]).intersection(*tables[1:]))
     if only:
         lines += [
             "",

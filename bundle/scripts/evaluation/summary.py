@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -75,6 +76,10 @@ def _cases(results: Sequence[CaseResult], samples: int, seed: int) -> dict[str, 
     return sections
 
 
+def _has(key: str, value: str, target: Target) -> bool:
+    return getattr(target, key) == value
+
+
 def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, seed: int) -> dict[str, Estimate]:
     bootstrap = Bootstrap([r.patient for r in results], samples, seed)
     pairs = [(r.detections, [t for t in r.detections.targets if t.fractured]) for r in results if r.detections]
@@ -100,9 +105,7 @@ def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, 
             continue
         values = dict.fromkeys(getattr(t, key) for t in targets if getattr(t, key))
         for value in sorted(values) if key != "name" else values:
-            rows[f"sensitivity, {label} {value}"] = bootstrap.ratio(
-                *sensitivity(lambda t, k=key, v=value: getattr(t, k) == v)
-            )
+            rows[f"sensitivity, {label} {value}"] = bootstrap.ratio(*sensitivity(partial(_has, key, value)))
     return rows
 
 

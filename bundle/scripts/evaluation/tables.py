@@ -111,14 +111,14 @@ def write_tables(
                     dict(zip(FRACTURE_COLUMNS, (r.case, r.patient, *values, int(covered >= min_overlap)), strict=True))
                 )
             for k, c in enumerate(components, 1):
-                values = (
+                numbers = (
                     k,
                     _plain(c.volume_ml),
                     _plain(c.confidence),
                     _plain(c.overlap),
                     int(c.overlap >= min_overlap),
                 )
-                findings.append(dict(zip(FINDING_COLUMNS, (r.case, r.patient, *values), strict=True)))
+                findings.append(dict(zip(FINDING_COLUMNS, (r.case, r.patient, *numbers), strict=True)))
         rows.append(row)
     write_table(root / "cases.csv", rows, list(dict.fromkeys(k for row in rows for k in row)))
     if any(r.detections is not None for r in results):
