@@ -85,6 +85,31 @@ def test_the_learning_rate_follows_validations_not_epochs(bundle):
     assert "LrScheduleHandler" not in targets["train"]
 
 
+def test_the_rate_of_the_demo_falls_to_nothing_over_its_validations(bundle):
+    demo = merged(bundle, "train.yaml", "demo.yaml")
+    schedule, score = demo.get_parsed_content("lr_scheduler"), demo.get_parsed_content("lr_score")
+    rates = []
+    for _ in range(demo["epochs"] // demo["val_interval"]):
+        rates.append(schedule.get_last_lr()[0])
+        schedule.step(*score(None))
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == demo["learning_rate"]
+    assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_validation_drops_specks_as_evaluation_does(bundle):
+    from monai.data import MetaTensor
+
+    parser = merged(bundle, "train.yaml")
+    logits = torch.zeros(2, 20, 20, 20)
+    logits[0] = 1.0
+    logits[1, 2:12, 2:12, 2:12] = logits[1, 15:17, 15:17, 15:17] = 2.0
+    label = MetaTensor(torch.zeros(1, 20, 20, 20))
+    item = {"pred": MetaTensor(logits), "label": label}
+    kept = parser.get_parsed_content("validate::postprocessing")(item)["pred"][1]
+    assert int(kept.sum()) == 1000
+
+
 def test_every_property_of_monai_resolves_to_an_id(bundle):
     from monai.bundle.properties import InferProperties, TrainProperties
 

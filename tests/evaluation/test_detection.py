@@ -108,3 +108,16 @@ def test_half_a_vertebra_decides_at_the_named_overlap():
 def test_no_case_is_refused():
     with pytest.raises(ValueError, match="no case"):
         summarise([])
+
+
+def test_the_froc_curve_equals_counting_at_every_threshold():
+    rng = np.random.default_rng(2)
+    results = []
+    for k in range(6):
+        prediction, reference = rng.random((2, 5, 6, 7)) < 0.25
+        results.append(result(str(k), prediction, reference, probability=rng.random((5, 6, 7))))
+    for threshold, false, sensitivity in froc_curve(results, 0.3):
+        cases = [r.detections for r in results]
+        by_hand = sum(c.overlap < 0.3 for d in cases for c in d.components if c.confidence >= threshold)
+        found = [t.coverage(d.components, threshold) >= 0.3 for d in cases for t in d.targets]
+        assert (false, sensitivity) == pytest.approx((by_hand / 6, np.mean(found)))

@@ -148,11 +148,21 @@ def test_bad_options_are_one_line(folders):
         ({"min_overlap": 0}, "share above 0"),
         ({"tolerance": -1}, "distance in mm"),
         ({"empty_reference": "drop"}, "score, exclude"),
+        ({"fractured": 255}, "holds ignore_value=255"),
     ):
         with pytest.raises(InputError, match=message):
             run(folders, **option)
     with pytest.raises(InputError, match="no such folder"):
         score(str(folders / "nothing"), str(folders / "references"), str(folders / "out"))
+
+
+def test_references_that_mark_fractures_by_the_ignore_value_are_pointed_out(folders, capsys):
+    for path in (folders / "references").iterdir():
+        save(path, np.asarray(nib.load(path).dataobj) * np.uint8(255))
+    run(folders)
+    assert "give --fractured 255 --ignore_value -1" in capsys.readouterr().out
+    got = run(folders, fractured=255, ignore_value=-1)["summary"]
+    assert got["cases: fractured"]["dice"]["value"] == pytest.approx(5 / 6, abs=1e-6)
 
 
 def test_names_are_compared_without_what_tools_append():
@@ -178,5 +188,9 @@ def test_two_runs_are_compared_patient_by_patient(tmp_path):
         compare(str(tmp_path / "out_worse"))
     with pytest.raises(InputError, match="give some of"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), metrics="accuracy")
+    table = tmp_path / "out_better" / "cases.csv"
+    table.write_text(table.read_text() + table.read_text().splitlines()[1] + "\n")
+    with pytest.raises(InputError, match="share a name"):
+        compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"))
     with pytest.raises(InputError, match="no such file"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "nothing"))

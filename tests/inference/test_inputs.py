@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.errors import InputError
-from scripts.inference.inputs import find_inputs, preflight, shared_folder
+from scripts.inference.inputs import find_inputs, preflight, same_output, shared_folder
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ def test_scans_of_one_name_keep_their_folders():
     assert shared_folder([]) == ""
 
 
-def test_scans_that_differ_in_their_ending_are_refused():
-    with pytest.raises(InputError, match="only in its ending"):
-        shared_folder([{"image": "data/a.nii.gz"}, {"image": "data/a.nrrd"}])
+def test_of_scans_that_differ_in_their_ending_one_is_segmented_and_the_other_named(scans, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    (scans / "a.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes())
+    cases = find_inputs(str(scans))
+    assert same_output(cases) == [
+        f"{scans / 'a.nii.gz'}: differs from a.nii only in its ending; rename one, only that is segmented"
+    ]
+    preflight(cases, str(scans))
+    assert [c["image"] for c in cases] == [str(scans / "a.nii"), str(scans / "b.nii.gz")]
+    assert "only in its ending" in caplog.text

@@ -6,15 +6,16 @@ from __future__ import annotations
 import csv
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from scripts.training.history import TrainingHistory
 
 
-def train(folder, losses: list[float], per_epoch: int = 2) -> Engine:
+def train(folder, losses: list[float], per_epoch: int = 2, interval: int = 1) -> Engine:
     values = iter(losses)
     engine = Engine(lambda *_: {"loss": next(values)})
     evaluator = Engine(lambda *_: None)
-    evaluator.state.metrics = {"val_mean_dice": 0.5}
+    evaluator.add_event_handler(Events.COMPLETED, lambda e: e.state.metrics.update(val_mean_dice=0.5))
+    engine.add_event_handler(Events.EPOCH_COMPLETED(every=interval), lambda: evaluator.run([0]))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     TrainingHistory(str(folder), evaluator, optimizer).attach(engine)
     engine.run(range(per_epoch), max_epochs=len(losses) // per_epoch)
@@ -27,6 +28,12 @@ def test_every_epoch_adds_its_mean_loss_and_the_metric(tmp_path):
     assert [float(r["train_loss"]) for r in rows] == [3.0, 0.5]
     assert [float(r["val_mean_dice"]) for r in rows] == [0.5, 0.5]
     assert (tmp_path / "new" / "training_curve.png").is_file()
+
+
+def test_an_epoch_without_validation_repeats_no_metric(tmp_path):
+    train(tmp_path, [1.0] * 6, interval=2)
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [r["val_mean_dice"] for r in rows] == ["", "0.5", ""]
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path, caplog):

@@ -101,6 +101,8 @@ class CaseTable:
                 self.rows.get(case, {}),
                 known,
             )
+            if any(r.case == case for r in self.results):
+                case = f"{Path(path).parent.name}/{case}"
             self.results.append(CaseResult(case, str(source.get("patient", case)), metrics, detections))
 
     @staticmethod
@@ -131,4 +133,6 @@ class CaseTable:
         write_tables(self.output_dir, self.results, summary, self.min_overlap, facts)
         for section, rows in summary.sections.items():
             for name, estimate in rows.items():
-                engine.state.metrics[f"{section.removeprefix('cases: ')}_{name}".replace(" ", "_")] = estimate.value
+                engine.state.metrics[
+                    f"{section.removeprefix('cases: ')}_{name}".replace(", ", "_").replace(" ", "_")
+                ] = estimate.value

@@ -30,7 +30,12 @@ def read_cases(run: str | Path) -> dict[str, dict[str, str]]:
     rows = read_table(path)
     if not rows or not {"case", "patient"} <= set(rows[0]):
         raise InputError(f"{path}: holds no cases with the columns case and patient; was it written by score?")
-    return {r["case"]: r for r in rows}
+    table = {r["case"]: r for r in rows}
+    if len(table) < len(rows):
+        raise InputError(
+            f"{path}: {len(rows) - len(table)} cases share a name with another; cases are compared by name"
+        )
+    return table
 
 
 def differences(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.anatomy import LEVELS, voxels_per_label
+from ..data.anatomy import LEVELS
+from .overlap import union_box
 
 FRACTURE_SHARE = (
     0.5  # share of the known voxels of a vertebra that must be marked for the vertebra to count as fractured
@@ -55,6 +56,15 @@ class Target:
         """Share covered by components of at least a confidence."""
         return sum(s for k, s in self.pieces.items() if components[k].confidence >= threshold)
 
+    def found_at(self, components: Sequence[Component], min_overlap: float) -> float:
+        """Highest confidence threshold at which the target is still found; minus infinity when it never is."""
+        covered = 0.0
+        for k in sorted(self.pieces, key=lambda k: -components[k].confidence):
+            covered += self.pieces[k]
+            if covered >= min_overlap:
+                return components[k].confidence
+        return -np.inf
+
 
 @dataclass
 class Detections:
@@ -95,6 +105,13 @@ def match(
         known: False where nobody knows; a vertebra of which less than half is known is no target.
         probability: probability of a fracture per voxel, or None.
     """
+    from scipy.ndimage import find_objects
+
+    box = union_box(prediction, reference, *([] if vertebrae is None else [vertebrae > 0]))
+    if any(part.start == part.stop for part in box):
+        return Detections([], [], vertebrae is not None)
+    prediction, reference = prediction[box], reference[box]
+    vertebrae, known, probability = (None if a is None else a[box] for a in (vertebrae, known, probability))
     parts, number = connected(prediction)
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     inside = np.bincount(parts[reference], minlength=number + 1)
@@ -108,8 +125,10 @@ def match(
     ]
     targets: list[Target] = []
 
-    def add(name: str, where: NDArray[np.bool_], fractured: bool, row: Mapping[str, str]) -> None:
-        hits = np.bincount(parts[where], minlength=number + 1)
+    def add(
+        name: str, place: tuple[slice, ...], where: NDArray[np.bool_], fractured: bool, row: Mapping[str, str]
+    ) -> None:
+        hits = np.bincount(parts[place][where], minlength=number + 1)
         size = int(hits.sum())
         pieces = {k - 1: float(hits[k] / size) for k in range(1, number + 1) if hits[k]}
         targets.append(
@@ -117,19 +136,20 @@ def match(
         )
 
     if vertebrae is None:
-        regions, count = connected(reference)
-        for k in range(1, count + 1):
-            add(str(k), regions == k, True, {})
+        regions, _ = connected(reference)
+        for k, place in enumerate(find_objects(regions), 1):
+            add(str(k), place, regions[place] == k, True, {})
         return Detections(components, targets, False)
-    for label, total in voxels_per_label(vertebrae).items():
-        if label not in LEVELS or label == 26:
+    for label, place in enumerate(find_objects(vertebrae), 1):
+        if place is None or label not in LEVELS or label == 26:
             continue
-        where = vertebrae == label
+        where = vertebrae[place] == label
+        total = int(np.count_nonzero(where))
         if known is not None:
-            where &= known
+            where &= known[place]
         seen = int(np.count_nonzero(where))
         if seen < FRACTURE_SHARE * total:
             continue
-        fractured = np.count_nonzero(reference & where) >= FRACTURE_SHARE * seen
-        add(LEVELS[label], where, bool(fractured), (rows or {}).get(label, {}))
+        fractured = np.count_nonzero(reference[place] & where) >= FRACTURE_SHARE * seen
+        add(LEVELS[label], place, where, bool(fractured), (rows or {}).get(label, {}))
     return Detections(components, targets, True)

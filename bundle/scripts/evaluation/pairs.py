@@ -198,7 +198,8 @@ def read_mask(path: Path, values: Sequence[int] | None, others: Sequence[int] = 
         )
     mask = np.isin(data, wanted).astype(np.uint8) if wanted else np.zeros(data.shape, np.uint8)
     for value in others:
-        mask[data == value] = value
+        if 0 <= value <= 255:  # a value that no mask can hold, such as -1, says that nothing is to be kept
+            mask[data == value] = value
     return nib.Nifti1Image(mask, image.affine)
 
 

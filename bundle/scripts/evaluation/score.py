@@ -133,12 +133,17 @@ def score(
         raise InputError(f"tolerance={tolerance!r}: give a distance in mm, 0 or more")
     if empty_reference not in EMPTY_RULES:
         raise InputError(f"empty_reference={empty_reference!r}: give one of {', '.join(EMPTY_RULES)}")
+    wanted = [fractured] if isinstance(fractured, int) else fractured
+    if wanted is not None and ignore_value in wanted:
+        raise InputError(
+            f"fractured={wanted}: holds ignore_value={ignore_value}; give --ignore_value another value, such as -1"
+        )
     jobs, problems = find_jobs(predictions, references, section, vertebrae, probabilities, table, patient)
     for line in problems:
         print(f"not scored: {line}")
     work = partial(
         score_case,
-        fractured=[fractured] if isinstance(fractured, int) else fractured,
+        fractured=wanted,
         predicted=[predicted] if isinstance(predicted, int) else predicted,
         ignore_value=ignore_value,
         tolerance_mm=tolerance,
@@ -154,6 +159,11 @@ def score(
             results.append(result)
     if not results:
         raise InputError(problems[0] if problems else f"{references}: holds no case to score")
+    if not any(r.fractured for r in results):
+        print(
+            f"{references}: no reference holds a fracture; if {ignore_value} marks them there, "
+            f"give --fractured {ignore_value} --ignore_value -1"
+        )
     summary = summarise(results, min_overlap, samples, seed)
     facts = {
         "predictions": str(Path(predictions).resolve()),

@@ -163,12 +163,14 @@ def froc_curve(results: Sequence[CaseResult], min_overlap: float) -> list[tuple[
     fractures = [(d, t) for d in cases for t in d.targets if t.fractured]
     if not cases or not fractures:
         return []
-    curve = []
-    for threshold in sorted({c.confidence for d in cases for c in d.components}, reverse=True):
-        false = sum(c.overlap < min_overlap for d in cases for c in d.components if c.confidence >= threshold)
-        found = sum(t.coverage(d.components, threshold) >= min_overlap for d, t in fractures)
-        curve.append((float(threshold), false / len(cases), found / len(fractures)))
-    return curve
+    findings = [c for d in cases for c in d.components]
+    thresholds = np.unique([c.confidence for c in findings])[::-1]
+    false = np.sort([c.confidence for c in findings if c.overlap < min_overlap])
+    found = np.sort([t.found_at(d.components, min_overlap) for d, t in fractures])
+    # How many lie at or above each threshold.
+    below = [np.searchsorted(values, thresholds, side="left") for values in (false, found)]
+    rates = ((len(false) - below[0]) / len(cases), (len(found) - below[1]) / len(fractures))
+    return [(float(t), float(f), float(s)) for t, f, s in zip(thresholds, *rates, strict=True)]
 
 
 def summarise(results: Sequence[CaseResult], min_overlap: float = 0.5, samples: int = 2000, seed: int = 0) -> Summary:

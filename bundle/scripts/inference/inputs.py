@@ -9,10 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..data.datalist import load_datalist
+from ..data.formats import VOLUMES, stem
 from ..errors import InputError
-from ..files import scan_stem
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 logger = logging.getLogger(__name__)
 
 
@@ -29,10 +28,10 @@ def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
         source = source / "datalist.json"
     if source.suffix == ".json" and source.is_file():
         return [{"image": case["image"]} for case in load_datalist(str(source), section)]
-    if source.is_file() and str(source).endswith(SUFFIXES):
+    if source.is_file() and str(source).endswith(VOLUMES):
         return [{"image": str(source)}]
     if source.is_dir():
-        return [{"image": str(f)} for f in sorted(source.iterdir()) if f.is_file() and str(f).endswith(SUFFIXES)]
+        return [{"image": str(f)} for f in sorted(source.iterdir()) if f.is_file() and str(f).endswith(VOLUMES)]
     logger.warning("%s is no scan, no folder of scans and no datalist", source)
     return []
 
@@ -44,30 +43,24 @@ def shared_folder(cases: list[dict[str, str]]) -> str:
 
     Args:
         cases: items with ``image``.
-
-    Raises:
-        InputError: when two scans of one folder differ only in their ending: their outputs would have one name.
     """
-    seen: dict[str, str] = {}
-    for case in cases:
-        path = case["image"]
-        place = os.path.join(os.path.dirname(path), _bare_name(path))
-        if place in seen:
-            raise InputError(
-                f"{path}: differs from {seen[place]} only in its ending, so both would write {_bare_name(path)}_fracture; "
-                "move one of them to another folder or rename it"
-            )
-        seen[place] = path
-    names = Counter(_bare_name(case["image"]) for case in cases)
+    names = Counter(stem(case["image"]) for case in cases)
     if max(names.values(), default=0) < 2:
         return ""
     return os.path.commonpath([os.path.dirname(case["image"]) for case in cases])
 
 
-def _bare_name(path: str) -> str:
-    """Return the name of a scan as its outputs carry it."""
-    name = scan_stem(path)
-    return next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
+def same_output(cases: list[dict[str, str]]) -> list[str]:
+    """One line for every scan whose output would have the name of another's: they lie in one folder and differ in their ending."""
+    lines: list[str] = []
+    first: dict[tuple[str, str], str] = {}
+    for path in (case["image"] for case in cases):
+        other = first.setdefault((os.path.dirname(path), stem(path)), path)
+        if other != path:
+            lines.append(
+                f"{path}: differs from {os.path.basename(other)} only in its ending; rename one, only that is segmented"
+            )
+    return lines
 
 
 def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) -> None:
@@ -87,9 +80,9 @@ def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) 
     check_command_line()
     if not cases:
         raise InputError(
-            f"{source}: holds no scan; set input to a file ({', '.join(SUFFIXES)}), a folder of such files or a datalist.json"
+            f"{source}: holds no scan; set input to a file ({', '.join(VOLUMES)}), a folder of such files or a datalist.json"
         )
-    problems = check_cases(cases, level="full", workers=1, expect_hu=expect_hu)
+    problems = same_output(cases) + check_cases(cases, level="full", workers=1, expect_hu=expect_hu)
     for line in problems:
         logger.error(line)
     bad = {line.split(":", 1)[0] for line in problems}

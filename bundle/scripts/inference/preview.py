@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import scan_stem
+from ..data.formats import stem
 from .overlay import save_overlay
 
 
@@ -57,14 +57,14 @@ class OverlayWriter:
             reference = None
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
-            stem = scan_stem(name)
+            title = stem(name)
             folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
             save_overlay(
-                self.output_dir / folder / f"{stem}_overlay.png",
+                self.output_dir / folder / f"{title}_overlay.png",
                 volume.numpy(),
                 np.asarray(volume.affine),
                 mask,
                 reference,
-                stem,
+                title,
             )
             self.written += 1

@@ -41,7 +41,7 @@ class TrainingHistory:
         self.picture_interval = picture_interval
         self.rows: list[dict[str, float]] = []
         self._loss_sum, self._loss_n, self._start = 0.0, 0, 0.0
-        self._drawn = -math.inf
+        self._drawn, self._validated = -math.inf, False
 
     def attach(self, engine: Engine) -> None:
         """Register at a trainer."""
@@ -49,9 +49,15 @@ class TrainingHistory:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._draw)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._mark_validated)
+
+    def _mark_validated(self, engine: Engine) -> None:
+        self._validated = True
 
     def _begin(self, engine: Engine) -> None:
         self._loss_sum, self._loss_n, self._start = 0.0, 0, time.perf_counter()
+        self._validated = False
 
     def _iteration(self, engine: Engine) -> None:
         output = engine.state.output
@@ -74,7 +80,8 @@ class TrainingHistory:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._start, 2),
         }
-        if self.evaluator is not None:
+        # Between validations the evaluator still holds the metrics of the last one, which say nothing about this epoch.
+        if self.evaluator is not None and self._validated:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
         self._write_table(self.output_dir / "history.csv")
@@ -105,7 +112,14 @@ class TrainingHistory:
             right.plot(*zip(*points, strict=True), color="tab:orange", marker=".", label="validation DSC")
         right.set(ylabel="validation DSC", ylim=(0, 1))
         handles = [*left.get_lines(), *right.get_lines()]
-        left.legend(handles, [str(h.get_label()) for h in handles], loc="center right", frameon=False)
+        left.legend(
+            handles,
+            [str(h.get_label()) for h in handles],
+            loc="upper center",
+            ncols=2,
+            frameon=False,
+            bbox_to_anchor=(0.5, -0.12),
+        )
         left.set_title("Training")
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=120)
