@@ -94,6 +94,9 @@ def test_evaluation_scores_every_test_case_on_its_own_grid(bundle, phantom_set, 
         assert iou == pytest.approx(dice / (2 - dice), abs=1e-4)
     assert "95 % interval" in (tmp_path / "summary.md").read_text()
     assert list((tmp_path / "overlays").glob("*_overlay.png"))
+    report = (tmp_path / "report.html").read_text()
+    assert all(r["case"] in report for r in rows)
+    assert report.count("data:image/png") >= 2 + len(rows)
 
 
 def test_inference_writes_a_mask_on_the_grid_of_the_scan(bundle, phantom_set, trained, tmp_path):

@@ -65,6 +65,8 @@ def test_every_pair_is_scored_and_the_tables_agree(folders, workers):
     assert "| dice | 0.833 | 0.833 to 0.833 | 3 | 3 |" in text
     assert len(list(csv.DictReader((folders / "out" / "fractures.csv").open()))) == 3
     assert len(summary["references_sha256"]) == 64
+    assert len(list((folders / "out" / "worst").glob("*.png"))) == 4
+    assert (folders / "out" / "report.html").read_text().count("data:image/png") == 3 + 4
 
 
 def test_a_datalist_brings_patients_vertebrae_and_grades(folders):

@@ -15,6 +15,7 @@ from ..data.formats import stem
 from .detection import match
 from .overlap import case_metrics
 from .pairs import on_grid, vertebra_rows
+from .report import write_report
 from .summary import CaseResult, summarise
 from .tables import file_hash, write_tables
 
@@ -47,6 +48,7 @@ class CaseTable:
         empty_reference: "score" or "exclude", see ``case_metrics``.
         checkpoint: weights that are evaluated; their hash goes into ``summary.json``.
         datalist: datalist that the cases come from; its hash goes there too.
+        pictures: folder with a picture ``CASE_overlay.png`` per case, for the report; ``OverlayWriter`` makes them.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class CaseTable:
         empty_reference: str = "score",
         checkpoint: str | None = None,
         datalist: str | None = None,
+        pictures: str | None = None,
     ) -> None:
+        self.pictures = Path(pictures) if pictures else None
         self.output_dir, self.reference_key = Path(output_dir), reference_key
         self.ignore_value, self.tolerance_mm = ignore_value, tolerance_mm
         self.min_overlap, self.empty_reference = min_overlap, empty_reference
@@ -131,6 +135,8 @@ class CaseTable:
             if path and Path(path).is_file():
                 facts |= {name: str(path), f"{name}_sha256": file_hash(path)}
         write_tables(self.output_dir, self.results, summary, self.min_overlap, facts)
+        drawn = {r.case: self.pictures / f"{r.case}_overlay.png" for r in self.results} if self.pictures else {}
+        write_report(self.output_dir, self.results, summary, self.min_overlap, facts, pictures=drawn)
         for section, rows in summary.sections.items():
             for name, estimate in rows.items():
                 engine.state.metrics[

@@ -111,7 +111,9 @@ def match(
     if any(part.start == part.stop for part in box):
         return Detections([], [], vertebrae is not None)
     prediction, reference = prediction[box], reference[box]
-    vertebrae, known, probability = (None if a is None else a[box] for a in (vertebrae, known, probability))
+    vertebrae = None if vertebrae is None else vertebrae[box]
+    known = None if known is None else known[box]
+    probability = None if probability is None else probability[box]
     parts, number = connected(prediction)
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     inside = np.bincount(parts[reference], minlength=number + 1)

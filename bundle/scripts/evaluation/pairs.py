@@ -223,3 +223,19 @@ def on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resa
     from nibabel.processing import resample_from_to
 
     return np.asanyarray(resample_from_to(image, reference, order=order).dataobj)
+
+
+def read_pair(
+    job: Job,
+    fractured: Sequence[int] | None = None,
+    predicted: Sequence[int] | None = None,
+    ignore_value: int = 255,
+    resample: bool = False,
+) -> tuple[nib.Nifti1Image, NDArray]:
+    """Read the reference of a case, with 0, 1 and ``ignore_value``, and the prediction on its grid.
+
+    Raises:
+        ValueError: as ``read_mask`` and ``on_grid`` do.
+    """
+    reference = read_mask(job.reference, fractured, (ignore_value,))
+    return reference, on_grid(read_mask(job.prediction, predicted), reference, job.prediction, resample)

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .detection import match
+from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
-from .pairs import Job, find_jobs, on_grid, read_mask
+from .pairs import Job, find_jobs, on_grid, read_pair
+from .report import worst_cases, write_report
 from .summary import CaseResult, summarise
 from .tables import file_hash, write_tables
 
@@ -41,9 +43,8 @@ def score_case(
         resample: whether a prediction on another grid is resampled to the nearest voxel.
     """
     try:
-        reference_image = read_mask(job.reference, fractured, (ignore_value,))
+        reference_image, prediction = read_pair(job, fractured, predicted, ignore_value, resample)
         reference = np.asarray(reference_image.dataobj)
-        prediction = on_grid(read_mask(job.prediction, predicted), reference_image, job.prediction, resample)
         spacing = np.linalg.norm(reference_image.affine[:3, :3], axis=0)
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_value, empty_reference)
         known = reference != ignore_value
@@ -101,8 +102,9 @@ def score(
 ) -> str:
     """Score masks of any tool against references.
 
-    Writes cases.csv, fractures.csv, findings.csv, summary.json and summary.md into OUT. A pair that cannot be scored is named and
-    left out; the others are scored, the summary says how many of how many, and the command ends with status 1.
+    Writes cases.csv, fractures.csv, findings.csv, summary.json, summary.md, plots, pictures of the worst cases and report.html,
+    which holds all of it, into OUT. A pair that cannot be scored is named and left out; the others are scored, the summary says how
+    many of how many, and the command ends with status 1.
 
     Args:
         predictions: folder of masks; names are compared without endings such as _fracture, _pred or _0000.
@@ -176,6 +178,15 @@ def score(
         "bootstrap": {"samples": samples, "seed": seed},
     }
     write_tables(out, results, summary, min_overlap, facts, problems)
+    read = partial(
+        read_pair,
+        fractured=wanted,
+        predicted=work.keywords["predicted"],
+        ignore_value=ignore_value,
+        resample=resample,
+    )
+    pictures = draw_worst(worst_cases(results), {job.case: job for job in jobs}, Path(out) / "worst", read)
+    write_report(out, results, summary, min_overlap, facts, problems, pictures)
     if problems:
         raise InputError(
             f"{len(problems)} of {len(results) + len(problems)} cases were not scored, see above; the others are in {out}"

@@ -52,14 +52,19 @@ def _plain(value: object) -> object:
     return value
 
 
+def rules(min_overlap: float) -> str:
+    """What every number rests on, in a few sentences."""
+    return (
+        "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 when the prediction\n"
+        "is empty too, else 0, unless such cases are excluded (column n); distances are of cases with both masks. A fracture is\n"
+        f"found when at least {min_overlap:.0%} of it is marked, a finding is right when at least {min_overlap:.0%} of it lies\n"
+        "in fractures."
+    )
+
+
 def markdown(summary: Summary, min_overlap: float, note: str = "") -> str:
     """Summary as Markdown, ready to paste."""
-    lines = [
-        "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 when the prediction is",
-        "empty too, else 0; distances are of cases with both masks. A fracture is found when at least "
-        f"{min_overlap:.0%} of it is marked, a finding is",
-        f"right when at least {min_overlap:.0%} of it lies in fractures.",
-    ]
+    lines = rules(min_overlap).splitlines()
     if note:
         lines += ["", f"**{note}**"]
     for section, rows in summary.sections.items():

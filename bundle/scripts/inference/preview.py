@@ -33,6 +33,7 @@ class OverlayWriter:
         self.source_root = source_root
         self.output_dir, self.reference_key, self.limit, self.written = Path(output_dir), reference_key, limit, 0
         self.read = LoadImage(image_only=True)
+        self.paths: set[Path] = set()
 
     def attach(self, engine) -> None:
         """Register at an evaluator."""
@@ -59,8 +60,12 @@ class OverlayWriter:
                 reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
             title = stem(name)
             folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
+            path = self.output_dir / folder / f"{title}_overlay.png"
+            if path in self.paths:  # another scan of this name; `CaseTable` names its case so, too
+                path = path.parent / Path(name).parent.name / path.name
+            self.paths.add(path)
             save_overlay(
-                self.output_dir / folder / f"{title}_overlay.png",
+                path,
                 volume.numpy(),
                 np.asarray(volume.affine),
                 mask,

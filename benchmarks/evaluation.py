@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds per case and peak memory of scoring, beside plain calls of MONAI's metrics on the same masks.
+
+    python benchmarks/evaluation.py                          # 100 pairs of 512 x 512 x 300
+    python benchmarks/evaluation.py --cases 3 --shape "[256,256,150]"
+
+Each side runs in a process of its own, so that its peak memory is its own; the pairs are made from one seed, one at a time, and the
+time of making them is not counted. Both sides give DSC, IoU, surface dice, HD95 and average surface distance; ours gives the
+volumes and the matched fractures on top.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fire
+import numpy as np
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+SPACING = (0.5, 0.5, 1.0)
+
+
+def pair(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Two ellipsoids the size of vertebral bodies somewhere in the scan, and the same shifted and resized a little."""
+    rng = np.random.default_rng([7, number])
+    reference, prediction = np.zeros((2, *shape), np.uint8)
+    grid = [np.arange(n, dtype=np.float32) for n in shape]
+    centre = [n * rng.uniform(0.4, 0.6) for n in shape]
+    for step in (0.0, 45.0):
+        for mask, shift, size in ((reference, 0.0, 1.0), (prediction, rng.uniform(0, 4), rng.uniform(0.9, 1.1))):
+            radii = [24 / s * size for s in (1, 1, 1.6)]
+            at = (centre[0] + shift, centre[1], centre[2] + step - 22.5)
+            box = tuple(
+                slice(max(int(a - r), 0), min(int(a + r) + 2, n)) for a, r, n in zip(at, radii, shape, strict=True)
+            )
+            parts = [((g[b] - a) / r) ** 2 for g, b, a, r in zip(grid, box, at, radii, strict=True)]
+            mask[box] |= (parts[0][:, None, None] + parts[1][:, None] + parts[2] <= 1).astype(np.uint8)
+    return prediction, reference
+
+
+def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """What ``scripts.evaluation score`` does with one case once the files are read."""
+    from scripts.evaluation.detection import match
+    from scripts.evaluation.overlap import case_metrics
+
+    metrics = case_metrics(prediction, reference, SPACING, ignore_value=255)
+    match(prediction > 0, reference == 1, float(np.prod(SPACING)) / 1000, known=reference != 255)
+    return {k: metrics[k] for k in ("dice", "iou", "nsd", "hd95_mm", "assd_mm")}
+
+
+def monai(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """One call of each of MONAI's metrics."""
+    import torch
+    from monai import metrics
+
+    p, r = (torch.from_numpy(m)[None, None] for m in (prediction, reference))
+    surface = {"include_background": True, "spacing": SPACING}
+    return {
+        "dice": float(metrics.compute_dice(p, r, include_background=True)),
+        "iou": float(metrics.compute_iou(p, r, include_background=True)),
+        "nsd": float(metrics.compute_surface_dice(p, r, class_thresholds=[1.0], **surface)),
+        "hd95_mm": float(metrics.compute_hausdorff_distance(p, r, percentile=95, **surface)),
+        "assd_mm": float(metrics.compute_average_surface_distance(p, r, symmetric=True, **surface)),
+    }
+
+
+def side(name: str, cases: int, shape: tuple[int, ...]) -> None:
+    """Run one side and print seconds of each case, peak memory in MiB and the mean of every metric as JSON."""
+    sys.path.insert(0, str(BUNDLE))
+    work = {"ours": ours, "monai": monai}[name]
+    warm = pair(0, (32, 32, 32))
+    work(*warm)  # imports
+    seconds, rows = [], []
+    for number in range(cases):
+        masks = pair(number, tuple(shape))
+        start = time.perf_counter()
+        rows.append(work(*masks))
+        seconds.append(time.perf_counter() - start)
+        print(f"{name}: case {number + 1} of {cases}, {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    print(json.dumps({"seconds": seconds, "peak": peak, "means": means}))
+
+
+def compare(cases: int = 100, shape: tuple[int, int, int] = (512, 512, 300)) -> None:
+    """Print both sides as a table with ratios."""
+    found = {}
+    for name in ("ours", "monai"):
+        command = [sys.executable, __file__, "side", name, "--cases", str(cases), "--shape", str(list(shape))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    print(f"\n{cases} pairs of {' x '.join(map(str, shape))}.\n")
+    print("| side | median s per case | smallest | peak memory (MiB) | DSC | IoU | NSD | HD95 | ASSD |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, value in found.items():
+        means = " | ".join(f"{v:.4f}" for v in value["means"].values())
+        print(
+            f"| {name} | {np.median(value['seconds']):.2f} | {min(value['seconds']):.2f} | {value['peak']:.0f} | {means} |"
+        )
+    for kind, take in (("median", np.median), ("smallest", min)):
+        ratio = take(found["monai"]["seconds"]) / take(found["ours"]["seconds"])
+        print(f"\n{kind}: {ratio:.1f} times as fast as the plain calls")
+
+
+if __name__ == "__main__":
+    fire.Fire({"compare": compare, "side": side}) if len(sys.argv) > 1 and not sys.argv[1].startswith(
+        "-"
+    ) else fire.Fire(compare)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a run: scores case by case, detection against false positives, volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .summary import CaseResult, Summary
+
+PANELS = (
+    (("dice", "iou", "nsd"), "share"),
+    (("hd95_mm", "assd_mm"), "mm"),
+    (("volume_error_ml", "false_positive_ml"), "ml"),
+)
+FRACTURED, HEALTHY = "tab:blue", "tab:green"
+
+
+def _values(results: Sequence[CaseResult], metric: str) -> np.ndarray:
+    values = np.array([r.metrics[metric] for r in results], float)
+    return values[np.isfinite(values)]
+
+
+def case_boxes(results: Sequence[CaseResult]) -> Figure:
+    """Box and points per metric: cases with a fracture, and beside them healthy ones, whose scores are all or nothing."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, len(PANELS), width_ratios=[len(metrics) for metrics, _ in PANELS])
+    groups = [
+        ("with fracture", FRACTURED, [r for r in results if r.fractured]),
+        ("healthy", HEALTHY, [r for r in results if not r.fractured]),
+    ]
+    groups = [g for g in groups if g[2]]
+    rng = np.random.default_rng(0)
+    for axis, (metrics, unit) in zip(axes, PANELS, strict=True):
+        for number, (_, colour, members) in enumerate(groups):
+            for place, metric in enumerate(metrics):
+                values = _values(members, metric)
+                if not values.size:
+                    continue
+                at = place + 0.4 * (number - (len(groups) - 1) / 2)
+                axis.boxplot(values, positions=[at], widths=0.3, showfliers=False, medianprops={"color": colour})
+                scatter = at + rng.uniform(-0.08, 0.08, values.size)
+                axis.plot(scatter, values, ".", color=colour, alpha=0.6, markersize=5)
+        axis.set_xticks(range(len(metrics)), [m.removesuffix(f"_{unit}").replace("_", "\n") for m in metrics])
+        axis.set(ylabel=unit, xlim=(-0.6, len(metrics) - 0.4))
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylim(-0.03, 1.03)
+    for name, colour, members in groups:
+        axes[-1].plot([], [], ".", color=colour, label=f"{name} (n = {len(members)})")
+    axes[-1].legend(loc="best", frameon=False)
+    figure.suptitle("Cases; a distance needs a fracture in both masks")
+    return figure
+
+
+def froc(summary: Summary) -> Figure | None:
+    """Sensitivity against false positives per scan; None when no reference holds a fracture or nothing was found."""
+    if not summary.froc:
+        return None
+    _, false, sensitivity = (np.array(column) for column in zip(*summary.froc, strict=True))
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.step([0, *false], [0, *sensitivity], where="post", color=FRACTURED)
+    axis.plot(false[-1:], sensitivity[-1:], "o", color=FRACTURED, label="all findings")
+    axis.set(
+        xlabel="false positives per scan",
+        ylabel="sensitivity for fractures",
+        ylim=(-0.02, 1.02),
+        xlim=(-0.02, max(1.0, 1.05 * float(false[-1]))),
+        title="FROC",
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def volume_agreement(results: Sequence[CaseResult]) -> Figure:
+    """Difference of volumes against their mean with limits of agreement (Bland and Altman, doi:10.1016/S0140-6736(86)90837-8)."""
+    reference = np.array([r.metrics["reference_ml"] for r in results])
+    difference = np.array([r.metrics["volume_error_ml"] for r in results])
+    fractured = np.array([r.fractured for r in results], bool)
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axis = figure.subplots()
+    middle = reference + difference / 2
+    for chosen, colour, name in ((fractured, FRACTURED, "with fracture"), (~fractured, HEALTHY, "healthy")):
+        if chosen.any():
+            axis.plot(middle[chosen], difference[chosen], "o", color=colour, alpha=0.7, label=name)
+    bias = float(difference.mean())
+    axis.axhline(bias, color="black", linewidth=1, label=f"mean {bias:+.2f} ml")
+    if len(results) > 2:
+        spread = 1.96 * float(difference.std(ddof=1))
+        for limit in (bias - spread, bias + spread):
+            axis.axhline(limit, color="black", linewidth=1, linestyle="dashed")
+        axis.plot([], [], color="black", linestyle="dashed", label=f"mean ± {spread:.2f} ml (1.96 SD)")
+    axis.set(
+        xlabel="mean of both volumes (ml)", ylabel="prediction - reference (ml)", title="Volume of fractured vertebrae"
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", frameon=False, fontsize="small")
+    return figure

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page holds everything in itself, shows the worst cases first and survives runs without a fracture or a finding."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scripts.evaluation.detection import match
+from scripts.evaluation.overlap import case_metrics
+from scripts.evaluation.plots import froc
+from scripts.evaluation.report import worst_cases, write_report
+from scripts.evaluation.summary import CaseResult, summarise
+
+
+def result(name: str, shift: int, fractured: bool = True, marked: bool = True) -> CaseResult:
+    reference, prediction = np.zeros((2, 12, 12, 12), bool)
+    if fractured:
+        reference[3:8, 3:8, 3:8] = True
+    if marked:
+        prediction[3 + shift : 8 + shift, 3:8, 3:8] = True
+    metrics = case_metrics(prediction, reference, (1.0, 1.0, 1.0))
+    return CaseResult(name, name, metrics, match(prediction, reference, 0.001))
+
+
+RUNS = {
+    "mixed": [result("good", 0), result("bad", 3), result("middle", 1), result("healthy", 0, False, False)],
+    "healthy only": [result("a", 0, False, False), result("b", 0, False, True)],
+    "nothing found": [result("a", 0, True, False), result("b", 0, True, False)],
+    "one": [result("a", 1)],
+}
+
+
+def test_worst_cases_come_first_and_false_alarms_break_ties():
+    results = [*RUNS["mixed"], result("false alarm", 0, False, True)]
+    assert [r.case for r in worst_cases(results, 3)] == ["false alarm", "bad", "middle"]
+    left_out = result("left out", 3)
+    left_out.metrics["dice"] = float("nan")
+    assert worst_cases([left_out, *results])[0].case == "false alarm"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_page_of_every_kind_of_run(name, tmp_path):
+    results = RUNS[name]
+    page = write_report(tmp_path, results, summarise(results, samples=50), 0.5).read_text()
+    assert all(r.case in page for r in results)
+    assert {p.name for p in (tmp_path / "plots").iterdir()} >= {"boxes.png", "volumes.png"}
+    assert (tmp_path / "plots" / "froc.png").is_file() == (name not in ("healthy only", "nothing found"))
+    assert set(re.findall(r'(?:src|href)="([^,"]*)', page)) == {"data:image/png;base64"}
+
+
+def test_names_and_problems_are_text_and_pictures_are_inside(tmp_path):
+    results = [result("<b>x</b>", 2)]
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"picture")
+    page = write_report(
+        tmp_path,
+        results,
+        summarise(results, samples=50),
+        0.5,
+        {"references": "<somewhere>"},
+        ["a.nii.gz: holds <NaN>"],
+        {"<b>x</b>": picture},
+    ).read_text()
+    assert "<b>x</b>" not in page
+    assert "&lt;NaN&gt;" in page
+    assert "1 of 2 cases" in page
+    assert "cGljdHVyZQ==" in page
+
+
+def test_an_old_curve_goes_when_there_is_none(tmp_path):
+    write_report(tmp_path, RUNS["one"], summarise(RUNS["one"], samples=50), 0.5)
+    write_report(tmp_path, RUNS["healthy only"], summarise(RUNS["healthy only"], samples=50), 0.5)
+    assert not (tmp_path / "plots" / "froc.png").exists()
+
+
+def test_the_curve_ends_at_the_sensitivity_of_all_findings():
+    results = RUNS["mixed"]
+    summary = summarise(results, samples=50)
+    figure = froc(summary)
+    assert figure is not None
+    heights = figure.axes[0].lines[0].get_ydata()
+    assert heights[-1] == pytest.approx(summary.sections["fractures"]["sensitivity"].value)
+    assert np.all(np.diff(heights) >= 0)
