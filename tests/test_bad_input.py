@@ -117,7 +117,7 @@ def test_every_problem_of_a_set_is_named_at_once(bundle, monkeypatch, own_set):
 )
 def test_an_override_that_is_wrong(bundle, monkeypatch, own_set, argument, value, hint):
     message = train(bundle, monkeypatch, own_set, argument, value)
-    assert f"{argument} {value}" in message
+    assert argument in message
     assert hint in message
 
 

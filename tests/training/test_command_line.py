@@ -15,6 +15,8 @@ CONFIG = {
     "flag": True,
     "device": "$x",
     "train": {"handlers": [{"a": 1}]},
+    "loss": {"_target_": "DiceCELoss", "softmax": True},
+    "network_def": {"_target_": "scripts.networks.MSFFNet", "spatial_dims": 2},
 }
 
 
@@ -31,6 +33,8 @@ CONFIG = {
         ["--train#handlers#0#_disabled_", "True"],
         ["--epochs", "$1 + 1"],
         ["--config_file", "a.yaml"],
+        ["--network_def::fusion_channels", "8"],
+        ["--loss::lambda_ce", "2"],
     ],
 )
 def test_right_overrides_pass(arguments):
@@ -46,6 +50,8 @@ def test_right_overrides_pass(arguments):
         (["--spacing", "1"], "a list"),
         (["--flag", "7"], "True or False"),
         (["--train::handler", "1"], "did you mean 'handlers'"),
+        (["--network_def::fusion_channel", "8"], "did you mean 'fusion_channels'"),
+        (["--loss::lambda_dise", "2"], "did you mean 'lambda_dice'"),
     ],
 )
 def test_wrong_overrides_are_named_with_a_remedy(arguments, words):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +14,6 @@ from .findings import inspect_case
 from .split import leaking_patients
 
 MAX_SHOWN = 20
-logger = logging.getLogger(__name__)
 
 
 def case_problems(
@@ -60,7 +58,7 @@ def preflight(
         expect_hu: whether images whose values are no HU are refused.
 
     Raises:
-        InputError: after every problem was logged in a line of its own.
+        InputError: with a line per problem.
     """
     from ..training.command_line import check_command_line
 
@@ -85,8 +83,10 @@ def preflight(
         )
     cases = [case for items in sections.values() for case in items]
     problems = check_cases(cases, level, label_values, workers, expect_hu)
-    for line in problems[:MAX_SHOWN]:
-        logger.error(line)
     if problems:
         more = f" (the first {MAX_SHOWN} are shown)" if len(problems) > MAX_SHOWN else ""
-        raise InputError(f"{problems[0]}\n{len(problems)} problem(s) in {len(cases)} cases{more}; nothing was started")
+        raise InputError(
+            "\n".join(
+                [*problems[:MAX_SHOWN], f"{len(problems)} problem(s) in {len(cases)} cases{more}; nothing was started"]
+            )
+        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc import ErrorDuringImport, locate
 
 from ..errors import InputError
 
@@ -71,6 +73,21 @@ def _type_problem(key: str, now: object, new: object) -> str | None:
     return None
 
 
+def _arguments(node: dict) -> tuple[list[str], bool]:
+    """Names that the ``_target_`` of a component takes besides those in the config, and whether it takes any name."""
+    from monai.bundle.config_item import ComponentLocator, ConfigComponent
+
+    try:
+        name = ConfigComponent(config=node, id="", locator=ComponentLocator()).resolve_module_name()
+        target = locate(name) if isinstance(name, str) else name
+        if not callable(target):
+            return [], True
+        parameters = inspect.signature(target).parameters.values()
+    except (ErrorDuringImport, ModuleNotFoundError, TypeError, ValueError):
+        return [], True
+    return [p.name for p in parameters], any(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
 def override_problems(overrides: dict[str, str], config: dict, names: str) -> list[str]:
     """Return one line per override that the config does not have or whose type differs.
 
@@ -95,6 +112,12 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                 break
             else:
                 choices = list(node) if isinstance(node, dict) else []
+                if "_target_" in choices:
+                    taken, anything = _arguments(dict(node))  # type: ignore[call-overload]
+                    if anything or part in taken:
+                        node = "$"
+                        break
+                    choices = [c for c in [*choices, *taken] if not c.startswith("_")]
                 close = difflib.get_close_matches(part, choices, n=1)
                 hint = (
                     f"did you mean {close[0]!r}?" if close else f"known: {', '.join(map(str, choices[:12])) or 'none'}"
