@@ -40,7 +40,7 @@ demo: $(VENV)/.base
 		--checkpoint $(DEMO)/model.pt
 	@echo; cat $(DEMO)/summary.md
 	@echo; echo "training curve  $(DEMO)/training_curve.png"
-	@echo "metrics         $(DEMO)/summary.md, $(DEMO)/cases.csv"
+	@echo "metrics         $(DEMO)/report.html, $(DEMO)/summary.md, $(DEMO)/cases.csv"
 	@echo "overlays        $(DEMO)/overlays/"
 	@echo "inference       $(DEMO)/inference/"
 
