@@ -67,8 +67,3 @@ def keep_settings(folder: Path | str, settings: Mapping) -> None:
                 f"{folder}: was begun with {name}={before.get(name)!r}, now {name}={now[name]!r}; "
                 "its finished cases would be kept, so choose another folder or delete this one"
             )
-
-
-def scan_stem(path: Path | str) -> str:
-    """Return the file name of a scan without its ending."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")

@@ -12,9 +12,10 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from ..files import keep_settings, scan_stem
+from ..files import keep_settings
 from .adapter import MadeCase, SourceCase, convert, finish, integer_labels, pair_or_complain, table_rows
 from .anatomy import LABELS
+from .formats import stem
 
 VERTEBRA_FILE = re.compile(r"^vertebrae_([CTLS]\d{1,2})\.nii(\.gz)?$")
 
@@ -117,7 +118,7 @@ def ctspine1k(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     root = _folder(source, "STEM.nii.gz and STEM_seg.nii.gz")
     files = {f.name: f for f in sorted(root.rglob("*.nii.gz"))}
     masks = {name.removesuffix("_seg.nii.gz"): f for name, f in files.items() if name.endswith("_seg.nii.gz")}
-    images = {scan_stem(name): f for name, f in files.items() if not name.endswith("_seg.nii.gz")}
+    images = {stem(name): f for name, f in files.items() if not name.endswith("_seg.nii.gz")}
     both = sorted(set(masks) & set(images))
     if not both:
         raise InputError(f"{source}: holds no pair STEM.nii.gz and STEM_seg.nii.gz; give the folder of CTSpine1K")

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import keep_settings, read_table, scan_stem, write_table
+from ..files import keep_settings, read_table, write_table
 from .adapter import IGNORE, integer_labels, same_grid
 from .anatomy import voxels_per_label
 from .datalist import SECTIONS, load_datalist, section_problem, write_datalist
+from .formats import stem
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
 from .genant import SHAPES
 from .phantom import SpineScan
@@ -65,14 +66,14 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti
 
 
 def _case_name(case: Mapping[str, str], stems: Mapping[str, int]) -> str:
-    stem = scan_stem(case["image"])
-    return stem if stems[stem] == 1 else f"{case.get('patient', '')}_{stem}".strip("_")
+    name = stem(case["image"])
+    return name if stems[name] == 1 else f"{case.get('patient', '')}_{name}".strip("_")
 
 
 def _simulate_case(
     case: Mapping[str, str],
     root: Path,
-    stem: str,
+    case_name: str,
     part: Path,
     rng: np.random.Generator,
     wanted: int,
@@ -90,12 +91,12 @@ def _simulate_case(
         "vertebrae": scan.labels,
     }
     for name, array in arrays.items():
-        save_image(nib.Nifti1Image(array, image.affine), root / FOLDERS[name] / f"{stem}.nii.gz")
+        save_image(nib.Nifti1Image(array, image.affine), root / FOLDERS[name] / f"{case_name}.nii.gz")
     if wanted and not scan.fractures:
         tqdm.write(f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged")
     # Grades of old fractures and of unknown vertebrae are not this command's to state: blank, not 0.
     blank = {"grade": "", "shape": ""}
-    table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(stem, scan)]
+    table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(case_name, scan)]
     write_table(part, table, COLUMNS)
 
 
@@ -150,7 +151,7 @@ def simulate(
             f"{datalist}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it"
         )
     # Sets that name every scan alike (ct.nii.gz in a folder per patient) are told apart by patient.
-    stems = Counter(scan_stem(case["image"]) for _, case, copy in work if copy == 0)
+    stems = Counter(stem(case["image"]) for _, case, copy in work if copy == 0)
     names = Counter(_case_name(case, stems) for _, case, copy in work if copy == 0)
     double = [n for n, count in names.items() if count > 1]
     if double:
@@ -173,8 +174,8 @@ def simulate(
 
     def run(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict | str:
         number, (_, case, copy) = job
-        stem = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
-        part = root / "vertebrae" / f"{stem}.csv"
+        case_name = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
+        part = root / "vertebrae" / f"{case_name}.csv"
         try:
             if "vertebrae" not in case:
                 raise ValueError(f"{case['image']}: names no `vertebrae`; add the mask of vertebra instances")
@@ -182,9 +183,9 @@ def simulate(
                 share = int((number + 1) * healthy) > int(number * healthy)
                 rng = np.random.default_rng([seed, number])
                 wanted = 0 if share else int(rng.integers(1, fractures + 1))
-                _simulate_case(case, root, stem, part, rng, wanted, chosen, drawn)
-            files = {f: f"{d}/{stem}.nii.gz" for f, d in FOLDERS.items()}
-            return {"entry": {**files, "patient": case.get("patient", stem)}, "rows": read_table(part)}
+                _simulate_case(case, root, case_name, part, rng, wanted, chosen, drawn)
+            files = {f: f"{d}/{case_name}.nii.gz" for f, d in FOLDERS.items()}
+            return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_table(part)}
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             line = line if case.get("image", "") in line else f"{case.get('image')}: {line}"

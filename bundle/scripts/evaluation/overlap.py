@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,12 +42,15 @@ def surface_metrics(
     import torch
     from monai.metrics.utils import get_edge_surface_distance
 
-    _, (to_reference, to_prediction), _ = get_edge_surface_distance(
-        torch.from_numpy(np.ascontiguousarray(prediction)),
-        torch.from_numpy(np.ascontiguousarray(reference)),
-        spacing=[float(s) for s in spacing],
-        symmetric=True,
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 calls a function of its own with an argument that it has deprecated.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy")
+        _, (to_reference, to_prediction), _ = get_edge_surface_distance(
+            torch.from_numpy(np.ascontiguousarray(prediction)),
+            torch.from_numpy(np.ascontiguousarray(reference)),
+            spacing=[float(s) for s in spacing],
+            symmetric=True,
+        )
     one, other = np.asarray(to_reference, np.float64), np.asarray(to_prediction, np.float64)
     both = np.concatenate([one, other])
     return {

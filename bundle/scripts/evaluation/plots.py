@@ -49,7 +49,7 @@ def case_boxes(results: Sequence[CaseResult]) -> Figure:
     axes[0].set_ylim(-0.03, 1.03)
     for name, colour, members in groups:
         axes[-1].plot([], [], ".", color=colour, label=f"{name} (n = {len(members)})")
-    axes[-1].legend(loc="best", frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     figure.suptitle("Cases; a distance needs a fracture in both masks")
     return figure
 
@@ -97,5 +97,5 @@ def volume_agreement(results: Sequence[CaseResult]) -> Figure:
         xlabel="mean of both volumes (ml)", ylabel="prediction - reference (ml)", title="Volume of fractured vertebrae"
     )
     axis.grid(alpha=0.3)
-    axis.legend(loc="best", frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure

@@ -106,6 +106,7 @@ class TrainingHistory:
         epochs = [row["epoch"] for row in self.rows]
         left.plot(epochs, [row["train_loss"] for row in self.rows], color="tab:blue", marker=".", label="training loss")
         left.set(xlabel="epoch", ylabel="training loss")
+        left.xaxis.get_major_locator().set_params(integer=True)
         right = left.twinx()
         points = [(row["epoch"], row[self.metric]) for row in self.rows if self.metric in row]
         if points:
