@@ -100,13 +100,14 @@ class TrainingHistory:
 
     def _write_picture(self, path: Path) -> None:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(7, 4), layout="constrained")
         left = figure.subplots()
         epochs = [row["epoch"] for row in self.rows]
         left.plot(epochs, [row["train_loss"] for row in self.rows], color="tab:blue", marker=".", label="training loss")
         left.set(xlabel="epoch", ylabel="training loss")
-        left.xaxis.get_major_locator().set_params(integer=True)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right = left.twinx()
         points = [(row["epoch"], row[self.metric]) for row in self.rows if self.metric in row]
         if points:
