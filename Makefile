@@ -17,13 +17,14 @@ export MPLBACKEND ?= Agg
 
 .PHONY: demo test test-slow lint format clean
 
+# --no-compile: byte code of the few modules that are used appears at their first import; of all of them it takes pip minutes.
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -c constraints.txt .
+	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -c constraints.txt ".[export,test,lint]" onnxruntime
+	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,test,lint]" onnxruntime
 	@touch $@
 
 demo: $(VENV)/.base
