@@ -145,6 +145,26 @@ def test_two_predictions_of_one_name_are_ambiguous(folders, capsys):
     assert "neither is scored" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "layout", ["{case}/{case}_seg.nii.gz", "{case}/segmentations/{case}.nii.gz", "{case}/mask.nii.gz"]
+)
+def test_a_folder_for_each_case_is_searched(folders, layout):
+    flat = run(folders)["summary"]
+    for path in list((folders / "predictions").iterdir()):
+        target = folders / "predictions" / layout.format(case=path.name.split("_")[0])
+        target.parent.mkdir(parents=True)
+        path.rename(target)
+    assert run(folders)["summary"] == flat
+
+
+def test_masks_of_one_name_in_folders_of_one_name_are_ambiguous(folders, capsys):
+    for side, mask in enumerate(masks(2)):
+        save(folders / "nested" / str(side) / "case0" / "mask.nii.gz", mask)
+    with pytest.raises(InputError):
+        score(str(folders / "nested"), str(folders / "references"), str(folders / "out"), samples=10)
+    assert "neither is scored" in capsys.readouterr().out
+
+
 def test_bad_options_are_one_line(folders):
     for option, message in (
         ({"min_overlap": 0}, "share above 0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,24 +60,44 @@ def bare(path: Path | str) -> str:
 def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
     """Files of a folder by bare name, and one line for each name that two files share; such files are left out.
 
+    A folder that holds no file of its own but folders, one for each case as MONAI's savers and TotalSegmentator write them, is searched
+    through; files of one name, such as ``s1/vertebrae.nii.gz`` and ``s2/vertebrae.nii.gz``, then go by the names of their folders.
+
     Raises:
         InputError: when the folder is missing or holds no image.
     """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds the masks")
-    found: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(root.iterdir()):
-        if file.is_file() and ending(file) and not file.name.startswith("."):
-            found[bare(file)].append(file)
+    files = [f for f in sorted(root.iterdir()) if _is_mask(f)]
+    found = _group(files, bare)
+    if not files:
+        for nested in _group([f for f in sorted(root.rglob("*")) if _is_mask(f)], bare).values():
+            for name, same in _group(nested, _folder_name if len(nested) > 1 else bare).items():
+                found[name] += same
     if not found:
         raise InputError(f"{root}: holds no mask (NIfTI, NRRD, MHA, PNG); give the folder that holds them")
     twice = [
-        f"{files[0]}: has the name of {files[1].name} but for its ending; rename one, neither is scored"
-        for files in found.values()
-        if len(files) > 1
+        f"{same[0]}: has the name of {same[1].relative_to(root)} (endings do not count); rename one, neither is scored"
+        for same in found.values()
+        if len(same) > 1
     ]
-    return {name: files[0] for name, files in found.items() if len(files) == 1}, twice
+    return {name: same[0] for name, same in found.items() if len(same) == 1}, twice
+
+
+def _folder_name(file: Path) -> str:
+    return bare(file.parent.name)
+
+
+def _is_mask(file: Path) -> bool:
+    return bool(ending(file)) and not file.name.startswith(".") and file.is_file()
+
+
+def _group(files: Sequence[Path], name: Callable[[Path], str]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        groups[name(file)].append(file)
+    return groups
 
 
 def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[str]]:

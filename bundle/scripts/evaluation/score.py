@@ -107,7 +107,8 @@ def score(
     many of how many, and the command ends with status 1.
 
     Args:
-        predictions: folder of masks; names are compared without endings such as _fracture, _pred or _0000.
+        predictions: folder of masks, or of a folder for each case; names are compared without endings such as _fracture,
+            _pred or _0000.
         references: folder of masks, or a datalist.json, which brings patients, vertebrae and grades along.
         out: folder to write to.
         vertebrae: folder of vertebra instances in VerSe's labels, for references in a folder.
