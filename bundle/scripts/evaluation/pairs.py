@@ -60,8 +60,8 @@ def bare(path: Path | str) -> str:
 def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
     """Files of a folder by bare name, and one line for each name that two files share; such files are left out.
 
-    A folder that holds no file of its own but folders, one for each case as MONAI's savers and TotalSegmentator write them, is searched
-    through; files of one name, such as ``s1/vertebrae.nii.gz`` and ``s2/vertebrae.nii.gz``, then go by the names of their folders.
+    A folder that holds no file of its own but folders, one for each case as MONAI's savers and TotalSegmentator write them, is
+    searched through; files of one name, such as ``s1/bone.nii.gz`` and ``s2/bone.nii.gz``, then go by the names of their folders.
 
     Raises:
         InputError: when the folder is missing or holds no image.
