@@ -188,6 +188,20 @@ def test_a_single_slice_gives_hu_by_row_and_column(tmp_path, volume):
     assert spacing == (0.8, 0.6)
 
 
+def test_jpeg_lossless_as_rsna_2022_comes_in(tmp_path, volume):
+    itk = pytest.importorskip("itk")
+    for file in write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2]):
+        reader = itk.GDCMImageIO.New()
+        image = itk.imread(str(file), itk.SS, imageio=reader)
+        reader.SetCompressionType(itk.GDCMImageIOEnums.Compression_JPEG)
+        reader.KeepOriginalUIDOn()
+        itk.imwrite(image, str(file), imageio=reader, compression=True)
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    image, notes = read_series(tmp_path / "s")
+    assert notes == []
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume.transpose(2, 1, 0))
+
+
 @pytest.mark.skipif(not DICOM.is_dir(), reason=f"the DICOM series is not at {DICOM}")
 def test_a_compressed_real_series_reads():
     image, _ = read_series(DICOM)
