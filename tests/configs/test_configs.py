@@ -101,13 +101,14 @@ def test_validation_drops_specks_as_evaluation_does(bundle):
     from monai.data import MetaTensor
 
     parser = merged(bundle, "train.yaml")
-    logits = torch.zeros(2, 20, 20, 20)
+    logits = torch.zeros(2, 24, 24, 24)
     logits[0] = 1.0
-    logits[1, 2:12, 2:12, 2:12] = logits[1, 15:17, 15:17, 15:17] = 2.0
-    label = MetaTensor(torch.zeros(1, 20, 20, 20))
+    logits[1, 2:16, 2:16, 2:16] = logits[1, 19:22, 19:22, 19:22] = 2.0
+    assert 3**3 < parser["min_volume_mm3"] < 14**3
+    label = MetaTensor(torch.zeros(1, 24, 24, 24))
     item = {"pred": MetaTensor(logits), "label": label}
     kept = parser.get_parsed_content("validate::postprocessing")(item)["pred"][1]
-    assert int(kept.sum()) == 1000
+    assert int(kept.sum()) == 14**3
 
 
 def test_every_property_of_monai_resolves_to_an_id(bundle):
