@@ -136,6 +136,8 @@ def test_masks_without_ct_give_shapes_but_no_training_case(tree, tmp_path):
     assert found[20] == [IGNORE]
     for ct in folder.rglob("*_ct.nii.gz"):
         ct.unlink()
+    with pytest.raises(InputError, match="3 mask.*0 CT.*--masks_only"):
+        verse(str(folder), table, str(tmp_path / "masks"))
     path = verse(str(folder), table, str(tmp_path / "masks"), masks_only=True)
     assert path.endswith("vertebrae.csv")
     assert len((tmp_path / "masks" / "vertebrae.csv").read_text().splitlines()) == 8
@@ -235,3 +237,9 @@ def test_other_settings_in_the_same_folder_are_refused(tree, tmp_path):
     verse(str(folder), table, str(tmp_path / "out"))
     with pytest.raises(InputError, match="min_grade=1, now min_grade=2"):
         verse(str(folder), table, str(tmp_path / "out"), min_grade=2)
+    same = write_table(tmp_path / "same.csv", {(4, 4): {"T11": ("0", "0"), "T12": ("2", "1"), "L1": ("x", "x")},
+                                               (267, 410): {"L2": ("1", "2"), "L3": ("0", "0")}})  # fmt: skip
+    verse(str(folder), same, str(tmp_path / "out"))
+    other = write_table(tmp_path / "other.csv", {(4, 4): {"T12": ("3", "1")}})
+    with pytest.raises(InputError, match="grades_sha256"):
+        verse(str(folder), other, str(tmp_path / "out"))

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import fire
-
+from ..cli import run
 from .check import check
 from .folder import folder
 from .instances import ctspine1k, totalsegmentator
@@ -31,7 +30,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run a command."""
-    fire.Fire(COMMANDS, name="scripts.data")
+    run(COMMANDS, name="scripts.data")
 
 
 if __name__ == "__main__":

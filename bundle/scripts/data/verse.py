@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from pathlib import Path
@@ -140,22 +141,31 @@ def verse(
         raise InputError(
             f"{source}: holds no file like sub-verse004_ct.nii.gz; give the folder that holds the VerSe tree"
         )
-    settings = {"source": str(Path(source).resolve()), "min_grade": min_grade, "unknown": unknown}
-    keep_settings(out, {**settings, "masks_only": masks_only})
+    table = read_grades(grades)
     alone = sorted(set(masks) - set(images))
     missing = (
         [] if masks_only else [f"{masks[c]}: has no CT beside it; left out (masks_only converts it)" for c in alone]
     )
     missing += [f"{images[c]}: has no mask of vertebrae; left out" for c in sorted(set(images) - set(masks))]
-    for line in missing:
-        print(line)
-    table = read_grades(grades)
     both = sorted(set(images) & set(masks))
     wanted = sorted(set(masks)) if masks_only else both
-    if wanted and not any(c in table for c in wanted):
+    if not wanted:
+        raise InputError(
+            f"{source}: has {len(masks)} mask(s) and {len(images)} CT(s), but no case with both; complete the download"
+            + (", or add --masks_only for the shapes alone" if masks else "")
+        )
+    if not any(c in table for c in wanted):
         raise InputError(
             f"{grades}: no row matches a case of {source} (first case there: {wanted[0]}); is it the right table?"
         )
+
+    settings = {"source": str(Path(source).resolve()), "min_grade": min_grade, "unknown": unknown}
+    # Of the grades in use, so that both forms of one table count as one.
+    used = repr([(case, sorted(table[case].items())) for case in wanted if case in table])
+    digest = hashlib.sha256(used.encode()).hexdigest()[:16]
+    keep_settings(out, {**settings, "masks_only": masks_only, "grades_sha256": digest})
+    for line in missing:
+        print(line)
 
     def make(case: str) -> MadeCase | None:
         vertebrae = integer_labels(masks[case])

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import fire
-
+from ..cli import run
 from .compare import compare
 from .score import score
 
@@ -13,7 +12,7 @@ COMMANDS = {"score": score, "compare": compare}
 
 def main() -> None:
     """Run a command."""
-    fire.Fire(COMMANDS, name="scripts.evaluation")
+    run(COMMANDS, name="scripts.evaluation")
 
 
 if __name__ == "__main__":
