@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines whose options are checked before anything runs.
 
-Fire runs a function with the options it knows and complains of the others afterwards; it reads ``--out 2024`` as a number and an option
-without value as True. Here every option is compared with the signature and its type first.
+Fire runs a function with the options it knows and complains of the others afterwards; it reads ``--out 2024`` as a number and an
+option without value as True. Here every option is compared with the signature and its type first.
 """
 
 from __future__ import annotations

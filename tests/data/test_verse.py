@@ -136,7 +136,7 @@ def test_masks_without_ct_give_shapes_but_no_training_case(tree, tmp_path):
     assert found[20] == [IGNORE]
     for ct in folder.rglob("*_ct.nii.gz"):
         ct.unlink()
-    with pytest.raises(InputError, match="3 mask.*0 CT.*--masks_only"):
+    with pytest.raises(InputError, match=r"3 mask.*0 CT.*--masks_only"):
         verse(str(folder), table, str(tmp_path / "masks"))
     path = verse(str(folder), table, str(tmp_path / "masks"), masks_only=True)
     assert path.endswith("vertebrae.csv")
