@@ -181,11 +181,33 @@ def test_cut_off_pixels_are_named(tmp_path, volume):
         read_series(tmp_path / "s")
 
 
-def test_a_single_slice_gives_hu_by_row_and_column(tmp_path, volume):
-    write_slice(tmp_path / "a.dcm", volume[0], [0, 0, 0])
-    picture, spacing = read_slice(tmp_path / "a.dcm")
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        ("0 1 0 0 0 -1", lambda p: p),
+        ("0 1 0 0 0 1", lambda p: p[::-1]),
+        ("0 -1 0 0 0 -1", lambda p: p[:, ::-1]),
+        ("0 0 -1 0 1 0", lambda p: p.T),
+        ("0 0 1 0 -1 0", lambda p: p[::-1, ::-1].T),
+        ("0.1 0.995 0 0 0 -1", lambda p: p),
+    ],
+)
+def test_a_sagittal_slice_comes_head_up_and_front_to_the_left(tmp_path, volume, orientation, stored):
+    spacing = ["0.8", "0.6"] if stored(np.zeros((2, 3))).shape == (2, 3) else ["0.6", "0.8"]
+    pixels = np.ascontiguousarray(stored(volume[0]))
+    write_slice(
+        tmp_path / "a.dcm", pixels, [0, 0, 0], ImageOrientationPatient=orientation.split(), PixelSpacing=spacing
+    )
+    picture, found = read_slice(tmp_path / "a.dcm")
     np.testing.assert_array_equal(picture, volume[0])
-    assert spacing == (0.8, 0.6)
+    assert found == (0.8, 0.6)
+
+
+@pytest.mark.parametrize(("orientation", "word"), [("1 0 0 0 1 0", "an axial"), ("1 0 0 0 0 -1", "a coronal")])
+def test_a_single_slice_of_another_plane_is_refused(tmp_path, volume, orientation, word):
+    write_slice(tmp_path / "a.dcm", volume[0], [0, 0, 0], ImageOrientationPatient=orientation.split())
+    with pytest.raises(ValueError, match=rf"a\.dcm: is {word} slice.*must be sagittal"):
+        read_slice(tmp_path / "a.dcm")
 
 
 def test_jpeg_lossless_as_rsna_2022_comes_in(tmp_path, volume):

@@ -121,9 +121,12 @@ def test_a_colour_picture_and_a_mask_of_another_size_are_refused(tmp_path, volum
 def test_bad_arguments_are_one_line(volumes):
     images, labels, out = (str(volumes / n) for n in ("images", "labels", "out"))
     (volumes / "empty").mkdir()
+    (volumes / "series").mkdir()
+    (volumes / "series" / "IM0001").write_bytes(bytes(128) + b"DICM")
     for arguments, words in [
         ({"images": str(volumes / "no")}, "no such folder"),
         ({"images": str(volumes / "empty")}, "holds no image"),
+        ({"images": str(volumes / "series")}, "is a DICOM series itself; give the folder that it lies in"),
         ({"images": images, "labels": labels, "patient": "("}, "no regular expression"),
         ({"images": images, "labels": labels, "patient": "^x"}, "finds nothing"),
         ({"images": images, "labels": labels, "pixel_mm": 0}, "above 0"),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..cli import run
 from .check import check
 from .folder import folder
@@ -14,7 +16,7 @@ from .simulate import simulate
 from .split import split
 from .verse import verse
 
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     "phantom": phantom,
     "verse": verse,
     "rsna": rsna,

@@ -33,6 +33,14 @@ TILT_TOLERANCE_DEGREES = 0.5
 Header = Any  # pydicom.Dataset
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file says that it is DICOM."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def read_headers(folder: str | Path) -> list[tuple[Path, Header]]:
     """Read the headers of the DICOM files that lie in a folder; other files are passed over.
 
@@ -188,13 +196,13 @@ def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
 
 
 def read_slice(file: str | Path) -> tuple[NDArray, tuple[float, float]]:
-    """Read a single CT slice.
+    """Read a single sagittal CT slice.
 
     Returns:
-        HU, indexed row, column, and the distance of rows and columns in mm.
+        HU, indexed row (head to feet), column (front to back), and the distance of rows and columns in mm.
 
     Raises:
-        ValueError: as ``read_series``.
+        ValueError: as ``read_series``, and for a slice in another plane.
     """
     import pydicom
 
@@ -202,4 +210,19 @@ def read_slice(file: str | Path) -> tuple[NDArray, tuple[float, float]]:
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
     _check_header(path, header)
     spacing = [float(s) for s in header.PixelSpacing]
-    return _pixels([path], [header])[:, :, 0].T, (spacing[0], spacing[1])
+    picture = _pixels([path], [header])[:, :, 0].T
+    along_columns, along_rows = np.asarray(header.ImageOrientationPatient, float).reshape(2, 3)
+    plane = int(np.abs(np.cross(along_columns, along_rows)).argmax())
+    if plane != 0:
+        raise ValueError(
+            f"{path}: is {('', 'a coronal', 'an axial')[plane]} slice; single slices must be sagittal, and for a whole series "
+            f"give the folder that {path.parent.name} lies in"
+        )
+    if abs(along_rows[2]) < abs(along_rows[1]):
+        picture, spacing = picture.T, spacing[::-1]
+        along_columns, along_rows = along_rows, along_columns
+    if along_rows[2] > 0:
+        picture = picture[::-1]
+    if along_columns[1] < 0:
+        picture = picture[:, ::-1]
+    return picture, (spacing[0], spacing[1])

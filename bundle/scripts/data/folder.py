@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import keep_settings
 from .adapter import IGNORE, MadeCase, SourceCase, convert, finish, same_grid
+from .dicom import is_dicom
 from .formats import NIFTI, PICTURES, ending, read_volume, stem
 
 # What people append to the names of images and of masks; nnU-Net's channel number among them.
@@ -37,6 +38,10 @@ def find_named(folder: Path) -> dict[str, Path]:
             found[item.name].append(item)
         elif ending(item):
             found[SUFFIX.sub("", stem(item))].append(item)
+    if not found and any(map(is_dicom, folder.iterdir())):
+        raise InputError(
+            f"{folder}: is a DICOM series itself; give the folder that it lies in, {folder.resolve().parent}"
+        )
     if not found:
         raise InputError(f"{folder}: holds no image (NIfTI, NRRD, MHA, PNG, DICOM); give a folder of images")
     for name, items in found.items():

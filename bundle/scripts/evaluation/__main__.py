@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..cli import run
 from .compare import compare
 from .score import score
 
-COMMANDS = {"score": score, "compare": compare}
+COMMANDS: dict[str, Callable] = {"score": score, "compare": compare}
 
 
 def main() -> None:

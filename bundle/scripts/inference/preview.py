@@ -21,12 +21,12 @@ class OverlayWriter:
     Args:
         output_dir: folder of the pictures.
         reference_key: item that holds the reference on the scan's own grid, or None.
-        limit: number of pictures at most.
+        limit: number of pictures at most; None draws every case.
         source_root: folder below which pictures repeat the folders of their scans; empty puts all side by side.
     """
 
     def __init__(
-        self, output_dir: str, reference_key: str | None = None, limit: int = 50, source_root: str = ""
+        self, output_dir: str, reference_key: str | None = None, limit: int | None = 50, source_root: str = ""
     ) -> None:
         from monai.transforms import LoadImage
 
@@ -47,7 +47,7 @@ class OverlayWriter:
         for item, source in zip(
             items, engine.state.batch if isinstance(engine.state.batch, list) else items, strict=False
         ):
-            if self.written >= self.limit:
+            if self.limit is not None and self.written >= self.limit:
                 return
             pred = item["pred"]
             name = str(item["image"].meta.get("filename_or_obj", source))
