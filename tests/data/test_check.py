@@ -145,6 +145,12 @@ def test_bad_arguments_are_one_line(datalist, tmp_path):
     ]:
         with pytest.raises(InputError, match=words):
             check(**arguments)
-    datalist.write_text("{}")
-    with pytest.raises(InputError, match="lists no case"):
-        check(str(datalist))
+    for text, words in [
+        ("{}", "lists no case"),
+        ('{"training": [', "is not valid JSON"),
+        ('{"training": [], "validation": "none"}', "`validation` must be a list"),
+    ]:
+        datalist.write_text(text)
+        with pytest.raises(InputError, match=words) as refused:
+            check(str(datalist.parent))
+        assert "\n" not in str(refused.value)

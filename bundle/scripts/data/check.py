@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import write_text
-from .datalist import SECTIONS, load_datalist, section_problem
+from .datalist import read_datalist
 from .findings import Finding, inspect_case
 from .split import leaking_patients
 
@@ -105,17 +105,10 @@ def check(
     Returns:
         Path of the JSON.
     """
-    source = Path(datalist)
-    if source.is_dir():
-        source = source / "datalist.json"
-    if not source.is_file():
-        raise InputError(f"{source}: {section_problem(str(source), SECTIONS[0])}; give a datalist.json")
     if level not in ("full", "header"):
         raise InputError(f"level={level!r}: give full or header")
-    sections = {s: load_datalist(str(source), s) for s in SECTIONS}
+    source, sections = read_datalist(datalist)
     cases = [case for items in sections.values() for case in items]
-    if not cases:
-        raise InputError(f"{source}: lists no case; make one with another command of scripts.data")
     values = [label_values] if isinstance(label_values, int) else list(label_values)
     findings, facts = inspect_datalist(sections, level, values, check_hu, workers)
     findings += set_findings(str(source), sections, facts)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import InputError
 from ..files import write_text
 
 SECTIONS = ("training", "validation", "testing")
 PATHS = ("image", "label", "vertebrae")
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
+ABSENT = "lists no"
 logger = logging.getLogger(__name__)
 
 
@@ -30,12 +32,20 @@ def _read_section(file: Path, section: str) -> tuple[list[dict], str | None]:
     cases = content.get(section, []) if isinstance(content, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         return [], f"is no datalist: `{section}` must be a list of objects with `image` and `label`"
-    return cases, None if cases else f"lists no `{section}` case"
+    return cases, None if cases else f"{ABSENT} `{section}` case"
 
 
 def section_problem(path: str, section: str) -> str | None:
     """Return why a section of a datalist gives no case, or None when it gives some."""
     return _read_section(Path(path), section)[1]
+
+
+def _absolute(cases: Sequence[Mapping], file: Path) -> list[dict[str, str]]:
+    root = file.resolve().parent
+    return [
+        {k: os.path.join(root, v) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
+        for case in cases
+    ]
 
 
 def load_datalist(path: str, section: str) -> list[dict[str, str]]:
@@ -52,11 +62,28 @@ def load_datalist(path: str, section: str) -> list[dict[str, str]]:
     cases, problem = _read_section(file, section)
     if problem:
         logger.warning("datalist %s %s", file, problem)
-    root = file.resolve().parent
-    return [
-        {k: os.path.join(root, v) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
-        for case in cases
-    ]
+    return _absolute(cases, file)
+
+
+def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]]]]:
+    """Return the file and the cases of every section with absolute paths; sections that are absent are empty.
+
+    Args:
+        path: datalist, or the folder of a ``datalist.json``.
+
+    Raises:
+        InputError: when the file is missing or broken, or lists no case.
+    """
+    file = Path(path) / "datalist.json" if Path(path).is_dir() else Path(path)
+    sections: dict[str, list[dict[str, str]]] = {}
+    for section in SECTIONS:
+        cases, problem = _read_section(file, section)
+        if problem and not problem.startswith(ABSENT):
+            raise InputError(f"{file}: {problem}; give a datalist.json")
+        sections[section] = _absolute(cases, file)
+    if not any(sections.values()):
+        raise InputError(f"{file}: lists no case; make one with another command of scripts.data")
+    return file, sections
 
 
 def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:

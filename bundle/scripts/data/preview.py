@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import read_table, write_text
-from .datalist import SECTIONS, load_datalist, section_problem
+from .datalist import SECTIONS, read_datalist
 from .formats import read_volume, stem
 
 STYLE = """
@@ -105,14 +105,8 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     Returns:
         Path of the page.
     """
-    source = Path(datalist)
-    if source.is_dir():
-        source = source / "datalist.json"
-    if not source.is_file():
-        raise InputError(f"{source}: {section_problem(str(source), SECTIONS[0])}; give a datalist.json")
-    places = [(s, case) for s in SECTIONS for case in load_datalist(str(source), s)]
-    if not places:
-        raise InputError(f"{source}: lists no case; make one with another command of scripts.data")
+    source, sections = read_datalist(datalist)
+    places = [(s, case) for s, cases in sections.items() for case in cases]
     named = _fractures(source)
     figures, failed, facts = [], [], []
     for section, case in tqdm(places[:limit], desc="drawing", unit="case"):

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import keep_settings, read_table, write_table
 from .adapter import IGNORE, integer_labels, same_grid
 from .anatomy import voxels_per_label
-from .datalist import SECTIONS, load_datalist, section_problem, write_datalist
+from .datalist import SECTIONS, read_datalist, write_datalist
 from .formats import stem
 from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
 from .genant import SHAPES
@@ -142,26 +142,22 @@ def simulate(
     ):
         if not ok:
             raise InputError(f"{name}: {remedy}")
-    if not Path(datalist).is_file():
-        raise InputError(f"{datalist}: {section_problem(datalist, SECTIONS[0])}; give a datalist.json")
-    sections = {s: load_datalist(datalist, s) for s in SECTIONS}
+    source, sections = read_datalist(datalist)
     work = [(s, case, k) for s in SECTIONS for case in sections[s] for k in range(copies)]
     if not any("vertebrae" in case for _, case, _ in work):
-        raise InputError(
-            f"{datalist}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it"
-        )
+        raise InputError(f"{source}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
     # Sets that name every scan alike (ct.nii.gz in a folder per patient) are told apart by patient.
     stems = Counter(stem(case["image"]) for _, case, copy in work if copy == 0)
     names = Counter(_case_name(case, stems) for _, case, copy in work if copy == 0)
     double = [n for n, count in names.items() if count > 1]
     if double:
         raise InputError(
-            f"{datalist}: {names[double[0]]} cases are called {double[0]}; give each its own `patient` or file name"
+            f"{source}: {names[double[0]]} cases are called {double[0]}; give each its own `patient` or file name"
         )
     keep_settings(
         out,
         {
-            "datalist": str(Path(datalist).resolve()),
+            "datalist": str(source.resolve()),
             "shapes": chosen,
             "grades": drawn,
             "fractures": fractures,
@@ -204,7 +200,7 @@ def simulate(
     if not any(done.values()):
         raise InputError(f"{problems[0]}; no case is left")
     write_table(root / "vertebrae.csv", rows, COLUMNS)
-    write_datalist(root / "datalist.json", done, f"Simulated fractures on the scans of {Path(datalist).name}.")
+    write_datalist(root / "datalist.json", done, f"Simulated fractures on the scans of {source.name}.")
     if problems:
         raise InputError(f"{len(problems)} of {len(work)} scans were left out, see above; the others are in {root}")
     return str(root / "datalist.json")

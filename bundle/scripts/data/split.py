@@ -13,10 +13,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from .datalist import (
     FRACTIONS,
-    SECTIONS,
-    load_datalist,
+    read_datalist,
     relative_case,
-    section_problem,
     split_by_patient,
     write_datalist,
 )
@@ -96,13 +94,8 @@ def split(
     Returns:
         Path of the new datalist, or of one per fold.
     """
-    source = Path(datalist)
-    if not source.is_file():
-        raise InputError(f"{datalist}: {section_problem(datalist, SECTIONS[0])}; give a datalist.json")
-    sections = {s: load_datalist(datalist, s) for s in SECTIONS}
+    source, sections = read_datalist(datalist)
     everything = [case for cases in sections.values() for case in cases]
-    if not everything:
-        raise InputError(f"{datalist}: lists no case; make one with another command of scripts.data")
     nameless = [c.get("image", "a case") for c in everything if not c.get("patient")]
     if nameless:
         raise InputError(
