@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.evaluation.detection import match
+from scripts.evaluation.detection import match, match_case
 from scripts.evaluation.overlap import case_metrics
 from scripts.evaluation.summary import CaseResult, froc_curve, patient_scores, summarise
 
@@ -43,6 +43,22 @@ def test_vertebrae_nobody_knows_are_no_targets():
     known = vertebrae != 20
     got = match(np.zeros(SHAPE, bool), vertebrae == 19, 0.001, vertebrae, known=known)
     assert [t.name for t in got.targets] == ["T12"]
+
+
+def test_stored_masks_are_matched_as_their_parts_are():
+    rng = np.random.default_rng(3)
+    vertebrae = slabs(19, 20, 21)
+    stored = np.where(np.isin(vertebrae, (19, 21)), 1, 0).astype(np.uint8)
+    stored[:, :, :10] = 255
+    stored[vertebrae == 20] = rng.choice([0, 255], np.count_nonzero(vertebrae == 20), p=[0.8, 0.2])
+    prediction = (rng.random(SHAPE) < 0.1).astype(np.uint8) * 2
+    probability = rng.random(SHAPE)
+    known = stored != 255
+    for instances in (None, vertebrae):
+        parts = ((prediction > 0) & known, stored == 1, 0.001, instances, {}, known, probability)
+        assert match_case(prediction, stored, 0.001, 255, instances, {}, probability) == match(*parts)
+    nothing = np.zeros(SHAPE, np.uint8)
+    assert match_case(nothing, nothing, 0.001).components == []
 
 
 def test_sections_count_what_was_found_missed_and_made_up():

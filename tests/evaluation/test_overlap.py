@@ -113,6 +113,7 @@ def test_empty_references_follow_the_rule_that_was_asked_for():
         ({"spacing": (1, 1)}, "size in mm per axis"),
         ({"spacing": (1, 0, 1)}, "size in mm per axis"),
         ({"empty_reference": "drop"}, "score, exclude"),
+        ({"ignore_value": 0}, "is the background"),
     ],
 )
 def test_bad_arguments_name_the_value_and_the_remedy(arguments, message):
@@ -126,3 +127,15 @@ def test_the_box_holds_both_masks_and_nothing_more():
     a[1, 2] = b[3, 2] = True
     assert union_box(a, b) == (slice(1, 4), slice(2, 3))
     assert union_box(a & b) == (slice(0, 0), slice(0, 0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs(2, 3), st.permutations([0, 1, 2]), st.sampled_from("CF"))
+def test_the_box_is_the_same_in_any_order_of_memory(masks, order, memory):
+    stored = [np.asarray(m, np.uint8, order=memory).transpose(order[: m.ndim] if m.ndim == 3 else None) for m in masks]
+    places = np.argwhere(stored[0] | stored[1])
+    if len(places):
+        expected = tuple(slice(a, b + 1) for a, b in zip(places.min(0), places.max(0), strict=True))
+    else:
+        expected = (slice(0, 0),) * stored[0].ndim
+    assert union_box(*stored) == expected

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.adapter import integer_labels
 from ..data.formats import stem
-from .detection import match
+from .detection import match_case
 from .overlap import case_metrics
 from .pairs import on_grid, vertebra_rows
 from .report import write_report
@@ -95,15 +95,14 @@ class CaseTable:
             metrics = case_metrics(
                 prediction, reference, spacing, self.tolerance_mm, self.ignore_value, self.empty_reference
             )
-            known = reference != self.ignore_value
             vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
-            detections = match(
-                prediction & known,
-                reference == 1,
+            detections = match_case(
+                prediction,
+                reference,
                 float(np.prod(spacing)) / 1000,
+                self.ignore_value,
                 vertebrae,
                 self.rows.get(case, {}),
-                known,
             )
             if any(r.case == case for r in self.results):
                 case = f"{Path(path).parent.name}/{case}"

@@ -155,3 +155,37 @@ def match(
         fractured = np.count_nonzero(reference[place] & where) >= FRACTURE_SHARE * seen
         add(LEVELS[label], place, where, bool(fractured), (rows or {}).get(label, {}))
     return Detections(components, targets, True)
+
+
+def match_case(
+    prediction: NDArray,
+    reference: NDArray,
+    voxel_ml: float,
+    ignore_value: int = 255,
+    vertebrae: NDArray[np.uint8] | None = None,
+    rows: Mapping[int, Mapping[str, str]] | None = None,
+    probability: NDArray | None = None,
+) -> Detections:
+    """Match whole scans as they are stored; only the box with something in it is looked at.
+
+    Args:
+        prediction: everything above 0 counts.
+        reference: 1 fracture, ``ignore_value`` unknown.
+        voxel_ml: volume of a voxel in ml.
+        ignore_value: mark of unknown voxels in the reference.
+        vertebrae: see ``match``.
+        rows: see ``match``.
+        probability: see ``match``.
+    """
+    box = union_box(prediction, reference, *([] if vertebrae is None else [vertebrae]))
+    marks = reference[box]
+    known = marks != ignore_value
+    return match(
+        (prediction[box] > 0) & known,
+        marks == 1,
+        voxel_ml,
+        None if vertebrae is None else vertebrae[box],
+        rows,
+        known,
+        None if probability is None else probability[box],
+    )

@@ -60,14 +60,24 @@ def surface_metrics(
     }
 
 
-def union_box(*masks: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Smallest box that holds all masks; empty slices when they are empty."""
-    box = []
-    for axis in range(masks[0].ndim):
-        others = tuple(a for a in range(masks[0].ndim) if a != axis)
-        used = np.flatnonzero(np.logical_or.reduce([m.any(axis=others) for m in masks]))
-        box.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0))
-    return tuple(box)
+def union_box(*arrays: NDArray) -> tuple[slice, ...]:
+    """Smallest box that holds what is not 0 in any of the arrays; empty slices when there is nothing.
+
+    The arrays are read slab by slab: a scan has a hundred million voxels, and a copy of it costs more than the look.
+    """
+    used = [np.zeros(n, bool) for n in arrays[0].shape]
+    for array in map(np.asarray, arrays):
+        lead = int(np.argmax(np.abs(array.strides)))  # slabs that lie together in memory, in C and in Fortran order
+        others = [axis for axis in range(array.ndim) if axis != lead]
+        for index, slab in enumerate(np.moveaxis(array, lead, 0)):
+            inside = slab != 0
+            if not inside.any():
+                continue
+            used[lead][index] = True
+            for place, axis in enumerate(others):
+                used[axis] |= inside.any(axis=tuple(k for k in range(inside.ndim) if k != place))
+    places = [np.flatnonzero(u) for u in used]
+    return tuple(slice(int(p[0]), int(p[-1]) + 1) if p.size else slice(0, 0) for p in places)
 
 
 def case_metrics(
@@ -85,7 +95,7 @@ def case_metrics(
         reference: mask; everything above 0 that is not ``ignore_value`` counts.
         spacing: size of a voxel along each axis in mm.
         tolerance_mm: of the normalised surface dice.
-        ignore_value: mark of unknown voxels in the reference, or None.
+        ignore_value: mark of unknown voxels in the reference, not 0, or None.
         empty_reference: "score" gives 1 when the prediction is empty too and 0 when not, "exclude" gives NaN.
 
     Raises:
@@ -99,10 +109,15 @@ def case_metrics(
         raise ValueError(f"spacing={tuple(spacing)} for {reference.ndim} axes; give a positive size in mm per axis")
     if empty_reference not in EMPTY_RULES:
         raise ValueError(f"empty_reference={empty_reference!r}; give one of {', '.join(EMPTY_RULES)}")
-    p, r = np.asarray(prediction) > 0, np.asarray(reference) > 0
-    known = r.size
+    if ignore_value == 0:
+        raise ValueError("ignore_value=0 is the background; give the value that marks unknown voxels, or None")
+    # Everything that counts lies in the box, unknown voxels too.
+    box = union_box(prediction, reference)
+    marks = np.asarray(reference)[box]
+    p, r = np.asarray(prediction)[box] > 0, marks > 0
+    known = reference.size
     if ignore_value is not None:
-        unknown = np.asarray(reference) == ignore_value
+        unknown = marks == ignore_value
         known -= int(np.count_nonzero(unknown))
         p, r = p & ~unknown, r & ~unknown
     box = union_box(p, r)

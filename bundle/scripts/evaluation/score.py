@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
-from .detection import match
+from .detection import match_case
 from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
 from .pairs import Job, find_jobs, on_grid, read_pair
@@ -47,7 +47,6 @@ def score_case(
         reference = np.asarray(reference_image.dataobj)
         spacing = np.linalg.norm(reference_image.affine[:3, :3], axis=0)
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_value, empty_reference)
-        known = reference != ignore_value
         vertebrae = probability = None
         if job.vertebrae is not None:
             from ..data.adapter import integer_labels
@@ -60,7 +59,7 @@ def score_case(
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
                 raise ValueError(f"{job.probability}: holds NaN or values outside 0 to 1; give probabilities")
         ml = float(np.prod(spacing)) / 1000
-        detections = match((prediction > 0) & known, (reference == 1), ml, vertebrae, job.rows, known, probability)
+        detections = match_case(prediction, reference, ml, ignore_value, vertebrae, job.rows, probability)
         return CaseResult(job.case, job.patient, metrics, detections)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
