@@ -18,7 +18,7 @@ CHECKER = SHARED / "checks" / "verify_like_zoo.py"
 def test_bundle_passes_every_rule_that_needs_no_second_process(bundle, phantom_set, tmp_path):
     common = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path / "out"), "device": "cpu"}
     train = {**TINY, **common, "epochs": 1, "ckpt_dir": str(tmp_path / "out")}
-    network = {"network_def::features": TINY["network_def::features"]}
+    network = {k: v for k, v in TINY.items() if k.startswith("network_def::")}
     geometry = {k: TINY[k] for k in ("patch_size", "spacing")}
     smoke = {
         "train": train,
