@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code in the manual prints what the manual says."""
+"""Code in the manual prints what the manual says, and its command lines can be typed."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
+import shlex
 
+import pytest
 from conftest import ROOT
+from scripts.cli import check_arguments
 
 
 def test_the_worked_example_of_the_evaluation_is_true():
@@ -17,3 +21,23 @@ def test_the_worked_example_of_the_evaluation_is_true():
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "docs/evaluation.md", "exec"), {})
     assert printed.getvalue() == expected
+
+
+COMMAND = re.compile(r"python -m scripts\.(data|evaluation) ([a-z0-9]+ [^`\n]+)")
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """Every command line of our own modules that the documents show, with its file."""
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [(file.name, *found) for file in files for found in COMMAND.findall(file.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("file", "module", "line"), commands())
+def test_the_command_lines_of_the_documents_are_right(file, module, line):
+    command, *arguments = shlex.split(line, comments=True)
+    known = importlib.import_module(f"scripts.{module}.__main__").COMMANDS
+    check_arguments(known[command], arguments, f"{file}: {command}")
+
+
+def test_command_lines_are_found():
+    assert len(commands()) > 12
