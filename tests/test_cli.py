@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from scripts.cli import run
@@ -32,10 +33,14 @@ def call(monkeypatch):
         """Take several."""
         calls.append({"runs": runs, "out": out})
 
+    def occupy(out: str) -> None:
+        """Write below something that is a file."""
+        Path(out, "below").mkdir(parents=True)
+
     def command(*arguments: str) -> dict | None:
         calls.clear()
         monkeypatch.setattr(sys, "argv", ["prog", *arguments])
-        run({"make": make, "several": several}, name="scripts.prog")
+        run({"make": make, "several": several, "occupy": occupy}, name="scripts.prog")
         return calls[0] if calls else None
 
     command.calls = calls
@@ -102,3 +107,12 @@ def test_help_is_shown_and_nothing_runs(call, capsys):
     assert call.calls == []
     output = capsys.readouterr()
     assert "--cases" in output.out + output.err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(call, tmp_path):
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(InputError) as refused:
+        call("occupy", "--out", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / "file").read_text() == "taken"

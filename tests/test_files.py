@@ -34,3 +34,11 @@ def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
     keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
     with pytest.raises(InputError, match=r"seed=1, now seed=2"):
         keep_settings(tmp_path, {"seed": 2, "grades": (1, 2)})
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_damaged_settings_are_one_line(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"settings.json: is damaged"):
+        keep_settings(tmp_path, {"seed": 1})
+    assert (tmp_path / "settings.json").read_text() == text

@@ -22,7 +22,12 @@ from fire.parser import DefaultParseValue
 from .errors import InputError
 
 FLAG = re.compile(r"--|-[A-Za-z]")
-NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+LISTS = {
+    str: "a list of texts, such as \"['a','b']\"",
+    int: 'a list of whole numbers, such as "[1,2]"',
+    float: 'a list of numbers, such as "[0.5,1]"',
+}
 
 
 def _kinds(hint: object) -> list:
@@ -32,13 +37,11 @@ def _kinds(hint: object) -> list:
 
 
 def _describe(kinds: Sequence) -> str:
-    texts = []
-    for kind in kinds:
-        if typing.get_origin(kind) is not None:
-            texts.append(f"a list of {NAMES.get(typing.get_args(kind)[0], 'values').split(' ', 1)[1]}s, such as [1,2]")
-        elif kind is not type(None):
-            texts.append(NAMES.get(kind, str(kind)))
-    return " or ".join(texts).replace("[1,2]", "\"['a','b']\"" if Sequence[str] in kinds else '"[1,2]"')
+    return " or ".join(
+        LISTS[typing.get_args(kind)[0]] if typing.get_origin(kind) is not None else NAMES[kind]
+        for kind in kinds
+        if kind is not type(None)
+    )
 
 
 def _fits(value: object, kind: object) -> bool:
@@ -146,7 +149,7 @@ def run(commands: Mapping[str, Callable], name: str) -> None:
         name: of the module, as after ``python -m``.
 
     Raises:
-        InputError: one line, before anything runs.
+        InputError: one line, before anything runs; later only where a file or folder cannot be used.
     """
     arguments = sys.argv[1:]
     program = f"python -m {name}"
@@ -163,4 +166,9 @@ def run(commands: Mapping[str, Callable], name: str) -> None:
         for key, parameter in parameters.items():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 SetParseFn(converter(key, hints[key]))(commands[first])
-    fire.Fire(dict(commands), name=name)
+    try:
+        fire.Fire(dict(commands), name=name)
+    except OSError as error:  # a folder that is a file, no permission, a full disk
+        if error.filename is None:
+            raise
+        raise InputError(f"{error.filename}: {error.strerror}; choose another place or mend this one") from None

@@ -60,7 +60,10 @@ def keep_settings(folder: Path | str, settings: Mapping) -> None:
     if not path.is_file():
         write_text(path, json.dumps(now, indent=2) + "\n")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({error}); choose another folder or delete this one") from None
     for name in now:
         if before.get(name) != now[name]:
             raise InputError(

@@ -78,8 +78,11 @@ def test_an_old_curve_goes_when_there_is_none(tmp_path):
 def test_the_curve_ends_at_the_sensitivity_of_all_findings():
     results = RUNS["mixed"]
     summary = summarise(results, samples=50)
-    figure = froc(summary)
-    assert figure is not None
-    heights = figure.axes[0].lines[0].get_ydata()
+    false, heights = froc(summary).axes[0].lines[0].get_data()
+    assert false[0] == heights[0] == 0
+    assert false[-1] == pytest.approx(summary.sections["fractures"]["false positives per scan"].value)
     assert heights[-1] == pytest.approx(summary.sections["fractures"]["sensitivity"].value)
+    assert 0 < heights[-1] < 1
+    assert false[-1] > 0
     assert np.all(np.diff(heights) >= 0)
+    assert np.all(np.diff(false) >= 0)

@@ -171,6 +171,7 @@ def test_bad_options_are_one_line(folders):
         ({"tolerance": -1}, "distance in mm"),
         ({"empty_reference": "drop"}, "score, exclude"),
         ({"fractured": 255}, "holds ignore_value=255"),
+        ({"ignore_value": 0}, "that is the background"),
     ):
         with pytest.raises(InputError, match=message):
             run(folders, **option)

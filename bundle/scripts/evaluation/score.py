@@ -135,6 +135,8 @@ def score(
         raise InputError(f"tolerance={tolerance!r}: give a distance in mm, 0 or more")
     if empty_reference not in EMPTY_RULES:
         raise InputError(f"empty_reference={empty_reference!r}: give one of {', '.join(EMPTY_RULES)}")
+    if ignore_value == 0:
+        raise InputError("ignore_value=0: that is the background; give the value of unknown voxels, or -1 for none")
     wanted = [fractured] if isinstance(fractured, int) else fractured
     if wanted is not None and ignore_value in wanted:
         raise InputError(
