@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,29 @@ def _ordered(folder: Path, items: list[tuple[Path, Header]]) -> tuple[list[Path]
     return names, _affine(items[order[0]][1], whole)
 
 
+@dataclass(frozen=True)
+class SeriesFiles:
+    """A CT series whose geometry is known and whose pixels are not read yet.
+
+    Attributes:
+        folder: where it lies.
+        files: slices in order of their position.
+        headers: of these files, without pixels.
+        shape: columns, rows, slices.
+        affine: voxel to world (R, A, S, mm).
+        notes: what was repaired, a line each.
+    """
+
+    folder: str
+    files: list[Path]
+    headers: list[Header]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    notes: list[str]
+
+
 def _pixels(files: Sequence[Path], headers: Sequence[Header]) -> NDArray:
-    """Voxels in HU, indexed column, row, slice; 16-bit where every rescaling is whole."""
+    """Voxels in HU, indexed slice, row, column; 16-bit where every rescaling is whole."""
     import itk
 
     slopes = {(float(h.RescaleSlope), float(h.RescaleIntercept)) for h in headers}
@@ -167,22 +189,19 @@ def _pixels(files: Sequence[Path], headers: Sequence[Header]) -> NDArray:
         raise ValueError(
             f"{files[0].parent}: the pixels cannot be read ({lines[-1] if lines else 'no reason given'})"
         ) from None
-    array = np.asarray(itk.array_view_from_image(image))
-    return np.ascontiguousarray(array.reshape(len(files), *array.shape[-2:]).transpose(2, 1, 0))
+    array = np.asarray(itk.array_from_image(image))
+    return array.reshape(len(files), *array.shape[-2:])
 
 
-def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
-    """Read the CT series in a folder; slices are put in order by their position, never by their name.
+def find_series(folder: str | Path) -> SeriesFiles:
+    """Find the CT series in a folder; slices are put in order by their position, never by their name.
 
     Args:
         folder: folder that holds one series; localizers beside it are left out.
 
-    Returns:
-        The volume in HU with its affine (R, A, S, mm), and what was repaired, a line each.
-
     Raises:
         ValueError: one line; several series, another modality, repeated or missing slices, a tilted gantry, tags without which
-            HU or place would be a guess, pixels that cannot be decoded.
+            HU or place would be a guess.
     """
     root, notes = Path(folder), []  # type: tuple[Path, list[str]]
     items = _one_series(root, read_headers(root), notes)
@@ -192,7 +211,36 @@ def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
         raise ValueError(f"{root}: holds a single slice; a series of at least two is needed")
     files, affine = _ordered(root, items)
     by_file = dict(items)
-    return nib.Nifti1Image(_pixels(files, [by_file[f] for f in files]), affine), notes
+    headers = [by_file[f] for f in files]
+    shape = (int(headers[0].Columns), int(headers[0].Rows), len(files))
+    return SeriesFiles(str(root), files, headers, shape, affine, notes)
+
+
+def read_slabs(series: SeriesFiles, depth: int = 16) -> Iterator[NDArray]:
+    """Voxels in HU, ``depth`` slices at a time, indexed slice, row, column.
+
+    Raises:
+        ValueError: for pixels that cannot be decoded.
+    """
+    for start in range(0, len(series.files), depth):
+        yield _pixels(series.files[start : start + depth], series.headers[start : start + depth])
+
+
+def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
+    """Read the CT series in a folder.
+
+    Args:
+        folder: folder that holds one series.
+
+    Returns:
+        The volume in HU with its affine (R, A, S, mm), and what was repaired, a line each.
+
+    Raises:
+        ValueError: as ``find_series``, and for pixels that cannot be decoded.
+    """
+    series = find_series(folder)
+    voxels = _pixels(series.files, series.headers)
+    return nib.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), series.affine), series.notes
 
 
 def read_slice(file: str | Path) -> tuple[NDArray, tuple[float, float]]:
@@ -210,7 +258,7 @@ def read_slice(file: str | Path) -> tuple[NDArray, tuple[float, float]]:
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
     _check_header(path, header)
     spacing = [float(s) for s in header.PixelSpacing]
-    picture = _pixels([path], [header])[:, :, 0].T
+    picture = _pixels([path], [header])[0]
     along_columns, along_rows = np.asarray(header.ImageOrientationPatient, float).reshape(2, 3)
     plane = int(np.abs(np.cross(along_columns, along_rows)).argmax())
     if plane != 0:

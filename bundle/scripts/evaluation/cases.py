@@ -17,7 +17,8 @@ from .overlap import case_metrics
 from .pairs import on_grid, vertebra_rows
 from .report import write_report
 from .summary import CaseResult, summarise
-from .tables import file_hash, write_tables
+from ..provenance import file_hash
+from .tables import write_tables
 
 logger = logging.getLogger(__name__)
 

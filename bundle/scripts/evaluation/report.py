@@ -15,7 +15,8 @@ from ..files import replacing, write_text
 from .overlap import DEFINITIONS
 from .plots import case_boxes, froc, volume_agreement
 from .summary import CaseResult, Summary
-from .tables import cells, rules, versions
+from ..provenance import versions
+from .tables import cells, rules
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1b1f24; }

@@ -19,7 +19,8 @@ from .overlap import EMPTY_RULES, case_metrics
 from .pairs import Job, find_jobs, on_grid, read_pair
 from .report import worst_cases, write_report
 from .summary import CaseResult, summarise
-from .tables import file_hash, write_tables
+from ..provenance import file_hash
+from .tables import write_tables
 
 
 def score_case(

@@ -3,46 +3,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from ..files import write_table, write_text
+from ..provenance import versions
 from .overlap import DEFINITIONS
 from .statistics import Estimate
 from .summary import CaseResult, Summary
 
 FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "found")
 FINDING_COLUMNS = ("case", "patient", "finding", "volume_ml", "confidence", "overlap", "right")
-PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pytorch-ignite")
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, or of the names and files of a folder, in hexadecimal."""
-    path, digest = Path(path), hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
-        digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _plain(value: object) -> object:

@@ -9,29 +9,38 @@ from collections import Counter
 from pathlib import Path
 
 from ..data.datalist import load_datalist
+from ..data.dicom import is_dicom
 from ..data.formats import VOLUMES, stem
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
+def _is_series(folder: Path) -> bool:
+    return folder.is_dir() and any(is_dicom(f) for f in sorted(folder.iterdir())[:5])
+
+
 def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
-    """Return one ``{"image": path}`` per scan.
+    """Return one ``{"image": path}`` per scan; cases of a datalist keep their ``vertebrae``.
 
     Args:
-        path: a NIfTI, NRRD or MHA file; a folder of such files; or a datalist (JSON). A folder that holds a ``datalist.json``
-            is taken as that datalist.
+        path: a NIfTI, NRRD or MHA file; the folder of a DICOM series; a folder of such files and folders; or a datalist (JSON). A
+            folder that holds a ``datalist.json`` is taken as that datalist.
         section: section of a datalist.
     """
     source = Path(path)
     if source.is_dir() and (source / "datalist.json").is_file():
         source = source / "datalist.json"
     if source.suffix == ".json" and source.is_file():
-        return [{"image": case["image"]} for case in load_datalist(str(source), section)]
+        kept = ("image", "vertebrae")
+        return [{k: case[k] for k in kept if k in case} for case in load_datalist(str(source), section)]
     if source.is_file() and str(source).endswith(VOLUMES):
         return [{"image": str(source)}]
+    if _is_series(source):
+        return [{"image": str(source)}]
     if source.is_dir():
-        return [{"image": str(f)} for f in sorted(source.iterdir()) if f.is_file() and str(f).endswith(VOLUMES)]
+        items = [f for f in sorted(source.iterdir()) if not f.name.startswith(".")]
+        return [{"image": str(f)} for f in items if (f.is_file() and str(f).endswith(VOLUMES)) or _is_series(f)]
     logger.warning("%s is no scan, no folder of scans and no datalist", source)
     return []
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One scan from its file to its mask, findings and pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.findings import AFFINE_TOLERANCE_MM, grid_offset
+from ..files import write_text
+from . import dicom_seg
+from .grid import WorkingGrid
+from .mask_file import slice_file
+from .measure import Measure
+from .memory import MIB, MemoryPlan, peak_resident, plan_memory
+from .pipeline import Clock, Pipeline, Probabilities
+from .postprocess import PostProcessing
+from .predict import SAMPLE_BYTES
+from .resample import restore
+from .scan import Scan, ScanHeader, read_header
+from .views import save_views
+
+LABELS = {0: "background", 1: "fractured vertebra"}
+DESCRIPTION = "1 = fractured vertebra; research use only"
+Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of a case.
+
+    Args:
+        statistics_only: no mask, no DICOM-SEG, no picture: only the findings.
+        save_probabilities: also the probabilities on the grid of the scan, as float32.
+        dicom_seg: a DICOM-SEG beside the mask when the scan is a DICOM series and highdicom is installed.
+        preview: a picture through each finding.
+    """
+
+    statistics_only: bool = False
+    save_probabilities: bool = False
+    dicom_seg: bool = True
+    preview: bool = True
+
+
+def _vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
+    """Mask of vertebra instances on the grid of the scan."""
+    if path is None:
+        return None
+    mask = read_header(path, whole=False)
+    if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
+        raise ValueError(f"{path}: lies on another grid than {header.path}; resample it to the grid of its scan")
+    return Scan(mask, expect_hu=False)
+
+
+def _write(
+    scan: Scan,
+    found: Probabilities,
+    numbers: NDArray[np.int32],
+    grid: WorkingGrid,
+    threshold: float,
+    base: Path,
+    outputs: Outputs,
+    vertebrae: Scan | None,
+    keep_planes: bool,
+) -> tuple[Measure, dict[int, NDArray]]:
+    """Write mask and probabilities slice by slice; returns the findings and, where asked for, their planes."""
+    measure, planes = Measure(scan.header), {}
+    i, j, _ = scan.header.shape
+    with ExitStack() as stack:
+        mask_file = chance_file = None
+        if not outputs.statistics_only:
+            path = base.with_name(base.name + "_fracture.nii.gz")
+            mask_file = stack.enter_context(slice_file(path, scan.header, np.uint8, DESCRIPTION, LABELS))
+        if outputs.save_probabilities:
+            path = base.with_name(base.name + "_probability.nii.gz")
+            chance_file = stack.enter_context(slice_file(path, scan.header, np.float32, "probability; research use only"))
+        for k, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
+            assert marks is not None
+            mask = (chance > threshold) & (marks > 0)
+            if chance_file is not None:
+                full = np.zeros((j, i), np.float32)
+                full[box] = chance
+                chance_file.write(k, full)
+            if not mask.any():
+                continue
+            level = None if vertebrae is None else vertebrae.slab(k, k + 1)[0][box]
+            measure.add(k, box, mask, chance, marks, scan.slab(k, k + 1)[0][box], level)
+            plane = np.zeros((j, i), np.uint16)
+            plane[box] = np.where(mask, marks, 0)
+            if mask_file is not None:
+                mask_file.write(k, plane > 0)
+            if keep_planes:
+                planes[k] = plane
+    return measure, planes
+
+
+def segment_case(
+    source: str,
+    base: Path,
+    pipeline: Pipeline,
+    post: PostProcessing,
+    outputs: Outputs,
+    vertebrae: str | None = None,
+    expect_hu: bool = True,
+    limit: int | None = None,
+    process_bytes: int = 0,
+    facts: Mapping[str, object] | None = None,
+    progress: Progress | None = None,
+    say: Say = print,
+) -> dict:
+    """Segment one scan and write what was found of it.
+
+    Args:
+        source: NIfTI, NRRD or MHA file, or folder of a DICOM series.
+        base: outputs are named after it: ``<base>_fracture.nii.gz`` and so on.
+        pipeline: networks.
+        post: what becomes of probabilities.
+        outputs: what is written.
+        vertebrae: mask of vertebra instances (VerSe labels) on the grid of the scan; gives findings their level.
+        expect_hu: whether values that are no HU are refused.
+        limit: memory allowed, in bytes.
+        process_bytes: peak memory of the process before its first scan.
+        facts: kept with the result, such as the digest of the settings.
+        progress: called with a phase, what is done, and the total.
+        say: takes lines for a person.
+
+    Returns:
+        The result, as in ``cases/<name>.json`` beside the masks, which is written last.
+
+    Raises:
+        ValueError: one line that names the file, the value and the remedy.
+    """
+    clock = Clock()
+    with clock("read"):
+        header = read_header(source, whole=expect_hu)
+    for note in header.notes:
+        say(f"note: {note}")
+    grid = pipeline.plan_header(header)
+    plan = plan_memory(
+        header, grid, pipeline.window.size, pipeline.window.batch, process_bytes, limit, SAMPLE_BYTES
+    )
+    say(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
+    base.parent.mkdir(parents=True, exist_ok=True)
+    spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None
+    with clock("read"):
+        scan = Scan(header, spool, expect_hu, None if progress is None else lambda n: progress("reading", n, header.shape[2]))
+    instances = None
+    try:
+        instances = _vertebrae(vertebrae, header)
+        found = pipeline(scan, grid, clock, progress)
+        with clock("post-processing"):
+            numbers = post(found.volume, grid.spacing)
+        wants_seg = (
+            outputs.dicom_seg and not outputs.statistics_only and header.series is not None and dicom_seg.available()
+        )
+        with clock("write"):
+            measure, planes = _write(
+                scan, found, numbers, grid, post.threshold, base, outputs, instances, wants_seg
+            )
+        rows = measure.rows(base.name)
+        if outputs.preview and not outputs.statistics_only:
+            with clock("picture"):
+                picture = base.with_name(base.name + "_overlay.png")
+                save_views(picture, scan, grid, found, numbers, post.threshold, base.name)
+        if wants_seg and rows and header.series is not None:
+            with clock("DICOM-SEG"):
+                path = base.with_name(base.name + "_seg.dcm")
+                dicom_seg.write_segmentation(path, header.series, planes, rows, str((facts or {}).get("version", "")))
+    finally:
+        scan.close()
+        if instances is not None:
+            instances.close()
+    return _result(base, header, grid, plan, rows, found, clock, facts)
+
+
+def _result(
+    base: Path,
+    header: ScanHeader,
+    grid: WorkingGrid,
+    plan: MemoryPlan,
+    rows: list[dict],
+    found: Probabilities,
+    clock: Clock,
+    facts: Mapping[str, object] | None,
+) -> dict:
+    result = {
+        "case": base.name,
+        "input": header.path,
+        "shape": list(header.shape),
+        "spacing_mm": [round(float(s), 4) for s in header.spacing],
+        "working_spacing_mm": [round(float(s), 4) for s in grid.spacing],
+        "notes": list(header.notes),
+        "findings": rows,
+        "windows": {"first look": found.windows[0], "second look": found.windows[1]},
+        "seconds": {k: round(v, 3) for k, v in clock.seconds.items()},
+        "memory_mib": {"predicted": round(plan.peak / MIB), "peak of the process": round(peak_resident() / MIB)},
+        **dict(facts or {}),
+    }
+    write_text(base.parent / "cases" / f"{base.name}.json", json.dumps(result, indent=1) + "\n")
+    return result
+

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many scans: found, shared among processes, segmented one after another, put into tables and one page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..data.formats import VOLUMES, stem
+from ..errors import InputError
+from ..files import write_table, write_text
+from ..provenance import file_hash, versions
+from .case import Outputs, segment_case
+from .inputs import find_inputs, same_output, shared_folder
+from .measure import COLUMNS, DEFINITIONS
+from .memory import MIB, parse_bytes, peak_resident
+from .pipeline import Pipeline
+from .postprocess import PostProcessing
+from .predict import PLANES, Window
+from .report import write_report
+from .runtimes import Runner, load_runner
+from .share import Share
+
+PROBLEM_COLUMNS = ("case", "input", "problem")
+
+
+class _Bar:
+    """Progress of one case, a bar per phase."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.phase, self.bar = name, "", None  # type: ignore[assignment]
+        self.bar: tqdm | None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase != self.phase:
+            self.close()
+            self.phase = phase
+            self.bar = tqdm(total=total, desc=f"{self.name}: {phase}", leave=False)
+        assert self.bar is not None
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; choose another place or mend this one"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; set max_memory, or take a smaller batch"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class Segmenter:
+    """Segment scans with one or several networks.
+
+    Args:
+        network: network of the config.
+        checkpoint: weights or an exported model; a list is an ensemble whose probabilities are averaged; a dictionary gives each
+            plane its own.
+        input: scan, folder or datalist, see ``inputs.find_inputs``.
+        output: folder of the results.
+        channels: channels of the network's input without neighbouring slices.
+        window: arguments of ``Window``.
+        planes: planes whose slices a 2D network sees; the probabilities of several are averaged.
+        search: arguments ``search``, ``coarse_mm`` and ``coarse_threshold`` of ``Pipeline``, and ``spacing``.
+        post: arguments of ``PostProcessing``.
+        outputs: arguments of ``Outputs``.
+        runtime: arguments ``runtime``, ``device``, ``precision``, ``amp`` and ``compiled`` of ``load_runner``.
+        vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans; gives findings levels.
+        section: section of a datalist.
+        expect_hu: whether scans whose values are no HU are refused.
+        max_memory: such as "4G"; scans that need more are held in a temporary file, or refused.
+        overwrite: whether finished cases are made again.
+
+    Raises:
+        InputError: for a value out of range, with the remedy.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: str | Sequence[str] | Mapping[str, str | Sequence[str]],
+        input: str,
+        output: str,
+        channels: int = 1,
+        window: Mapping | None = None,
+        planes: Sequence[str] = ("sagittal",),
+        search: Mapping | None = None,
+        post: Mapping | None = None,
+        outputs: Mapping | None = None,
+        runtime: Mapping | None = None,
+        vertebrae: str | None = None,
+        section: str = "testing",
+        expect_hu: bool = True,
+        max_memory: str | float | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        try:
+            arguments = dict(window or {"size": (256, 256)})
+            for name in ("size", "hu"):
+                if name in arguments:
+                    arguments[name] = tuple(arguments[name])
+            arguments["flips"] = tuple(tuple(axes) for axes in arguments.get("flips", ()))
+            self.window = Window(**arguments)
+            self.post = PostProcessing(**dict(post or {}))
+            self.outputs = Outputs(**dict(outputs or {}))
+            self.limit = parse_bytes(max_memory)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
+        flat = len(self.window.size) == 2
+        self.planes = [planes] if isinstance(planes, str) else list(planes)
+        if flat and (not self.planes or any(p not in PLANES for p in self.planes)):
+            raise InputError(f"planes={planes!r}: give some of {', '.join(PLANES)}")
+        self.checkpoints = self._by_plane(checkpoint, self.planes if flat else ["volume"])
+        self.network, self.channels = network, channels * (2 * self.window.neighbours + 1)
+        self.search, self.runtime = dict(search or {}), dict(runtime or {})
+        self.input, self.output, self.vertebrae, self.section = input, Path(output), vertebrae, section
+        self.expect_hu, self.overwrite = expect_hu, overwrite
+
+    @staticmethod
+    def _by_plane(
+        checkpoint: str | Sequence[str] | Mapping[str, str | Sequence[str]], planes: Sequence[str]
+    ) -> dict[str, list[str]]:
+        if isinstance(checkpoint, Mapping):
+            missing = [p for p in planes if p not in checkpoint]
+            if missing:
+                raise InputError(f"checkpoint: has none for {missing[0]}; give every plane one")
+            chosen = {p: checkpoint[p] for p in planes}
+        else:
+            chosen = dict.fromkeys(planes, checkpoint)
+        return {p: [c] if isinstance(c, str) else [str(x) for x in c] for p, c in chosen.items()}
+
+    def _runners(self) -> dict[str, list[Runner]]:
+        """Load every checkpoint once, planes that share one share its runner."""
+        import copy
+
+        shape, loaded = (self.channels, *self.window.size), {}  # type: tuple[int, ...], dict[str, Runner]
+        for name in dict.fromkeys(c for files in self.checkpoints.values() for c in files):
+            own = copy.deepcopy(self.network) if len(loaded) else self.network
+            loaded[name] = load_runner(own, name, shape, **self.runtime)
+            loaded[name](torch.zeros(self.window.batch, *shape))  # so that its memory is known before the first scan
+        return {plane: [loaded[c] for c in files] for plane, files in self.checkpoints.items()}
+
+    def _cases(self) -> list[dict[str, str]]:
+        cases = find_inputs(self.input, self.section)
+        if not cases:
+            raise InputError(
+                f"{self.input}: holds no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, a folder of "
+                "these, or a datalist.json"
+            )
+        root = shared_folder(cases)
+        lost = {line.split(":", 1)[0] for line in same_output(cases)}
+        for case in cases:
+            folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
+            case["name"] = os.path.normpath(os.path.join(folder, stem(Path(case["image"]).resolve())))
+            if case["image"] in lost:
+                case["problem"] = "another scan differs from it only in its ending; rename one"
+            if self.vertebrae is not None:
+                case["vertebrae"] = self._mask_for(case, len(cases) == 1)
+        return cases
+
+    def _mask_for(self, case: Mapping[str, str], single: bool) -> str:
+        given = Path(str(self.vertebrae))
+        if given.is_file() and single:
+            return str(given)
+        found = [given / f"{stem(case['image'])}{e}" for e in VOLUMES if (given / f"{stem(case['image'])}{e}").is_file()]
+        return str(found[0]) if found else str(given / f"{stem(case['image'])}.nii.gz")
+
+    def _settings(self) -> dict:
+        """What decides the result of a case."""
+        hashes = {c: file_hash(c) for files in self.checkpoints.values() for c in files if Path(c).is_file()}
+        window = {k: v for k, v in self.window.__dict__.items() if k not in ("weights", "batch")}
+        return {
+            "checkpoints": {p: [hashes.get(c, c) for c in files] for p, files in self.checkpoints.items()},
+            "window": window,
+            "search": self.search,
+            "post": dict(self.post.__dict__),
+            "runtime": {k: str(v) for k, v in self.runtime.items()},
+            "expect_hu": self.expect_hu,
+        }
+
+    def _done(self, case: Mapping[str, str], digest: str) -> dict | None:
+        """Result of an earlier run with the same settings on the same file."""
+        base = self.output / case["name"]
+        path = base.parent / "cases" / f"{base.name}.json"
+        if self.overwrite or not path.is_file():
+            return None
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        if result.get("settings") != digest:
+            raise InputError(
+                f"{path}: was made with other settings or weights; choose another output folder, or set overwrite to true"
+            )
+        same = result.get("input_stamp") == _stamp(case["image"])
+        wanted = [] if self.outputs.statistics_only else ["_fracture.nii.gz"]
+        wanted += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
+        return result if same and all(base.with_name(base.name + w).is_file() for w in wanted) else None
+
+    def run(self) -> list[dict]:
+        """Segment all scans; scans that cannot be segmented are named and cost only themselves.
+
+        Returns:
+            Results, as in ``cases/*.json``.
+
+        Raises:
+            InputError: when nothing can start, or no scan could be segmented.
+        """
+        from ..training.command_line import check_command_line
+
+        check_command_line()
+        cases = self._cases()
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.output / ".writable", "")
+            (self.output / ".writable").unlink()
+        except OSError as error:
+            raise InputError(f"{self.output}: cannot be written to ({error.strerror}); choose another output") from None
+        for files in self.checkpoints.values():
+            for file in files:
+                if not Path(file).is_file():
+                    raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
+        settings = self._settings()
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        finished = {c["name"]: r for c in cases if (r := self._done(c, digest)) is not None}
+        with Share() as share:
+            mine = share.part([c for c in cases if c["name"] not in finished])
+            results, problems = self._segment(mine, digest, share)
+            results, problems = share.gather(results), share.gather(problems)
+            if share.first:
+                results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
+                self._summarise(results, problems, settings, len(finished))
+        if not results and problems:
+            raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
+        return results
+
+    def _segment(self, cases: Sequence[dict[str, str]], digest: str, share: Share) -> tuple[list[dict], list[dict]]:
+        if not cases:
+            return [], []
+        if "device" in self.runtime:
+            self.runtime["device"] = share.device(self.runtime["device"])
+        runners = self._runners()
+        try:
+            pipeline = Pipeline(runners, self.window, **self.search)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
+        name = next(iter(runners.values()))[0].name
+        facts = {"settings": digest, "runtime": name, "version": f"{digest[:12]}"}
+        import matplotlib.figure  # noqa: F401  # part of the memory that is there before the first scan
+
+        base_bytes = peak_resident()
+        results: list[dict] = []
+        problems: list[dict] = []
+        for case in tqdm(cases, desc="scans", unit="scan", disable=len(cases) < 2):
+            bar = _Bar(case["name"])
+            try:
+                if "problem" in case:
+                    raise ValueError(f"{case['image']}: {case['problem']}")
+                stamp = _stamp(case["image"])
+                own = {**facts, "input_stamp": stamp, "case_path": case["name"], "input_sha256": file_hash(case["image"])}
+                result = segment_case(
+                    case["image"], self.output / case["name"], pipeline, self.post, self.outputs, case.get("vertebrae"),
+                    self.expect_hu, self.limit, base_bytes, own, bar, tqdm.write,
+                )  # fmt: skip
+                results.append(result)
+                tqdm.write(_line(result))
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                problems.append({"case": case["name"], "input": case["image"], "problem": _reason(error)})
+                tqdm.write(problems[-1]["problem"])
+            finally:
+                bar.close()
+        return results, problems
+
+    def _summarise(self, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, kept: int) -> None:
+        rows = [row for r in results for row in r["findings"]]
+        write_table(self.output / "findings.csv", rows, COLUMNS)
+        write_text(
+            self.output / "findings.json",
+            json.dumps({"definitions": DEFINITIONS, "cases": results}, indent=1) + "\n",
+        )
+        if problems:
+            write_table(self.output / "problems.csv", problems, PROBLEM_COLUMNS)
+        else:
+            (self.output / "problems.csv").unlink(missing_ok=True)
+        manifest = {
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "input": self.input,
+            "settings": settings,
+            "versions": versions(),
+            "cases": len(results),
+            "kept from earlier runs": kept,
+            "problems": len(problems),
+            "seconds": round(sum(sum(r["seconds"].values()) for r in results), 1),
+            "peak memory (MiB)": round(peak_resident() / MIB),
+        }
+        write_text(self.output / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
+        page = write_report(self.output, results, problems, manifest)
+        again = f", {kept} of them finished before" if kept else ""
+        tqdm.write(f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {len(rows)} finding(s): {page}")
+
+
+def _stamp(path: str) -> list:
+    """Size and time of a file, or of the files of a folder: enough to see that it changed."""
+    source = Path(path)
+    files = sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
+    stats = [f.stat() for f in files]
+    return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
+def _line(result: Mapping) -> str:
+    found = ", ".join(f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in result["findings"])
+    total, memory = sum(result["seconds"].values()), result["memory_mib"]
+    return (
+        f"{result['case']}: {found or 'no finding'} ({total:.1f} s; peak memory so far {memory['peak of the process']} MiB, "
+        f"predicted at most {memory['predicted']})"
+    )

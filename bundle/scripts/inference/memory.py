@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a scan will take, known from its header, and what to do when that is too much."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from .grid import WorkingGrid
+from .scan import SLAB_BYTES, ScanHeader
+
+MIB = 2**20
+# Per voxel of the working grid at worst: probability 2, marks 4, numbers 4, thresholded 1.
+RESULT_BYTES = 11
+SLACK = 200 * MIB  # slabs in flight, figures, tables
+
+
+def peak_resident() -> int:
+    """Largest resident memory of this process so far, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def parse_bytes(text: str | float | None) -> int | None:
+    """Bytes of a size such as "4G", "1500M" or a number of GiB; None stays None.
+
+    Raises:
+        ValueError: when the text is no size.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)i?b?\s*", str(text), re.IGNORECASE)
+    try:
+        number = float(match[1]) if match else -1.0
+    except ValueError:
+        number = -1.0
+    if match is None or number <= 0:
+        raise ValueError(f"max_memory={text!r}: give a size such as 4G or 1500M")
+    return int(number * 1024 ** {"k": 1, "m": 2, "g": 3, "t": 4}[match[2].lower() or "g"])
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Memory that a scan takes at most, in bytes.
+
+    Attributes:
+        base: what the process with its networks took at its peak before the scan.
+        scan: voxels as 16-bit HU; 0 when they go to a temporary file.
+        reading: what reading takes beside that.
+        sample: slices in front of the network.
+        result: probabilities and findings at worst, when all of the scan were found.
+        spool: whether the voxels go to a temporary file.
+    """
+
+    base: int
+    scan: int
+    reading: int
+    sample: int
+    result: int
+    spool: bool
+
+    @property
+    def peak(self) -> int:
+        """Sum, with what cannot be told apart."""
+        return self.base + self.scan + max(self.reading, self.sample + self.result) + SLACK
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        gib = 2**30
+        where = "in a temporary file" if self.spool else f"{self.scan / gib:.2f}"
+        return (
+            f"memory at most {self.peak / gib:.2f} GiB: program and network {self.base / gib:.2f}, scan {where}, "
+            f"slices {self.sample / gib:.2f}, probabilities and findings {self.result / gib:.2f}"
+        )
+
+
+def plan_memory(
+    header: ScanHeader, grid: WorkingGrid, window: tuple[int, ...], batch: int, base: int, limit: int | None, sample: int
+) -> MemoryPlan:
+    """Predict the peak of a scan and choose how to hold it.
+
+    Args:
+        header: scan.
+        grid: its working grid.
+        window: voxels of a window.
+        batch: windows at once.
+        base: peak of the process so far, after its networks were asked once.
+        limit: bytes allowed, or None.
+        sample: bytes of HU that are taken in front of the network at a time.
+
+    Raises:
+        ValueError: when even with the scan in a temporary file it is too much; the message names what it needs.
+    """
+    reading = 4 * SLAB_BYTES + (header.voxels * header.dtype.itemsize if header.whole_read else 0)
+    working = int(np.prod(grid.shape, dtype=np.int64))
+    planes = [working // n for n in grid.shape]
+    depth = window[0] if len(window) == 3 else batch
+    in_flight = max(planes) * 4 * 4 * depth  # scaled slices, their sums and weights
+    sampled = max(sample, max(planes) * 2) * 2 + in_flight
+    for spool in (False, True):
+        plan = MemoryPlan(
+            base, 0 if spool else 2 * header.voxels, reading, sampled, RESULT_BYTES * working, spool
+        )
+        if limit is None or plan.peak <= limit:
+            return plan
+    raise ValueError(
+        f"{header.path}: needs up to {plan.peak / 2**30:.2f} GiB even with its voxels in a temporary file, allowed are "
+        f"{limit / 2**30:.2f}; raise max_memory, or take a coarser spacing"  # type: ignore[operator]
+    )

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probabilities on the working grid: slices of any plane, neighbouring slices as channels, or 3D windows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from monai.data.utils import compute_importance_map
+from numpy.typing import NDArray
+
+from .localize import SpineMap
+from .runtimes import Runner
+from .windows import WindowGrid
+
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+SAMPLE_BYTES = 96 * 2**20  # of int16 that slices are taken in, at a time
+Sampler = Callable[[Sequence[NDArray[np.int64]]], NDArray[np.int16]]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a network is shown a scan.
+
+    Args:
+        size: voxels of a window; two numbers for slices, three for volumes.
+        hu: HU that become 0 and 1.
+        overlap: share of a window that it has in common with the next.
+        blend: "constant" or "gaussian" weights where windows overlap.
+        neighbours: slices on each side that are channels beside the slice itself (2.5D).
+        flips: axes of a window to mirror; each entry is one more pass whose probability is averaged with the rest.
+        batch: windows that the network is given at once.
+        target: channel of the output that is the fracture.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    size: tuple[int, ...]
+    hu: tuple[float, float] = (-200.0, 1000.0)
+    overlap: float = 0.25
+    blend: str = "constant"
+    neighbours: int = 0
+    flips: tuple[tuple[int, ...], ...] = ()
+    batch: int = 8
+    target: int = 1
+    weights: torch.Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (2, 3) or min(self.size) < 16:
+            raise ValueError(f"patch_size={list(self.size)}: give two or three numbers of at least 16")
+        if self.hu[1] <= self.hu[0]:
+            raise ValueError(f"hu_window={list(self.hu)}: the second value must be above the first")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap={self.overlap}: give a share of at least 0 and below 1")
+        if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):
+            raise ValueError(f"neighbours={self.neighbours}: give 0 or more, and 0 for 3D windows")
+        if any(a not in range(len(self.size)) for axes in self.flips for a in axes):
+            raise ValueError(f"flips={self.flips}: give axes of the window, 0 to {len(self.size) - 1}")
+        if self.blend not in ("constant", "gaussian"):
+            raise ValueError(f"blend={self.blend!r}: give constant or gaussian")
+        weights = compute_importance_map(self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32)
+        object.__setattr__(self, "weights", weights.clamp_min(1e-3))
+
+    def scaled(self, hu: torch.Tensor) -> torch.Tensor:
+        """HU as the network wants them: 0 to 1, float32."""
+        low, high = self.hu
+        return ((hu.float() - low) / (high - low)).clamp_(0, 1)
+
+
+def margin(logits: torch.Tensor, target: int) -> torch.Tensor:
+    """Logit of one class against all others (B, *size) of logits (B, C, *size): its sigmoid is the softmax of that class."""
+    others = [c for c in range(logits.shape[1]) if c != target]
+    rest = logits[:, others[0]] if len(others) == 1 else torch.logsumexp(logits[:, others], dim=1)
+    return logits[:, target].float() - rest.float()
+
+
+def ask(runners: Sequence[Runner], batch: torch.Tensor, window: Window) -> torch.Tensor:
+    """Mean opinion of networks and mirrored passes on a batch (B, C, *size): logits of the fracture (B, *size).
+
+    A single opinion is returned as it is; several are averaged as probabilities.
+    """
+    opinions = []
+    for runner in runners:
+        for axes in ((), *window.flips):
+            dims = [a + 2 for a in axes]
+            logits = runner(batch.flip(dims) if dims else batch)
+            opinion = margin(logits, window.target)
+            opinions.append(opinion.flip([d - 1 for d in dims]) if dims else opinion)
+    if len(opinions) == 1:
+        return opinions[0]
+    mean = torch.stack([torch.sigmoid(o) for o in opinions]).mean(0)
+    return torch.logit(mean, eps=1e-7)
+
+
+def _padded(image: torch.Tensor, grid: WindowGrid, window: Window) -> torch.Tensor:
+    """Pad scaled slices (..., *size) to at least a window with the lower end of the HU window."""
+    pads: list[int] = []
+    for n, p, b in zip(reversed(grid.size), reversed(grid.padded), reversed(grid.before), strict=True):
+        pads.extend([b, p - n - b])
+    return torch.nn.functional.pad(image, pads) if any(pads) else image
+
+
+def predict_slices(
+    sampler: Sampler,
+    shape: Sequence[int],
+    axis: int,
+    wanted: dict[int, list[tuple[int, ...]]],
+    grid: WindowGrid,
+    window: Window,
+    runners: Sequence[Runner],
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Probabilities of slices of one plane.
+
+    Args:
+        sampler: gives HU at chosen indices along R, A, S.
+        shape: voxels of the working grid.
+        axis: of the slices: 0 sagittal, 1 coronal, 2 axial.
+        wanted: windows by slice.
+        grid: windows of a slice.
+        window: how the network sees them.
+        runners: networks.
+        progress: called with the number of windows done.
+
+    Yields:
+        Slice and its probabilities on the two other axes; 0 where no window was asked for.
+    """
+    others = [a for a in range(3) if a != axis]
+    full: list[NDArray[np.int64]] = [np.arange(n) for n in shape]
+    per_chunk = max(SAMPLE_BYTES // (2 * int(np.prod([shape[a] for a in others]))), 1)
+    slices = sorted(k for k, starts in wanted.items() if starts)
+    offsets = np.arange(-window.neighbours, window.neighbours + 1)
+    crop = tuple(slice(b, b + n) for b, n in zip(grid.before, grid.size, strict=True))
+    for first in range(0, len(slices), per_chunk):
+        chunk = slices[first : first + per_chunk]
+        needed = np.unique(np.clip(np.add.outer(chunk, offsets), 0, shape[axis] - 1))
+        indices = list(full)
+        indices[axis] = needed
+        hu = np.moveaxis(sampler(indices), axis, 0)
+        jobs = [(k, start) for k in chunk for start in wanted[k]]
+        left = {k: len(wanted[k]) for k in chunk}
+        sums: dict[int, torch.Tensor] = {}
+        ready: dict[int, torch.Tensor] = {}
+        for at in range(0, len(jobs), window.batch):
+            part = jobs[at : at + window.batch]
+            for k in {k for k, _ in part} - set(ready):
+                rows = np.searchsorted(needed, np.clip(k + offsets, 0, shape[axis] - 1))
+                ready[k] = _padded(window.scaled(torch.from_numpy(np.ascontiguousarray(hu[rows]))), grid, window)
+            batch = torch.stack([ready[k][(slice(None), *_box(s, window.size))] for k, s in part])
+            for (k, start), opinion in zip(part, ask(runners, batch, window), strict=True):
+                if k not in sums:
+                    sums[k] = torch.zeros(2, *grid.padded)
+                box = _box(start, window.size)
+                sums[k][(0, *box)] += opinion.cpu() * window.weights
+                sums[k][(1, *box)] += window.weights
+                left[k] -= 1
+            if progress is not None:
+                progress(len(part))
+            for k in [k for k in sums if left[k] == 0]:
+                total, weight = sums.pop(k)
+                ready.pop(k)
+                chance = torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)
+                yield k, chance[crop].numpy()
+
+
+def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+
+
+def predict_volume(
+    sampler: Sampler,
+    shape: Sequence[int],
+    wanted: Sequence[tuple[int, ...]],
+    grid: WindowGrid,
+    window: Window,
+    runners: Sequence[Runner],
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Probabilities of 3D windows, given out sagittal slice by sagittal slice as soon as no later window reaches it.
+
+    Args and result as of ``predict_slices``; ``wanted`` holds the windows' starts.
+    """
+    rows: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for start in wanted:
+        rows[start[0]].append(tuple(start))
+    depth, size = window.size[0], grid.padded[1:]
+    sums = torch.zeros(2, 0, *size)
+    base = 0
+    crop = tuple(slice(b, b + n) for b, n in zip(grid.before[1:], grid.size[1:], strict=True))
+    order = sorted(rows)
+    for number, first in enumerate(order):
+        if number == 0:
+            base = first
+        grow = first + depth - (base + sums.shape[1])
+        sums = torch.cat([sums, torch.zeros(2, grow, *size)], dim=1)
+        inside = np.clip(np.arange(first, first + depth) - grid.before[0], -1, shape[0])
+        held = np.unique(inside[(inside >= 0) & (inside < shape[0])])
+        hu = window.scaled(torch.from_numpy(sampler([held, np.arange(shape[1]), np.arange(shape[2])])))
+        image = torch.zeros(depth, *size)
+        offset = int(np.argmax(inside >= 0))
+        middle = (slice(offset, offset + len(held)), *crop)
+        image[middle] = hu
+        starts = rows[first]
+        for at in range(0, len(starts), window.batch):
+            part = starts[at : at + window.batch]
+            batch = torch.stack([image[(slice(None), *_box(s[1:], window.size[1:]))][None] for s in part])
+            for start, opinion in zip(part, ask(runners, batch, window), strict=True):
+                box = (slice(first - base, first - base + depth), *_box(start[1:], window.size[1:]))
+                sums[(0, *box)] += opinion.cpu() * window.weights
+                sums[(1, *box)] += window.weights
+            if progress is not None:
+                progress(len(part))
+        until = order[number + 1] if number + 1 < len(order) else first + depth
+        done = min(until, first + depth) - base
+        for n in range(done):
+            index = base + n - grid.before[0]
+            if 0 <= index < shape[0]:
+                total, weight = sums[0, n], sums[1, n]
+                yield index, torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)[crop].numpy()
+        sums, base = (sums[:, done:].clone(), base + done) if until < first + depth else (torch.zeros(2, 0, *size), until)

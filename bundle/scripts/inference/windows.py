@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows of a slice or volume: where MONAI's sliding window puts them, and which of them are needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .localize import SpineMap
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows that MONAI's ``sliding_window_inference`` would take over an image.
+
+    An image smaller than the window is padded on both sides; positions below are in the padded image.
+
+    Attributes:
+        size: voxels of the image.
+        window: voxels of a window.
+        before: padding in front of each axis.
+        starts: first voxels of the windows along each axis.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    before: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def plan(size: Sequence[int], window: Sequence[int], overlap: float) -> WindowGrid:
+        """Plan windows.
+
+        Args:
+            size: voxels of the image.
+            window: voxels of a window.
+            overlap: share of a window that it has in common with the next.
+        """
+        starts, before = [], []
+        for n, w in zip(size, window, strict=True):
+            padded = max(n, w)
+            before.append((padded - n) // 2)
+            step = max(int(w * (1 - overlap)), 1) if padded != w else w
+            along = list(range(0, max(padded - w, 0) + step, step))
+            along = [min(s, padded - w) for s in along]
+            starts.append(tuple(dict.fromkeys(along)))
+        return WindowGrid(tuple(size), tuple(window), tuple(before), tuple(starts))
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Voxels of the padded image."""
+        return tuple(max(n, w) for n, w in zip(self.size, self.window, strict=True))
+
+    def all(self) -> list[tuple[int, ...]]:
+        """Starts of all windows."""
+        return list(itertools.product(*self.starts))
+
+    def _ranges(self, start: Sequence[int], places: Sequence[NDArray[np.float64]]) -> tuple[slice, ...]:
+        return tuple(
+            slice(*np.searchsorted(p, (s - b - 0.5, s - b + w - 0.5)))
+            for s, b, w, p in zip(start, self.before, self.window, places, strict=True)
+        )
+
+    def touching(self, mask: NDArray[np.bool_], places: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+        """Windows that hold any of a mask whose voxels lie at ``places`` along each axis."""
+        return [s for s in self.all() if mask[self._ranges(s, places)].any()]
+
+    def cover(self, mask: NDArray[np.bool_], places: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+        """Few windows that together hold all of a mask: the one that holds most of what is left, again and again."""
+        left, chosen = mask.copy(), []
+        candidates = {s: self._ranges(s, places) for s in self.all()}
+        while left.any():
+            best = max(candidates, key=lambda s: np.count_nonzero(left[candidates[s]]))
+            if not left[candidates[best]].any():
+                break
+            left[candidates[best]] = False
+            chosen.append(best)
+        return chosen
+
+
+def focus_on(
+    shape: Sequence[int],
+    axis: int,
+    hits: Sequence[tuple[int, NDArray[np.bool_]]],
+    reach: int,
+    margin: int = 8,
+    block: int = 4,
+) -> SpineMap:
+    """Map of the places around what was found on a few slices.
+
+    Args:
+        shape: voxels of the working grid.
+        axis: of the slices.
+        hits: working slice and mask of what was found in it.
+        reach: slices on both sides of a hit that are looked at.
+        margin: voxels around a hit in its plane.
+        block: voxels of a coarse voxel in the plane.
+    """
+    others = [a for a in range(3) if a != axis]
+    coarse = [-(-shape[a] // block) for a in others]
+    places: list[NDArray[np.float64]] = [np.arange(n, dtype=float) for n in shape]
+    for a, n in zip(others, coarse, strict=True):
+        places[a] = np.minimum(np.arange(n) * block + (block - 1) / 2, shape[a] - 1)
+    mask = np.zeros([shape[axis], *coarse], bool)
+    grow = -(-margin // block)
+    for index, hit in hits:
+        rows, columns = np.nonzero(hit)
+        if rows.size == 0:
+            continue
+        small = np.zeros(coarse, bool)
+        small[rows // block, columns // block] = True
+        wide = np.pad(small, grow)
+        spread = np.zeros(coarse, bool)
+        for dr, dc in itertools.product(range(2 * grow + 1), repeat=2):
+            spread |= wide[dr : dr + coarse[0], dc : dc + coarse[1]]
+        mask[max(index - reach, 0) : index + reach + 1] |= spread
+    return SpineMap(np.moveaxis(mask, 0, axis), tuple(places))
