@@ -141,7 +141,8 @@ def segment_case(
     clock = Clock()
     with clock("read"):
         header = read_header(source, whole=expect_hu)
-    for note in header.notes:
+    notes = list(header.notes)
+    for note in notes:
         say(f"note: {note}")
     grid = pipeline.plan_header(header)
     plan = plan_memory(
@@ -173,12 +174,18 @@ def segment_case(
         if wants_seg and rows and header.series is not None:
             with clock("DICOM-SEG"):
                 path = base.with_name(base.name + "_seg.dcm")
-                dicom_seg.write_segmentation(path, header.series, planes, rows, str((facts or {}).get("version", "")))
+                try:
+                    dicom_seg.write_segmentation(path, header.series, planes, rows, str((facts or {}).get("version", "")))
+                except OSError:
+                    raise
+                except Exception as error:  # a source that lacks tags must not cost the mask
+                    notes.append(f"{path.name} was not written: {(str(error).strip().splitlines() or [repr(error)])[0]}")
+                    say(f"note: {notes[-1]}")
     finally:
         scan.close()
         if instances is not None:
             instances.close()
-    return _result(base, header, grid, plan, rows, found, clock, facts)
+    return _result(base, header, grid, plan, rows, found, clock, {**dict(facts or {}), "notes": notes})
 
 
 def _result(
@@ -189,7 +196,7 @@ def _result(
     rows: list[dict],
     found: Probabilities,
     clock: Clock,
-    facts: Mapping[str, object] | None,
+    facts: Mapping[str, object],
 ) -> dict:
     result = {
         "case": base.name,
@@ -197,12 +204,11 @@ def _result(
         "shape": list(header.shape),
         "spacing_mm": [round(float(s), 4) for s in header.spacing],
         "working_spacing_mm": [round(float(s), 4) for s in grid.spacing],
-        "notes": list(header.notes),
         "findings": rows,
         "windows": {"first look": found.windows[0], "second look": found.windows[1]},
         "seconds": {k: round(v, 3) for k, v in clock.seconds.items()},
         "memory_mib": {"predicted": round(plan.peak / MIB), "peak of the process": round(peak_resident() / MIB)},
-        **dict(facts or {}),
+        **dict(facts),
     }
     write_text(base.parent / "cases" / f"{base.name}.json", json.dumps(result, indent=1) + "\n")
     return result

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -16,20 +15,17 @@ from tqdm import tqdm
 
 from ..data.formats import VOLUMES, stem
 from ..errors import InputError
-from ..files import write_table, write_text
-from ..provenance import file_hash, versions
+from ..files import write_text
+from ..provenance import file_hash
 from .case import Outputs, segment_case
 from .inputs import find_inputs, same_output, shared_folder
-from .measure import COLUMNS, DEFINITIONS
-from .memory import MIB, parse_bytes, peak_resident
+from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .postprocess import PostProcessing
 from .predict import PLANES, Window
-from .report import write_report
+from .summary import line, summarise
 from .runtimes import Runner, load_runner
 from .share import Share
-
-PROBLEM_COLUMNS = ("case", "input", "problem")
 
 
 class _Bar:
@@ -152,6 +148,17 @@ class Segmenter:
             loaded[name](torch.zeros(self.window.batch, *shape))  # so that its memory is known before the first scan
         return {plane: [loaded[c] for c in files] for plane, files in self.checkpoints.items()}
 
+    def pipeline(self) -> Pipeline:
+        """Load the networks and make the pipeline.
+
+        Raises:
+            InputError: for a missing or foreign checkpoint, or a value out of range.
+        """
+        try:
+            return Pipeline(self._runners(), self.window, **self.search)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
+
     def _cases(self) -> list[dict[str, str]]:
         cases = find_inputs(self.input, self.section)
         if not cases:
@@ -241,7 +248,8 @@ class Segmenter:
             results, problems = share.gather(results), share.gather(problems)
             if share.first:
                 results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
-                self._summarise(results, problems, settings, len(finished))
+                page = summarise(self.output, results, problems, settings, self.input, len(finished))
+                tqdm.write(page)
         if not results and problems:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
         return results
@@ -251,12 +259,8 @@ class Segmenter:
             return [], []
         if "device" in self.runtime:
             self.runtime["device"] = share.device(self.runtime["device"])
-        runners = self._runners()
-        try:
-            pipeline = Pipeline(runners, self.window, **self.search)
-        except (TypeError, ValueError) as error:
-            raise InputError(str(error)) from None
-        name = next(iter(runners.values()))[0].name
+        pipeline = self.pipeline()
+        name = next(iter(pipeline.runners.values()))[0].name
         facts = {"settings": digest, "runtime": name, "version": f"{digest[:12]}"}
         import matplotlib.figure  # noqa: F401  # part of the memory that is there before the first scan
 
@@ -275,40 +279,13 @@ class Segmenter:
                     self.expect_hu, self.limit, base_bytes, own, bar, tqdm.write,
                 )  # fmt: skip
                 results.append(result)
-                tqdm.write(_line(result))
+                tqdm.write(line(result))
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 problems.append({"case": case["name"], "input": case["image"], "problem": _reason(error)})
                 tqdm.write(problems[-1]["problem"])
             finally:
                 bar.close()
         return results, problems
-
-    def _summarise(self, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, kept: int) -> None:
-        rows = [row for r in results for row in r["findings"]]
-        write_table(self.output / "findings.csv", rows, COLUMNS)
-        write_text(
-            self.output / "findings.json",
-            json.dumps({"definitions": DEFINITIONS, "cases": results}, indent=1) + "\n",
-        )
-        if problems:
-            write_table(self.output / "problems.csv", problems, PROBLEM_COLUMNS)
-        else:
-            (self.output / "problems.csv").unlink(missing_ok=True)
-        manifest = {
-            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "input": self.input,
-            "settings": settings,
-            "versions": versions(),
-            "cases": len(results),
-            "kept from earlier runs": kept,
-            "problems": len(problems),
-            "seconds": round(sum(sum(r["seconds"].values()) for r in results), 1),
-            "peak memory (MiB)": round(peak_resident() / MIB),
-        }
-        write_text(self.output / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
-        page = write_report(self.output, results, problems, manifest)
-        again = f", {kept} of them finished before" if kept else ""
-        tqdm.write(f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {len(rows)} finding(s): {page}")
 
 
 def _stamp(path: str) -> list:
@@ -317,12 +294,3 @@ def _stamp(path: str) -> list:
     files = sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
     stats = [f.stat() for f in files]
     return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
-
-
-def _line(result: Mapping) -> str:
-    found = ", ".join(f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in result["findings"])
-    total, memory = sum(result["seconds"].values()), result["memory_mib"]
-    return (
-        f"{result['case']}: {found or 'no finding'} ({total:.1f} s; peak memory so far {memory['peak of the process']} MiB, "
-        f"predicted at most {memory['predicted']})"
-    )

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference beside MONAI's stock path: seconds, memory, agreement of the masks, growth with the length of the scan.
+
+    python benchmarks/inference.py scan --out DIR                            # a 512 x 512 x 600 torso with fractures
+    python benchmarks/inference.py compare --scan FILE --checkpoint FILE     # stock path and ours, each in a process of its own
+    python benchmarks/inference.py growth --scan FILE --checkpoint FILE      # 100 to 2000 slices, ours alone
+
+The stock path is what inference.yaml keeps for MONAI Label: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice, Invertd,
+AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. The clock starts when everything is imported; memory is the peak of the
+process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fire
+import nibabel as nib
+import numpy as np
+from torso import torso
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACING = (0.7, 0.7, 1.0)
+VARIANTS: dict[str, dict] = {
+    "stock path": {"stock": True},
+    "PyTorch": {"runtime": "torch"},
+    "OpenVINO": {"runtime": "openvino"},
+    "OpenVINO, bfloat16": {"runtime": "openvino", "precision": "bfloat16"},
+    "PyTorch, every slice": {"runtime": "torch", "coarse_mm": 0.0, "search": "all"},
+}
+
+
+def scan(out: str, slices: int = 600, columns: int = 512, seed: int = 900, piece: int = 300) -> None:
+    """Make a CT of pieces of torso, each with two fractures, one above the other.
+
+    Args:
+        out: folder to write to.
+        slices: length of the scan.
+        columns: pixels along both sides of a slice.
+        seed: of the first piece; two different pieces take turns.
+        piece: slices of a piece.
+    """
+    root = Path(out)
+    root.mkdir(parents=True, exist_ok=True)
+    pieces = []
+    for n in range(min(2, -(-slices // piece))):
+        made = torso(seed + n, 2, SPACING, (columns, columns, piece))
+        broken = np.isin(made.labels, [f["label"] for f in made.fractures])
+        pieces.append((made.image, broken.astype(np.uint8)))
+        print(f"piece {n + 1}: {[(f['level'], f['shape'], f['grade']) for f in made.fractures]}", flush=True)
+    count = -(-slices // piece)
+    image, label = (np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], 2)[:, :, :slices] for k in (0, 1))
+    affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])  # stored as scanners do, L, P, S
+    affine[:2, 3] = [s * (columns - 1) / 2 for s in SPACING[:2]]
+    for name, data in ((f"torso_{slices}.nii.gz", image), (f"torso_{slices}_label.nii.gz", label)):
+        nifti = nib.Nifti1Image(np.ascontiguousarray(data[::-1, ::-1]), affine)
+        nifti.header.set_xyzt_units("mm")
+        nib.save(nifti, root / name)
+        print(root / name)
+
+
+def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str | None = None) -> None:
+    """Run one variant in this process and print what it took as JSON."""
+    sys.path.insert(0, str(ROOT / "bundle"))
+    import matplotlib.figure  # noqa: F401
+    import monai.handlers  # noqa: F401
+    import torch
+    from scripts.inference.memory import peak_resident
+    from scripts.inference.segment import read_config
+
+    torch.set_num_threads(2)
+    values = dict(json.loads(options))
+    stock = values.pop("stock", False)
+    if values.get("runtime") == "openvino":
+        import openvino  # noqa: F401
+    before = peak_resident()
+    start = time.perf_counter()
+    files = json.loads(config) if config else None
+    parser = read_config(files, {"input": scan, "output": out, "checkpoint": checkpoint, "overwrite": True, **values})
+    result: dict = {}
+    if stock:
+        parser["handlers"] = []
+        parser.get_parsed_content("loaded_weights")
+        parser.get_parsed_content("evaluator").run()
+    else:
+        result = parser.get_parsed_content("segmenter").run()[0]
+    seconds = time.perf_counter() - start
+    facts = {k: result.get(k) for k in ("seconds", "windows", "memory_mib", "runtime")}
+    print("RESULT" + json.dumps({"total": seconds, "peak": peak_resident(), "imports": before, **facts}))
+
+
+def _run(scan: str, checkpoint: str, out: Path, options: dict, config: list[str] | None) -> dict:
+    command = [sys.executable, "-W", "ignore", __file__, "child", "--scan", scan, "--checkpoint", checkpoint, "--out", str(out)]
+    command += ["--options", repr(json.dumps(options))]
+    if config:
+        command += ["--config", repr(json.dumps(config))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith("RESULT"):
+            return json.loads(line[6:])
+    raise SystemExit(done.stderr[-3000:] + done.stdout[-2000:])
+
+
+def _mask(folder: Path) -> np.ndarray:
+    return np.asarray(nib.load(next(folder.glob("*_fracture.nii.gz"))).dataobj) > 0
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1))
+
+
+def compare(
+    scan: str,
+    checkpoint: str,
+    out: str = "runs/inference_benchmark",
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    config: list[str] | None = None,
+    label: str | None = None,
+) -> None:
+    """Run variants one after another on the same scan with the same weights, and print ratios to the first.
+
+    Args:
+        scan: CT.
+        checkpoint: weights.
+        out: folder of the masks.
+        variants: names of ``VARIANTS``.
+        config: overlays of the inference config that the weights were trained with.
+        label: reference mask, for the DSC to it.
+    """
+    rows, masks = {}, {}
+    truth = None if label is None else np.asarray(nib.load(label).dataobj) > 0
+    for name in variants:
+        folder = Path(out) / name.replace(" ", "_").replace(",", "")
+        rows[name] = _run(scan, checkpoint, folder, VARIANTS[name], config)
+        masks[name] = _mask(folder)
+        print(f"{name}: {rows[name]['total']:.1f} s", file=sys.stderr, flush=True)
+    first = next(iter(rows))
+    print("\n| path | s | times as fast | peak MiB | ratio | DSC to the stock path | DSC to the reference |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, row in rows.items():
+        own = "" if truth is None else f"{_dice(masks[name], truth):.3f}"
+        print(
+            f"| {name} | {row['total']:.1f} | {rows[first]['total'] / row['total']:.1f} | {row['peak'] / 2**20:.0f} | "
+            f"{row['peak'] / rows[first]['peak']:.2f} | {_dice(masks[name], masks[first]):.4f} | {own} |"
+        )
+    print("\n| seconds in | " + " | ".join(n for n in rows if rows[n]["seconds"]) + " |")
+    print("| --- " * (1 + sum(bool(r["seconds"]) for r in rows.values())) + "|")
+    phases = list(dict.fromkeys(p for r in rows.values() for p in (r["seconds"] or {})))
+    shown = [r for r in rows.values() if r["seconds"]]
+    for phase in phases:
+        print(f"| {phase} | " + " | ".join(f"{r['seconds'].get(phase, 0):.2f}" for r in shown) + " |")
+    print("| loading networks, tables, page | " + " | ".join(f"{r['total'] - sum(r['seconds'].values()):.2f}" for r in shown) + " |")
+    shares = [1 - r["seconds"]["network"] / sum(r["seconds"].values()) for r in shown]
+    print("| share of the scan's time outside the network | " + " | ".join(f"{s:.0%}" for s in shares) + " |")
+    print("| windows, first and second look | " + " | ".join("{first look}, {second look}".format(**r["windows"]) for r in shown) + " |")
+
+
+def growth(
+    scan: str,
+    checkpoint: str,
+    out: str = "runs/inference_growth",
+    lengths: tuple[int, ...] = (100, 300, 600, 1200, 2000),
+    runtime: str = "auto",
+    config: list[str] | None = None,
+) -> None:
+    """Run on pieces and repeats of a scan, and print seconds and memory by length.
+
+    Args:
+        scan: CT; longer ones repeat it.
+        checkpoint: weights.
+        out: folder of scans and masks.
+        lengths: numbers of slices.
+        runtime: of the network.
+        config: overlays of the inference config that the weights were trained with.
+    """
+    source = nib.load(scan)
+    data = np.asarray(source.dataobj)
+    rows = []
+    for length in lengths:
+        times = -(-length // data.shape[2])
+        path = Path(out) / f"scan_{length}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            nib.save(nib.Nifti1Image(np.concatenate([data] * times, 2)[:, :, :length], source.affine), path)
+        row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime}, config)
+        rows.append((length, 2 * data.shape[0] * data.shape[1] * length / 2**20, row))
+        print(f"{length}: {row['total']:.1f} s, {row['peak'] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+    print("\n| slices | scan as 16 bit (MiB) | s of the scan | of these network | peak MiB | predicted at most | windows |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for length, size, row in rows:
+        windows = sum(row["windows"].values())
+        print(
+            f"| {length} | {size:.0f} | {sum(row['seconds'].values()):.1f} | {row['seconds']['network']:.1f} | "
+            f"{row['peak'] / 2**20:.0f} | {row['memory_mib']['predicted']} | {windows} |"
+        )
+    sizes, peaks = (np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True))
+    slope, start = np.polyfit(sizes, peaks, 1)
+    worst = float(np.abs(peaks - (slope * sizes + start)).max())
+    print(f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest distance from this line {worst:.0f} MiB.")
+
+
+if __name__ == "__main__":
+    fire.Fire({"scan": scan, "compare": compare, "growth": growth, "child": child})

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks as TorchScript, ONNX and OpenVINO IR, each compared with PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..files import replacing, write_table
+from .runtimes import load_runner
+from .segment import read_config
+
+FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+NEEDS = {"torchscript": (), "onnx": ("onnx", "onnxscript"), "openvino": ("openvino",)}
+COLUMNS = ("format", "file", "mib", "logits_random", "probability_random", "logits_phantom", "probability_phantom")
+
+
+def _torchscript(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    from monai.networks.utils import convert_to_torchscript
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(convert_to_torchscript(network), str(path))
+
+
+def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    from torch.export import Dim
+
+    stride = int(getattr(network, "stride", 16))
+    axes = {0: Dim("batch", min=1, max=1024)}
+    for n in range(example.ndim - 2):
+        axes[n + 2] = stride * Dim(f"size{n}", min=2, max=4096 // stride)
+    noisy = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [n.level for n in noisy]
+    for n in noisy:
+        n.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (example,),
+                str(path),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                input_names=["image"],
+                output_names=["pred"],
+                dynamic_shapes=(axes,),
+            )
+    finally:
+        for n, level in zip(noisy, levels, strict=True):
+            n.setLevel(level)
+
+
+def _openvino(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    import openvino
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
+    "torchscript": _torchscript,
+    "onnx": _onnx,
+    "openvino": _openvino,
+}
+
+
+def phantom_batch(shape: Sequence[int], hu: Sequence[float], count: int = 4) -> torch.Tensor:
+    """Windows of a phantom, scaled as in inference: (count, *shape)."""
+    from ..data.phantom import make_phantom
+
+    scan = make_phantom(0, "lumbar")
+    volume = torch.from_numpy(np.clip((scan.image.astype(np.float32) - hu[0]) / (hu[1] - hu[0]), 0, 1))
+    wanted = shape[1:]
+    if len(wanted) == 3:
+        patch = torch.zeros(*wanted)
+        part = volume[tuple(slice(0, n) for n in wanted)]
+        patch[tuple(slice(0, n) for n in part.shape)] = part
+        return patch.expand(1, shape[0], *wanted).contiguous()
+    batch = torch.zeros(count, *shape)
+    middle = np.linspace(0.35, 0.65, count) * volume.shape[0]
+    for n, at in enumerate(middle):
+        part = volume[int(at)][tuple(slice(0, w) for w in wanted)]
+        batch[(n, slice(None), *(slice(0, s) for s in part.shape))] = part
+    return batch
+
+
+def export(
+    checkpoint: str,
+    *,
+    out: str,
+    formats: Sequence[str] | str = tuple(FORMATS),
+    config: Sequence[str] | str | None = None,
+) -> None:
+    """Export a checkpoint as TorchScript, ONNX and OpenVINO IR and compare each with PyTorch.
+
+    Writes NAME.ts, NAME.onnx, NAME.xml with NAME.bin, and exports.csv with the largest absolute differences of logits and
+    probabilities on a random batch and on slices of a phantom. ONNX takes any batch and any size that is a multiple of the network's
+    stride; OpenVINO IR any batch of the window of the config. Each can be given to inference as --checkpoint.
+
+    Args:
+        checkpoint: weights (.pt).
+        out: folder to write to.
+        formats: some of torchscript, onnx, openvino.
+        config: overlay of the inference config, or a list of them, with which the checkpoint was trained.
+    """
+    wanted = [formats] if isinstance(formats, str) else list(formats)
+    for name in wanted:
+        if name not in FORMATS:
+            raise InputError(f"formats={name!r}: give some of {', '.join(FORMATS)}")
+        missing = [p for p in NEEDS[name] if importlib.util.find_spec(p) is None]
+        if missing:
+            raise InputError(f"formats={name}: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
+    parser = read_config(config, {"checkpoint": checkpoint, "device": "cpu"})
+    network = parser.get_parsed_content("network_def").cpu()
+    size = [int(n) for n in parser.get_parsed_content("patch_size")]
+    shape = (int(parser.get_parsed_content("network_def::in_channels")), *size)
+    hu = parser.get_parsed_content("hu_window")
+    reference = load_runner(network, checkpoint, shape, "cpu", "torch")
+    network.eval().to(memory_format=torch.contiguous_format)
+    batches = {"random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)), "phantom": phantom_batch(shape, hu)}
+    answers = {k: reference(b) for k, b in batches.items()}
+    rows = []
+    for name in wanted:
+        path = Path(out) / (Path(checkpoint).stem + FORMATS[name])
+        print(f"{name}: {path}", flush=True)
+        if name == "openvino":  # two files that name each other
+            path.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[name](network, batches["random"], path)
+        else:
+            with replacing(path) as temporary:
+                WRITERS[name](network, batches["random"], temporary)
+        runner = load_runner(network, str(path), shape, "cpu", "torch" if name == "torchscript" else "auto")
+        row: dict[str, object] = {"format": name, "file": path.name, "mib": round(path.stat().st_size / 2**20, 2)}
+        if name == "openvino":
+            row["mib"] = round((path.stat().st_size + path.with_suffix(".bin").stat().st_size) / 2**20, 2)
+        for kind, batch in batches.items():
+            logits = runner(batch)
+            row[f"logits_{kind}"] = f"{float((logits - answers[kind]).abs().max()):.2e}"
+            row[f"probability_{kind}"] = f"{float((logits.softmax(1) - answers[kind].softmax(1)).abs().max()):.2e}"
+        rows.append(row)
+    write_table(Path(out) / "exports.csv", rows, COLUMNS)
+    print("\n| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(row[c]) for c in COLUMNS) + " |")
