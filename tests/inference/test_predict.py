@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probabilities are those of MONAI's inferers on the same network; shortcuts change nothing that matters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import Asked, Threshold, affine_of, ball_scan, look, save, whole
+from monai.inferers import SliceInferer, SlidingWindowInferer
+from scripts.inference.predict import Window, ask, margin
+from scripts.networks import MSFFNet
+
+SHAPE = (28, 70, 90)
+
+
+@pytest.fixture(scope="module")
+def scan_path(tmp_path_factory):
+    affine = affine_of(SHAPE, (3.0, 1.5, 1.5))
+    data = ball_scan(SHAPE, affine, [(0, 10, -30), (8, 0, 35)], radius=14)
+    return save(tmp_path_factory.mktemp("scan") / "ct.nii.gz", data, affine)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return MSFFNet(2, 1, 2, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2, 4, 8)).eval()
+
+
+def image_of(path) -> torch.Tensor:
+    import nibabel as nib
+
+    data = np.asarray(nib.load(path).dataobj).astype(np.float32)
+    return torch.from_numpy(np.clip((data + 200) / 1200, 0, 1))[None, None]
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+def test_slices_of_any_plane_as_monai_does_them(scan_path, network, plane, axis, blend):
+    window = Window((48, 32), overlap=0.4, blend=blend, batch=3)
+    _, found, grid = look(scan_path, Asked(network), window, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0)
+    inferer = SliceInferer(roi_size=(48, 32), spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend)
+    with torch.no_grad():
+        expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
+    np.testing.assert_allclose(whole(found, grid), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(16, 32, 48), (32, 32, 32)])
+def test_3d_windows_as_monai_does_them(scan_path, size):
+    torch.manual_seed(1)
+    network = MSFFNet(3, 1, 2, features=(4, 4, 4, 4, 4), fusion_channels=8, attention_tokens=4, aspp_rates=(1, 2)).eval()
+    window = Window(size, overlap=0.5, blend="gaussian", batch=2)
+    _, found, grid = look(scan_path, Asked(network), window, spacing=(-1, -1, -1), search="all")
+    inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
+    with torch.no_grad():
+        expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
+    np.testing.assert_allclose(whole(found, grid), expected, atol=1e-3)
+
+
+def test_coarse_to_fine_finds_the_same_with_fewer_windows(scan_path):
+    results, asked = [], []
+    for search in ({"search": "all", "coarse_mm": 0}, {"search": "spine", "coarse_mm": 6.0}):
+        runner = Asked(Threshold())
+        _, found, grid = look(scan_path, runner, Window((48, 48)), spacing=(1.0, 1.0, 1.0), **search)
+        results.append(whole(found, grid) > 0.5)
+        asked.append(runner.windows)
+    assert results[0].any()
+    assert np.array_equal(*results)
+    assert asked[1] < 0.7 * asked[0]
+
+
+def test_neighbours_are_the_slices_beside_and_the_border_repeats(scan_path):
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.zeros(len(x), 2, *x.shape[2:])
+
+    window = Window((70, 90), neighbours=2, batch=1, overlap=0)
+    look(scan_path, Asked(Watching()), window, spacing=(-1, -1, -1), search="all", coarse_mm=0)
+    image = image_of(scan_path)[0, 0]
+    given = torch.cat(seen)
+    assert given.shape == (SHAPE[0], 5, 70, 90)
+    for k in range(SHAPE[0]):
+        rows = np.clip(np.arange(k - 2, k + 3), 0, SHAPE[0] - 1)
+        torch.testing.assert_close(given[k], image[rows])
+
+
+def test_mirrored_passes_and_ensembles_are_means_of_probabilities(network):
+    batch = torch.rand(2, 1, 32, 48)
+    window = Window((32, 48), flips=((0,), (0, 1)))
+    with torch.no_grad():
+        own = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
+    expected = torch.stack([o.softmax(1)[:, 1] for o in own]).mean(0)
+    torch.testing.assert_close(torch.sigmoid(ask([Asked(network)], batch, window)), expected, atol=1e-5, rtol=0)
+    other = Threshold()
+    pair = torch.sigmoid(ask([Asked(network), Asked(other)], batch, Window((32, 48))))
+    with torch.no_grad():
+        expected = (network(batch).softmax(1)[:, 1] + other(batch).softmax(1)[:, 1]) / 2
+    torch.testing.assert_close(pair, expected, atol=1e-5, rtol=0)
+
+
+def test_three_planes_are_averaged(scan_path):
+    window = Window((48, 48))
+    parts = []
+    for planes in (("sagittal",), ("coronal",), ("axial",), ("sagittal", "coronal", "axial")):
+        _, found, grid = look(scan_path, Asked(Threshold(8)), window, planes, spacing=(-1, -1, -1), search="all", coarse_mm=0)
+        parts.append(whole(found, grid))
+    np.testing.assert_allclose(parts[3], np.mean(parts[:3], axis=0), atol=2e-3)
+
+
+def test_the_margin_is_the_softmax_of_its_class():
+    logits = torch.randn(3, 4, 5, 6)
+    for target in range(4):
+        torch.testing.assert_close(torch.sigmoid(margin(logits, target)), logits.softmax(1)[:, target])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"size": (8, 64)}, "patch_size"),
+        ({"size": (64, 64), "hu": (5.0, 5.0)}, "hu_window"),
+        ({"size": (64, 64), "overlap": 1.0}, "overlap"),
+        ({"size": (64, 64, 64), "neighbours": 1}, "neighbours"),
+        ({"size": (64, 64), "flips": ((2,),)}, "flips"),
+        ({"size": (64, 64), "blend": "linear"}, "blend"),
+    ],
+)
+def test_a_wrong_value_is_named(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        Window(**arguments)
