@@ -122,7 +122,7 @@ def test_a_broken_case_does_not_hide_the_others(datalist, capsys):
 
 def test_a_folder_with_a_broken_dicom_series_says_what_is_wrong(tmp_path):
     pytest.importorskip("pydicom")
-    from test_dicom import write_series
+    from dicom_files import write_series
 
     volume = np.random.default_rng(0).integers(-1000, 1500, (6, 5, 4)).astype(np.int16)
     files = write_series(tmp_path / "s", volume)

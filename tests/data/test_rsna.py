@@ -14,7 +14,7 @@ from scripts.data.rsna import on_grid, read_train_table, rsna
 from scripts.errors import InputError
 
 pytest.importorskip("pydicom")
-from test_dicom import write_series
+from dicom_files import write_series
 
 
 def write_set(folder, studies: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from ..files import replacing
 from .scan import ScanHeader
 
 COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
-CARET = 30  # code of the extension that 3D Slicer and Connectome Workbench read names of labels from
+PLAIN = 0  # code of an extension that every reader passes over; TotalSegmentator keeps its names in one like it
 
 
 def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
@@ -33,7 +33,7 @@ def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
         + "".join(rows)
         + "</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
     )
-    return nib.nifti1.Nifti1Extension(CARET, text.encode())
+    return nib.nifti1.Nifti1Extension(PLAIN, text.encode())
 
 
 def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int, str] | None) -> nib.Nifti1Header:

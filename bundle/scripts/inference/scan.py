@@ -19,7 +19,7 @@ from ..data.findings import geometry_findings, value_findings
 from ..data.formats import NIFTI, VOLUMES, ending
 
 SLAB_BYTES = 16 * 2**20
-MIN_SLICES = 8
+MIN_EXTENT_MM = 25.0  # less than one vertebra
 HU_RANGE = (-32768, 32767)
 
 
@@ -148,10 +148,11 @@ def read_header(path: str | Path, whole: bool = True) -> ScanHeader:
         raise ValueError(f"{source}: has shape {header.shape}; give one volume of three dimensions")
     if whole and min(header.shape) < 2:
         raise ValueError(f"{source}: has shape {header.shape}, a single slice; give a whole scan")
-    along = int(np.argmax(header.spacing))
-    if whole and header.shape[along] < MIN_SLICES and header.shape[along] * header.spacing[along] < 40:
+    extents = np.array(header.shape) * header.spacing
+    if whole and extents.min() < MIN_EXTENT_MM:
+        shown = " x ".join(f"{e:.0f}" for e in extents)
         raise ValueError(
-            f"{source}: has {header.shape[along]} slices, a scout or a fragment; at least {MIN_SLICES} or 40 mm are needed"
+            f"{source}: shows only {shown} mm, a scout or a fragment; at least {MIN_EXTENT_MM:.0f} mm each way are needed"
         )
     stand_in = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)
     found = geometry_findings(header.path, header.image if header.image is not None else stand_in)
@@ -179,6 +180,7 @@ def _nifti_slabs(header: ScanHeader) -> Iterator[NDArray]:
                 raise ValueError(f"{header.path}: ends after {done} of {k} slices; it is truncated, copy it again")
             slab = np.frombuffer(raw, header.dtype).reshape(-1, j, i)
             yield slab if (slope, inter) == (1.0, 0.0) else slab * np.float32(slope) + np.float32(inter)
+        file.read(1)  # past the last voxel gzip compares its checksum
 
 
 def _itk_slabs(header: ScanHeader) -> Iterator[NDArray]:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes are read, and the plan grows with the scan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scripts.inference.grid import WorkingGrid
+from scripts.inference.memory import parse_bytes, peak_resident, plan_memory
+from scripts.inference.scan import ScanHeader
+
+
+def plan(slices: int, limit: int | None = None, whole_read: bool = False):
+    affine = np.diag([0.7, 0.7, 1.0, 1.0])
+    header = ScanHeader("ct.nii.gz", (512, 512, slices), affine, np.dtype(np.int16), whole_read)
+    grid = WorkingGrid.plan(header.shape, affine, (1, 1, 1))
+    return plan_memory(header, grid, (256, 256), 8, 500 * 2**20, limit, 96 * 2**20)
+
+
+def test_a_long_scan_fits_into_six_gib():
+    assert plan(2000).peak < 6 * 2**30
+
+
+def test_the_plan_grows_linearly_with_the_scan():
+    peaks = [plan(n).peak for n in (600, 1200, 1800)]
+    assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.02)
+
+
+def test_the_scan_goes_to_a_file_when_memory_is_short_and_is_refused_below_that():
+    plenty = plan(1000)
+    assert not plenty.spool
+    short = plan(1000, plenty.peak - 1)
+    assert short.spool
+    assert "temporary file" in short.line()
+    with pytest.raises(ValueError, match="raise max_memory"):
+        plan(1000, short.peak - 1)
+
+
+def test_what_a_library_reads_as_a_whole_counts():
+    assert plan(2000, whole_read=True).reading > plan(2000).reading
+
+
+@pytest.mark.parametrize(("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)])
+def test_sizes(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["lots", "-1G", "0", "4GG", "..G"])
+def test_what_is_no_size_is_named(text):
+    with pytest.raises(ValueError, match="max_memory"):
+        parse_bytes(text)
+
+
+def test_this_process_has_a_peak():
+    assert peak_resident() > 50 * 2**20
