@@ -57,7 +57,7 @@ def _vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
     mask = read_header(path, whole=False)
     if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
         raise ValueError(f"{path}: lies on another grid than {header.path}; resample it to the grid of its scan")
-    return Scan(mask, expect_hu=False)
+    return Scan(mask, is_mask=True)
 
 
 def _write(

@@ -79,7 +79,7 @@ def _look(case: dict[str, str], pipeline: Pipeline, expect_hu: bool) -> dict[tup
     if reference.shape != header.shape or grid_offset(header.shape, reference.affine, header.affine) > AFFINE_TOLERANCE_MM:
         raise ValueError(f"{case['label']}: lies on another grid than its image; resample it")
     grid = pipeline.plan_header(header)
-    scan, mask = Scan(header, expect_hu=expect_hu), Scan(reference, expect_hu=False)
+    scan, mask = Scan(header, expect_hu=expect_hu), Scan(reference, is_mask=True)
     found = pipeline(scan, grid, Clock())
     scan.close()
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many scans: one bad case costs itself, an interrupted run goes on, several processes give what one gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE
+from fakes import Threshold, affine_of, ball_scan, save
+from scripts.errors import InputError
+from scripts.inference.cohort import Segmenter
+
+SHAPE = (24, 28, 44)
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    path = tmp_path / "weights" / "model.pt"
+    path.parent.mkdir()
+    torch.save(Threshold().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    affine = affine_of(SHAPE, (2.0, 2.0, 2.0))
+    for name, centre in (("a", (0, 0, -15)), ("b", (3, 2, 16)), ("c", (0, 0, 500))):
+        data = ball_scan(SHAPE, affine, [centre], 13.0) - 150
+        data += np.random.default_rng(0).integers(-20, 20, SHAPE).astype(np.int16)
+        save(folder / f"{name}.nii.gz", np.where(data > 300, 700, data).astype(np.int16), affine)
+    return folder
+
+
+def segmenter(scans, weights, out, **kwargs) -> Segmenter:
+    arguments = {"window": {"size": (32, 48)}, "runtime": {"runtime": "torch"}, "search": {"spacing": (2.0, 2.0, 2.0)}}
+    return Segmenter(Threshold(), str(weights), str(scans), str(out), **{**arguments, **kwargs})
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def test_a_cohort_leaves_masks_tables_and_a_page(scans, weights, tmp_path):
+    out = tmp_path / "out"
+    results = segmenter(scans, weights, out).run()
+    assert [r["case"] for r in results] == ["a", "b", "c"]
+    for name in "abc":
+        assert (out / f"{name}_fracture.nii.gz").is_file()
+        assert (out / f"{name}_overlay.png").is_file()
+    assert [r["case"] for r in rows(out / "findings.csv")] == ["a", "b"]
+    page = (out / "report.html").read_text()
+    assert "research use only" in page.lower()
+    assert page.count("data:image/png;base64") == 3
+    assert "http://" not in page
+    assert "https://" not in page
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["cases"] == 3
+    assert manifest["versions"]["torch"] == torch.__version__
+    case = json.loads((out / "cases" / "a.json").read_text())
+    assert case["memory_mib"]["predicted"] > 0
+    assert len(case["input_sha256"]) == 64
+    assert not (out / "problems.csv").exists()
+
+
+def test_a_bad_scan_is_named_and_costs_only_itself(scans, weights, tmp_path):
+    (scans / "bad.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:400])
+    save(scans / "four.nii.gz", np.zeros((8, 8, 8, 2), np.int16), np.eye(4))
+    out = tmp_path / "out"
+    assert len(segmenter(scans, weights, out).run()) == 3
+    problems = {r["case"]: r["problem"] for r in rows(out / "problems.csv")}
+    assert set(problems) == {"bad", "four"}
+    assert all(str(scans) in p for p in problems.values())
+    assert not list(out.glob("bad*"))
+    assert "bad.nii.gz" in (out / "report.html").read_text()
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(scans, weights, tmp_path):
+    out = tmp_path / "out"
+    segmenter(scans, weights, out).run()
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*_fracture.nii.gz")}
+    (out / "b_fracture.nii.gz").unlink()
+    changed = nib.load(scans / "c.nii.gz")
+    save(scans / "c.nii.gz", np.asarray(changed.dataobj)[:, :, ::-1].copy(), changed.affine)
+    segmenter(scans, weights, out).run()
+    after = {p: p.stat().st_mtime_ns for p in out.glob("*_fracture.nii.gz")}
+    again = {p.name[0] for p in before if after[p] != before[p]}
+    assert again == {"b", "c"}
+    assert len(rows(out / "findings.csv")) == 2
+
+
+def test_other_settings_into_the_same_folder_are_refused_unless_told(scans, weights, tmp_path):
+    out = tmp_path / "out"
+    segmenter(scans, weights, out).run()
+    with pytest.raises(InputError, match="other settings"):
+        segmenter(scans, weights, out, post={"threshold": 0.7}).run()
+    assert segmenter(scans, weights, out, post={"threshold": 0.7}, overwrite=True).run()
+    torch.save(Threshold(3.0).state_dict(), weights)
+    with pytest.raises(InputError, match="other settings or weights"):
+        segmenter(scans, weights, out, post={"threshold": 0.7}).run()
+
+
+def test_scans_of_one_name_keep_their_folders(scans, weights, tmp_path):
+    cases = []
+    for patient in ("p1", "p2"):
+        (scans / patient).mkdir()
+        (scans / patient / "ct.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+        cases.append({"image": f"{patient}/ct.nii.gz"})
+    (scans / "datalist.json").write_text(json.dumps({"testing": cases}))
+    segmenter(scans, weights, tmp_path / "out").run()
+    assert (tmp_path / "out" / "p1" / "ct_fracture.nii.gz").is_file()
+    assert (tmp_path / "out" / "p2" / "ct_fracture.nii.gz").is_file()
+
+
+def test_a_folder_of_vertebra_masks_gives_levels(scans, weights, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in "abc":
+        save(masks / f"{name}.nii.gz", np.full(SHAPE, 20, np.uint8), nib.load(scans / f"{name}.nii.gz").affine)
+    results = segmenter(scans, weights, tmp_path / "out", vertebrae=str(masks)).run()
+    assert {f["level"] for r in results for f in r["findings"]} == {"L1"}
+    assert "L1" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_ensemble_of_one_network_twice_is_that_network(scans, weights, tmp_path):
+    twin = weights.with_name("twin.pt")
+    twin.write_bytes(weights.read_bytes())
+    single = segmenter(scans, weights, tmp_path / "one").run()
+    pair = segmenter(scans, weights, tmp_path / "two")
+    pair.checkpoints = {"sagittal": [str(weights), str(twin)]}
+    for a, b in zip(single, pair.run(), strict=True):
+        assert [f["volume_ml"] for f in a["findings"]] == [f["volume_ml"] for f in b["findings"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"planes": ["diagonal"]}, "planes"),
+        ({"window": {"size": (4, 4)}}, "patch_size"),
+        ({"window": {"sizes": (64, 64)}}, "sizes"),
+        ({"post": {"threshold": 2}}, "threshold"),
+        ({"max_memory": "much"}, "max_memory"),
+        ({"search": {"search": "nowhere"}}, "search"),
+        ({"search": {"coarse_mm": -1}}, "coarse_mm"),
+        ({"runtime": {"runtime": "abacus"}}, "runtime"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_any_scan(scans, weights, tmp_path, change, word):
+    with pytest.raises(InputError, match=word):
+        segmenter(scans, weights, tmp_path / "out", **change).run()
+    assert not list((tmp_path / "out").rglob("*.nii.gz")) if (tmp_path / "out").exists() else True
+
+
+def test_missing_things_are_named(scans, weights, tmp_path):
+    with pytest.raises(InputError, match="nothing.pt"):
+        segmenter(scans, tmp_path / "nothing.pt", tmp_path / "out").run()
+    with pytest.raises(InputError, match="holds no scan"):
+        segmenter(tmp_path / "nowhere", weights, tmp_path / "out").run()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        segmenter(scans, weights, tmp_path / "file" / "out").run()
+    with pytest.raises(InputError, match="does not take 3 channel"):
+        conv = torch.nn.Conv2d(1, 2, 3, padding=1)
+        torch.save(conv.state_dict(), weights)
+        Segmenter(
+            conv, str(weights), str(scans), str(tmp_path / "out"), window={"size": (32, 48), "neighbours": 1},
+            runtime={"runtime": "torch"},
+        ).run()  # fmt: skip
+
+
+def test_when_no_scan_can_be_segmented_the_run_fails(scans, weights, tmp_path):
+    for path in scans.glob("*.nii.gz"):
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match="no scan could be segmented"):
+        segmenter(scans, weights, tmp_path / "out").run()
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{bundle!r}, {tests!r}]
+from test_cohort import segmenter
+segmenter({scans!r}, {weights!r}, {out!r}).run()
+"""
+
+
+def test_two_processes_give_what_one_gives(scans, weights, tmp_path):
+    segmenter(scans, weights, tmp_path / "one").run()
+    program = tmp_path / "program.py"
+    paths = {"bundle": str(BUNDLE), "tests": str(Path(__file__).parent), "scans": str(scans), "weights": str(weights)}
+    program.write_text(PROGRAM.format(**paths, out=str(tmp_path / "two")))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in "abc":
+        file = f"{name}_fracture.nii.gz"
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert (tmp_path / "one" / "findings.csv").read_bytes() == (tmp_path / "two" / "findings.csv").read_bytes()
+    assert json.loads((tmp_path / "two" / "manifest.json").read_text())["cases"] == 3

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports give PyTorch's answer and are taken in place of a checkpoint; a wrong file is one line."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from scripts.errors import InputError
+from scripts.inference import runtimes
+from scripts.inference.export import export
+from scripts.inference.runtimes import load_runner
+from scripts.networks import MSFFNet
+
+SMALL = {"features": [4, 4, 8, 8, 8], "fusion_channels": 8, "aspp_rates": [1, 2, 4, 8]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small network with weights that are not those of the start, and the overlay that describes it."""
+    root = tmp_path_factory.mktemp("export")
+    torch.manual_seed(0)
+    network = MSFFNet(2, 1, 2, **SMALL)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(6):
+        image = torch.rand(4, 1, 64, 64)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(image), (image[:, 0] > 0.6).long()).backward()
+        optimizer.step()
+    torch.save(network.state_dict(), root / "model.pt")
+    lines = ["patch_size: [64, 96]", *(f'"network_def::{k}": {v}' for k, v in SMALL.items())]
+    (root / "small.yaml").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def network() -> MSFFNet:
+    return MSFFNet(2, 1, 2, **SMALL)
+
+
+@pytest.mark.parametrize("name", ["torchscript", "openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_an_export_answers_as_pytorch_does(checkpoint, name, tmp_path):
+    for package in {"torchscript": [], "openvino": ["openvino"], "onnx": ["onnxscript", "onnxruntime"]}[name]:
+        pytest.importorskip(package, reason=f"{package} is an extra")
+    export(str(checkpoint / "model.pt"), out=str(tmp_path), formats=name, config=str(checkpoint / "small.yaml"))
+    (row,) = csv.DictReader((tmp_path / "exports.csv").open())
+    assert float(row["probability_random"]) < 1e-4
+    assert float(row["probability_phantom"]) < 1e-4
+    reference = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
+    runner = load_runner(network(), str(tmp_path / row["file"]), (1, 64, 96))
+    batch = torch.rand(3, 1, 64, 96)
+    torch.testing.assert_close(runner(batch), reference(batch), atol=1e-3, rtol=1e-3)
+    if name == "onnx":
+        other = torch.rand(1, 1, 128, 80)
+        torch.testing.assert_close(runner(other), reference(other), atol=1e-3, rtol=1e-3)
+
+
+def test_openvino_is_taken_by_itself_on_a_cpu(checkpoint, monkeypatch):
+    pytest.importorskip("openvino", reason="openvino is an extra")
+    runner = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96))
+    assert runner.name.startswith("OpenVINO")
+    plain = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
+    batch = torch.rand(2, 1, 64, 96)
+    torch.testing.assert_close(runner(batch), plain(batch), atol=1e-3, rtol=1e-3)
+    monkeypatch.setattr(runtimes, "available", lambda name: False)
+    assert load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96)).name.startswith("PyTorch")
+
+
+def test_half_precision_on_a_cpu_stays_near(checkpoint):
+    exact = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
+    half = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", amp=True)
+    batch = torch.rand(2, 1, 64, 96)
+    assert (half(batch).softmax(1) - exact(batch).softmax(1)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("gone.onnx", None, "no such ONNX"),
+        ("gone.pt", None, "no such checkpoint"),
+        ("bad.ts", b"no archive", "cannot be run"),
+        ("bad.pt", b"no archive", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, word):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=word) as caught:
+        load_runner(network(), str(tmp_path / name), (1, 64, 96))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
+    monkeypatch.setattr(runtimes, "available", lambda name: False)
+    with pytest.raises(InputError, match="pip install openvino"):
+        load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="openvino")
+
+
+def test_a_network_with_one_class_is_refused(tmp_path):
+    single = torch.nn.Conv2d(1, 1, 3, padding=1)
+    torch.save(single.state_dict(), tmp_path / "one.pt")
+    with pytest.raises(InputError, match="2 or more classes"):
+        load_runner(single, str(tmp_path / "one.pt"), (1, 32, 32), runtime="torch")
+
+
+def test_an_unknown_format_is_named(checkpoint, tmp_path):
+    with pytest.raises(InputError, match="formats='caffe'"):
+        export(str(checkpoint / "model.pt"), out=str(tmp_path), formats="caffe")
