@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference beside MONAI's stock path: seconds, memory, agreement of the masks, growth with the length of the scan.
 
-    python benchmarks/inference.py scan --out DIR                            # a 512 x 512 x 600 torso with fractures
-    python benchmarks/inference.py compare --scan FILE --checkpoint FILE     # stock path and ours, each in a process of its own
-    python benchmarks/inference.py growth --scan FILE --checkpoint FILE      # 100 to 2000 slices, ours alone
+    python benchmarks/inference.py scan --out DIR                          # a 512 x 512 x 600 torso with fractures
+    python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, a process each
+    python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, ours alone
 
-The stock path is what inference.yaml keeps for MONAI Label: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice, Invertd,
-AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. The clock starts when everything is imported; memory is the peak of the
-process.
+The stock path is what inference.yaml keeps for MONAI Label: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice,
+Invertd, AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. The clock starts when everything is imported; memory
+is the peak of the process.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def scan(out: str, slices: int = 600, columns: int = 512, seed: int = 900, piece
         pieces.append((made.image, broken.astype(np.uint8)))
         print(f"piece {n + 1}: {[(f['level'], f['shape'], f['grade']) for f in made.fractures]}", flush=True)
     count = -(-slices // piece)
-    image, label = (np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], 2)[:, :, :slices] for k in (0, 1))
+    image, label = (
+        np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], 2)[:, :, :slices] for k in (0, 1)
+    )
     affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])  # stored as scanners do, L, P, S
     affine[:2, 3] = [s * (columns - 1) / 2 for s in SPACING[:2]]
     for name, data in ((f"torso_{slices}.nii.gz", image), (f"torso_{slices}_label.nii.gz", label)):
@@ -94,7 +96,19 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
 
 
 def _run(scan: str, checkpoint: str, out: Path, options: dict, config: list[str] | None) -> dict:
-    command = [sys.executable, "-W", "ignore", __file__, "child", "--scan", scan, "--checkpoint", checkpoint, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        __file__,
+        "child",
+        "--scan",
+        scan,
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        str(out),
+    ]
     command += ["--options", repr(json.dumps(options))]
     if config:
         command += ["--config", repr(json.dumps(config))]
@@ -153,10 +167,18 @@ def compare(
     shown = [r for r in rows.values() if r["seconds"]]
     for phase in phases:
         print(f"| {phase} | " + " | ".join(f"{r['seconds'].get(phase, 0):.2f}" for r in shown) + " |")
-    print("| loading networks, tables, page | " + " | ".join(f"{r['total'] - sum(r['seconds'].values()):.2f}" for r in shown) + " |")
+    print(
+        "| loading networks, tables, page | "
+        + " | ".join(f"{r['total'] - sum(r['seconds'].values()):.2f}" for r in shown)
+        + " |"
+    )
     shares = [1 - r["seconds"]["network"] / sum(r["seconds"].values()) for r in shown]
     print("| share of the scan's time outside the network | " + " | ".join(f"{s:.0%}" for s in shares) + " |")
-    print("| windows, first and second look | " + " | ".join("{first look}, {second look}".format(**r["windows"]) for r in shown) + " |")
+    print(
+        "| windows, first and second look | "
+        + " | ".join("{first look}, {second look}".format(**r["windows"]) for r in shown)
+        + " |"
+    )
 
 
 def growth(
@@ -189,7 +211,9 @@ def growth(
         row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime}, config)
         rows.append((length, 2 * data.shape[0] * data.shape[1] * length / 2**20, row))
         print(f"{length}: {row['total']:.1f} s, {row['peak'] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
-    print("\n| slices | scan as 16 bit (MiB) | s of the scan | of these network | peak MiB | predicted at most | windows |")
+    print(
+        "\n| slices | scan as 16 bit (MiB) | s of the scan | of these network | peak MiB | predicted at most | windows |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for length, size, row in rows:
         windows = sum(row["windows"].values())
@@ -197,10 +221,14 @@ def growth(
             f"| {length} | {size:.0f} | {sum(row['seconds'].values()):.1f} | {row['seconds']['network']:.1f} | "
             f"{row['peak'] / 2**20:.0f} | {row['memory_mib']['predicted']} | {windows} |"
         )
-    sizes, peaks = (np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True))
+    sizes, peaks = (
+        np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True)
+    )
     slope, start = np.polyfit(sizes, peaks, 1)
     worst = float(np.abs(peaks - (slope * sizes + start)).max())
-    print(f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest distance from this line {worst:.0f} MiB.")
+    print(
+        f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest distance from this line {worst:.0f} MiB."
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SHARED
-from dicom_files import NORMAL, write_series, write_slice
+from dicom_files import write_series, write_slice
 from scripts.data.dicom import read_series, read_slice
 
 pydicom = pytest.importorskip("pydicom")

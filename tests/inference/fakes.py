@@ -66,7 +66,9 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-def look(path: Path | str, runner, window: Window, planes=("sagittal",), **search) -> tuple[Scan, Probabilities, object]:
+def look(
+    path: Path | str, runner, window: Window, planes=("sagittal",), **search
+) -> tuple[Scan, Probabilities, object]:
     """Run a pipeline on a scan."""
     header = read_header(path, whole=False)
     scan = Scan(header, expect_hu=False)

@@ -40,7 +40,9 @@ def test_the_mask_lies_right_for_every_orientation_and_spacing(tmp_path, number)
     """Signed permutations of the axes, turned obliquely, with voxels of 0.3 to 5 mm."""
     permutation, signs = ORIENTATIONS[number]
     rng = np.random.default_rng(number)
-    spacing = np.array([[0.8, 1.0, 1.2], [0.3, 1.5, 2.0], [1.0, 0.7, 5.0], [3.0, 1.0, 0.9]][number % 4])[rng.permutation(3)]
+    spacing = np.array([[0.8, 1.0, 1.2], [0.3, 1.5, 2.0], [1.0, 0.7, 5.0], [3.0, 1.0, 0.9]][number % 4])[
+        rng.permutation(3)
+    ]
     directions = np.zeros((3, 3))
     for axis in range(3):
         directions[permutation[axis], axis] = signs[axis]
@@ -106,7 +108,7 @@ def test_findings_are_what_the_mask_on_the_scans_grid_says(tmp_path, scan):
 
 
 def test_a_mask_of_vertebrae_on_another_grid_is_refused(tmp_path, scan):
-    path, data, affine = scan
+    path, data, _ = scan
     save(tmp_path / "vertebrae.nii.gz", np.zeros(data.shape, np.uint8), np.diag([1.0, 1, 1, 1]))
     with pytest.raises(ValueError, match="another grid"):
         segment(path, tmp_path / "ct", vertebrae=str(tmp_path / "vertebrae.nii.gz"))

@@ -46,7 +46,12 @@ def data(tmp_path, monkeypatch) -> Path:
     cases = []
     for name, centres in (("a", [(0, 0, -30)]), ("b", [(2, 0, 30)]), ("c", [])):
         # A ball is a fracture; a speck of 3 ml is none, and stands in every scan.
-        image = np.maximum(ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)) - 60
+        image = (
+            np.maximum(
+                ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)
+            )
+            - 60
+        )
         label = ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0) > 460
         save(tmp_path / f"{name}.nii.gz", image.astype(np.int16), affine)
         save(tmp_path / f"{name}_label.nii.gz", label.astype(np.uint8), affine)
@@ -67,7 +72,16 @@ def options(data: Path) -> list[object]:
 
 
 def test_a_path_alone_is_segmented(monkeypatch, data):
-    run(monkeypatch, data / "a.nii.gz", "--out", data / "out", *options(data), "--save-probabilities", "--min-volume-ml", "1")
+    run(
+        monkeypatch,
+        data / "a.nii.gz",
+        "--out",
+        data / "out",
+        *options(data),
+        "--save-probabilities",
+        "--min-volume-ml",
+        "1",
+    )
     mask = np.asarray(nib.load(data / "out" / "a_fracture.nii.gz").dataobj)
     assert mask.any()
     assert (data / "out" / "a_probability.nii.gz").is_file()
@@ -108,7 +122,9 @@ def test_candidates_score_as_the_masks_do():
             mask[16:19, 15:18, 17:20] = True
         expected = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         assert candidate.dice(smallest, largest) == pytest.approx(expected)
-    empty = candidates(Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0)), np.zeros((3, 3, 3), bool), 1.0, 0.5, True)
+    empty = candidates(
+        Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0)), np.zeros((3, 3, 3), bool), 1.0, 0.5, True
+    )
     assert empty.dice(0, None) == 1.0
 
 

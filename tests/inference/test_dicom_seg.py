@@ -97,7 +97,7 @@ def frames(path: Path) -> dict[tuple[str, int], np.ndarray]:
 
 
 def test_pixels_lie_over_the_slices_they_refer_to(segmented):
-    root, result = segmented
+    root, _ = segmented
     mask = np.asarray(nib.load(root / "out_fracture.nii.gz").dataobj) > 0
     affine = nib.load(root / "out_fracture.nii.gz").affine
     by_source: dict[str, np.ndarray] = {}

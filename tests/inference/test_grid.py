@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation, SpatialResample, Spacing
+from monai.transforms import Orientation, Spacing, SpatialResample
 from scipy.spatial.transform import Rotation
 from scripts.inference.grid import Taps, WorkingGrid
 from scripts.inference.resample import restore, sample

@@ -40,7 +40,9 @@ def test_what_a_library_reads_as_a_whole_counts():
     assert plan(2000, whole_read=True).reading > plan(2000).reading
 
 
-@pytest.mark.parametrize(("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)]
+)
 def test_sizes(text, expected):
     assert parse_bytes(text) == expected
 

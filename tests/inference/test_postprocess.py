@@ -68,7 +68,9 @@ def test_nothing_found_and_an_empty_box():
     assert PostProcessing()(np.zeros((0, 5, 6), np.float16), (1, 1, 1)).shape == (0, 5, 6)
 
 
-@pytest.mark.parametrize(("name", "value"), [("threshold", 0.0), ("threshold", 1), ("min_volume_mm3", -1), ("largest", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("threshold", 0.0), ("threshold", 1), ("min_volume_mm3", -1), ("largest", 0)]
+)
 def test_a_wrong_value_is_named(name, value):
     with pytest.raises(ValueError, match=name):
         PostProcessing(**{name: value})

@@ -9,7 +9,6 @@ import torch
 from fakes import Asked, Threshold, affine_of, ball_scan, look, save, whole
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from scripts.inference.predict import Window, ask, margin
-from scripts.networks import MSFFNet
 
 SHAPE = (28, 70, 90)
 
@@ -24,7 +23,8 @@ def scan_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return MSFFNet(2, 1, 2, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2, 4, 8)).eval()
+    layers = torch.nn.Conv2d(1, 4, 9, padding=4), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 5, padding=2)
+    return torch.nn.Sequential(*layers).eval()
 
 
 def image_of(path) -> torch.Tensor:
@@ -48,7 +48,9 @@ def test_slices_of_any_plane_as_monai_does_them(scan_path, network, plane, axis,
 @pytest.mark.parametrize("size", [(16, 32, 48), (32, 32, 32)])
 def test_3d_windows_as_monai_does_them(scan_path, size):
     torch.manual_seed(1)
-    network = MSFFNet(3, 1, 2, features=(4, 4, 4, 4, 4), fusion_channels=8, attention_tokens=4, aspp_rates=(1, 2)).eval()
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1)
+    )
     window = Window(size, overlap=0.5, blend="gaussian", batch=2)
     _, found, grid = look(scan_path, Asked(network), window, spacing=(-1, -1, -1), search="all")
     inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
@@ -105,7 +107,9 @@ def test_three_planes_are_averaged(scan_path):
     window = Window((48, 48))
     parts = []
     for planes in (("sagittal",), ("coronal",), ("axial",), ("sagittal", "coronal", "axial")):
-        _, found, grid = look(scan_path, Asked(Threshold(8)), window, planes, spacing=(-1, -1, -1), search="all", coarse_mm=0)
+        _, found, grid = look(
+            scan_path, Asked(Threshold(8)), window, planes, spacing=(-1, -1, -1), search="all", coarse_mm=0
+        )
         parts.append(whole(found, grid))
     np.testing.assert_allclose(parts[3], np.mean(parts[:3], axis=0), atol=2e-3)
 

@@ -41,7 +41,9 @@ def test_formats_give_the_same_voxels_and_place(tmp_path, volume, ending, dtype)
     else:
         from monai.data import MetaTensor
 
-        writer = SaveImage(tmp_path, "", ending, output_dtype=dtype, writer="ITKWriter", separate_folder=False, print_log=False)
+        writer = SaveImage(
+            tmp_path, "", ending, output_dtype=dtype, writer="ITKWriter", separate_folder=False, print_log=False
+        )
         writer(MetaTensor(data[None].astype(np.float32), affine=affine, meta={"filename_or_obj": "ct"}))
         path = next(tmp_path.glob(f"*{ending}"))
     header = read_header(path)
@@ -88,7 +90,7 @@ def test_voxels_that_are_no_ct_are_refused(tmp_path, volume, change, word):
 
 
 def test_colours_are_refused(tmp_path, volume):
-    data, affine = volume
+    _, affine = volume
     rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(rgb, affine), tmp_path / "ct.nii.gz")
     assert "colours" in refusal(tmp_path / "ct.nii.gz")
@@ -111,7 +113,9 @@ def test_a_truncated_file_is_refused(tmp_path, volume, ending, keep):
     else:
         from monai.data import MetaTensor
 
-        writer = SaveImage(tmp_path, "", ending, output_dtype=np.int16, writer="ITKWriter", separate_folder=False, print_log=False)
+        writer = SaveImage(
+            tmp_path, "", ending, output_dtype=np.int16, writer="ITKWriter", separate_folder=False, print_log=False
+        )
         writer(MetaTensor(noisy[None].astype(np.float32), affine=affine, meta={"filename_or_obj": "ct"}))
         path = next(tmp_path.glob(f"*{ending}"))
     content = path.read_bytes()
@@ -148,7 +152,9 @@ def test_an_empty_file_a_missing_file_and_another_kind(tmp_path):
     refusal(tmp_path / "text.nii.gz")
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root"
+)
 def test_a_file_that_may_not_be_read(tmp_path, volume):
     path = save(tmp_path / "ct.nii.gz", *volume)
     path.chmod(0)

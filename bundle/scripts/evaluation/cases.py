@@ -12,12 +12,12 @@ import numpy as np
 
 from ..data.adapter import integer_labels
 from ..data.formats import stem
+from ..provenance import file_hash
 from .detection import match_case
 from .overlap import case_metrics
 from .pairs import on_grid, vertebra_rows
 from .report import write_report
 from .summary import CaseResult, summarise
-from ..provenance import file_hash
 from .tables import write_tables
 
 logger = logging.getLogger(__name__)

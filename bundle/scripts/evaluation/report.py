@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing, write_text
+from ..provenance import versions
 from .overlap import DEFINITIONS
 from .plots import case_boxes, froc, volume_agreement
 from .summary import CaseResult, Summary
-from ..provenance import versions
 from .tables import cells, rules
 
 STYLE = """

@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..provenance import file_hash
 from .detection import match_case
 from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
 from .pairs import Job, find_jobs, on_grid, read_pair
 from .report import worst_cases, write_report
 from .summary import CaseResult, summarise
-from ..provenance import file_hash
 from .tables import write_tables
 
 

@@ -81,7 +81,9 @@ def _write(
             mask_file = stack.enter_context(slice_file(path, scan.header, np.uint8, DESCRIPTION, LABELS))
         if outputs.save_probabilities:
             path = base.with_name(base.name + "_probability.nii.gz")
-            chance_file = stack.enter_context(slice_file(path, scan.header, np.float32, "probability; research use only"))
+            chance_file = stack.enter_context(
+                slice_file(path, scan.header, np.float32, "probability; research use only")
+            )
         for k, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
             assert marks is not None
             mask = (chance > threshold) & (marks > 0)
@@ -145,14 +147,14 @@ def segment_case(
     for note in notes:
         say(f"note: {note}")
     grid = pipeline.plan_header(header)
-    plan = plan_memory(
-        header, grid, pipeline.window.size, pipeline.window.batch, process_bytes, limit, SAMPLE_BYTES
-    )
+    plan = plan_memory(header, grid, pipeline.window.size, pipeline.window.batch, process_bytes, limit, SAMPLE_BYTES)
     say(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
     spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None
     with clock("read"):
-        scan = Scan(header, spool, expect_hu, None if progress is None else lambda n: progress("reading", n, header.shape[2]))
+        scan = Scan(
+            header, spool, expect_hu, None if progress is None else lambda n: progress("reading", n, header.shape[2])
+        )
     instances = None
     try:
         instances = _vertebrae(vertebrae, header)
@@ -163,9 +165,7 @@ def segment_case(
             outputs.dicom_seg and not outputs.statistics_only and header.series is not None and dicom_seg.available()
         )
         with clock("write"):
-            measure, planes = _write(
-                scan, found, numbers, grid, post.threshold, base, outputs, instances, wants_seg
-            )
+            measure, planes = _write(scan, found, numbers, grid, post.threshold, base, outputs, instances, wants_seg)
         rows = measure.rows(base.name)
         if outputs.preview and not outputs.statistics_only:
             with clock("picture"):
@@ -175,11 +175,15 @@ def segment_case(
             with clock("DICOM-SEG"):
                 path = base.with_name(base.name + "_seg.dcm")
                 try:
-                    dicom_seg.write_segmentation(path, header.series, planes, rows, str((facts or {}).get("version", "")))
+                    dicom_seg.write_segmentation(
+                        path, header.series, planes, rows, str((facts or {}).get("version", ""))
+                    )
                 except OSError:
                     raise
                 except Exception as error:  # a source that lacks tags must not cost the mask
-                    notes.append(f"{path.name} was not written: {(str(error).strip().splitlines() or [repr(error)])[0]}")
+                    notes.append(
+                        f"{path.name} was not written: {(str(error).strip().splitlines() or [repr(error)])[0]}"
+                    )
                     say(f"note: {notes[-1]}")
     finally:
         scan.close()
@@ -212,4 +216,3 @@ def _result(
     }
     write_text(base.parent / "cases" / f"{base.name}.json", json.dumps(result, indent=1) + "\n")
     return result
-

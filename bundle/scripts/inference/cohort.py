@@ -23,17 +23,17 @@ from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .postprocess import PostProcessing
 from .predict import PLANES, Window
-from .summary import line, summarise
 from .runtimes import Runner, load_runner
 from .share import Share
+from .summary import finished_cases, line, summarise
 
 
 class _Bar:
     """Progress of one case, a bar per phase."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.phase, self.bar = name, "", None  # type: ignore[assignment]
-        self.bar: tqdm | None
+        self.name, self.phase = name, ""
+        self.bar: tqdm | None = None
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase != self.phase:
@@ -163,8 +163,8 @@ class Segmenter:
         cases = find_inputs(self.input, self.section)
         if not cases:
             raise InputError(
-                f"{self.input}: holds no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, a folder of "
-                "these, or a datalist.json"
+                f"{self.input}: holds no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
+                "a folder of these, or a datalist.json"
             )
         root = shared_folder(cases)
         lost = {line.split(":", 1)[0] for line in same_output(cases)}
@@ -181,7 +181,9 @@ class Segmenter:
         given = Path(str(self.vertebrae))
         if given.is_file() and single:
             return str(given)
-        found = [given / f"{stem(case['image'])}{e}" for e in VOLUMES if (given / f"{stem(case['image'])}{e}").is_file()]
+        found = [
+            given / f"{stem(case['image'])}{e}" for e in VOLUMES if (given / f"{stem(case['image'])}{e}").is_file()
+        ]
         return str(found[0]) if found else str(given / f"{stem(case['image'])}.nii.gz")
 
     def _settings(self) -> dict:
@@ -238,7 +240,9 @@ class Segmenter:
         for files in self.checkpoints.values():
             for file in files:
                 if not Path(file).is_file():
-                    raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
+                    raise InputError(
+                        f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights"
+                    )
         settings = self._settings()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
         finished = {c["name"]: r for c in cases if (r := self._done(c, digest)) is not None}
@@ -247,9 +251,12 @@ class Segmenter:
             results, problems = self._segment(mine, digest, share)
             results, problems = share.gather(results), share.gather(problems)
             if share.first:
-                results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
-                page = summarise(self.output, results, problems, settings, self.input, len(finished))
+                # All of the folder, so that scans that are added one by one share their tables and page.
+                every = finished_cases(self.output, digest) | {r["case_path"]: r for r in results}
+                ordered = sorted(every.values(), key=lambda r: r["case_path"])
+                page = summarise(self.output, ordered, problems, settings, self.input, len(every) - len(results))
                 tqdm.write(page)
+        results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
         if not results and problems:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
         return results
@@ -268,14 +275,20 @@ class Segmenter:
         results: list[dict] = []
         problems: list[dict] = []
         for case in tqdm(cases, desc="scans", unit="scan", disable=len(cases) < 2):
-            bar = _Bar(case["name"])
+            bar, base = _Bar(case["name"]), self.output / case["name"]
             try:
+                (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # what it said is no longer true
                 if "problem" in case:
                     raise ValueError(f"{case['image']}: {case['problem']}")
                 stamp = _stamp(case["image"])
-                own = {**facts, "input_stamp": stamp, "case_path": case["name"], "input_sha256": file_hash(case["image"])}
+                own = {
+                    **facts,
+                    "input_stamp": stamp,
+                    "case_path": case["name"],
+                    "input_sha256": file_hash(case["image"]),
+                }
                 result = segment_case(
-                    case["image"], self.output / case["name"], pipeline, self.post, self.outputs, case.get("vertebrae"),
+                    case["image"], base, pipeline, self.post, self.outputs, case.get("vertebrae"),
                     self.expect_hu, self.limit, base_bytes, own, bar, tqdm.write,
                 )  # fmt: skip
                 results.append(result)

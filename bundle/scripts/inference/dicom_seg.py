@@ -52,10 +52,14 @@ def write_segmentation(
     sources = [pydicom.dcmread(series.files[k], stop_before_pixels=True) for k in slices]
     missing = [n for n in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID") if not sources[0].get(n)]
     if missing:
-        raise ValueError(f"{series.files[slices[0]]}: lacks {', '.join(missing)}; without it no DICOM-SEG can refer to it")
+        raise ValueError(
+            f"{series.files[slices[0]]}: lacks {', '.join(missing)}; without it no DICOM-SEG can refer to it"
+        )
     distance = float(np.linalg.norm(series.affine[:3, 2]))
     for source in sources:
-        if "SliceThickness" not in source:  # highdicom repeats it; the distance of the slices is known from their positions
+        if (
+            "SliceThickness" not in source
+        ):  # highdicom repeats it; the distance of the slices is known from their positions
             source.SliceThickness = f"{distance:.4f}"
     algorithm = hd.AlgorithmIdentificationSequence(
         name=MANUFACTURER, version=_plain(version, 64), family=Code("123110", "DCM", "Artificial Intelligence")

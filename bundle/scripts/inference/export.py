@@ -40,10 +40,10 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
     axes = {0: Dim("batch", min=1, max=1024)}
     for n in range(example.ndim - 2):
         axes[n + 2] = stride * Dim(f"size{n}", min=2, max=4096 // stride)
-    noisy = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [n.level for n in noisy]
-    for n in noisy:
-        n.setLevel(logging.ERROR)
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
             warnings.simplefilter("ignore")
@@ -59,8 +59,8 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
                 dynamic_shapes=(axes,),
             )
     finally:
-        for n, level in zip(noisy, levels, strict=True):
-            n.setLevel(level)
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _openvino(network: nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -109,8 +109,8 @@ def export(
     """Export a checkpoint as TorchScript, ONNX and OpenVINO IR and compare each with PyTorch.
 
     Writes NAME.ts, NAME.onnx, NAME.xml with NAME.bin, and exports.csv with the largest absolute differences of logits and
-    probabilities on a random batch and on slices of a phantom. ONNX takes any batch and any size that is a multiple of the network's
-    stride; OpenVINO IR any batch of the window of the config. Each can be given to inference as --checkpoint.
+    probabilities on a random batch and on slices of a phantom. ONNX takes any batch and any size that is a multiple of the
+    network's stride; OpenVINO IR any batch of the window of the config. Each can be given to inference as --checkpoint.
 
     Args:
         checkpoint: weights (.pt).
@@ -132,7 +132,10 @@ def export(
     hu = parser.get_parsed_content("hu_window")
     reference = load_runner(network, checkpoint, shape, "cpu", "torch")
     network.eval().to(memory_format=torch.contiguous_format)
-    batches = {"random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)), "phantom": phantom_batch(shape, hu)}
+    batches = {
+        "random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)),
+        "phantom": phantom_batch(shape, hu),
+    }
     answers = {k: reference(b) for k, b in batches.items()}
     rows = []
     for name in wanted:

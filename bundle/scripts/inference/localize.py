@@ -38,7 +38,7 @@ class SpineMap:
     def holds(self, axis: int, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the working slices along an axis hold any of it."""
         others = tuple(a for a in range(3) if a != axis)
-        return self.mask.any(axis=others)[self.nearest(axis, indices)]
+        return np.asarray(self.mask.any(axis=others))[self.nearest(axis, indices)]
 
     def nearest(self, axis: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Nearest coarse voxel of working voxels along an axis."""
@@ -81,8 +81,8 @@ def find_spine(
     """Mark where a spine can be.
 
     A network that is asked about every place decides better than a rule, so the rule only leaves out what is far from any dense
-    bone: at every height it keeps what has at least three tenths of the bone density of the densest place near that height, and 30 mm
-    around it.
+    bone: at every height it keeps what has at least three tenths of the bone density of the densest place near that height,
+    and 30 mm around it.
 
     Args:
         hu: coarse copy (R, A, S).

@@ -98,10 +98,13 @@ def slice_file(
     """
     header = _header(scan, dtype, description, names)
     # A fixed time and no name inside, so that the same result is the same file.
-    with replacing(path) as temporary, temporary.open("wb") as raw:
-        with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file:
-            header.write_to(file)
-            file.write(bytes(int(header["vox_offset"]) - file.tell()))
-            slices = SliceFile(file, scan, dtype)
-            yield slices
-            slices.finish()
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file,
+    ):
+        header.write_to(file)
+        file.write(bytes(int(header["vox_offset"]) - file.tell()))
+        slices = SliceFile(file, scan, dtype)
+        yield slices
+        slices.finish()

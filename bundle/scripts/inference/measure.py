@@ -98,7 +98,9 @@ class Measure:
             sums.high = np.maximum(sums.high, world[:, mine].max(axis=1))
             sums.slices.append(k)
             if vertebrae is not None:
-                for value, count in zip(*np.unique(vertebrae[rows[mine], columns[mine]], return_counts=True), strict=True):
+                for value, count in zip(
+                    *np.unique(vertebrae[rows[mine], columns[mine]], return_counts=True), strict=True
+                ):
                     sums.levels[int(value)] = sums.levels.get(int(value), 0) + int(count)
 
     def rows(self, case: str, names: Mapping[int, str] = LEVELS) -> list[dict]:

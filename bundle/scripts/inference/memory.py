@@ -82,7 +82,13 @@ class MemoryPlan:
 
 
 def plan_memory(
-    header: ScanHeader, grid: WorkingGrid, window: tuple[int, ...], batch: int, base: int, limit: int | None, sample: int
+    header: ScanHeader,
+    grid: WorkingGrid,
+    window: tuple[int, ...],
+    batch: int,
+    base: int,
+    limit: int | None,
+    sample: int,
 ) -> MemoryPlan:
     """Predict the peak of a scan and choose how to hold it.
 
@@ -105,9 +111,7 @@ def plan_memory(
     in_flight = max(planes) * 4 * 4 * depth  # scaled slices, their sums and weights
     sampled = max(sample, max(planes) * 2) * 2 + in_flight
     for spool in (False, True):
-        plan = MemoryPlan(
-            base, 0 if spool else 2 * header.voxels, reading, sampled, RESULT_BYTES * working, spool
-        )
+        plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, RESULT_BYTES * working, spool)
         if limit is None or plan.peak <= limit:
             return plan
     raise ValueError(

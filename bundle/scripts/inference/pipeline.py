@@ -126,7 +126,9 @@ class Pipeline:
         shape = grid.shape
         if len(self.window.size) == 3:
             windows = WindowGrid.plan(shape, self.window.size, self.window.overlap)
-            wanted = [s for s in windows.all() if spine.window([a - b for a, b in zip(s, windows.before)], windows.window)]
+            wanted = [
+                s for s in windows.all() if spine.window([a - b for a, b in zip(s, windows.before)], windows.window)
+            ]
             planes = predict_volume(
                 sampler, shape, wanted, windows, self.window, self.runners["volume"],
                 _counter(progress, "segmenting", len(wanted)),
@@ -166,7 +168,9 @@ class Pipeline:
         size = [n for a, n in enumerate(grid.shape) if a != axis]
         windows = WindowGrid.plan(size, self.window.size, self.window.overlap)
         slices = np.arange(grid.shape[axis])
-        return {int(k): windows.touching(*focus.plane(axis, int(k))) for k in slices[focus.holds(axis, slices)]}, windows
+        return {
+            int(k): windows.touching(*focus.plane(axis, int(k))) for k in slices[focus.holds(axis, slices)]
+        }, windows
 
     def _first_look(
         self, sampler: Sampler, grid: WorkingGrid, spine: SpineMap, plane: str, progress: Progress | None

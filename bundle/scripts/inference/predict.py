@@ -12,7 +12,6 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 
-from .localize import SpineMap
 from .runtimes import Runner
 from .windows import WindowGrid
 
@@ -63,7 +62,9 @@ class Window:
             raise ValueError(f"flips={self.flips}: give axes of the window, 0 to {len(self.size) - 1}")
         if self.blend not in ("constant", "gaussian"):
             raise ValueError(f"blend={self.blend!r}: give constant or gaussian")
-        weights = compute_importance_map(self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32)
+        weights = compute_importance_map(
+            self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32
+        )
         object.__setattr__(self, "weights", weights.clamp_min(1e-3))
 
     def scaled(self, hu: torch.Tensor) -> torch.Tensor:
@@ -222,4 +223,6 @@ def predict_volume(
             if 0 <= index < shape[0]:
                 total, weight = sums[0, n], sums[1, n]
                 yield index, torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)[crop].numpy()
-        sums, base = (sums[:, done:].clone(), base + done) if until < first + depth else (torch.zeros(2, 0, *size), until)
+        sums, base = (
+            (sums[:, done:].clone(), base + done) if until < first + depth else (torch.zeros(2, 0, *size), until)
+        )

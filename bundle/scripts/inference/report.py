@@ -20,8 +20,8 @@ th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
 .note { background: #fff8c5; padding: .6rem 1rem; } code { word-break: break-all; } h2 { margin-top: 2.2rem; }
 """
 RESEARCH = (
-    "For research use only. The networks of this program were developed on simulated fractures; nothing on this page is a diagnosis "
-    "and nothing here may guide the care of a patient."
+    "For research use only. The networks of this program were developed on simulated fractures; nothing on this page is a "
+    "diagnosis and nothing here may guide the care of a patient."
 )
 SHOWN = {
     "finding": "finding",

@@ -121,7 +121,9 @@ def available(runtime: str) -> bool:
 
 def _need(runtime: str, why: str) -> None:
     if not available(runtime):
-        raise InputError(f"{why}: {runtime} is not installed; pip install {runtime}, or set `runtime` to torch and give a .pt file")
+        raise InputError(
+            f"{why}: {runtime} is not installed; pip install {runtime}, or set `runtime` to torch and give a .pt file"
+        )
 
 
 def load_runner(
@@ -178,7 +180,9 @@ def load_runner(
     if runtime == "auto":
         chosen = "openvino" if device.type == "cpu" and not amp and not compiled and available("openvino") else "torch"
     if chosen == "onnxruntime":
-        raise InputError(f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)")
+        raise InputError(
+            f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)"
+        )
     if chosen == "openvino":
         _need("openvino", "runtime=openvino")
         return _tried(OpenVINORunner(network, shape, precise), shape, file)

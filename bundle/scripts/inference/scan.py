@@ -107,7 +107,9 @@ def _itk_header(path: Path) -> ScanHeader:
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({_reason(error)}); copy or convert it again") from None
     if io.GetNumberOfComponents() != 1:
-        raise ValueError(f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; give the CT itself")
+        raise ValueError(
+            f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; give the CT itself"
+        )
     number = io.GetNumberOfDimensions()
     shape = [int(io.GetDimensions(d)) for d in range(number)]
     matrix = np.eye(4)
@@ -223,7 +225,9 @@ def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
     except ValueError:
         raise
     except Exception as error:  # gzip, zlib and ITK have exceptions of their own for damaged files
-        raise ValueError(f"{header.path}: cannot be read ({_reason(error)}); it may be truncated, copy it again") from None
+        raise ValueError(
+            f"{header.path}: cannot be read ({_reason(error)}); it may be truncated, copy it again"
+        ) from None
 
 
 class Scan:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Share:
-    """This process's part of the work; alone, all of it.
+    """Part of the work that falls to one process; alone, all of it.
 
     Outside ``torchrun`` nothing of ``torch.distributed`` is touched. Inside, the processes only meet at the end, over gloo, which
     needs no GPU.

@@ -15,6 +15,20 @@ from .memory import MIB, peak_resident
 from .report import write_report
 
 PROBLEM_COLUMNS = ("case", "input", "problem")
+MOST_NAMED = 8
+
+
+def finished_cases(root: Path, digest: str) -> dict[str, dict]:
+    """Results in a folder that were made with the same settings, by path of the case."""
+    found = {}
+    for path in sorted(root.rglob("cases/*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if isinstance(result, dict) and result.get("settings") == digest:
+            found[result["case_path"]] = result
+    return found
 
 
 def summarise(
@@ -62,7 +76,11 @@ def summarise(
 
 def line(result: Mapping) -> str:
     """One line about a scan for the terminal."""
-    found = ", ".join(f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in result["findings"])
+    rows = result["findings"]
+    found = ", ".join(
+        f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MOST_NAMED]
+    )
+    found += f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
     total, memory = sum(result["seconds"].values()), result["memory_mib"]
     return (
         f"{result['case']}: {found or 'no finding'} ({total:.1f} s; peak memory so far {memory['peak of the process']} MiB, "

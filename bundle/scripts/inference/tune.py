@@ -52,7 +52,9 @@ class Candidate:
         return 2 * sum(c.shared for c in kept) / total if total else 1.0
 
 
-def candidates(found: Probabilities, truth: NDArray[np.bool_], voxel_mm3: float, threshold: float, fill: bool) -> Candidate:
+def candidates(
+    found: Probabilities, truth: NDArray[np.bool_], voxel_mm3: float, threshold: float, fill: bool
+) -> Candidate:
     """Connected findings of a case.
 
     Args:
@@ -74,9 +76,14 @@ def candidates(found: Probabilities, truth: NDArray[np.bool_], voxel_mm3: float,
     return Candidate(components, int(truth.sum()), voxel_mm3)
 
 
-def _look(case: dict[str, str], pipeline: Pipeline, expect_hu: bool) -> dict[tuple[float, bool], Candidate]:
+def _look(
+    case: dict[str, str], pipeline: Pipeline, thresholds: Sequence[float], expect_hu: bool
+) -> dict[tuple[float, bool], Candidate]:
     header, reference = read_header(case["image"], expect_hu), read_header(case["label"], whole=False)
-    if reference.shape != header.shape or grid_offset(header.shape, reference.affine, header.affine) > AFFINE_TOLERANCE_MM:
+    if (
+        reference.shape != header.shape
+        or grid_offset(header.shape, reference.affine, header.affine) > AFFINE_TOLERANCE_MM
+    ):
         raise ValueError(f"{case['label']}: lies on another grid than its image; resample it")
     grid = pipeline.plan_header(header)
     scan, mask = Scan(header, expect_hu=expect_hu), Scan(reference, is_mask=True)
@@ -88,7 +95,7 @@ def _look(case: dict[str, str], pipeline: Pipeline, expect_hu: bool) -> dict[tup
 
     truth = sample(fracture, grid, [np.arange(n) for n in grid.shape]) > 50
     voxel = float(np.prod(grid.spacing))
-    return {(t, f): candidates(found, truth, voxel, t, f) for t in THRESHOLDS for f in (False, True)}
+    return {(t, f): candidates(found, truth, voxel, t, f) for t in thresholds for f in (False, True)}
 
 
 def tune(
@@ -121,22 +128,26 @@ def tune(
     parser = read_config(config, {"input": str(source), "output": out, "checkpoint": checkpoint})
     segmenter = parser.get_parsed_content("segmenter")
     pipeline = segmenter.pipeline()
+    now = segmenter.post
+    thresholds = sorted({*THRESHOLDS, now.threshold})
+    volumes = sorted({*(1000 * v for v in VOLUMES_ML), now.min_volume_mm3})
     looked, patients = [], []
     for case in tqdm(cases, desc="cases", unit="case"):
         try:
-            looked.append(_look(case, pipeline, segmenter.expect_hu))
+            looked.append(_look(case, pipeline, thresholds, segmenter.expect_hu))
             patients.append(case.get("patient", case["image"]))
         except (ValueError, OSError) as error:
             tqdm.write(str(error))
     if not looked:
         raise InputError(f"{source}: none of the {len(cases)} cases could be used")
-    now = segmenter.post
-    rows = []
-    for threshold, volume, fill, largest in itertools.product(THRESHOLDS, VOLUMES_ML, (False, True), LARGEST):
-        scores = [case[threshold, fill].dice(1000 * volume, largest) for case in looked]
+    rows: list[dict] = []
+    for threshold, volume, fill, largest in itertools.product(
+        thresholds, volumes, (False, True), dict.fromkeys([*LARGEST, now.largest])
+    ):
+        scores = [case[threshold, fill].dice(volume, largest) for case in looked]
         rows.append(
             {
-                "threshold": threshold, "min_volume_mm3": 1000 * volume, "fill_holes": fill, "largest": largest,
+                "threshold": threshold, "min_volume_mm3": volume, "fill_holes": fill, "largest": largest,
                 "mean_dsc": round(float(np.mean(scores)), 4), "cases": len(scores), "scores": scores,
             }
         )  # fmt: skip
@@ -151,12 +162,12 @@ def tune(
     gain = np.array(best["scores"]) - np.array(current["scores"])
     change = Bootstrap(patients, seed=seed).mean(gain)
     text = (
-        f"# Chosen by `python -m scripts.inference tune` on {len(looked)} {section} case(s): mean DSC {best['mean_dsc']:.3f} there, "
-        f"against {current['mean_dsc']:.3f}\n# before; difference {change.value:+.3f} (95 % bootstrap interval "
+        f"# Chosen by `python -m scripts.inference tune` on {len(looked)} {section} case(s): mean DSC {best['mean_dsc']:.3f},\n"
+        f"# {current['mean_dsc']:.3f} before; difference {change.value:+.3f} (95 % bootstrap interval "
         f"{change.low:+.3f} to {change.high:+.3f}). An overlay of inference.yaml.\n"
         f"threshold: {best['threshold']}\nmin_volume_mm3: {best['min_volume_mm3']}\n"
         f"fill_holes: {str(best['fill_holes']).lower()}\nlargest: {'null' if best['largest'] is None else best['largest']}\n"
     )
-    write_table(Path(out) / "postprocessing.csv", sorted(rows, key=lambda r: -r["mean_dsc"]), COLUMNS)
+    write_table(Path(out) / "postprocessing.csv", sorted(rows, key=lambda r: -float(r["mean_dsc"])), COLUMNS)
     write_text(Path(out) / "postprocessing.yaml", text)
     print(text + f"{Path(out) / 'postprocessing.yaml'}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def _centres(numbers: NDArray[np.int32], most: int) -> list[tuple[int, NDArray[n
     return middles
 
 
-def _slice(scan: Scan, grid: WorkingGrid, axis: int, centre: Sequence[int]) -> tuple[NDArray, list[range]]:
+def _slice(scan: Scan, grid: WorkingGrid, axis: int, centre: NDArray[np.int64]) -> tuple[NDArray, list[range]]:
     """HU of one plane around a voxel, and the working voxels shown along R, A, S."""
     shown = []
     for a in range(3):
@@ -42,7 +41,9 @@ def _slice(scan: Scan, grid: WorkingGrid, axis: int, centre: Sequence[int]) -> t
     return hu.squeeze(axis), shown
 
 
-def draw_views(scan: Scan, grid: WorkingGrid, found: Probabilities, numbers: NDArray[np.int32], threshold: float, title: str):
+def draw_views(
+    scan: Scan, grid: WorkingGrid, found: Probabilities, numbers: NDArray[np.int32], threshold: float, title: str
+):
     """Draw one row of three planes per finding, at most five rows; the middle of the scan when nothing was found.
 
     Returns:
@@ -62,7 +63,13 @@ def draw_views(scan: Scan, grid: WorkingGrid, found: Probabilities, numbers: NDA
             others = [a for a in range(3) if a != axis]
             extent = [v for a in others for v in (shown[a].start * grid.spacing[a], shown[a].stop * grid.spacing[a])]
             panel.imshow(
-                hu.T, cmap="gray", vmin=BONE_WINDOW[0], vmax=BONE_WINDOW[1], origin="lower", extent=extent, aspect="equal"
+                hu.T,
+                cmap="gray",
+                vmin=BONE_WINDOW[0],
+                vmax=BONE_WINDOW[1],
+                origin="lower",
+                extent=extent,
+                aspect="equal",
             )
             plane = np.zeros(hu.shape, bool)
             at = int(centre[axis]) - found.origin[axis]
@@ -86,7 +93,13 @@ def draw_views(scan: Scan, grid: WorkingGrid, found: Probabilities, numbers: NDA
 
 
 def save_views(
-    path: Path, scan: Scan, grid: WorkingGrid, found: Probabilities, numbers: NDArray[np.int32], threshold: float, title: str
+    path: Path,
+    scan: Scan,
+    grid: WorkingGrid,
+    found: Probabilities,
+    numbers: NDArray[np.int32],
+    threshold: float,
+    title: str,
 ) -> None:
     """Write ``draw_views`` as PNG; it appears under its name only when complete."""
     with replacing(path) as temporary:
