@@ -78,7 +78,9 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
     values = dict(json.loads(options))
     stock = values.pop("stock", False)
     if values.get("runtime") == "openvino":
-        import openvino  # noqa: F401
+        from scripts.inference.runtimes import quiet_openvino
+
+        quiet_openvino()
     before = peak_resident()
     start = time.perf_counter()
     files = json.loads(config) if config else None

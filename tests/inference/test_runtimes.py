@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import BUNDLE
 from scripts.errors import InputError
 from scripts.inference import runtimes
 from scripts.inference.export import export
@@ -106,3 +110,13 @@ def test_a_network_with_one_class_is_refused(tmp_path):
 def test_an_unknown_format_is_named(checkpoint, tmp_path):
     with pytest.raises(InputError, match="formats='caffe'"):
         export(str(checkpoint / "model.pt"), out=str(tmp_path), formats="caffe")
+
+
+def test_openvino_reports_to_nobody():
+    """In a process of its own, as another test may have imported OpenVINO already."""
+    pytest.importorskip("openvino", reason="openvino is an extra")
+    program = (
+        "from scripts.inference.runtimes import quiet_openvino; o = quiet_openvino(); import sys; "
+        "import openvino.tools.ovc.telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub'), t.tm"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(BUNDLE)})

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import replacing, write_table
-from .runtimes import load_runner
+from .runtimes import load_runner, quiet_openvino
 from .segment import read_config
 
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
@@ -64,8 +64,7 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
 
 
 def _openvino(network: nn.Module, example: torch.Tensor, path: Path) -> None:
-    import openvino
-
+    openvino = quiet_openvino()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,19 @@ logger = logging.getLogger(__name__)
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
 EXPORTS = {".ts": "TorchScript", ".onnx": "ONNX", ".xml": "OpenVINO IR"}
+
+
+def quiet_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would report conversions to its makers unless a user opted out by hand."""
+    absent = "openvino_telemetry" not in sys.modules
+    if absent:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reads as not installed, which OpenVINO allows for
+    try:
+        import openvino
+    finally:
+        if absent:
+            del sys.modules["openvino_telemetry"]
+    return openvino
 
 
 class Runner(Protocol):
@@ -76,8 +90,7 @@ class OpenVINORunner:
     """
 
     def __init__(self, model: str | Path | nn.Module, shape: Sequence[int], precision: str = "float32") -> None:
-        import openvino
-
+        openvino = quiet_openvino()
         if isinstance(model, nn.Module):
             with torch.no_grad():
                 converted = openvino.convert_model(
