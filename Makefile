@@ -24,7 +24,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,test,lint]" onnxruntime
+	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,openvino,dicom-seg,test,lint]" onnxruntime \
+		"dcmqi; sys_platform == 'linux' and platform_machine == 'x86_64'"
 	@touch $@
 
 demo: $(VENV)/.base
@@ -37,13 +38,13 @@ demo: $(VENV)/.base
 	$(PY) -W ignore -m monai.bundle run evaluating --config_file "$(MERGED_EVALUATE)" $(DEMO_PATHS)
 	@echo "4/4 inference on a test scan"
 	scan=$$($(PY) -c "import json; d = json.load(open('$(DEMO)/data/datalist.json')); print('$(DEMO)/data/' + d['testing'][0]['image'])"); \
-	$(PY) -W ignore -m monai.bundle run --config_file "$(MERGED_INFERENCE)" --input $$scan --output_dir $(DEMO)/inference \
+	$(PY) -W ignore -m monai.bundle run inference --config_file "$(MERGED_INFERENCE)" --input $$scan --output $(DEMO)/inference --overwrite True \
 		--checkpoint $(DEMO)/model.pt
 	@echo; cat $(DEMO)/summary.md
 	@echo; echo "training curve  $(DEMO)/training_curve.png"
 	@echo "metrics         $(DEMO)/report.html, $(DEMO)/summary.md, $(DEMO)/cases.csv"
 	@echo "overlays        $(DEMO)/overlays/"
-	@echo "inference       $(DEMO)/inference/"
+	@echo "inference       $(DEMO)/inference/report.html"
 
 test: $(VENV)/.dev
 	$(PY) -m pytest

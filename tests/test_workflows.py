@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage, SaveImage
 
@@ -178,6 +179,64 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
     )
     run(work)
     assert list(tmp_path.glob("*_fracture.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("training", "inference", "plane"),
+    [
+        ("spatial_25d/train.yaml", "spatial_25d/inference.yaml", "sagittal"),
+        ("plane/coronal.yaml", "inference/coronal.yaml", "coronal"),
+    ],
+)
+def test_other_views_train_evaluate_and_infer(bundle, phantom_set, tmp_path, training, inference, plane):
+    shared = {"dataset_dir": str(phantom_set), **(TINY | {"epochs": 1, "patch_size": [32, 48]})}
+    paths = {"ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "t")}
+    run(workflow(bundle, ["train.yaml", training], "train", **shared, **paths))
+    files = ["train.yaml", training, "evaluate.yaml"]
+    run(workflow(bundle, files, "train", **shared, **(paths | {"output_dir": str(tmp_path / "e")})))
+    assert (tmp_path / "e" / "report.html").is_file()
+    network = {k: v for k, v in shared.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
+    work = workflow(
+        bundle, ["inference.yaml", inference], "infer", dataset_dir=str(phantom_set), output=str(tmp_path / "i"),
+        checkpoint=str(tmp_path / "model.pt"), runtime="torch", **network,
+    )  # fmt: skip
+    run(work)
+    assert list(work.parser.get_parsed_content("segmenter").checkpoints) == [plane]
+    assert list((tmp_path / "i").glob("*_fracture.nii.gz"))
+
+
+def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained, tmp_path):
+    case = json.loads((phantom_set / "datalist.json").read_text())["testing"][0]
+    tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
+    # Two epochs find nothing: the last layer is scaled and shifted until a fifth of a slice is marked, and clearly.
+    state = torch.load(trained / "model.pt", weights_only=True)
+    network = workflow(bundle, ["inference.yaml"], "infer", **tiny).parser.get_parsed_content("network_def")
+    network.load_state_dict(state)
+    data = np.asarray(nib.as_closest_canonical(nib.load(phantom_set / case["image"])).dataobj, np.float32)
+    middle = torch.from_numpy(np.clip((data[len(data) // 2] + 200) / 1200, 0, 1))[None, None]
+    with torch.no_grad():
+        logits = network.eval()(middle)[0]
+    difference = logits[1] - logits[0]
+    scale = 3 / difference.std()
+    for name in ("decoder.head.weight", "decoder.head.bias"):
+        state[name] *= scale
+    state["decoder.head.bias"] += torch.tensor([0.0, -float(scale * torch.quantile(difference, 0.8))])
+    torch.save(state, tmp_path / "model.pt")
+    shared = {
+        "input": str(phantom_set / case["image"]),
+        "checkpoint": str(tmp_path / "model.pt"),
+        "min_volume_mm3": 0.0,
+        **tiny,
+    }
+    masks = []
+    for run_id, more in (("stock", {}), ("inference", {"search": "all", "coarse_mm": 0.0, "runtime": "torch"})):
+        work = workflow(bundle, ["inference.yaml"], "infer", output=str(tmp_path / run_id), **shared, **more)
+        work.initialize()
+        work.run_id = run_id
+        work.run()
+        masks.append(np.asarray(nib.load(next((tmp_path / run_id).glob("*_fracture.nii.gz"))).dataobj) > 0)
+    assert masks[0].mean() > 0.02
+    assert (masks[0] != masks[1]).sum() <= 0.01 * masks[0].sum()
 
 
 def test_fractures_simulated_on_the_fly_train(bundle, phantom_set, tmp_path):

@@ -141,3 +141,56 @@ def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
 
 def test_licence_in_the_bundle_is_the_projects(bundle):
     assert (bundle / "LICENSE").read_text() == (bundle.parent / "LICENSE").read_text()
+
+
+INFERENCE = [
+    "inference/axial.yaml",
+    "inference/coronal.yaml",
+    "inference/ensemble.yaml",
+    "inference/three_planes.yaml",
+    "inference/tta.yaml",
+    "runtime/bfloat16.yaml",
+    "runtime/compile.yaml",
+    "runtime/openvino.yaml",
+    "spatial_25d/inference.yaml",
+    "spatial_3d/inference.yaml",
+]
+
+
+@pytest.mark.parametrize("overlay", INFERENCE)
+def test_overlays_of_inference_override_what_it_has_and_make_a_segmenter(bundle, overlay):
+    base = merged(bundle, "inference.yaml")
+    for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
+        plain = key.lstrip("+")
+        assert (plain.rsplit("::", 1)[0] if "::" in plain else plain) in base, (
+            f"{overlay} overrides {key}, which is not there"
+        )
+    segmenter = merged(bundle, "inference.yaml", overlay).get_parsed_content("segmenter")
+    planes = {
+        "inference/axial.yaml": ["axial"],
+        "inference/coronal.yaml": ["coronal"],
+        "spatial_3d/inference.yaml": ["volume"],
+    }
+    if overlay == "inference/three_planes.yaml":
+        assert list(segmenter.checkpoints) == ["sagittal", "coronal", "axial"]
+    else:
+        assert list(segmenter.checkpoints) == planes.get(overlay, ["sagittal"])
+    assert segmenter.channels == (3 if "25d" in overlay else 1)
+
+
+def test_all_overlays_of_inference_are_listed(bundle):
+    folders = ("inference", "runtime")
+    there = {f"{f}/{p.name}" for f in folders for p in (bundle / "configs" / f).glob("*.yaml")}
+    assert there <= set(INFERENCE)
+
+
+@pytest.mark.parametrize("overlay", ["spatial_25d/train.yaml", "plane/coronal.yaml", "plane/axial.yaml"])
+def test_overlays_of_training_change_what_the_network_sees(bundle, overlay):
+    plain, other = merged(bundle, "train.yaml"), merged(bundle, "train.yaml", overlay)
+    assert [t["_target_"] for t in other["resample"]][: len(plain["resample"])] == [
+        t["_target_"] for t in plain["resample"]
+    ]
+    assert other["resample"] != plain["resample"]
+    if "25d" in overlay:
+        network = other.get_parsed_content("network_def").eval()
+        assert network(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)
