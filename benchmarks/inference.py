@@ -114,7 +114,7 @@ def _run(scan: str, checkpoint: str, out: Path, options: dict, config: list[str]
     command += ["--options", repr(json.dumps(options))]
     if config:
         command += ["--config", repr(json.dumps(config))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     for line in done.stdout.splitlines():
         if line.startswith("RESULT"):
             return json.loads(line[6:])

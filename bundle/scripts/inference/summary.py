@@ -61,6 +61,7 @@ def summarise(
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "input": source,
         "settings": settings,
+        "runtimes": sorted({r["runtime"] for r in results}),
         "versions": versions(),
         "cases": len(results),
         "kept from earlier runs": kept,
