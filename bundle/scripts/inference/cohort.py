@@ -49,12 +49,14 @@ class _Bar:
             self.bar = None
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, source: str, folder: Path) -> str:
+    """One line that names the scan, what went wrong, and the remedy."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}; choose another place or mend this one"
+        return f"{source}: {error.filename or folder}: {error.strerror}; make room, or choose another output"
     if isinstance(error, MemoryError):
-        return "there is not enough memory; set max_memory, or take a smaller batch"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"{source}: there is not enough memory; set max_memory, or take a smaller batch"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if isinstance(error, ValueError) else f"{source}: {line}"
 
 
 class Segmenter:
@@ -294,7 +296,13 @@ class Segmenter:
                 results.append(result)
                 tqdm.write(line(result))
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                problems.append({"case": case["name"], "input": case["image"], "problem": _reason(error)})
+                problems.append(
+                    {
+                        "case": case["name"],
+                        "input": case["image"],
+                        "problem": _reason(error, case["image"], base.parent),
+                    }
+                )
                 tqdm.write(problems[-1]["problem"])
             finally:
                 bar.close()
