@@ -210,3 +210,6 @@ def test_two_processes_give_what_one_gives(scans, weights, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert (tmp_path / "one" / "findings.csv").read_bytes() == (tmp_path / "two" / "findings.csv").read_bytes()
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["cases"] == 3
+    for path in (tmp_path / "two" / "cases").glob("*.json"):
+        memory = json.loads(path.read_text())["memory_mib"]  # of a fresh process, which the prediction is for
+        assert memory["peak of the process"] <= memory["predicted"]

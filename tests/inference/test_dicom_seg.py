@@ -157,6 +157,42 @@ def test_gdcm_reads_the_same_number_of_pixels(segmented):
     assert np.count_nonzero(array) == mask.sum()
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda files: files[5].unlink(), "missing"),
+        (lambda files: shutil.copy(files[5], files[5].with_name("copy.dcm")), None),
+        (lambda files: edit(files[5], Modality="MR"), "Modality is MR"),
+        (lambda files: edit(files[5], SeriesInstanceUID="1.2.9"), "2 series"),
+        (lambda files: edit(files[5], PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        (lambda files: edit(files[5], RescaleSlope=None), "RescaleSlope"),
+        (lambda files: files[5].write_bytes(files[5].read_bytes()[:3000]), None),
+    ],
+    ids=["missing slice", "copy", "modality", "two series", "photometric", "no rescale", "truncated"],
+)
+def test_a_series_that_is_no_clean_box(tmp_path, change, word):
+    series(tmp_path / "ct", False)
+    middle = sorted((tmp_path / "ct").iterdir(), key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))
+    change(middle[15:])
+    copied = (tmp_path / "ct" / "copy.dcm").exists()
+    if copied:
+        assert any("repeat a slice" in note for note in segment(tmp_path / "ct", tmp_path / "out")["notes"])
+        return
+    with pytest.raises(ValueError, match=word or str(tmp_path / "ct")):
+        segment(tmp_path / "ct", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def edit(file: Path, **changes) -> None:
+    data = pydicom.dcmread(file)
+    for name, value in changes.items():
+        if value is None:
+            delattr(data, name)
+        else:
+            setattr(data, name, value)
+    data.save_as(file)
+
+
 def test_a_source_without_its_study_costs_only_the_dicom_seg(tmp_path):
     pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
     series(tmp_path / "ct", False, StudyInstanceUID=None)
