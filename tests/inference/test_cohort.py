@@ -66,7 +66,8 @@ def test_a_cohort_leaves_masks_tables_and_a_page(scans, weights, tmp_path):
     assert "https://" not in page
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["cases"] == 3
-    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]  # without +cu130 and the like
+    plain = torch.__version__.split("+")[0]  # builds differ in whether the package's version names their CUDA
+    assert manifest["versions"]["torch"].split("+")[0] == plain
     case = json.loads((out / "cases" / "a.json").read_text())
     assert case["memory_mib"]["predicted"] > 0
     assert len(case["input_sha256"]) == 64
