@@ -123,6 +123,35 @@ def test_scans_of_one_name_keep_their_folders(scans, weights, tmp_path):
     assert (tmp_path / "out" / "p2" / "ct_fracture.nii.gz").is_file()
 
 
+def test_links_keep_the_names_they_have_here(scans, weights, tmp_path):
+    """As in folders that link to an archive in which every scan is called ct.nii.gz."""
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in "ab":
+        (tmp_path / "archive" / name).mkdir(parents=True)
+        target = tmp_path / "archive" / name / "ct.nii.gz"
+        target.write_bytes((scans / f"{name}.nii.gz").read_bytes())
+        (links / f"patient_{name}.nii.gz").symlink_to(target)
+    segmenter(links, weights, tmp_path / "out").run()
+    assert {p.name for p in (tmp_path / "out").glob("*_fracture.nii.gz")} == {
+        "patient_a_fracture.nii.gz",
+        "patient_b_fracture.nii.gz",
+    }
+
+
+def test_a_finished_scan_that_is_gone_does_not_stop_the_others(scans, weights, tmp_path):
+    cases = [{"image": f"{name}.nii.gz"} for name in "abc"]
+    (scans / "datalist.json").write_text(json.dumps({"testing": cases}))
+    out = tmp_path / "out"
+    segmenter(scans, weights, out).run()
+    (scans / "b.nii.gz").unlink()
+    (out / "c_fracture.nii.gz").unlink()
+    segmenter(scans, weights, out).run()
+    assert (out / "c_fracture.nii.gz").is_file()
+    (problem,) = rows(out / "problems.csv")
+    assert "b.nii.gz" in problem["problem"]
+
+
 def test_a_folder_of_vertebra_masks_gives_levels(scans, weights, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -69,6 +69,20 @@ def test_stored_scaling_is_applied(tmp_path, volume):
     np.testing.assert_allclose(scan.slab(0, SHAPE[2]).transpose(2, 1, 0), expected, atol=0.5)
 
 
+@pytest.mark.parametrize("dtype", [">i2", ">f4", "<u2", "<i4", "<f8", "<i8"])
+def test_any_stored_type_and_byte_order_gives_the_same_hu(tmp_path, volume, dtype):
+    data, affine = volume
+    values = np.abs(data) - (0 if "u" in dtype else 200)
+    header = nib.Nifti1Header(endianness=dtype[0])
+    header.set_data_dtype(np.dtype(dtype))
+    image = nib.Nifti1Image(values.astype(np.dtype(dtype)), affine, header)
+    path = tmp_path / "ct.nii.gz"
+    nib.save(image, path)
+    assert nib.load(path).header.endianness == dtype[0]
+    scan = Scan(read_header(path))
+    np.testing.assert_array_equal(scan.slab(0, SHAPE[2]).transpose(2, 1, 0), values)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

@@ -172,7 +172,7 @@ class Segmenter:
         lost = {line.split(":", 1)[0] for line in same_output(cases)}
         for case in cases:
             folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
-            case["name"] = os.path.normpath(os.path.join(folder, stem(Path(case["image"]).resolve())))
+            case["name"] = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
             if case["image"] in lost:
                 case["problem"] = "another scan differs from it only in its ending; rename one"
             if self.vertebrae is not None:
@@ -211,11 +211,14 @@ class Segmenter:
             result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return None
+        if not isinstance(result, dict):
+            return None
         if result.get("settings") != digest:
             raise InputError(
                 f"{path}: was made with other settings or weights; choose another output folder, or set overwrite to true"
             )
-        same = result.get("input_stamp") == _stamp(case["image"])
+        # A file that is gone is not finished: it is named with the other problems when its turn comes.
+        same = Path(case["image"]).exists() and result.get("input_stamp") == _stamp(case["image"])
         wanted = [] if self.outputs.statistics_only else ["_fracture.nii.gz"]
         wanted += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
         return result if same and all(base.with_name(base.name + w).is_file() for w in wanted) else None
