@@ -18,7 +18,7 @@ BONE_HU = 150.0
 # A vertebra fills much of a ball of this size, a rib or the sternum little of it.
 BALL_MM = (10.0, 10.0, 14.0)
 LEVEL_MM = 60.0
-RELATIVE, ABSOLUTE = 0.3, 0.03
+RELATIVE, ABSOLUTE = 0.25, 0.03
 MARGIN_MM = 30.0
 MODES = ("all", "bone", "spine")
 
@@ -81,7 +81,7 @@ def find_spine(
     """Mark where a spine can be.
 
     A network that is asked about every place decides better than a rule, so the rule only leaves out what is far from any dense
-    bone: at every height it keeps what has at least three tenths of the bone density of the densest place near that height,
+    bone: at every height it keeps what has at least a quarter of the bone density of the densest place near that height,
     and 30 mm around it.
 
     Args:
