@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from ..files import replacing, write_table
+from ..files import read_table, replacing, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class TrainingHistory:
     def _begin(self, engine: Engine) -> None:
         self._loss_sum, self._loss_n, self._start = 0.0, 0, time.perf_counter()
         self._validated = False
+        table = self.output_dir / "history.csv"
+        if not self.rows and engine.state.epoch > 1 and table.is_file():  # a run that is taken up again
+            rows = [{k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v} for row in read_table(table)]
+            self.rows = [row for row in rows if row["epoch"] < engine.state.epoch]
 
     def _iteration(self, engine: Engine) -> None:
         output = engine.state.output
