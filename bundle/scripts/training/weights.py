@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,3 +62,10 @@ def load_weights(network: nn.Module, path: str | None, device: str | torch.devic
     network.load_state_dict(state)
     logger.info("weights loaded from %s", file)
     return network
+
+
+def load_members(ensemble: nn.Module, checkpoints: Sequence[str]) -> nn.Module:
+    """Load one checkpoint into each member of a ``MeanEnsemble``; see ``load_weights`` for what is refused."""
+    for member, path in zip(ensemble.members, checkpoints, strict=True):  # type: ignore[arg-type]
+        load_weights(network=member, path=path)
+    return ensemble

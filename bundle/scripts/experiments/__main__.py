@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the experiments package: ``python -m scripts.experiments <command>``, run inside ``bundle/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..cli import run as run_command
+from .run import run, status
+
+COMMANDS: dict[str, Callable] = {"run": run, "status": status}
+
+
+def main() -> None:
+    """Run a command."""
+    run_command(COMMANDS, name="scripts.experiments")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``run``: every member of a suite, one after another or several at once, on one machine or many."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.phantom_dataset import phantom
+from ..data.split import split
+from ..errors import InputError
+from ..files import keep_settings
+from .claims import Claim
+from .config import read_config
+from .ensemble import finish_ensembles
+from .launch import last_row
+from .member import TRAIN, Place, RunFailed, configs_of, execute, finished, prepare
+from .record import data_hash, read_record
+from .suite import Run, Suite, load_suite, runs_of
+
+
+def make_data(suite: Suite, root: Path, dataset_dir: str | None) -> Path:
+    """Datalist of a suite: that of the given data, or of phantoms that are made in ``root/data``.
+
+    Raises:
+        InputError: when there is neither a datalist nor a setting with phantoms.
+    """
+    if dataset_dir is not None:
+        datalist = Path(dataset_dir) if Path(dataset_dir).suffix == ".json" else Path(dataset_dir) / "datalist.json"
+        if not datalist.is_file():
+            raise InputError(f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command")
+        return datalist
+    if not suite.phantom:
+        raise InputError(
+            f"{suite.name}: no data; give --dataset_dir DIR, or --setting small to make phantoms and compare on them"
+        )
+    # Two machines must not make the same phantoms at the same time.
+    with Claim(root / "data") as claim:
+        if not claim.taken:
+            raise InputError(f"{root / 'data'}: phantoms are being made by {claim.holder()}; start again when they are there")
+        phantom(str(root / "data"), **suite.phantom)
+    return root / "data" / "datalist.json"
+
+
+def make_place(suite: Suite, root: Path, dataset_dir: str | None, device: str | None) -> Place:
+    """Folders, datalists and hashes of a suite; folds are split here.
+
+    Raises:
+        InputError: when the folder was begun with other data.
+    """
+    datalist = make_data(suite, root, dataset_dir)
+    whole = data_hash(datalist, root / "hashes.json")
+    keep_settings(root, {"data_sha256": whole})
+    datalists: dict[int | None, Path] = {None: datalist}
+    if suite.folds:
+        made = [root / "folds" / f"datalist_fold{k}.json" for k in range(suite.folds)]
+        if not all(p.is_file() for p in made):
+            split(str(datalist), out=str(root / "folds" / "datalist.json"), folds=suite.folds)
+        datalists |= dict(enumerate(made))
+    data = {k: data_hash(p, root / "hashes.json") for k, p in datalists.items()}
+    return Place(root, datalists, data, options={"device": device} if device else {})
+
+
+class Progress:
+    """One bar over the epochs of all runs: who is at which epoch, with which validation DSC, and how long it will take."""
+
+    def __init__(self, runs: Sequence[Run], place: Place) -> None:
+        self.place = place
+        self.epochs = {r.name: int(read_config(place.folder(r) / TRAIN).get("epochs", 1)) for r in runs}
+        self.done = {r.name: self.epochs[r.name] if finished(place.folder(r)) else 0 for r in runs}
+        self.bar = tqdm(total=sum(self.epochs.values()), initial=sum(self.done.values()), unit="epoch", desc=f"{len(runs)} runs")
+        self.lock = threading.Lock()
+
+    def update(self, run: Run, over: bool = False) -> bool:
+        """Read how far a run is; used as a watcher, so it returns True."""
+        row = last_row(self.place.folder(run) / "history.csv")
+        epoch = self.epochs[run.name] if over else int(row.get("epoch", 0))
+        with self.lock:
+            self.bar.update(max(epoch - self.done[run.name], 0))
+            self.done[run.name] = max(epoch, self.done[run.name])
+            score = f", DSC {row['val_mean_dice']:.3f}" if "val_mean_dice" in row else ""
+            self.bar.set_postfix_str(f"{run.name} {epoch}/{self.epochs[run.name]}{score}")
+        return True
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        with self.lock:
+            self.bar.write(line)
+
+
+def _work(todo: queue.Queue, place: Place, progress: Progress, notes: dict[str, list[str]], stop: threading.Event) -> None:
+    """Take runs until none is left; what another machine works on is left to it."""
+    while not stop.is_set():
+        try:
+            run: Run = todo.get_nowait()
+        except queue.Empty:
+            return
+        folder = place.folder(run)
+        with Claim(folder) as claim:
+            if not claim.taken:
+                notes["elsewhere"].append(f"{run.name}: {claim.holder()}")
+                continue
+            if finished(folder):
+                progress.update(run, over=True)
+                continue
+            progress.say(f"{run.name}: {'goes on' if (folder / 'state.pt').is_file() else 'starts'}, log {folder / 'log.txt'}")
+            try:
+                execute(run, place, lambda r=run: progress.update(r) and not stop.is_set())
+            except RunFailed as failure:
+                if stop.is_set():
+                    return
+                notes["failed"].append("\n".join([f"{run.name}: {failure}", *(f"  | {line}" for line in failure.lines)]))
+                progress.say(f"{run.name}: FAILED, {failure}; the others go on")
+            else:
+                progress.update(run, over=True)
+
+
+def run(
+    suite: str,
+    out: str | None = None,
+    dataset_dir: str | None = None,
+    setting: str | None = None,
+    only: Sequence[str] | str | None = None,
+    seeds: Sequence[int] | None = None,
+    workers: int = 1,
+    gpus: Sequence[int] | None = None,
+    device: str | None = None,
+) -> str:
+    """Run all members of a suite; those that are finished are left alone, those that were cut off go on.
+
+    The same command on several machines with OUT on a shared storage divides the members among them.
+
+    Args:
+        suite: ablation, comparison, folds, seeds, or the path of your own YAML file.
+        out: folder of all results; by default runs/SUITE in the current folder. Suites that share members may share it.
+        dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are made.
+        setting: small or full, or the path of your own YAML file: sizes, and the phantoms.
+        only: names of members to run; by default all.
+        seeds: seeds in place of the suite's.
+        workers: runs at once; with GPUS one for each GPU.
+        gpus: numbers of the GPUs to use.
+        device: cpu or cuda:N, for every run; by default as PyTorch chooses.
+
+    Returns:
+        What was done.
+    """
+    chosen = load_suite(suite, setting)
+    if seeds is not None:
+        chosen = Suite(**{**chosen.__dict__, "seeds": tuple(seeds)})
+    names = [m.name for m in chosen.members]
+    wanted = names if only is None else [only] if isinstance(only, str) else list(only)
+    unknown = [n for n in wanted if n not in names]
+    if unknown:
+        raise InputError(f"only={unknown}: no such member of {chosen.name}; give some of {', '.join(names)}")
+    if workers < 1:
+        raise InputError(f"workers={workers}: give a number of at least 1")
+    root = Path(out or Path("runs") / chosen.name).resolve()
+    runs = [r for r in runs_of(chosen) if r.member.name in wanted]
+    for r in runs:  # a wrong id in the last member is found before the first is trained
+        configs_of(chosen, r)
+    place = make_place(chosen, root, dataset_dir, device)
+    for r in runs:
+        prepare(chosen, r, place)
+    todo: queue.Queue = queue.Queue()
+    for r in runs:
+        todo.put(r)
+    notes: dict[str, list[str]] = {"failed": [], "elsewhere": []}
+    progress, stop = Progress(runs, place), threading.Event()
+    slots: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": str(g)} for g in gpus or []] or [{} for _ in range(workers)]
+    if len(slots) > 1 and not gpus:
+        threads = str(max((os.cpu_count() or 1) // len(slots), 1))
+        slots = [{"OMP_NUM_THREADS": threads} for _ in slots]
+    threads_ = [
+        threading.Thread(
+            target=_work,
+            args=(todo, Place(**{**place.__dict__, "environment": slot}), progress, notes, stop),
+        )
+        for slot in slots
+    ]
+    try:
+        for thread in threads_:
+            thread.start()
+        for thread in threads_:
+            while thread.is_alive():
+                thread.join(0.5)
+    except KeyboardInterrupt:
+        stop.set()
+        for thread in threads_:
+            thread.join(30)
+        progress.bar.close()
+        raise InputError(f"stopped; the same command goes on from {root}") from None
+    progress.bar.close()
+    if chosen.folds:
+        finish_ensembles(chosen, place, wanted, notes)
+    done = sum(finished(place.folder(r)) for r in runs)
+    lines = [f"{done} of {len(runs)} runs of {chosen.name} are finished in {root}"]
+    lines += [f"worked on elsewhere: {line}" for line in notes["elsewhere"]]
+    if notes["failed"]:
+        lines += [f"{len(notes['failed'])} failed; the same command tries them again:", *notes["failed"]]
+        raise InputError("\n".join(lines))
+    if done == len(runs):
+        lines.append(f"next: python -m scripts.experiments table {suite} --out {root}" + (f" --setting {setting}" if setting else ""))
+    return "\n".join(lines)
+
+
+def status(suite: str, out: str | None = None, setting: str | None = None) -> str:
+    """Say how far every run of a suite is, and on which machine.
+
+    Args:
+        suite: as given to ``run``.
+        out: as given to ``run``.
+        setting: as given to ``run``.
+
+    Returns:
+        A table, Markdown.
+    """
+    chosen = load_suite(suite, setting)
+    root = Path(out or Path("runs") / chosen.name).resolve()
+    lines = ["| run | state | epoch | best validation DSC | where |", "| --- | --- | --- | --- | --- |"]
+    for r in runs_of(chosen):
+        folder = root / "members" / r.name
+        record = read_record(folder)
+        row = last_row(folder / "history.csv")
+        holder = Claim(folder).holder() if folder.is_dir() else None
+        state = str(record.get("state", "not begun"))
+        if state == "running" and holder is None:
+            state = "cut off"
+        where = holder or str(record.get("machine", {}).get("host", ""))
+        epoch = f"{row['epoch']:.0f}" if row else ""
+        best = ""
+        if row:
+            from ..files import read_table
+
+            scores = [float(x["val_mean_dice"]) for x in read_table(folder / "history.csv") if x.get("val_mean_dice")]
+            best = f"{max(scores):.3f}" if scores else ""
+        lines.append(f"| {r.name} | {state} | {epoch} | {best} | {where} |")
+    return "\n".join(lines)
