@@ -30,8 +30,13 @@ def unpool(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     places = 1
     for s in size:
         places *= s
-    empty = torch.zeros([x.shape[0], x.shape[1], places], dtype=x.dtype, device=x.device)
-    return empty.scatter(2, indices.flatten(2), x.flatten(2)).reshape([x.shape[0], x.shape[1]] + size)  # noqa: RUF005
+    # Channels go last and come back as a view: no copy where the memory is channels-last already.
+    values, to = x.movedim(1, -1).flatten(1, -2), indices.movedim(1, -1).flatten(1, -2)
+    empty = torch.zeros([x.shape[0], places, x.shape[1]], dtype=x.dtype, device=x.device)
+    last: list[int] = [x.shape[0]]
+    last.extend(size)
+    last.append(x.shape[1])
+    return empty.scatter(1, to, values).reshape(last).movedim(-1, 1)
 
 
 class SegNet(nn.Module):
