@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from monai.networks.blocks import Convolution
@@ -72,7 +73,7 @@ def convolution_stage(
             Convolution(
                 spatial_dims, fewer, more, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=norm is None
             )
-            for fewer, more in zip(widths[:-1], widths[1:])
+            for fewer, more in itertools.pairwise(widths)
         )
     )
 

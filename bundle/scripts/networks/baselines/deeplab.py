@@ -182,7 +182,7 @@ class AtrousPyramid(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """DeepLabv3+ of Chen et al. 2018 (doi:10.1007/978-3-030-01234-2_49) on a residual network (He 2016, doi:10.1109/CVPR.2016.90)::
 
-        image -- stem /4 -- stage 1 /4 --+-- stage 2 /8 -- 3 /16 -- 4 /16, atrous -- ASPP -- x4 --+-- (3x3) x 2 -- 1x1 -- x4 --> logits
+        image -- stem /4 -- stage 1 /4 --+-- stage 2 /8 -- 3 /16 -- 4 /16, atrous -- ASPP -- x4 --+-- (3x3) x 2 -- 1x1 -- x4
                                          |-- 1x1 -------------------------------------------------|
 
     The defaults are ResNet-50 at output stride 16 with plain convolutions; ``blocks=(3, 4, 23, 3)`` is ResNet-101, and

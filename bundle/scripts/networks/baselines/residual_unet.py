@@ -144,9 +144,7 @@ class ResidualEncoderUNet(nn.Module):
             for more, fewer in upwards
         )
         self.merges = nn.ModuleList(
-            Convolution(
-                spatial_dims, 2 * fewer, fewer, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=bias
-            )
+            Convolution(spatial_dims, 2 * fewer, fewer, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=bias)
             for _, fewer in upwards
         )
         self.head = Conv[Conv.CONV, spatial_dims](features[0], out_channels, kernel_size=1)

@@ -54,6 +54,8 @@ class UNetPlusPlus(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments("UNetPlusPlus", spatial_dims, in_channels, out_channels, features, dropout)
+        if any(width % 2 for width in features[1:]):
+            raise ValueError(f"UNetPlusPlus: features={tuple(features)}; all but the first must be even, to be halved.")
         self.stride = 16
         self.nodes = BasicUNetPlusPlus(
             spatial_dims,
