@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from scripts.networks.baselines import DeepLabV3Plus, FCN8s, ResidualEncoderUNet, SegNet, UNetPlusPlus
-from scripts.networks.baselines.deeplab import AtrousPyramid
+from scripts.networks.baselines.atrous import AtrousPyramid
 from scripts.networks.baselines.fcn import bilinear_upsampling
 from scripts.networks.baselines.padding import crop_to, pad_to_multiple
 from scripts.networks.baselines.residual_unet import ResidualBlock
@@ -190,6 +190,15 @@ def test_unpooling_puts_values_back_where_the_maxima_were(layout):
 def test_unpooling_in_3d_is_pytorchs():
     values, indices = functional.max_pool3d(torch.rand(2, 3, 8, 4, 6), 2, return_indices=True)
     assert torch.equal(unpool(values, indices), functional.max_unpool3d(values, indices, 2))
+
+
+@pytest.mark.parametrize("build", BASELINES)
+def test_deterministic_algorithms_are_there_for_training(build):
+    torch.use_deterministic_algorithms(True)
+    try:
+        net(build)(torch.rand(1, 1, 32, 32)).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_each_stage_of_segnets_decoder_takes_the_places_of_its_own_pooling():

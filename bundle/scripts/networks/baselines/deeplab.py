@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..projection import INTERPOLATION
+from .atrous import AtrousPyramid, spatial_convolution
 from .common import check_arguments, start_from_he
 from .padding import crop_to, pad_to_multiple
 
@@ -65,125 +66,11 @@ def residual_stage(
     return nn.Sequential(*modules)
 
 
-def spatial_convolution(
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    rate: int,
-    separable: bool,
-    act: str | tuple,
-    norm: str | tuple,
-    dropout: float = 0.0,
-) -> nn.Module:
-    """A 3x3 convolution with normalisation and activation, or the atrous separable one of Chen et al. 2018, section 3.1.
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        rate: dilation.
-        separable: True: each channel by itself, then a 1x1 convolution across channels, both normalised and activated.
-        act: activation.
-        norm: normalisation.
-        dropout: dropout probability after the last normalisation.
-
-    Returns:
-        A module that maps (B, in_channels, *size) to (B, out_channels, *size).
-    """
-    if not separable:
-        return Convolution(
-            spatial_dims, in_channels, out_channels, 1, 3, "NDA", act, norm, dropout, dilation=rate, bias=False
-        )
-    return nn.Sequential(
-        Convolution(
-            spatial_dims,
-            in_channels,
-            in_channels,
-            kernel_size=3,
-            act=act,
-            norm=norm,
-            dilation=rate,
-            groups=in_channels,
-            bias=False,
-        ),
-        Convolution(
-            spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, dropout=dropout, bias=False
-        ),
-    )
-
-
-class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling with the mean of the image as one more branch (Chen et al. 2018).
-
-    That branch has a single position. Batch normalisation refuses one in training when the batch is one image, and over a few
-    images it would tell each what the others hold. The branch is normalised over its channels instead (a group normalisation of
-    one group), which has as many parameters and needs no other position and no other image.
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: channels of the input.
-        out_channels: channels of each branch and of the output.
-        rates: dilations of the 3x3 branches.
-        separable: whether these are separable.
-        act: activation after each convolution.
-        norm: normalisation after each convolution but the one of the mean.
-        dropout: dropout probability after the 1x1 convolution that joins the branches.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        rates: Sequence[int] = (6, 12, 18),
-        separable: bool = False,
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.axes = list(range(2, 2 + spatial_dims))
-        branches: list[nn.Module] = [
-            Convolution(spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False)
-        ]
-        for rate in rates:
-            branches.append(spatial_convolution(spatial_dims, in_channels, out_channels, rate, separable, act, norm))
-        self.branches = nn.ModuleList(branches)
-        self.mean = Convolution(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            kernel_size=1,
-            act=act,
-            norm=("group", {"num_groups": 1}),
-            bias=False,
-        )
-        self.join = Convolution(
-            spatial_dims,
-            (len(rates) + 2) * out_channels,
-            out_channels,
-            kernel_size=1,
-            act=act,
-            norm=norm,
-            dropout=dropout,
-            bias=False,
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, in_channels, *size) to (B, out_channels, *size)."""
-        outputs: list[torch.Tensor] = []
-        for branch in self.branches:
-            outputs.append(branch(x))
-        mean = self.mean(x.mean(dim=self.axes, keepdim=True))
-        outputs.append(mean.expand_as(outputs[0]))
-        return self.join(torch.cat(outputs, dim=1))
-
-
 class DeepLabV3Plus(nn.Module):
     """DeepLabv3+ of Chen et al. 2018 (doi:10.1007/978-3-030-01234-2_49) on a residual network (He 2016, doi:10.1109/CVPR.2016.90)::
 
-        image -- stem /4 -- stage 1 /4 --+-- stage 2 /8 -- 3 /16 -- 4 /16, atrous -- ASPP -- x4 --+-- (3x3) x 2 -- 1x1 -- x4
-                                         |-- 1x1 -------------------------------------------------|
+        image -- stem /4 -- 1 /4 --+-- 2 /8 -- 3 /16 -- 4 /16, atrous -- ASPP -- x4 --+-- 3x3 -- 3x3 -- 1x1 -- x4 --> logits
+                                   |-- 1x1 -------------------------------------------|
 
     The defaults are ResNet-50 at output stride 16 with plain convolutions; ``blocks=(3, 4, 23, 3)`` is ResNet-101, and
     ``separable`` makes the convolutions of ASPP and decoder separable, as the paper does on Xception. The last stage has one rate

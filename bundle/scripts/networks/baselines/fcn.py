@@ -51,10 +51,10 @@ class FCN8s(nn.Module):
                                                                                           | x8 --> logits
 
     The stages are those of VGG16, each followed by max-pooling. Three things differ from the paper. Its network starts from
-    ImageNet and has no normalisation; here weights are drawn anew (He), from which thirteen layers train badly without one, so that
-    batch normalisation follows each convolution by default and ``norm=None`` gives the published layers. Its images are padded
-    by 100 pixels so that fc6 has a valid place; here fc6 keeps the size of the map, and the image is padded inside to a multiple
-    of 32 only, so that any size is taken. Its last upsampling is fixed to bilinear; here all three start bilinear and are learned.
+    ImageNet and has no normalisation; here weights are drawn anew (He) and batch normalisation follows each convolution, without
+    which so deep a network trains badly from there; ``norm=None`` gives the published layers. Its images are padded by 100 pixels
+    so that fc6 has a valid place; here fc6 keeps the size of the map, and the image is padded inside to a multiple of 32 only, so
+    that any size is taken. Its last upsampling is fixed to bilinear; here all three start bilinear and are learned.
 
     Args:
         spatial_dims: 2 (the paper) or 3.

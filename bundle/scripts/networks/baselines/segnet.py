@@ -16,8 +16,8 @@ from .padding import crop_to, pad_to_multiple
 def unpool(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Undo a pooling of two: every value goes to where its maximum was, all else is zero.
 
-    PyTorch's ``max_unpool`` does the same and has no deterministic form on a GPU; no two maxima share a place here, so that a
-    scatter has nothing to decide.
+    PyTorch's ``max_unpool`` does the same and is refused under ``torch.use_deterministic_algorithms``, as it would have to decide
+    between maxima that share a place. Windows that do not overlap share none, and a scatter is allowed.
 
     Args:
         x: (B, C, *size).
