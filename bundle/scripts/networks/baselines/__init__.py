@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published segmentation networks to compare MSFFNet with, all with its interface: one image in, one map of logits out."""
+
+from __future__ import annotations
+
+from .deeplab import DeepLabV3Plus
+from .fcn import FCN8s
+from .residual_unet import ResidualEncoderUNet
+from .segnet import SegNet
+from .unet_plus_plus import UNetPlusPlus
+
+__all__ = ["DeepLabV3Plus", "FCN8s", "ResidualEncoderUNet", "SegNet", "UNetPlusPlus"]
