@@ -48,12 +48,12 @@ class DiscriminatorLoss(nn.Module):
 class SegmentationStep:
     """One iteration of MONAI's ``AdversarialTrainer`` where what is judged are label maps: its ``iteration_update``.
 
-    The trainer's own iteration takes the image for real and the output for fake, which suits reconstruction. Here the label is real,
-    one channel per class, and the softmax of the output is fake. It also gives ``loss`` in any precision and fires
-    ``MODEL_COMPLETED``, without which a batch is not decollated and handlers of a ``SupervisedTrainer`` find no number.
+    The trainer's own iteration takes the image for real and the output for fake, which suits reconstruction. Here the label, one
+    channel per class, is real and the softmax of the output is fake. The output holds ``loss`` in any precision, which MONAI 1.6
+    leaves out without AMP, and ``MODEL_COMPLETED`` is fired, without which nothing is decollated and TensorBoard gets no loss.
 
-    As in the trainer's own iteration the network learns first and the discriminator second, from the same prediction. Where the label
-    holds ``ignore_value``, both maps show the same background: nobody is judged by these voxels and no gradient leaves them.
+    As in the trainer's own iteration the network learns first and the discriminator second, from the same prediction. Where the
+    label holds ``ignore_value``, both maps show the same background: nobody is judged by these voxels, no gradient leaves them.
 
     Args:
         ignore_value: value of the label that is left out.

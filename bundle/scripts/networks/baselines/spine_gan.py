@@ -80,10 +80,10 @@ class SpineGANSegmenter(nn.Module):
 
         image -- (7x7 conv) x 2 -- pool -- (3x3 conv) x 2 -- pool -- atrous convs -- LSTM -- (transposed conv) x 2 -- 1x1 -- 1x1
 
-    The abstract states an autoencoder of atrous convolutions, a long short-term memory after it that models how structures relate in
-    space, and a discriminating network; the text behind it was not open to us. Layers, kernels, rates, regions of the LSTM and the
-    order convolution, batch normalisation, ReLU are those of the authors' code (github.com/zhyhan/Spine-GAN, TensorFlow), read for
-    its facts; so is that no path leads around the bottleneck. Ours: half its widths in the shipped config, no bias before a
+    The abstract states an autoencoder of atrous convolutions, a long short-term memory that models how structures relate in space,
+    and a discriminating network; the text behind it was not open to us. Layers, kernels, rates, the LSTM's regions and the order
+    convolution, batch normalisation, ReLU are those of the authors' code (github.com/zhyhan/Spine-GAN, TensorFlow), read for its
+    facts; so is that no path leads around the bottleneck. Ours: half its widths in the shipped config, no bias before a
     normalisation, PyTorch's initialisation, dropout, 3D, and any input size: the image is padded inside to a multiple of
     ``stride`` and the output cropped back. The output holds logits, not probabilities.
 
