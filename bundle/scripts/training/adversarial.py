@@ -7,9 +7,9 @@ import contextlib
 from typing import Any
 
 import torch
-from monai.engines.utils import AdversarialIterationEvents, IterationEvents
+from monai.engines.utils import IterationEvents
 from monai.networks import one_hot
-from monai.utils.enums import AdversarialKeys, CommonKeys
+from monai.utils.enums import AdversarialIterationEvents, AdversarialKeys, CommonKeys
 from torch import nn
 from torch.nn import functional
 
