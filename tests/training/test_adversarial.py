@@ -27,6 +27,15 @@ from torch.utils.data import DataLoader
 LOSS = IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Steps this small are forty times slower where two threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Fixed(nn.Module):
     """A "network" whose logits are its only parameter."""
 
