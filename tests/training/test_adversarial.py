@@ -156,12 +156,14 @@ def test_the_adversarial_gradient_makes_a_prediction_look_truer():
 def test_the_discriminator_learns_from_its_own_loss_alone():
     judge = discriminator(dropout=0.0)
     alone = copy.deepcopy(judge)
-    network, step = Fixed(torch.randn(4, 2, 64, 64)), SegmentationStep()
-    fake, real = step.maps(network.logits.detach(), labels())
-    trainer(network, labels(), judge=judge).run()
-    optimizer = torch.optim.Adam(alone.parameters(), 0.005, betas=(0.5, 0.999))
-    DiscriminatorLoss()(alone.train()(real), alone(fake)).backward()
-    optimizer.step()
+    network = Fixed(torch.randn(4, 2, 64, 64))
+    fake, real = SegmentationStep().maps(network.logits.detach(), labels())
+    trainer(network, labels(), judge=judge, epochs=3, optimizer=torch.optim.SGD(network.parameters(), 0.0)).run()
+    optimizer = torch.optim.Adam(alone.train().parameters(), 0.005, betas=(0.5, 0.999))
+    for _ in range(3):
+        optimizer.zero_grad()
+        DiscriminatorLoss()(alone(real), alone(fake)).backward()
+        optimizer.step()
     torch.testing.assert_close(dict(judge.named_parameters()), dict(alone.named_parameters()))
     assert all(p.requires_grad for p in judge.parameters())
 
