@@ -7,6 +7,16 @@ from .deeplab import DeepLabV3Plus
 from .fcn import FCN8s
 from .residual_unet import ResidualEncoderUNet
 from .segnet import SegNet
+from .spine_gan import SpineGANSegmenter
+from .spine_gan_discriminator import SpineGANDiscriminator
 from .unet_plus_plus import UNetPlusPlus
 
-__all__ = ["DeepLabV3Plus", "FCN8s", "ResidualEncoderUNet", "SegNet", "UNetPlusPlus"]
+__all__ = [
+    "DeepLabV3Plus",
+    "FCN8s",
+    "ResidualEncoderUNet",
+    "SegNet",
+    "SpineGANDiscriminator",
+    "SpineGANSegmenter",
+    "UNetPlusPlus",
+]
