@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..cli import run as run_command
+from .reproduce import reproduce
 from .run import run, status
+from .table import table
 
-COMMANDS: dict[str, Callable] = {"run": run, "status": status}
+COMMANDS: dict[str, Callable] = {"run": run, "status": status, "table": table, "reproduce": reproduce}
 
 
 def main() -> None:

@@ -16,7 +16,17 @@ from ..files import replacing
 from ..training.command_line import override_problems
 
 # Ids that may differ between two runs that are the same.
-PLACES = ("dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device", "init_checkpoint")
+PLACES = (
+    "dataset_dir",
+    "datalist",
+    "ckpt_dir",
+    "output_dir",
+    "bundle_root",
+    "resume",
+    "num_workers",
+    "device",
+    "init_checkpoint",
+)
 
 
 def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict[str, Any]:
@@ -35,10 +45,14 @@ def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict
         parser.read_config(list(files))
     except (KeyError, ValueError, TypeError, OSError) as error:
         names = ", ".join(Path(f).name for f in files)
-        raise InputError(f"{who}: {names} cannot be merged ({error}); an overlay may only change ids that exist") from None
+        raise InputError(
+            f"{who}: {names} cannot be merged ({error}); an overlay may only change ids that exist"
+        ) from None
     content = parser.get()
     names = ", ".join(Path(f).name for f in files)
-    problems = override_problems({k: v if isinstance(v, str) else repr(v) for k, v in overrides.items()}, content, names)
+    problems = override_problems(
+        {k: v if isinstance(v, str) else repr(v) for k, v in overrides.items()}, content, names
+    )
     if problems:
         raise InputError("\n".join(f"{who}: {p}" for p in problems))
     parser.update(dict(overrides))

@@ -10,7 +10,7 @@ from ..provenance import file_hash
 from .claims import Claim
 from .config import merged, write_config
 from .launch import bundle_command, launch
-from .member import EVALUATE, Place, RunFailed, finished
+from .member import EVALUATE, Place, RunError, finished
 from .record import environment, read_record, write_record
 from .suite import SUITES, Run, Suite
 
@@ -42,25 +42,40 @@ def finish_ensembles(suite: Suite, place: Place, names: Sequence[str], notes: di
             if read_record(folder).get("weights_sha256") == made_of and (folder / "evaluation" / "cases.csv").is_file():
                 continue
             files = [*suite.configs, *member.configs, *suite.evaluate, str(OVERLAY)]
-            overrides = {**suite.overrides, **member.overrides, "seed": seed, "save_masks": True, "checkpoints": weights}
+            overrides = {
+                **suite.overrides,
+                **member.overrides,
+                "seed": seed,
+                "save_masks": True,
+                "checkpoints": weights,
+            }
             datalist = place.datalists[None].resolve()
             with Claim(folder) as claim:
                 if not claim.taken:
                     notes["elsewhere"].append(f"{folder.name}: {claim.holder()}")
                     continue
                 content = merged(files, overrides, f"ensemble of {member.name}")
-                write_config(folder / EVALUATE, content, f"Evaluation of {folder.name}: every config and override, merged.")
-                options = {"dataset_dir": datalist.parent, "datalist": datalist, "ckpt_dir": folder}
+                write_config(
+                    folder / EVALUATE, content, f"Evaluation of {folder.name}: every config and override, merged."
+                )
+                options: dict[str, object] = {"dataset_dir": datalist.parent, "datalist": datalist, "ckpt_dir": folder}
                 options |= {"output_dir": folder / "evaluation", **place.options}
                 log = folder / "log.txt"
                 outcome = launch(bundle_command("evaluating", folder / EVALUATE, options), log, place.environment)
-                record = {**environment(), "run": folder.name, "member": member.name, "label": f"{member.label}, ensemble"}
+                record = {
+                    **environment(),
+                    "run": folder.name,
+                    "member": member.name,
+                    "label": f"{member.label}, ensemble",
+                }
                 record |= {"seed": seed, "fold": "ensemble", "weights_sha256": made_of, "data_sha256": place.data[None]}
                 record["stages"] = {"evaluation": {"seconds": round(outcome.seconds, 1), "peak_mib": outcome.peak_mib}}
                 good = outcome.code == 0 and (folder / "evaluation" / "cases.csv").is_file()
                 record["state"] = "finished" if good else "failed"
                 if not good:
-                    failure = RunFailed("evaluation", outcome, log)
+                    failure = RunError("evaluation", outcome, log)
                     record["error"] = [str(failure), *failure.lines]
-                    notes["failed"].append("\n".join([f"{folder.name}: {failure}", *(f"  | {x}" for x in failure.lines)]))
+                    notes["failed"].append(
+                        "\n".join([f"{folder.name}: {failure}", *(f"  | {x}" for x in failure.lines)])
+                    )
                 write_record(folder, record)

@@ -42,7 +42,7 @@ class Place:
         return self.root / "members" / run.name
 
 
-class RunFailed(Exception):
+class RunError(Exception):
     """A process of a run ended badly.
 
     Args:
@@ -88,7 +88,9 @@ def prepare(suite: Suite, run: Run, place: Place) -> None:
         if not same or record.get("data_sha256") != place.data[run.fold]:
             other = [] if same else differing(read_config(folder / TRAIN), training)
             reason = "; ".join(other) or "other data"
-            raise InputError(f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder")
+            raise InputError(
+                f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder"
+            )
     else:
         write_config(folder / TRAIN, training, f"Training of {run.name}: every config and override, merged.")
         write_record(
@@ -125,7 +127,7 @@ def execute(run: Run, place: Place, watch: Callable[[], bool] | None = None) -> 
     """Train and evaluate a run, from where it was left.
 
     Raises:
-        RunFailed: when a process ends badly; the record says so.
+        RunError: when a process ends badly; the record says so.
     """
     folder = place.folder(run)
     log, record = folder / "log.txt", read_record(folder)
@@ -160,7 +162,7 @@ def _note(folder: Path, record: dict, stage: str, outcome: Outcome, before: Mapp
         "peak_mib": None if outcome.peak_mib is None else round(max(outcome.peak_mib, before.get("peak_mib") or 0.0)),
     }
     if not good:
-        failure = RunFailed(stage, outcome, folder / "log.txt")
+        failure = RunError(stage, outcome, folder / "log.txt")
         record |= {"state": "failed", "error": [str(failure), *failure.lines]}
         write_record(folder, record)
         raise failure

@@ -33,8 +33,12 @@ def revision() -> dict[str, object]:
     found["bundle_sha256"] = digest.hexdigest()
     try:
         git = ["git", "-C", str(BUNDLE)]
-        found["git"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True).stdout
+        found["git"] = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True
+        ).stdout
         found["git_changed"] = bool(changed.strip())
     except (OSError, subprocess.CalledProcessError):
         found["git"] = "no git repository"
@@ -48,7 +52,9 @@ def machine() -> dict[str, object]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = models[0] if models else name
     found: dict[str, object] = {"host": socket.gethostname(), "system": platform.platform(), "processor": name}
     found["cores"] = os.cpu_count() or 1

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +22,7 @@ from .claims import Claim
 from .config import read_config
 from .ensemble import finish_ensembles
 from .launch import last_row
-from .member import TRAIN, Place, RunFailed, configs_of, execute, finished, prepare
+from .member import TRAIN, Place, RunError, configs_of, execute, finished, prepare
 from .record import data_hash, read_record
 from .suite import Run, Suite, load_suite, runs_of
 
@@ -33,18 +36,24 @@ def make_data(suite: Suite, root: Path, dataset_dir: str | None) -> Path:
     if dataset_dir is not None:
         datalist = Path(dataset_dir) if Path(dataset_dir).suffix == ".json" else Path(dataset_dir) / "datalist.json"
         if not datalist.is_file():
-            raise InputError(f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command")
+            raise InputError(
+                f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command"
+            )
         return datalist
     if not suite.phantom:
         raise InputError(
             f"{suite.name}: no data; give --dataset_dir DIR, or --setting small to make phantoms and compare on them"
         )
-    # Two machines must not make the same phantoms at the same time.
-    with Claim(root / "data") as claim:
-        if not claim.taken:
-            raise InputError(f"{root / 'data'}: phantoms are being made by {claim.holder()}; start again when they are there")
-        phantom(str(root / "data"), **suite.phantom)
-    return root / "data" / "datalist.json"
+    told = False
+    while True:  # two machines must not make the same phantoms at the same time
+        with Claim(root / "data") as claim:
+            if claim.taken:
+                phantom(str(root / "data"), **suite.phantom)
+                return root / "data" / "datalist.json"
+        if not told:
+            print(f"{root / 'data'}: waits for the phantoms that {claim.holder()} makes")
+            told = True
+        time.sleep(2)
 
 
 def make_place(suite: Suite, root: Path, dataset_dir: str | None, device: str | None) -> Place:
@@ -73,7 +82,9 @@ class Progress:
         self.place = place
         self.epochs = {r.name: int(read_config(place.folder(r) / TRAIN).get("epochs", 1)) for r in runs}
         self.done = {r.name: self.epochs[r.name] if finished(place.folder(r)) else 0 for r in runs}
-        self.bar = tqdm(total=sum(self.epochs.values()), initial=sum(self.done.values()), unit="epoch", desc=f"{len(runs)} runs")
+        self.bar = tqdm(
+            total=sum(self.epochs.values()), initial=sum(self.done.values()), unit="epoch", desc=f"{len(runs)} runs"
+        )
         self.lock = threading.Lock()
 
     def update(self, run: Run, over: bool = False) -> bool:
@@ -93,7 +104,13 @@ class Progress:
             self.bar.write(line)
 
 
-def _work(todo: queue.Queue, place: Place, progress: Progress, notes: dict[str, list[str]], stop: threading.Event) -> None:
+def _watch(progress: Progress, run: Run, stop: threading.Event) -> bool:
+    return progress.update(run) and not stop.is_set()
+
+
+def _work(
+    todo: queue.Queue, place: Place, progress: Progress, notes: dict[str, list[str]], stop: threading.Event
+) -> None:
     """Take runs until none is left; what another machine works on is left to it."""
     while not stop.is_set():
         try:
@@ -108,13 +125,17 @@ def _work(todo: queue.Queue, place: Place, progress: Progress, notes: dict[str, 
             if finished(folder):
                 progress.update(run, over=True)
                 continue
-            progress.say(f"{run.name}: {'goes on' if (folder / 'state.pt').is_file() else 'starts'}, log {folder / 'log.txt'}")
+            progress.say(
+                f"{run.name}: {'goes on' if (folder / 'state.pt').is_file() else 'starts'}, log {folder / 'log.txt'}"
+            )
             try:
-                execute(run, place, lambda r=run: progress.update(r) and not stop.is_set())
-            except RunFailed as failure:
+                execute(run, place, partial(_watch, progress, run, stop))
+            except RunError as failure:
                 if stop.is_set():
                     return
-                notes["failed"].append("\n".join([f"{run.name}: {failure}", *(f"  | {line}" for line in failure.lines)]))
+                notes["failed"].append(
+                    "\n".join([f"{run.name}: {failure}", *(f"  | {line}" for line in failure.lines)])
+                )
                 progress.say(f"{run.name}: FAILED, {failure}; the others go on")
             else:
                 progress.update(run, over=True)
@@ -182,6 +203,9 @@ def run(
         )
         for slot in slots
     ]
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # clusters end jobs so; the runs must not outlive this
     try:
         for thread in threads_:
             thread.start()
@@ -194,6 +218,8 @@ def run(
             thread.join(30)
         progress.bar.close()
         raise InputError(f"stopped; the same command goes on from {root}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     progress.bar.close()
     if chosen.folds:
         finish_ensembles(chosen, place, wanted, notes)
@@ -204,7 +230,10 @@ def run(
         lines += [f"{len(notes['failed'])} failed; the same command tries them again:", *notes["failed"]]
         raise InputError("\n".join(lines))
     if done == len(runs):
-        lines.append(f"next: python -m scripts.experiments table {suite} --out {root}" + (f" --setting {setting}" if setting else ""))
+        lines.append(
+            f"next: python -m scripts.experiments table {suite} --out {root}"
+            + (f" --setting {setting}" if setting else "")
+        )
     return "\n".join(lines)
 
 

@@ -142,7 +142,9 @@ def find(name: str, folder: Path, kind: str) -> Path:
     shipped = {p.stem: p for p in sorted(folder.glob("*.yaml"))}
     if name not in shipped:
         close = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(shipped)}, or the path of your own YAML file"
+        hint = (
+            f"did you mean {close[0]}?" if close else f"known: {', '.join(shipped)}, or the path of your own YAML file"
+        )
         raise InputError(f"{name}: there is no such {kind}; {hint}")
     return shipped[name]
 
@@ -204,10 +206,12 @@ def load_suite(name: str, setting: str | None = None) -> Suite:
     if not isinstance(members, dict) or not members:
         raise InputError(f"{source}: names no members")
     rows = [_member(n, m, source) for n, m in members.items()]
-    folded = {}
+    folded: dict[str, str] = {}
     for row in rows:
         if row.name.lower() in folded:
-            raise InputError(f"{source}: members {folded[row.name.lower()]} and {row.name} would share a folder; rename one")
+            raise InputError(
+                f"{source}: members {folded[row.name.lower()]} and {row.name} would share a folder; rename one"
+            )
         folded[row.name.lower()] = row.name
     reference = content.get("reference", rows[0].name)
     if reference not in members:
