@@ -24,7 +24,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,openvino,dicom-seg,test,lint]" onnxruntime \
+	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,openvino,dicom-seg,search,tracking,test,lint]" onnxruntime \
 		"dcmqi; sys_platform == 'linux' and platform_machine == 'x86_64'"
 	@touch $@
 

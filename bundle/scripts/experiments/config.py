@@ -73,7 +73,7 @@ def deciding(content: Mapping[str, Any]) -> dict[str, str]:
         else:
             flat[name] = json.dumps(node, sort_keys=True, default=str)
 
-    walk({k: v for k, v in content.items() if k not in PLACES}, "")
+    walk({k: v for k, v in content.items() if k not in (*PLACES, "_meta_")}, "")
     return flat
 
 
@@ -102,4 +102,4 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read what ``write_config`` wrote."""
     parser = ConfigParser()
     parser.read_config(str(path))
-    return {k: v for k, v in parser.get().items() if not (k == "_meta_" and not v)}
+    return dict(parser.get())

@@ -103,24 +103,24 @@ def _notes(
     versions, computer = record.get("versions", {}), record.get("machine", {})
     where = "cases of the folds, which also chose the weights" if suite.folds else "test cases"
     changed = " with changes" if record.get("git_changed") else ""
-    gpus = "".join(f", {g}" for g in computer.get("gpus", []))
+    software = f"PyTorch {versions.get('torch', '?')}, MONAI {versions.get('monai', '?')}"
+    hardware = f"{computer.get('processor', '?')}, {computer.get('cores', '?')} cores, {computer.get('threads', '?')} thread(s)"
+    hardware += "".join(f", {g}" for g in computer.get("gpus", []))
     lines = [
         f"Means over {len(patients)} {where}, of {len(set(patients.values()))} patients; each case is averaged over "
         f"{len(suite.seeds)} seed(s) first. In brackets 95 % bootstrap intervals over patients. DSC and IoU are of the fracture "
         "class, per case, from the same masks; a healthy case scores 1 when nothing is marked, else 0. NSD at 1 mm.",
         f"Differences are to {suite.reference}; p by Wilcoxon's signed rank test on patients, adjusted for all rows (Holm). The "
         "column of the seeds is the range of the means of single seeds: a difference inside it may be luck of the start.",
-        f"Data: SHA-256 {place.data[None][:16]}. Revision {str(record.get('git', 'unknown'))[:10]}{changed}; "
-        f"PyTorch {versions.get('torch', '?')}, MONAI {versions.get('monai', '?')}; "
-        f"{computer.get('processor', 'unknown processor')}, {computer.get('cores', '?')} cores, {computer.get('threads', '?')} thread(s) a run{gpus}.",
+        f"Data: SHA-256 {place.data[None][:16]}. Revision {str(record.get('git', '?'))[:10]}{changed}; {software}; {hardware}.",
     ]
     if cost:
         entry = next(iter(cost.values()))
         patch, volume = (" x ".join(map(str, entry[k])) for k in ("patch", "volume"))
         lines.append(
             f"Multiply-adds are of one patch of {patch}. s/volume is the network over one volume of {volume} voxels, the shortest "
-            "of several rounds in which all members took turns in one process. Training time and memory are of the training processes; "
-            "the time depends on what else the machine did."
+            "of several rounds in which all members took turns in one process. Training time and memory are of the training "
+            "processes; the time depends on what else the machine did."
         )
     if any(r.member.paper for r in rows):
         lines.append(

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suites through the real entry points: runs, resumption, tables, reproduction."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts.errors import InputError
+from scripts.experiments import run as run_module
+from scripts.experiments.member import finished
+from scripts.experiments.record import read_record
+from scripts.experiments.reproduce import reproduce
+from scripts.experiments.run import run, status
+from scripts.experiments.table import table
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def stamp(folder: Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.name in ("model.pt", "cases.csv")}
+
+
+def test_every_run_leaves_its_config_weights_scores_and_record(ran, phantom_set):
+    for name in ("fused_seed0", "plain_seed0"):
+        folder = ran[0] / "members" / name
+        assert finished(folder)
+        for file in (
+            "config.yaml",
+            "evaluate.yaml",
+            "history.csv",
+            "training_curve.png",
+            "log.txt",
+            "evaluation/report.html",
+        ):
+            assert (folder / file).is_file(), file
+        masks = sorted(p.name for p in (folder / "evaluation" / "masks").iterdir())
+        testing = json.loads((phantom_set / "datalist.json").read_text())["testing"]
+        assert masks == sorted(Path(c["image"]).name for c in testing)
+        record = read_record(folder)
+        assert record["seed"] == 0
+        assert record["data_sha256"]
+        assert record["versions"]["torch"] == __import__("importlib.metadata").metadata.version("torch")
+        assert record["stages"]["training"]["seconds"] > 0
+        assert record["stages"]["training"]["peak_mib"] > 50
+        assert not (folder / "state.pt").exists()
+        assert not (folder / "claim.json").exists()
+
+
+def test_a_member_that_crashes_is_reported_with_its_log_and_the_others_go_on(ran):
+    out, said = ran
+    assert "2 of 3 runs of tiny are finished" in said
+    assert "broken_seed0: training: exit status" in said
+    assert "division by zero" in said
+    record = read_record(out / "members" / "broken_seed0")
+    assert record["state"] == "failed"
+    assert "| broken_seed0 | failed |" in status(_suite(out), out=str(out))
+
+
+def _suite(out: Path) -> str:
+    return str(next(out.parent.glob("suite*/tiny.yaml")))
+
+
+def test_finished_runs_are_left_alone_and_cut_off_ones_go_on(ran, tiny_suite, phantom_set, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(ran[0], out)
+    before = stamp(out)
+    said = run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", only=["fused", "plain"])
+    assert "2 of 2 runs of tiny are finished" in said
+    assert stamp(out) == before
+    (out / "members" / "plain_seed0" / "evaluation" / "cases.csv").unlink()
+    run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", only="plain")
+    after = stamp(out)
+    changed = [k for k in after if after[k] != before[k]]
+    assert [Path(k).name for k in changed] == ["cases.csv"], "the weights were there, so only the evaluation runs again"
+
+
+def test_other_settings_or_data_are_refused(ran, tiny_suite, phantom_set, tmp_path):
+    other = tmp_path / "tiny.yaml"
+    other.write_text(tiny_suite.read_text().replace("epochs: 2", "epochs: 3"))
+    with pytest.raises(InputError, match=r"fused_seed0: was run with other settings \(epochs: 2 and 3\)"):
+        run(str(other), out=str(ran[0]), dataset_dir=str(phantom_set), device="cpu", only="fused")
+    data = tmp_path / "data"
+    shutil.copytree(phantom_set, data)
+    content = json.loads((data / "datalist.json").read_text())
+    content["testing"] = content["testing"][:0]
+    (data / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="was begun with data_sha256="):
+        run(str(tiny_suite), out=str(ran[0]), dataset_dir=str(data), device="cpu")
+
+
+def test_tables_mark_what_failed_and_keep_the_paper_apart(ran, tiny_suite, phantom_set):
+    text = table(str(tiny_suite), out=str(ran[0]), dataset_dir=str(phantom_set), rounds=1, device="cpu")
+    folder = ran[0] / "tiny"
+    assert "Broken_one [1 runs missing]" in text
+    assert "* broken_seed0: training: exit status" in text
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [r["Method"].split(" [")[0] for r in rows] == ["Fused", "Broken_one", "Plain & simple"]
+    assert [r["paper: DSC"] for r in rows] == ["91.87", "", ""]
+    assert rows[0]["ASPP"] == "1"
+    cases = list(csv.DictReader((ran[0] / "members" / "fused_seed0" / "evaluation" / "cases.csv").open()))
+    mean = np.mean([float(c["dice"]) for c in cases])
+    assert float(rows[0]["DSC, %"].split()[0]) == pytest.approx(100 * mean, abs=0.051)
+    tex = (folder / "table.tex").read_text()
+    assert r"Plain \& simple" in tex
+    assert r"Broken\_one" in tex
+    assert tex.count(r"\\") == 4
+    assert (folder / "table.md").read_text().startswith("# Tiny")
+    for name in ("boxes.png", "grid.png"):
+        assert (folder / name).stat().st_size > 5000
+    measured = json.loads((folder / "cost.json").read_text())["cost"]
+    assert measured["plain"]["parameters_m"] > 0
+    assert measured["plain"]["seconds"] > 0
+
+
+def test_a_run_folder_reproduces_itself_bit_by_bit(ran, tmp_path):
+    said = reproduce(str(ran[0] / "members" / "plain_seed0"), out=str(tmp_path / "again"), device="cpu")
+    assert "weights: equal, largest difference 0" in said
+    facts = json.loads((tmp_path / "again" / "comparison.json").read_text())
+    assert facts["equal"]
+    assert facts["weights_sha256"][0] == facts["weights_sha256"][1] or facts["largest_difference"] == 0
+
+
+def test_what_cannot_be_reproduced_says_why(ran, phantom_set, tmp_path):
+    with pytest.raises(InputError, match="is no folder of a run"):
+        reproduce(str(tmp_path))
+    with pytest.raises(InputError, match="the run is failed; only a finished one"):
+        reproduce(str(ran[0] / "members" / "broken_seed0"))
+    copy = tmp_path / "changed"
+    shutil.copytree(ran[0] / "members" / "plain_seed0", copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 1"))
+    with pytest.raises(InputError, match="was changed since the run"):
+        reproduce(str(copy))
+
+
+def test_bad_input_is_one_line(tiny_suite, tmp_path):
+    with pytest.raises(InputError, match="no data; give --dataset_dir DIR, or --setting small"):
+        run(str(tiny_suite), out=str(tmp_path))
+    with pytest.raises(InputError, match=r"datalist.json: no such datalist"):
+        run(str(tiny_suite), out=str(tmp_path), dataset_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"only=\['fusd'\]: no such member of tiny; give some of fused, broken, plain"):
+        run(str(tiny_suite), out=str(tmp_path), only="fusd")
+    with pytest.raises(InputError, match="holds no runs; start with"):
+        table(str(tiny_suite), out=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="workers=0"):
+        run(str(tiny_suite), out=str(tmp_path), workers=0)
+
+
+def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, phantom_set, tmp_path, bundle):
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(tiny_suite.read_text().replace("epochs: 2", "epochs: 40"))
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "scripts.experiments",
+        "run",
+        str(suite),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += ["--dataset_dir", str(phantom_set), "--only", "['plain']", "--device", "cpu"]
+    folder = tmp_path / "out" / "members" / "plain_seed0"
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            command, cwd=bundle, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
+
+    process = start()
+    limit = time.monotonic() + 240
+    while not (folder / "state.pt").is_file() and time.monotonic() < limit:
+        time.sleep(0.1)
+        assert process.poll() is None, process.stdout.read()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "stopped; the same command goes on from" in said
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, encoding="utf-8", errors="replace").stdout
+    assert str(folder) not in left
+    assert not (folder / "claim.json").exists()
+    epochs = len(list(csv.DictReader((folder / "history.csv").open())))
+    assert 0 < epochs < 40
+    said, _ = start().communicate(timeout=300)
+    assert "1 of 1 runs of tiny are finished" in said
+    assert "plain_seed0: goes on" in said
+    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 41))
+
+
+def test_folds_are_pooled_and_their_ensemble_is_scored_on_the_test_cases(tiny_suite, phantom_set, tmp_path):
+    suite = tmp_path / "folded.yaml"
+    text = tiny_suite.read_text().replace("epochs: 2", "epochs: 1").split("  broken:")[0]
+    suite.write_text(text + "folds: 2\n")
+    out = tmp_path / "out"
+    said = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", workers=2)
+    assert "2 of 2 runs of folded are finished" in said
+    sections = [json.loads((out / "folds" / f"datalist_fold{k}.json").read_text()) for k in range(2)]
+    validation = [{c["patient"] for c in s["validation"]} for s in sections]
+    assert not validation[0] & validation[1]
+    table(str(suite), out=str(out), dataset_dir=str(phantom_set), rounds=1, device="cpu")
+    scored = {r["patient"] for r in csv.DictReader((out / "folded" / "cases.csv").open())}
+    assert scored == validation[0] | validation[1]
+    ensemble = out / "members" / "fused_seed0_ensemble"
+    assert read_record(ensemble)["state"] == "finished"
+    tested = {r["patient"] for r in csv.DictReader((ensemble / "evaluation" / "cases.csv").open())}
+    assert tested == {c["patient"] for c in sections[0]["testing"]}
+    assert "Fused, ensemble" in (out / "folded" / "table.md").read_text()
+    before = (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns
+    run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
+    assert (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns == before
+
+
+def test_gpus_are_given_out_one_to_a_worker(monkeypatch, tiny_suite, phantom_set, tmp_path):
+    seen = []
+
+    def pretend(run, place, watch):
+        seen.append(place.environment["CUDA_VISIBLE_DEVICES"])
+        time.sleep(0.3)
+
+    monkeypatch.setattr(run_module, "execute", pretend)
+    run(str(tiny_suite), out=str(tmp_path), dataset_dir=str(phantom_set), gpus=[0, 3])
+    assert len(seen) == 3
+    assert set(seen) == {"0", "3"}
+
+
+def test_weights_are_plain_tensors(ran):
+    state = torch.load(ran[0] / "members" / "fused_seed0" / "model.pt", weights_only=True)
+    assert all(isinstance(v, torch.Tensor) for v in state.values())
+    assert os.path.getsize(ran[0] / "members" / "fused_seed0" / "record.json") < 20000
