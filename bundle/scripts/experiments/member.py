@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -132,7 +133,10 @@ def execute(run: Run, place: Place, watch: Callable[[], bool] | None = None) -> 
     folder = place.folder(run)
     log, record = folder / "log.txt", read_record(folder)
     record |= {**environment(), "state": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-    record["machine"] |= {"devices": place.environment.get("CUDA_VISIBLE_DEVICES", "as PyTorch chooses")}
+    variables = {**os.environ, **place.environment}
+    record["machine"] |= {"devices": variables.get("CUDA_VISIBLE_DEVICES", "as PyTorch chooses")}
+    if variables.get("OMP_NUM_THREADS", "").isdigit():  # that of the processes; this one may have another
+        record["machine"] |= {"threads": int(variables["OMP_NUM_THREADS"])}
     record.pop("error", None)
     write_record(folder, record)
     datalist = place.datalists[run.fold].resolve()
@@ -163,7 +167,10 @@ def _note(folder: Path, record: dict, stage: str, outcome: Outcome, before: Mapp
     }
     if not good:
         failure = RunError(stage, outcome, folder / "log.txt")
-        record |= {"state": "failed", "error": [str(failure), *failure.lines]}
+        if outcome.stopped:
+            record |= {"state": "cut off"}
+        else:
+            record |= {"state": "failed", "error": [str(failure), *failure.lines]}
         write_record(folder, record)
         raise failure
     write_record(folder, record)

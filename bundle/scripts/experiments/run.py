@@ -4,27 +4,21 @@
 from __future__ import annotations
 
 import os
-import queue
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ..data.phantom_dataset import phantom
 from ..data.split import split
 from ..errors import InputError
 from ..files import keep_settings
 from .claims import Claim
-from .config import read_config
 from .ensemble import finish_ensembles
 from .launch import last_row
-from .member import TRAIN, Place, RunError, configs_of, execute, finished, prepare
+from .member import Place, configs_of, finished, prepare
 from .record import data_hash, read_record
-from .suite import Run, Suite, load_suite, runs_of
+from .schedule import work_through
+from .suite import Suite, load_suite, runs_of
 
 
 def make_data(suite: Suite, root: Path, dataset_dir: str | None) -> Path:
@@ -75,72 +69,6 @@ def make_place(suite: Suite, root: Path, dataset_dir: str | None, device: str | 
     return Place(root, datalists, data, options={"device": device} if device else {})
 
 
-class Progress:
-    """One bar over the epochs of all runs: who is at which epoch, with which validation DSC, and how long it will take."""
-
-    def __init__(self, runs: Sequence[Run], place: Place) -> None:
-        self.place = place
-        self.epochs = {r.name: int(read_config(place.folder(r) / TRAIN).get("epochs", 1)) for r in runs}
-        self.done = {r.name: self.epochs[r.name] if finished(place.folder(r)) else 0 for r in runs}
-        self.bar = tqdm(
-            total=sum(self.epochs.values()), initial=sum(self.done.values()), unit="epoch", desc=f"{len(runs)} runs"
-        )
-        self.lock = threading.Lock()
-
-    def update(self, run: Run, over: bool = False) -> bool:
-        """Read how far a run is; used as a watcher, so it returns True."""
-        row = last_row(self.place.folder(run) / "history.csv")
-        epoch = self.epochs[run.name] if over else int(row.get("epoch", 0))
-        with self.lock:
-            self.bar.update(max(epoch - self.done[run.name], 0))
-            self.done[run.name] = max(epoch, self.done[run.name])
-            score = f", DSC {row['val_mean_dice']:.3f}" if "val_mean_dice" in row else ""
-            self.bar.set_postfix_str(f"{run.name} {epoch}/{self.epochs[run.name]}{score}")
-        return True
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        with self.lock:
-            self.bar.write(line)
-
-
-def _watch(progress: Progress, run: Run, stop: threading.Event) -> bool:
-    return progress.update(run) and not stop.is_set()
-
-
-def _work(
-    todo: queue.Queue, place: Place, progress: Progress, notes: dict[str, list[str]], stop: threading.Event
-) -> None:
-    """Take runs until none is left; what another machine works on is left to it."""
-    while not stop.is_set():
-        try:
-            run: Run = todo.get_nowait()
-        except queue.Empty:
-            return
-        folder = place.folder(run)
-        with Claim(folder) as claim:
-            if not claim.taken:
-                notes["elsewhere"].append(f"{run.name}: {claim.holder()}")
-                continue
-            if finished(folder):
-                progress.update(run, over=True)
-                continue
-            progress.say(
-                f"{run.name}: {'goes on' if (folder / 'state.pt').is_file() else 'starts'}, log {folder / 'log.txt'}"
-            )
-            try:
-                execute(run, place, partial(_watch, progress, run, stop))
-            except RunError as failure:
-                if stop.is_set():
-                    return
-                notes["failed"].append(
-                    "\n".join([f"{run.name}: {failure}", *(f"  | {line}" for line in failure.lines)])
-                )
-                progress.say(f"{run.name}: FAILED, {failure}; the others go on")
-            else:
-                progress.update(run, over=True)
-
-
 def run(
     suite: str,
     out: str | None = None,
@@ -187,40 +115,13 @@ def run(
     place = make_place(chosen, root, dataset_dir, device)
     for r in runs:
         prepare(chosen, r, place)
-    todo: queue.Queue = queue.Queue()
-    for r in runs:
-        todo.put(r)
-    notes: dict[str, list[str]] = {"failed": [], "elsewhere": []}
-    progress, stop = Progress(runs, place), threading.Event()
     slots: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": str(g)} for g in gpus or []] or [{} for _ in range(workers)]
     if len(slots) > 1 and not gpus:
         threads = str(max((os.cpu_count() or 1) // len(slots), 1))
         slots = [{"OMP_NUM_THREADS": threads} for _ in slots]
-    threads_ = [
-        threading.Thread(
-            target=_work,
-            args=(todo, Place(**{**place.__dict__, "environment": slot}), progress, notes, stop),
-        )
-        for slot in slots
-    ]
-    before = signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # clusters end jobs so; the runs must not outlive this
-    try:
-        for thread in threads_:
-            thread.start()
-        for thread in threads_:
-            while thread.is_alive():
-                thread.join(0.5)
-    except KeyboardInterrupt:
-        stop.set()
-        for thread in threads_:
-            thread.join(30)
-        progress.bar.close()
-        raise InputError(f"stopped; the same command goes on from {root}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    progress.bar.close()
+    notes = work_through(runs, place, slots)
+    if notes["stopped"]:
+        raise InputError(f"stopped; the same command goes on from {root}")
     if chosen.folds:
         finish_ensembles(chosen, place, wanted, notes)
     done = sum(finished(place.folder(r)) for r in runs)
