@@ -27,28 +27,16 @@ from .suite import BUNDLE, Run, Suite
 def multiply_adds(network: nn.Module, size: Sequence[int], channels: int = 1) -> float | None:
     """10^9 multiply-adds of one input of ``size``; None where the network cannot be counted without data.
 
-    Counted on PyTorch's meta device, where attention is made of products that the counter knows; on a CPU it misses them. The
-    matrix products of recurrent layers are added by hand, because the counter misses them everywhere.
+    Counted on PyTorch's meta device, where attention and recurrent layers are made of products that the counter knows; on a CPU it
+    misses them.
     """
     shadow = copy.deepcopy(network).eval().to("meta")
-    recurrent: list[float] = []
-
-    def count(module: nn.LSTM, inputs: tuple, output: object) -> None:
-        steps = inputs[0].shape[0] * inputs[0].shape[1]
-        recurrent.append(steps * sum(p.numel() for n, p in module.named_parameters() if n.startswith("weight")))
-
-    hooks = [m.register_forward_hook(count) for m in shadow.modules() if isinstance(m, nn.LSTM)]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             shadow(torch.empty(1, channels, *size, device="meta"))
     except (NotImplementedError, RuntimeError):
         return None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    products = counter.get_flop_counts().get("Global", {})
-    own = sum(v for k, v in products.items() if "lstm" not in str(k).lower())
-    return (own / 2 + sum(recurrent)) / 1e9
+    return counter.get_total_flops() / 2e9
 
 
 def _parser(folder: Path, case: dict[str, str], device: str | None) -> ConfigParser:
