@@ -8,6 +8,7 @@ MONAI starts the run, by a handler whose options the config ids ``tracking_uri``
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ignite.engine import Engine, Events
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 NAME_FILE = "mlflow_run.txt"  # name of the run while it goes on, for a training that is taken up again
 SQLITE = "sqlite:///"
+UNCOMPARED = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")  # no parameters of a run
 CLOCKS = 5.0  # seconds that the clocks of this machine and of a file server may differ
 LONGEST = 250  # characters of a parameter; some stores take no more
 
@@ -39,11 +42,11 @@ def silence_mlflow() -> None:
 
     MONAI has imported MLflow long before; MLflow looks at the variable again at every call, and sends nothing before the first.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if os.environ["MLFLOW_DISABLE_TELEMETRY"].lower() in ("true", "1"):
-        from mlflow.telemetry import set_telemetry_client
+    if os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true").lower() in ("true", "1"):
+        with contextlib.suppress(ImportError):  # before 3.2 there is no telemetry
+            from mlflow.telemetry import set_telemetry_client
 
-        set_telemetry_client()  # forgets the client that the import made
+            set_telemetry_client()  # forgets the client that the import made
 
 
 def ready(tracking_uri: str | None = None) -> bool:
@@ -60,11 +63,10 @@ def ready(tracking_uri: str | None = None) -> bool:
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return False
     if find_spec("mlflow") is None:
-        raise InputError("--tracking mlflow: mlflow is not installed; pip install '.[tracking]', or leave --tracking out")
-    try:
-        silence_mlflow()
-    except ImportError:
-        logger.warning("this MLflow has no telemetry that could be switched off")
+        raise InputError(
+            "--tracking mlflow: mlflow is not installed; pip install '.[tracking]', or leave --tracking out"
+        )
+    silence_mlflow()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
     if not uri:
         return True
@@ -78,7 +80,9 @@ def ready(tracking_uri: str | None = None) -> bool:
         if uri.startswith(SQLITE):
             Path(unquote(uri[len(SQLITE) :])).parent.mkdir(parents=True, exist_ok=True)
         elif parts.hostname and parts.scheme in ("http", "https"):  # MLflow itself would try for minutes
-            socket.create_connection((parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]), 5).close()
+            socket.create_connection(
+                (parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]), 5
+            ).close()
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:  # of the network, the file system, the database or MLflow
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -115,6 +119,8 @@ def config_file(path: object) -> Path | None:
 def parameters(config: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Plain values of the top level of a config and of its network, by id: what one would compare runs by."""
     for name, value in config.items():
+        if name in UNCOMPARED:
+            continue
         if isinstance(value, dict) and name == "network_def":
             yield from parameters(value, "network_def.")
         elif not name.startswith("_") or name == "_target_":
@@ -173,15 +179,14 @@ class RunRecord:
         self.config, self.begun, self.resumed, self.run_id = config_file(config), 0.0, False, ""
         self.history = next((h for h in handlers if isinstance(h, TrainingHistory)), None)
         # By name: importing the class of a MONAI without MLflow is no error, but nothing can be an instance of it.
-        self.handler = next((h for h in handlers if type(h).__name__ == "MLFlowHandler"), None)
+        self.handler: Any = next((h for h in handlers if type(h).__name__ == "MLFlowHandler"), None)
         if self.handler is None:
             return
         handler = self.handler
         handler.artifacts = ()  # the config is among ours, under one name in every run
         # A request for every step is slow over a network; steps are in TensorBoard's files.
         handler.iteration_logger = lambda engine: None
-        if self.history is not None:
-            handler.epoch_logger = self._epoch
+        handler.epoch_logger = self._epoch
         uri = handler.client.tracking_uri
         if uri.startswith(SQLITE):  # MONAI takes "%20" of the address for a part of the folder's name
             handler.artifact_location = (Path(unquote(uri[len(SQLITE) :])).parent / "mlruns").absolute().as_uri()
@@ -220,7 +225,7 @@ class RunRecord:
         logger.info("MLflow run %s in %s", run.info.run_name, handler.client.tracking_uri)
 
     def _epoch(self, engine: Engine) -> None:
-        """Log what the history has of the epoch; the validation's metrics come from its own handler."""
+        """Log what the history has of the epoch; a validation has its own handler, an evaluation's metrics come at its end."""
         if self.history is not None and self.history.rows:
             row = self.history.rows[-1]
             names = ("train_loss", "learning_rate", "seconds")
