@@ -19,6 +19,8 @@ RUN_OPTIONS = {
     "properties_path", "workflow_name", "workflow", "output_dir", "tracking_uri", "experiment_name", "run_name",
     "save_execute_config", "help",
 }  # fmt: skip
+# Those that train.yaml has as well, where MONAI takes values of other types.
+RUN_ONLY = {"experiment_name", "run_name", "save_execute_config"}
 
 
 def _literal(text: str) -> object:
@@ -99,7 +101,7 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
     problems = []
     for key, text in overrides.items():
         plain = key.lstrip("+").replace("#", "::")
-        if plain in RUN_OPTIONS and plain not in config:
+        if plain in RUN_OPTIONS and (plain not in config or plain in RUN_ONLY):
             continue
         node: object = config
         for part in plain.split("::"):
@@ -152,3 +154,7 @@ def check_command_line(argv: Sequence[str] | None = None) -> None:
     problems = override_problems(overrides, parser.get(), ", ".join(Path(p).name for p in paths))
     if problems:
         raise InputError("\n".join(problems))
+    if overrides.get("tracking", "None") not in ("None", ""):  # here, before the data are read for minutes
+        from .tracking import ready
+
+        ready(overrides.get("tracking_uri"))
