@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from ..cli import run as run_command
 from .run import run, status
+from .search import search, search_report
 
-COMMANDS: dict[str, Callable] = {"run": run, "status": status}
+COMMANDS: dict[str, Callable] = {"run": run, "status": status, "search": search, "search_report": search_report}
 
 
 def main() -> None:
