@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,10 +27,8 @@ def guarded(command: list[str]) -> list[str]:
 def main() -> None:
     """Become the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    try:
+    with suppress(OSError, AttributeError):  # without such a C library the claim of the folder is all there is
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass  # no glibc or musl; the claim of the folder is all there is then
     if os.getppid() != parent:  # it ended before the line above
         raise SystemExit(1)
     os.execvp(command[0], command)

@@ -57,10 +57,10 @@ class Bar:
             self.bar.write(line)
 
 
-def _work(trials: Trials, wanted: int, recover: Recovery, bar: Bar, wait: bool) -> None:
+def _work(trials: Trials, wanted: int, recover: Recovery, bar: Bar, wait: bool, exhausted: threading.Event) -> None:
     """Take trials until the study has as many as are wanted."""
     state = need_optuna().trial.TrialState
-    while not trials.stop.is_set():
+    while not trials.stop.is_set() and not exhausted.is_set():
         recover()
         now = counted(trials.study.get_trials(deepcopy=False))
         finished = sum(t.state.is_finished() for t in now)
@@ -143,12 +143,14 @@ def run_search(
     data = data_hash(datalist, root / "hashes.json")
     made = begin_study(opened, space, root, study or space.name, data)
     stop, errors, bar = threading.Event(), [], Bar(made, wanted)  # type: ignore[var-annotated]
+    exhausted = threading.Event()
+    made.stop = exhausted.set  # type: ignore[method-assign] # a sampler that has tried everything calls it
     recover = Recovery(opened, made, root, space.retries, timing)
     threads = []
     for slot in slots:
         place = Place(root, {None: datalist}, {None: data}, slot, {"device": device} if device else {})
         mine = Trials(opened, made, space, place, timing, stop, command, bar.epoch, bar.say)
-        threads.append(_in_thread(lambda mine=mine: _work(mine, wanted, recover, bar, wait), stop, errors))  # type: ignore[misc]
+        threads.append(_in_thread(lambda mine=mine: _work(mine, wanted, recover, bar, wait, exhausted), stop, errors))  # type: ignore[misc]
     # Clusters end a job with SIGTERM some time before SIGKILL: time enough to queue the trial again.
     before = _on_sigterm(signal.default_int_handler)
     try:
@@ -162,6 +164,8 @@ def run_search(
         for thread in threads:
             thread.join(30)
         bar.bar.close()
+        if errors:
+            _raise(errors[0], opened.shown)
         raise InputError(f"stopped; its trials are queued again, and the same command goes on from {root}") from None
     finally:
         _on_sigterm(before)

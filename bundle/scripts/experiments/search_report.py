@@ -42,9 +42,10 @@ def write_best(path: Path, study: optuna.Study, space: Space) -> bool:
         f"Trial {best.number}, {space.metric} {best.value:.4f} in epoch {best.user_attrs.get('best_epoch', '?')}, {ended}.",
         "That is the score it was chosen by, and so an optimistic one; evaluate on the test split.",
     ]
-    if space.overrides:
+    fixed = {k: v for k, v in space.overrides.items() if k not in best.params}
+    if fixed:
         lines.append("The search had these values fixed, which are not repeated below:")
-        lines += [f"  {key}: {json.dumps(value, default=str)}" for key, value in space.overrides.items()]
+        lines += [f"  {key}: {json.dumps(value, default=str)}" for key, value in fixed.items()]
     text = "".join(f"# {line}\n" for line in lines)
     text += yaml.safe_dump(space.values(best.params), sort_keys=False, allow_unicode=True, width=120)
     write_text(path, text)

@@ -36,7 +36,7 @@ class Space:
         direction: maximize or minimize.
         trials: how many, when the command line does not say.
         retries: how often a trial whose worker was killed is begun again.
-        overrides: ids and values of every trial.
+        overrides: ids and values of every trial, below those that are searched.
         parameters: what is searched.
         sampler: name and arguments.
         pruner: name and arguments.
@@ -178,7 +178,7 @@ def load_space(name: str, setting: str | None = None) -> Space:
         direction=direction,
         trials=_whole(content, "trials", 40, 1, source),
         retries=_whole(content, "retries", 3, 0, source),
-        overrides={k: v for k, v in {**overrides, **fixed}.items() if k not in names},
+        overrides={**overrides, **fixed},
         parameters=rows,
         sampler=dict(content.get("sampler") or {"name": "TPESampler", "seed": 0}),
         pruner=dict(content.get("pruner") or {"name": "NopPruner"}),

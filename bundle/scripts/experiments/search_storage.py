@@ -69,6 +69,7 @@ def need_optuna() -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # What this module uses of Optuna's "experimental" parts is tested here with the versions that pyproject.toml names.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")  # search_course gives the signs of life itself
     return optuna
 
 
