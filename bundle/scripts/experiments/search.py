@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,15 +81,25 @@ def _work(trials: Trials, wanted: int, recover: Recovery, bar: Bar, wait: bool, 
         trials.run(trial)
 
 
-def _in_thread(work: Callable[[], None], stop: threading.Event, errors: list[BaseException]) -> threading.Thread:
+def _in_thread(work: Callable[[], None], stop: threading.Event, errors: list[BaseException]) -> threading.Event:
+    """Start work in a thread; return what is set when it has ended.
+
+    Nobody joins the thread: a ``join`` that Ctrl-C interrupts takes the thread for ended in some versions of Python (3.11), and
+    the process would end before its trial is queued again.
+    """
+    ended = threading.Event()
+
     def guarded() -> None:
         try:
             work()
         except BaseException as error:  # in a thread it would be lost; the main thread raises it
             errors.append(error)
             stop.set()
+        finally:
+            ended.set()
 
-    return threading.Thread(target=guarded, daemon=True)
+    threading.Thread(target=guarded, daemon=True).start()
+    return ended
 
 
 def _slots(workers: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
@@ -146,23 +157,21 @@ def run_search(
     exhausted = threading.Event()
     made.stop = exhausted.set  # type: ignore[method-assign] # a sampler that has tried everything calls it
     recover = Recovery(opened, made, root, space.retries, timing)
-    threads = []
-    for slot in slots:
-        place = Place(root, {None: datalist}, {None: data}, slot, {"device": device} if device else {})
-        mine = Trials(opened, made, space, place, timing, stop, command, bar.epoch, bar.say)
-        threads.append(_in_thread(lambda mine=mine: _work(mine, wanted, recover, bar, wait, exhausted), stop, errors))  # type: ignore[misc]
     # Clusters end a job with SIGTERM some time before SIGKILL: time enough to queue the trial again.
-    before = _on_sigterm(signal.default_int_handler)
+    before, running = _on_sigterm(signal.default_int_handler), []
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
+        for slot in slots:
+            place = Place(root, {None: datalist}, {None: data}, slot, {"device": device} if device else {})
+            mine = Trials(opened, made, space, place, timing, stop, command, bar.epoch, bar.say)
+            work = partial(_work, mine, wanted, recover, bar, wait, exhausted)
+            running.append(_in_thread(work, stop, errors))
+        for ended in running:
+            while not ended.wait(0.2):
+                pass
     except KeyboardInterrupt:
         stop.set()
-        for thread in threads:
-            thread.join(30)
+        for ended in running:
+            ended.wait(30)
         bar.bar.close()
         if errors:
             _raise(errors[0], opened.shown)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .child import guarded
 from .claims import Claim
-from .config import digest, read_config, write_config
+from .config import digest, write_config
 from .launch import bundle_command, launch, tail
 from .member import TRAIN, Place
 from .record import environment, read_record, write_record
@@ -149,7 +149,7 @@ class Trials:
             raise TrialFailed(str(error)) from None
         course.epochs = int(content.get("epochs", 0)) if isinstance(content.get("epochs"), int) else 0
         record = read_record(folder)
-        same = (folder / TRAIN).is_file() and digest(read_config(folder / TRAIN)) == digest(content)
+        same = (folder / TRAIN).is_file() and record.get("config_sha256") == digest(content)
         if not same or not (folder / "state.pt").is_file():
             if same and record.get("state") == "complete" and (folder / "model.pt").is_file():
                 course.look(prune=False)
