@@ -192,7 +192,9 @@ class Trials:
             how = f"signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
             raise TrialFailed("\n".join([f"training: {how}, see {log}", *tail(log)]))
         if course.problem is None and course.best is None and not course.lost:
-            course.problem = f"history.csv has no {self.space.metric}; give the datalist validation cases, and a val_interval within the epochs"
+            course.problem = (
+                f"history.csv has no {self.space.metric}; give validation cases, and a val_interval within the epochs"
+            )
         if course.problem is not None:
             raise TrialFailed("\n".join([f"{course.problem}, see {log}", *tail(log)]))
         return course.best
