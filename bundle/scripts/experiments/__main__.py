@@ -8,9 +8,17 @@ from collections.abc import Callable
 from ..cli import run as run_command
 from .reproduce import reproduce
 from .run import run, status
+from .search import search, search_report
 from .table import table
 
-COMMANDS: dict[str, Callable] = {"run": run, "status": status, "table": table, "reproduce": reproduce}
+COMMANDS: dict[str, Callable] = {
+    "run": run,
+    "status": status,
+    "table": table,
+    "reproduce": reproduce,
+    "search": search,
+    "search_report": search_report,
+}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..provenance import file_hash
+from .child import guarded
 from .claims import Claim
 from .config import merged, write_config
 from .launch import bundle_command, launch
@@ -61,7 +62,9 @@ def finish_ensembles(suite: Suite, place: Place, names: Sequence[str], notes: di
                 options: dict[str, object] = {"dataset_dir": datalist.parent, "datalist": datalist, "ckpt_dir": folder}
                 options |= {"output_dir": folder / "evaluation", **place.options}
                 log = folder / "log.txt"
-                outcome = launch(bundle_command("evaluating", folder / EVALUATE, options), log, place.environment)
+                outcome = launch(
+                    guarded(bundle_command("evaluating", folder / EVALUATE, options)), log, place.environment
+                )
                 record = {
                     **environment(),
                     "run": folder.name,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..provenance import file_hash
+from .child import guarded
 from .config import deciding, differing, digest, merged, read_config, write_config
 from .launch import Outcome, bundle_command, launch, tail
 from .record import environment, read_record, write_record
@@ -145,11 +146,13 @@ def execute(run: Run, place: Place, watch: Callable[[], bool] | None = None) -> 
     if not stages.get("training", {}).get("done") or not (folder / "model.pt").is_file():
         options = {**where, "output_dir": folder.resolve(), "resume": True, **place.options}
         before = stages.get("training", {})
-        outcome = launch(bundle_command("training", folder / TRAIN, options), log, place.environment, watch)
+        outcome = launch(guarded(bundle_command("training", folder / TRAIN, options)), log, place.environment, watch)
         _note(folder, record, "training", outcome, before)
     options = {**where, "output_dir": (folder / "evaluation").resolve(), **place.options}
     if not (folder / "evaluation" / "cases.csv").is_file():
-        outcome = launch(bundle_command("evaluating", folder / EVALUATE, options), log, place.environment, watch)
+        outcome = launch(
+            guarded(bundle_command("evaluating", folder / EVALUATE, options)), log, place.environment, watch
+        )
         _note(folder, record, "evaluation", outcome, {})
     record |= {"state": "finished", "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
     record["model_sha256"] = file_hash(folder / "model.pt")

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..evaluation.compare import read_cases
 from ..files import write_text
 from ..provenance import file_hash
+from .child import guarded
 from .config import digest, read_config
 from .launch import bundle_command, launch, tail
 from .member import EVALUATE, TRAIN
@@ -84,7 +85,9 @@ def reproduce(
     variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     print(f"training again, log {log}")
     for run_id, config, output in (("training", TRAIN, target), ("evaluating", EVALUATE, target / "evaluation")):
-        outcome = launch(bundle_command(run_id, source / config, {**where, "output_dir": output}), log, variables)
+        outcome = launch(
+            guarded(bundle_command(run_id, source / config, {**where, "output_dir": output})), log, variables
+        )
         if outcome.code != 0:
             raise InputError("\n".join([f"{run_id} ended with status {outcome.code}, see {log}", *tail(log)]))
     difference = weight_difference(source / "model.pt", target / "model.pt")

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker of a search whose trainings are a small fake: ``python search_worker.py FILE`` with its settings as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
+
+
+def train(config: Path, folder: Path) -> None:
+    """Write a history as a training does; the value follows from the learning rate alone."""
+    import yaml
+
+    content = yaml.safe_load(config.read_text())
+    rate, state = content["learning_rate"], folder / "state.pt"
+    done = int(state.read_text()) if state.is_file() else 0
+    print(f"fake training {os.getpid()} begins after epoch {done}", flush=True)
+    if content["seed"] == 99 and rate > 0.05:
+        raise SystemExit("this learning rate breaks everything")
+    rows = (folder / "history.csv").read_text() if done else "epoch,train_loss,val_mean_dice\n"
+    for epoch in range(done + 1, content["epochs"] + 1):
+        value = "nan" if content["seed"] == 98 else 1 - abs(rate - 0.01) * 5 - 0.1 / epoch
+        rows += f"{epoch},0.5,{value}\n"
+        (folder / ".new").write_text(rows)
+        os.replace(folder / ".new", folder / "history.csv")
+        state.write_text(str(epoch))
+        while content["patience"] == 99 and epoch == 3 and not (folder.parents[1] / "go").exists():
+            time.sleep(0.05)  # until the test has done what it does in the middle of a training
+    (folder / "model.pt").write_text("weights")
+    state.unlink()
+
+
+def command(run_id: str, config: Path, options: dict) -> list[str]:
+    """In place of ``launch.bundle_command``."""
+    return [sys.executable, "-S", __file__, "--train", str(config), str(options["ckpt_dir"])]
+
+
+def main() -> None:
+    if sys.argv[1] == "--train":
+        import site
+
+        site.main()
+        train(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    from scripts.experiments.search import run_search
+    from scripts.experiments.search_space import load_space
+    from scripts.experiments.search_storage import Timing
+
+    given = json.loads(Path(sys.argv[1]).read_text())
+    timing = Timing(beat=1, dead=3, unclaimed=3.0, poll=0.2, watch=0.05)
+    lines = run_search(
+        load_space(given["space"]),
+        Path(given["out"]),
+        given["data"],
+        storage=given.get("storage"),
+        trials=given.get("trials"),
+        slots=[{}] * given.get("workers", 1),
+        command=command,
+        timing=timing,
+    )
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
