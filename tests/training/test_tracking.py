@@ -184,6 +184,15 @@ def test_a_missing_mlflow_is_one_line_before_anything_else(bundle, phantom_set, 
     assert not (tmp_path / "history.csv").exists()
 
 
+def test_the_whole_config_can_be_evaluated_without_mlflow(bundle, phantom_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    work = workflow(bundle, phantom_set, "train", tmp_path / "out", tmp_path / "out")
+    work.initialize()
+    assert work.parser.get_parsed_content("is_not_rank0") is True
+    assert work.parser.get_parsed_content("mlflow::record").handler is None
+    assert not list(tmp_path.rglob("*mlruns*"))
+
+
 @needs_mlflow
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -49,11 +49,13 @@ def silence_mlflow() -> None:
             set_telemetry_client()  # forgets the client that the import made
 
 
-def ready(tracking_uri: str | None = None) -> bool:
+def ready(tracking_uri: str | None = None, asked: bool = True) -> bool:
     """Say whether this process tracks, which only the first of a distributed training does, and make sure that it can.
 
     Args:
         tracking_uri: address of the store; the variable MLFLOW_TRACKING_URI goes before it. None asks for MLflow alone.
+        asked: False where the id is only evaluated with the rest of the config, as MONAI Label does: then nothing is refused,
+            tried or written.
 
     Raises:
         InputError: when MLflow is missing or the store cannot be used.
@@ -62,6 +64,8 @@ def ready(tracking_uri: str | None = None) -> bool:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return False
+    if not asked:
+        return find_spec("mlflow") is not None
     if find_spec("mlflow") is None:
         raise InputError(
             "--tracking mlflow: mlflow is not installed; pip install '.[tracking]', or leave --tracking out"
