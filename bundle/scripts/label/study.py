@@ -92,8 +92,8 @@ class ReadStudyd(MapTransform):
         return result
 
     def _read(self, path: object) -> MetaTensor:
-        if not isinstance(path, str):
-            raise ValueError(f"the study is a {type(path).__name__}, not a file; give a scan")
+        if not isinstance(path, str) or not path:
+            raise ValueError("there is no such study in the server's folder; choose one that is there, or send a scan")
         header = read_header(path, whole=self.expect_hu)
         for note in header.notes:
             logger.warning("note: %s", note)

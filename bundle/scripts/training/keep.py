@@ -41,12 +41,19 @@ class KeepBetter:
     def __init__(self, ckpt_dir: str, network: nn.Module, evaluator: Engine, filename: str = "model.pt") -> None:
         self.file, self.network, self.evaluator = Path(ckpt_dir) / filename, network, evaluator
         self.kept = self.file.parent / FOLDER
-        self.before = math.nan
+        self.before, self.scored = math.nan, -1
+        self.trainer: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register at a trainer."""
+        self.trainer = engine
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.COMPLETED, self._end)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._note)
+
+    def _note(self, evaluator: Engine) -> None:
+        assert self.trainer is not None
+        self.scored = self.trainer.state.epoch
 
     def _begin(self, engine: Engine) -> None:
         if self.file.is_file():
@@ -59,6 +66,10 @@ class KeepBetter:
         logger.info("the weights that training starts from: %s %.4f", self._name(), self.before)
 
     def _end(self, engine: Engine) -> None:
+        if (
+            self.scored != engine.state.epoch
+        ):  # an interval between validations must not cost a short training its result
+            self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]
         with replacing(self.kept / "last.pt") as temporary:
             torch.save(self.network.state_dict(), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
