@@ -58,8 +58,8 @@ def as_monai_label(parser: ConfigParser, image: str, **request) -> dict:
     return data
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.45])
-def test_it_gives_the_mask_of_inference(scan, models, tmp_path, threshold):
+def test_it_gives_the_mask_of_inference(scan, models, tmp_path):
+    threshold = 0.45
     data = as_monai_label(small_config(models), scan, threshold=threshold, min_volume_mm3="1000")
     own = small_config(models, input=scan, output=str(tmp_path), threshold=threshold)
     own.get_parsed_content("segmenter").run()
