@@ -14,10 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from rest import NAME, Server
 from scripts.inference.segment import read_config
-from test_workflows import TINY, run, workflow
+from test_workflows import TINY
 
 pytestmark = pytest.mark.slow
 PYTHON = os.environ.get("LABEL_PYTHON", str(ROOT / ".venv-label" / "bin" / "python"))
@@ -36,21 +37,25 @@ def python() -> str:
 
 @pytest.fixture(scope="module")
 def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
-    """Studies, a config overlay and weights that have seen little."""
+    """Studies, labels, config overlays, and weights that mark everything; the first label says that nothing is there."""
     root = tmp_path_factory.mktemp("label")
     cases = json.loads((phantom_set / "datalist.json").read_text())
     cases = [case for section in ("training", "validation", "testing") for case in cases[section]]
-    for folder in ("studies", "labels", "empty", "trained"):
+    for folder in ("studies", "labels", "empty"):
         (root / folder).mkdir()
     for name, case in zip(STUDIES, cases, strict=True):
         shutil.copy(phantom_set / case["image"], root / "studies" / f"{name}.nii.gz")
         shutil.copy(phantom_set / case["label"], root / "labels" / f"{name}.nii.gz")
-    keys = ("patch_size", "spacing", "num_workers", "learning_rate")
+    first = nib.load(root / "labels" / "one.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(first.shape, np.uint8), first.affine), root / "labels" / "one.nii.gz")
+    keys = ("patch_size", "spacing", "num_workers")
     overlay = {k: v for k, v in TINY.items() if k in keys or k.startswith("network_def")}
-    (root / "tiny.json").write_text(json.dumps(overlay))
-    (root / "wild.json").write_text(json.dumps({**overlay, "learning_rate": 100.0}))
-    out = str(root / "trained")
-    run(workflow(bundle, ["train.yaml"], "train", dataset_dir=str(phantom_set), output_dir=out, ckpt_dir=out, **TINY))
+    (root / "tiny.json").write_text(json.dumps({**overlay, "learning_rate": 0.05, "lr_patience": 100}))
+    (root / "wild.json").write_text(json.dumps({**overlay, "learning_rate": 1e30}))
+    torch.manual_seed(0)
+    state = read_config(str(root / "tiny.json"), {}).get_parsed_content("network_def").state_dict()
+    state["decoder.head.bias"] = torch.tensor([-0.5, 0.5])
+    torch.save(state, root / "shipped.pt")
     return root
 
 
@@ -58,7 +63,7 @@ def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
 def server(python, place) -> Iterator[Server]:
     started = Server(
         python, place / "studies", place / "app",
-        "--config", str(place / "tiny.json"), "--weights", str(place / "trained" / "model.pt"),
+        "--config", str(place / "tiny.json"), "--weights", str(place / "shipped.pt"),
     )  # fmt: skip
     yield started
     started.stop()
@@ -151,21 +156,21 @@ def test_a_label_on_another_grid_says_so(server, place, tmp_path):
     status, lines = server.train()
     assert status == "ERROR"
     assert "off its image" in lines
-    assert server.model.read_bytes() == (place / "trained" / "model.pt").read_bytes()
+    assert server.model.read_bytes() == (place / "shipped.pt").read_bytes()
     assert server.call("/datastore/label?id=two&tag=final", "DELETE")[0] == 200
 
 
 def test_a_label_is_stored_and_training_with_it_changes_the_answer(server, place, tmp_path):
-    before = voxels(mask_of(server, "one", tmp_path, min_volume_mm3=0.001))
+    before = voxels(mask_of(server, "one", tmp_path))
     assert server.store("one", place / "labels" / "one.nii.gz") == 200
     stored = nib.load(place / "studies" / "labels" / "final" / "one.nii.gz")
     np.testing.assert_array_equal(voxels(stored), voxels(nib.load(place / "labels" / "one.nii.gz")))
-    status, lines = server.train(max_epochs=8)
+    status, lines = server.train(max_epochs=25)
     assert status == "DONE", lines
-    assert server.model.read_bytes() != (place / "trained" / "model.pt").read_bytes()
+    assert server.model.read_bytes() != (place / "shipped.pt").read_bytes()
     kept = server.model.parent / "kept"
-    assert (kept / "original.pt").read_bytes() == (place / "trained" / "model.pt").read_bytes()
-    assert (voxels(mask_of(server, "one", tmp_path, min_volume_mm3=0.001)) != before).any()
+    assert (kept / "original.pt").read_bytes() == (place / "shipped.pt").read_bytes()
+    assert (voxels(mask_of(server, "one", tmp_path)) != before).any()
 
 
 def test_scoring_and_strategies_answer(server):
@@ -193,7 +198,7 @@ def test_a_second_session_goes_on_with_the_trained_weights_and_a_worse_training_
         assert "no epoch was better" in lines
         np.testing.assert_array_equal(voxels(mask_of(second, "one", tmp_path)), before)
         kept = second.model.parent / "kept"
-        assert (kept / "original.pt").read_bytes() == (place / "trained" / "model.pt").read_bytes()
+        assert (kept / "original.pt").read_bytes() == (place / "shipped.pt").read_bytes()
         assert (kept / "previous.pt").read_bytes() == trained
     finally:
         second.stop()
@@ -205,7 +210,7 @@ def test_an_empty_folder_and_missing_weights_are_answered_with_a_reason(python, 
         assert "holds no study" in reason(server.call("/activelearning/first", "POST", body={}))
         if not server.model.is_file():
             assert "no such checkpoint" in reason(server.infer("one", "json"))
-        shutil.copy(place / "trained" / "model.pt", server.model)
+        shutil.copy(place / "shipped.pt", server.model)
         shutil.copy(place / "studies" / "one.nii.gz", place / "empty" / "late.nii.gz")
         assert NAME in json.loads(server.call("/info/")[1])["models"]
         assert server.infer("late", "json")[0] in (200, 422)  # the folder is watched; a moment may pass
