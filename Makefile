@@ -1,8 +1,11 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
 # make test   the tests, in the same environment
+# make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/monai_label.md
 PYTHON ?= python3
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
+LABEL := .venv-label
+PORT ?= 8000
 DEMO := runs/demo
 DEMO_CASES ?= 32
 MERGED_TRAIN := ['bundle/configs/train.yaml', 'bundle/configs/demo.yaml']
@@ -15,7 +18,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-label label lint format clean
 
 # --no-compile: byte code of the few modules that are used appears at their first import; of all of them it takes pip minutes.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -51,6 +54,20 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
+
+# MONAI Label needs other versions (pydicom 2), so it has an environment of its own.
+$(LABEL)/.done: constraints-label.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --disable-pip-version-check -q --progress-bar on --no-compile --no-deps -r constraints-label.txt
+	@touch $@
+
+label: $(LABEL)/.done
+	@test -n "$(STUDIES)" || { echo "make label STUDIES=DIR: give a folder of CT scans (.nii.gz, .nii, .nrrd, .mha)"; exit 1; }
+	cd bundle && exec $(CURDIR)/$(LABEL)/bin/python -W ignore -m scripts.label serve --studies "$(abspath $(STUDIES))" --app "$(CURDIR)/runs/label" \
+		--port $(PORT) $(if $(WEIGHTS),--weights "$(abspath $(WEIGHTS))") $(if $(CONFIG),--config "$(CONFIG)") $(if $(FRESH),--fresh)
+
+test-label: $(VENV)/.dev $(LABEL)/.done
+	LABEL_PYTHON=$(CURDIR)/$(LABEL)/bin/python $(PY) -m pytest -m "slow or not slow" -rs tests/label
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -9,7 +9,7 @@
 The network: ``cd bundle && python -m monai.bundle run training --dataset_dir DIR --ckpt_dir DIR --config_file
 "['configs/train.yaml','../benchmarks/inference_train.yaml']"``, half an hour on two cores.
 
-The stock path is what inference.yaml keeps for MONAI Label: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice,
+The stock path is what inference.yaml keeps to compare with: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice,
 Invertd, AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. The clock starts when everything is imported; memory
 is the peak of the process.
 """

@@ -3,6 +3,7 @@
 
 python docs/make_figures.py                                          # phantoms.png, fractures.png and a table of height loss
 python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG      # the same of a scan of yours
+python docs/make_figures.py monai_label --image CT --masks "{'answer': 'MASK.nii.gz'}"  # what MONAI Label's server returned
 """
 
 from __future__ import annotations
@@ -105,6 +106,32 @@ def fractures(
     figure.savefig(out or OUT / "fractures.png", dpi=90)
 
 
+def monai_label(image: str, masks: dict[str, str], out: str | None = None) -> None:
+    """Write one sagittal slice of a CT, plain and with masks outlined, through most of the last mask.
+
+    Args:
+        image: CT.
+        masks: files by title, such as "{'answer of the server': 'one.nii.gz'}".
+        out: PNG.
+    """
+    from matplotlib.figure import Figure
+
+    ct = nib.as_closest_canonical(nib.load(image))
+    voxels, spacing = np.asarray(ct.dataobj), np.linalg.norm(ct.affine[:3, :3], axis=0)
+    marks = {title: np.asarray(nib.as_closest_canonical(nib.load(f)).dataobj) == 1 for title, f in masks.items()}
+    at = int(list(marks.values())[-1].sum(axis=(1, 2)).argmax())
+    figure = Figure(figsize=(3.2 * (len(marks) + 1), 4.4), layout="constrained", facecolor="black")
+    extent = (0, voxels.shape[1] * spacing[1], 0, voxels.shape[2] * spacing[2])
+    panels: dict = {"phantom": None, **marks}
+    for axis, (title, mask) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axis.imshow(voxels[at, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
+        if mask is not None:
+            axis.contour(mask[at, ::-1].T, [0.5], colors="#ff9f1c", linewidths=1.4, origin="lower", extent=extent)
+        axis.set_title(title, color="white", fontsize=10)
+        axis.set_axis_off()
+    figure.savefig(out or OUT / "monai_label.png", dpi=90)
+
+
 def main() -> None:
     """Make every picture."""
     phantoms()
@@ -113,6 +140,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        fire.Fire({"phantoms": phantoms, "fractures": fractures})
+        fire.Fire({"phantoms": phantoms, "fractures": fractures, "monai_label": monai_label})
     else:
         main()

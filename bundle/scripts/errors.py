@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that ends a run with one clear line instead of a traceback."""
+"""Errors of one clear line: the one that ends a run, and the one that a server answers with."""
 
 from __future__ import annotations
+
+import sys
+
+UNUSABLE = 422  # HTTP: what was sent can be read but not used
 
 
 class InputError(SystemExit):
@@ -11,3 +15,29 @@ class InputError(SystemExit):
     own; this one passes through, prints its line and ends the process with status 1. Raise it only in steps that run before any
     work starts and never in a transform, which may run in a worker thread or inside a server.
     """
+
+
+def served() -> bool:
+    """Whether this process belongs to MONAI Label: its server, or a task that the server started."""
+    return "monailabel" in sys.modules
+
+
+def refusal(reason: BaseException | str) -> Exception:
+    """Return the exception that carries a reason to whoever asked.
+
+    ``InputError`` ends a process, which a server must survive, and of any other exception MONAI Label answers no more than
+    "Internal Server Error". Its web framework puts the detail of this one exception into the answer.
+
+    Args:
+        reason: a line that names file, value and remedy, or an exception that carries it; further lines are left out.
+
+    Returns:
+        ``HTTPException`` with status 422 below MONAI Label, else ``ValueError``.
+    """
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    line = lines[0] if lines else type(reason).__name__
+    if not served():
+        return ValueError(line)
+    from starlette.exceptions import HTTPException
+
+    return HTTPException(UNUSABLE, line)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, served
 from .datalist import section_problem
 from .findings import inspect_case
 from .split import leaking_patients
@@ -66,6 +66,11 @@ def preflight(
     if level not in ("full", "header", "off"):
         raise InputError(f"check_data={level!r}: give full, header or off")
     for name in required:
+        if not sections.get(name) and served():
+            raise InputError(
+                "no label has been submitted, so there is nothing to train with; correct a segmentation in 3D Slicer and "
+                "press Submit Label, then train again"
+            )
         if not sections.get(name):
             reason = (section_problem(source, name) if source else None) or f"gives no `{name}` case"
             raise InputError(

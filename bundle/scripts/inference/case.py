@@ -161,16 +161,22 @@ def segment_case(
         found = pipeline(scan, grid, clock, progress)
         with clock("post-processing"):
             numbers = post(found.volume, grid.spacing)
-        wants_seg = (
-            outputs.dicom_seg and not outputs.statistics_only and header.series is not None and dicom_seg.available()
-        )
+        wants_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
+        if wants_seg and not dicom_seg.available():
+            wants_seg = False
+            notes.append(f"{base.name}_seg.dcm was not written: {dicom_seg.ABSENT}")
+            say(f"note: {notes[-1]}")
         with clock("write"):
             measure, planes = _write(scan, found, numbers, grid, post.threshold, base, outputs, instances, wants_seg)
         rows = measure.rows(base.name)
         if outputs.preview and not outputs.statistics_only:
             with clock("picture"):
                 picture = base.with_name(base.name + "_overlay.png")
-                save_views(picture, scan, grid, found, numbers, post.threshold, base.name)
+                try:
+                    save_views(picture, scan, grid, found, numbers, post.threshold, base.name)
+                except ImportError as error:  # in an environment of other purpose, such as MONAI Label's
+                    notes.append(f"{picture.name} was not drawn: {error}; pip install matplotlib")
+                    say(f"note: {notes[-1]}")
         if wants_seg and rows and header.series is not None:
             with clock("DICOM-SEG"):
                 path = base.with_name(base.name + "_seg.dcm")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -67,6 +68,7 @@ class Segmenter:
         checkpoint: weights or an exported model; a list is an ensemble whose probabilities are averaged; a dictionary gives each
             plane its own.
         input: scan, folder or datalist, see ``inputs.find_inputs``.
+        cases: scans as ``find_inputs`` gives them; None lets it look for them.
         output: folder of the results.
         channels: channels of the network's input without neighbouring slices.
         window: arguments of ``Window``.
@@ -103,6 +105,7 @@ class Segmenter:
         expect_hu: bool = True,
         max_memory: str | float | None = None,
         overwrite: bool = False,
+        cases: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         try:
             arguments = dict(window or {"size": (256, 256)})
@@ -124,7 +127,7 @@ class Segmenter:
         self.network, self.channels = network, channels * (2 * self.window.neighbours + 1)
         self.search, self.runtime = dict(search or {}), dict(runtime or {})
         self.input, self.output, self.vertebrae, self.section = input, Path(output), vertebrae, section
-        self.expect_hu, self.overwrite = expect_hu, overwrite
+        self.expect_hu, self.overwrite, self.given = expect_hu, overwrite, cases
 
     @staticmethod
     def _by_plane(
@@ -162,7 +165,7 @@ class Segmenter:
             raise InputError(str(error)) from None
 
     def _cases(self) -> list[dict[str, str]]:
-        cases = find_inputs(self.input, self.section)
+        cases = find_inputs(self.input, self.section) if self.given is None else [dict(c) for c in self.given]
         if not cases:
             raise InputError(
                 f"{self.input}: holds no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
@@ -274,7 +277,8 @@ class Segmenter:
         pipeline = self.pipeline()
         name = next(iter(pipeline.runners.values()))[0].name
         facts = {"settings": digest, "runtime": name, "version": f"{digest[:12]}"}
-        import matplotlib.figure  # noqa: F401  # part of the memory that is there before the first scan
+        with contextlib.suppress(ImportError):
+            import matplotlib.figure  # noqa: F401  # part of the memory that is there before the first scan
 
         base_bytes = peak_resident()
         results: list[dict] = []

@@ -15,6 +15,7 @@ from ..files import replacing
 
 RESEARCH = "RESEARCH USE ONLY"
 MANUFACTURER = "spine_fracture_ct_segmentation"
+ABSENT = "highdicom is not installed; pip install highdicom, which needs pydicom 3 or newer"
 
 
 def available() -> bool:

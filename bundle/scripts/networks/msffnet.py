@@ -165,7 +165,17 @@ class MSFFNet(nn.Module):
         nn.init.zeros_(self.decoder.head.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size); ``size`` is (H, W) or (H, W, D)."""
+        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size).
+
+        ``size`` is (H, W) or (H, W, D); of a 2D network it may be (N, H, W), a volume whose N slices are taken one by one.
+        """
+        if self.spatial_dims == 2 and x.dim() == 5:
+            batch, slices = x.shape[0], x.shape[2]
+            y = self._segment(x.transpose(1, 2).flatten(0, 1))
+            return y.reshape(batch, slices, y.shape[1], y.shape[2], y.shape[3]).transpose(1, 2)
+        return self._segment(x)
+
+    def _segment(self, x: torch.Tensor) -> torch.Tensor:
         size = x.shape[2:]
         pads: list[int] = []
         for axis in range(self.spatial_dims - 1, -1, -1):

@@ -95,7 +95,10 @@ class TrainingHistory:
     def _draw(self, engine: Engine) -> None:
         if not self.rows:
             return
-        self._write_picture(self.output_dir / "training_curve.png")
+        try:
+            self._write_picture(self.output_dir / "training_curve.png")
+        except ImportError as error:  # in an environment of other purpose, such as MONAI Label's
+            logger.warning("training_curve.png was not drawn: %s; pip install matplotlib", error)
         self._drawn = time.monotonic()
 
     def _write_table(self, path: Path) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class TrainingState:
     """Save weights, optimizer, schedule, early stopping and best score after every epoch; take them up again at the start.
 
-    Attach it to the trainer behind the ``ValidationHandler``. Order and augmentation of the samples follow from seed, epoch and
+    Attach it to the trainer before all that looks at its epoch when it starts; it saves after all others of an epoch. Order and augmentation of the samples follow from seed, epoch and
     case (``scripts.training.sampling``), and PyTorch's generator is seeded anew for every epoch, so that a run that is taken up
     again goes the way of one that was never cut off. The file is deleted when the training ends.
 
@@ -53,7 +53,6 @@ class TrainingState:
         """Register at a trainer."""
         engine.add_event_handler(Events.STARTED, self._load)
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _stateful(self) -> dict[str, object]:
@@ -80,6 +79,10 @@ class TrainingState:
             torch.save(content, temporary)
 
     def _load(self, engine: Engine) -> None:
+        if not engine.has_event_handler(
+            self._save, Events.EPOCH_COMPLETED
+        ):  # here, so that it comes behind the validation
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         if not self.resume:
             self.path.unlink(missing_ok=True)
         if not self.path.is_file():

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of the app: code anew, weights as training left them, configs merged; options are refused with one line."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from scripts.data.checks import preflight
+from scripts.errors import InputError
+from scripts.label import serve
+from scripts.label.serve import NAME, command, environment, prepare_app
+
+OVERLAY = {"network_def::features": [4, 4, 8, 8, 8], "spacing": [4.0, 3.0, 3.0], "epochs": 3}
+
+
+@pytest.fixture
+def weights(tmp_path, bundle):
+    (tmp_path / "small.json").write_text(json.dumps(OVERLAY))
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / "train.yaml"), str(tmp_path / "small.json")])
+    torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def test_the_app_holds_the_bundle_with_merged_configs_and_weights(bundle, weights, tmp_path):
+    app = tmp_path / "app"
+    (app / "model").mkdir(parents=True)
+    notes = prepare_app(app, str(weights), [str(tmp_path / "small.json")])
+    target = app / "model" / NAME
+    assert (target / "models" / "model.pt").read_bytes() == weights.read_bytes()
+    assert str(weights) in notes[0]
+    for name in ("train", "inference"):
+        merged = ConfigParser.load_config_file(str(target / "configs" / f"{name}.json"))
+        assert merged["network_def"]["features"] == OVERLAY["network_def::features"]
+        assert merged["spacing"] == OVERLAY["spacing"]
+    assert (app / "main.py").read_text() == (bundle / "scripts" / "label" / "app.py").read_text()
+    assert not list(target.rglob("__pycache__"))
+
+
+def test_weights_that_a_session_trained_stay_until_others_are_asked_for(weights, tmp_path):
+    app = tmp_path / "app"
+    (app / "model").mkdir(parents=True)
+    config = [str(tmp_path / "small.json")]
+    prepare_app(app, str(weights), config)
+    own = app / "model" / NAME / "models" / "model.pt"
+    state = torch.load(own, weights_only=True)
+    torch.save({k: v * 2 if v.is_floating_point() else v for k, v in state.items()}, own)
+    trained = own.read_bytes()
+    assert "last session" in prepare_app(app, str(weights), config)[0]
+    assert own.read_bytes() == trained
+    prepare_app(app, str(weights), config, fresh=True)
+    assert own.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "words"),
+    [
+        ("none.pt", [], "no such checkpoint"),
+        (None, ["none.yaml"], "no such config"),
+        ("weights.pt", [], "another network"),
+    ],
+)
+def test_weights_and_configs_that_do_not_fit_are_refused(weights, tmp_path, given, config, words):
+    app = tmp_path / "app"
+    (app / "model").mkdir(parents=True)
+    with pytest.raises(InputError, match=words):
+        prepare_app(app, given and str(tmp_path / given), config)
+
+
+def test_the_server_listens_to_this_machine_and_loads_nothing_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "mine")
+    line = " ".join(command(tmp_path, tmp_path, "127.0.0.1", 8000))
+    assert "--host 127.0.0.1" in line
+    assert "zoo_source local" in line
+    assert "epistemic_model" not in line
+    variables = environment(tmp_path)
+    assert variables["MONAI_LABEL_SESSION_PATH"] == "mine"
+    assert variables["PYTHONPATH"].startswith(str(tmp_path / "start"))
+
+
+def test_an_environment_without_monailabel_and_a_missing_folder_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="make label"):
+        serve.serve(studies=str(tmp_path))
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(InputError, match="no such folder"):
+        serve.serve(studies=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="--port 0"):
+        serve.serve(studies=str(tmp_path), port=0)
+
+
+def test_training_without_labels_speaks_of_labels_below_monai_label(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monailabel", object())
+    with pytest.raises(InputError, match="no label has been submitted"):
+        preflight({"training": []}, source="datalist.json")
+
+
+def test_operators_are_declared_once_and_only_where_they_are_missing(bundle, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    module = runpy.run_path(str(bundle / "scripts" / "label" / "torchvision_on_cpu.py"), run_name="sitecustomize")
+    hook = sys.meta_path[0]
+    assert type(hook).__name__ == "DeclareOperators"
+    assert hook.find_spec("torch") is None
+    assert hook in sys.meta_path
+    assert hook.find_spec(module["DESCRIBES"]) is None
+    assert hook not in sys.meta_path
+    assert hasattr(torch.ops.torchvision, "nms")
