@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 class TrainingState:
     """Save weights, optimizer, schedule, early stopping and best score after every epoch; take them up again at the start.
 
-    Attach it to the trainer before all that looks at its epoch when it starts; it saves after all others of an epoch. Order and augmentation of the samples follow from seed, epoch and
-    case (``scripts.training.sampling``), and PyTorch's generator is seeded anew for every epoch, so that a run that is taken up
-    again goes the way of one that was never cut off. The file is deleted when the training ends.
+    Attach it to the trainer before all that looks at the trainer's epoch when it starts; it saves after all others of an epoch.
+    Order and augmentation of the samples follow from seed, epoch and case (``scripts.training.sampling``), and PyTorch's generator
+    is seeded anew for every epoch, so that a run that is taken up again goes the way of one that was never cut off. The file is
+    deleted when the training ends.
 
     Args:
         path: file of the state.
