@@ -87,7 +87,7 @@ def _same(one: object, other: object) -> bool:
 def _number(content: Mapping, key: str, kind: str, place: str) -> Any:
     value: Any = content.get(key)
     wanted: tuple[type, ...] = (int,) if kind == "int" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(float(value)):
+    if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(float(cast(float, value))):
         hint = "; YAML reads 1e-4 as text, write 1.0e-4" if isinstance(value, str) and "e" in value.lower() else ""
         raise InputError(f"{place}: {key}={value!r}; give {'a whole number' if kind == 'int' else 'a number'}{hint}")
     return value
