@@ -23,7 +23,9 @@ def test_the_worked_example_of_the_evaluation_is_true():
     assert printed.getvalue() == expected
 
 
-COMMAND = re.compile(r"(?:python|nproc_per_node=\d) -m scripts\.(data|evaluation|inference|label) ([A-Za-z0-9]+ [^`\n]+)")
+COMMAND = re.compile(
+    r"(?:python|nproc_per_node=\d) -m scripts\.(data|evaluation|inference|label) ([A-Za-z0-9]+ [^`\n]+)"
+)
 
 
 def commands() -> list[tuple[str, str, str]]:
