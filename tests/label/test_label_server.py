@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from dicom_files import write_series
 from rest import NAME, Server
 from scripts.inference.segment import read_config
 from test_workflows import TINY
@@ -216,3 +217,18 @@ def test_an_empty_folder_and_missing_weights_are_answered_with_a_reason(python, 
         assert server.infer("late", "json")[0] in (200, 422)  # the folder is watched; a moment may pass
     finally:
         server.stop()
+
+
+def test_a_dicom_series_is_segmented_with_an_older_pydicom_and_what_it_cannot_do_is_said(
+    python, place, bundle, tmp_path
+):
+    scan = nib.as_closest_canonical(nib.load(place / "studies" / "one.nii.gz"))
+    slices = voxels(scan)[::-1, ::-1].transpose(2, 1, 0).astype(int).clip(-1024, 3000)
+    spacing = [f"{d:.4f}" for d in np.linalg.norm(scan.affine[:3, :3], axis=0)]
+    write_series(tmp_path / "ct", slices, step=(0, 0, float(spacing[2])), PixelSpacing=[spacing[1], spacing[0]])
+    line = [python, "-W", "ignore", "-m", "scripts.inference", str(tmp_path / "ct"), "--out", str(tmp_path / "out")]
+    line += ["--config", str(place / "tiny.json"), "--checkpoint", str(place / "shipped.pt")]
+    done = subprocess.run(line, cwd=bundle, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "ct_fracture.nii.gz").is_file()
+    assert "ct_seg.dcm was not written: highdicom is not installed" in done.stdout + done.stderr
