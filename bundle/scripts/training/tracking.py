@@ -262,6 +262,7 @@ class RunRecord:
         self.handler.close()
 
     def _abandon(self) -> None:
+        atexit.unregister(self._abandon)
         try:
             self.handler.client.set_terminated(self.run_id, "FAILED")
         except Exception as error:  # the store may be what failed
