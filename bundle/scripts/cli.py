@@ -151,6 +151,12 @@ def run(commands: Mapping[str, Callable], name: str) -> None:
     Raises:
         InputError: one line, before anything runs; later only where a file or folder cannot be used.
     """
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that knows only ASCII must not end a command that has done its work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:]
     program = f"python -m {name}"
     if arguments and not {"--", "-h", "--help"} & set(arguments):

@@ -52,7 +52,7 @@ def main() -> None:
     from scripts.experiments.search_storage import Timing
 
     given = json.loads(Path(sys.argv[1]).read_text())
-    timing = Timing(beat=1, dead=3, unclaimed=3.0, poll=0.2, watch=0.05)
+    timing = Timing(beat=2, dead=30, unclaimed=30.0, poll=0.2, watch=0.05)
     lines = run_search(
         load_space(given["space"]),
         Path(given["out"]),

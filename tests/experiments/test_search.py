@@ -63,7 +63,7 @@ def test_the_shipped_space_is_right_and_begins_with_what_the_configs_have():
     small = load_space("default", "small")
     assert small.first()["learning_rate"] == 0.002
     assert small.first()["network_def::fusion_channels"] == 16
-    assert small.suite.phantom["cases"] == 40
+    assert small.suite.phantom["cases"] == 80
 
 
 def test_values_of_a_choice_may_be_lists_and_dictionaries(tmp_path):

@@ -153,11 +153,11 @@ def test_tables_mark_what_failed_and_keep_the_paper_apart(ran, tiny_suite, phant
     cases = list(csv.DictReader((ran[0] / "members" / "fused_seed0" / "evaluation" / "cases.csv").open()))
     mean = np.mean([float(c["dice"]) for c in cases])
     assert float(rows[0]["DSC, %"].split()[0]) == pytest.approx(100 * mean, abs=0.051)
-    tex = (folder / "table.tex").read_text()
+    tex = (folder / "table.tex").read_text(encoding="utf-8")
     assert r"Plain \& simple" in tex
     assert r"Broken\_one" in tex
     assert tex.count(r"\\") == 4
-    assert (folder / "table.md").read_text().startswith("# Tiny")
+    assert (folder / "table.md").read_text(encoding="utf-8").startswith("# Tiny")
     for name in ("boxes.png", "grid.png"):
         assert (folder / name).stat().st_size > 5000
     measured = json.loads((folder / "cost.json").read_text())["cost"]
@@ -222,12 +222,12 @@ def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, ph
         )
 
     process = start()
-    limit = time.monotonic() + 240
+    limit = time.monotonic() + 1200
     while not (folder / "state.pt").is_file() and time.monotonic() < limit:
         time.sleep(0.1)
         assert process.poll() is None, process.stdout.read()
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=90)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "stopped; the same command goes on from" in said
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, encoding="utf-8", errors="replace").stdout
@@ -235,7 +235,7 @@ def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, ph
     assert not (folder / "claim.json").exists()
     epochs = len(list(csv.DictReader((folder / "history.csv").open())))
     assert 0 < epochs < 40
-    said, _ = start().communicate(timeout=300)
+    said, _ = start().communicate(timeout=1800)
     assert "1 of 1 runs of tiny are finished" in said
     assert "plain_seed0: goes on" in said
     assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 41))
@@ -258,7 +258,7 @@ def test_folds_are_pooled_and_their_ensemble_is_scored_on_the_test_cases(tiny_su
     assert read_record(ensemble)["state"] == "finished"
     tested = {r["patient"] for r in csv.DictReader((ensemble / "evaluation" / "cases.csv").open())}
     assert tested == {c["patient"] for c in sections[0]["testing"]}
-    assert "Fused, ensemble" in (out / "folded" / "table.md").read_text()
+    assert "Fused, ensemble" in (out / "folded" / "table.md").read_text(encoding="utf-8")
     before = (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns
     run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
     assert (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns == before

@@ -132,13 +132,13 @@ def test_an_evaluation_is_a_run_with_its_report(tracked):
 @needs_mlflow
 def test_a_training_that_is_taken_up_again_goes_on_in_its_run(bundle, phantom_set, tmp_path):
     def cut(engine):
-        if engine.state.epoch == 1:
+        if engine.state.epoch == 2:
             raise RuntimeError("cut off")
 
     work = workflow(bundle, phantom_set, "train", tmp_path, tmp_path, tracking="mlflow")
     work.initialize()
     record = work.parser.get_parsed_content("mlflow::record")
-    work.parser.get_parsed_content("train::trainer").add_event_handler(Events.EPOCH_COMPLETED, cut)
+    work.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, cut)
     with pytest.raises(RuntimeError):  # MONAI's, around this one
         work.run()
     assert runs_of(tmp_path)[1][0].info.status == "RUNNING"
