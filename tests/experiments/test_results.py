@@ -71,14 +71,14 @@ def test_rows_are_means_over_seeds_then_cases_and_tests_are_on_patients(made):
 
 
 def test_a_run_without_result_is_named_and_left_out(made):
-    suite, root, _ = made
+    suite, root, values = made
     folder = root / "members" / "no_ffm_seed1"
     (folder / "evaluation" / "cases.csv").unlink()
     (folder / "record.json").write_text(json.dumps({"state": "failed", "error": ["training: exit status 1"]}))
     rows, _ = rows_of(suite, root)
     assert rows[1].failed == {"no_ffm_seed1": "training: exit status 1"}
     assert set(rows[1].seeds["dice"]) == {0}
-    assert rows[1].difference is not None
+    assert rows[1].estimates["dice"].value == pytest.approx(np.mean(list(values["no_ffm", 0].values())))
 
 
 def test_ranks_and_friedman_agree_with_scipy(made):

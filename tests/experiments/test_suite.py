@@ -121,6 +121,7 @@ def test_places_decide_nothing_and_values_do():
     base = merged(files, {}, "test")
     assert digest(merged(files, {"dataset_dir": "/elsewhere", "num_workers": 0}, "test")) == digest(base)
     assert digest(merged(files, {"learning_rate": 0.01}, "test")) != digest(base)
+    assert digest(merged(files, {"init_checkpoint": "other.pt"}, "test")) != digest(base)
     assert differing(base, merged(files, {"learning_rate": 0.01}, "test")) == ["learning_rate: 0.001 and 0.01"]
 
 

@@ -17,7 +17,7 @@ from ..training.command_line import override_problems
 
 # Ids that may differ between two runs that are the same.
 PLACES = (
-    "dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device", "init_checkpoint",
+    "dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device",
     "tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0",
 )  # fmt: skip
 

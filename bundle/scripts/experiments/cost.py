@@ -91,7 +91,7 @@ def measure(suite: Suite, place: Place, rounds: int = 5, device: str | None = No
         where = torch.device(str(parser.get_parsed_content("device")))
         ready[name] = (network, parser.get_parsed_content("validate::inferer"), image.to(where), where)
     with torch.inference_mode():
-        for _ in tqdm(range(rounds + 1), desc="cost, rounds", unit="round"):  # the first is not counted
+        for turn in tqdm(range(rounds + 1), desc="cost, rounds", unit="round"):  # the first is not counted
             for name, (network, inferer, image, where) in ready.items():
                 if where.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(where)
@@ -101,7 +101,7 @@ def measure(suite: Suite, place: Place, rounds: int = 5, device: str | None = No
                 if where.type == "cuda":
                     torch.cuda.synchronize(where)
                     found[name]["gpu_mib"] = round(torch.cuda.max_memory_allocated(where) / (1 << 20))
-                if _ > 0:
+                if turn > 0:
                     found[name]["seconds"] = min(found[name]["seconds"], time.perf_counter() - start)
     shape = list(next(iter(ready.values()))[2].shape[2:]) if ready else []
     for entry in found.values():

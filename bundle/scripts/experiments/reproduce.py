@@ -96,7 +96,9 @@ def reproduce(
     apart = [
         abs(float(before[c]["dice"]) - float(now[c]["dice"])) for c in before if c in now and before[c].get("dice")
     ]
-    changes = _changes(record, {**environment(), "machine": {**environment()["machine"], "threads": threads}})  # type: ignore[dict-item]
+    current: dict = environment()
+    current["machine"]["threads"] = threads  # the processes had as many as those of the record
+    changes = _changes(record, current)
     shown = "not comparable" if difference is None else f"{difference:g}"
     lines = [
         f"weights: {'equal' if equal else 'DIFFERENT'}, largest difference {shown}",
