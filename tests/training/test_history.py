@@ -36,10 +36,19 @@ def test_an_epoch_without_validation_repeats_no_metric(tmp_path):
     assert [r["val_mean_dice"] for r in rows] == ["", "0.5", ""]
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path, caplog):
-    engine = train(tmp_path, [1.0, 1.0, float("nan"), 1.0, 1.0, 1.0])
-    assert engine.state.iteration == 3
-    assert "training loss is nan in epoch 2" in caplog.text
+def test_a_history_that_is_taken_up_in_an_epoch_ends_as_one_that_was_not_cut_off(tmp_path):
+    whole = train(tmp_path / "whole", [4.0, 2.0, 1.0, 0.0]).history
+    parts = [TrainingHistory(str(tmp_path / "part"), None, whole.optimizer) for _ in range(2)]
+    engine = Engine(lambda _, loss: {"loss": loss})
+    parts[0].attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda e: e.terminate(skip_completed=True))
+    engine.run([4.0, 2.0], max_epochs=2)
+    parts[1].load_state_dict(parts[0].state_dict())
+    rest = Engine(lambda _, loss: {"loss": loss})
+    rest.add_event_handler(Events.STARTED, lambda e: setattr(e.state, "epoch", 1))
+    parts[1].attach(rest)
+    rest.run([0.0], max_epochs=2)
+    assert [row["train_loss"] for row in parts[1].rows] == [3.0, 2.0]  # (4 + 2) / 2 and (4 + 0) / 2
 
 
 def test_short_epochs_share_a_picture_and_the_last_one_gets_its_own(tmp_path, monkeypatch):

@@ -13,13 +13,8 @@ from monai.bundle import ConfigParser
 
 from ..errors import InputError
 from ..files import replacing
+from ..settings import deciding, differences
 from ..training.command_line import override_problems
-
-# Ids that may differ between two runs that are the same.
-PLACES = (
-    "dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device",
-    "tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0",
-)  # fmt: skip
 
 
 def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict[str, Any]:
@@ -52,24 +47,6 @@ def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict
     return parser.get()
 
 
-def deciding(content: Mapping[str, Any]) -> dict[str, str]:
-    """Flat view of a merged config without places: value by id, as JSON."""
-    flat: dict[str, str] = {}
-
-    def walk(node: object, name: str) -> None:
-        if isinstance(node, Mapping) and node:
-            for key, value in node.items():
-                walk(value, f"{name}::{key}" if name else str(key))
-        elif isinstance(node, list) and any(isinstance(v, (Mapping, list)) for v in node):
-            for number, value in enumerate(node):
-                walk(value, f"{name}::{number}")
-        else:
-            flat[name] = json.dumps(node, sort_keys=True, default=str)
-
-    walk({k: v for k, v in content.items() if k not in (*PLACES, "_meta_")}, "")
-    return flat
-
-
 def digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of what decides the weights."""
     return hashlib.sha256(json.dumps(deciding(content), sort_keys=True).encode()).hexdigest()
@@ -77,10 +54,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], most: int = 5) -> list[str]:
     """Ids in which two merged configs differ, with both values."""
-    a, b = deciding(one), deciding(other)
-    ids = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
-    lines = [f"{k}: {a.get(k, 'absent')} and {b.get(k, 'absent')}" for k in ids[:most]]
-    return [*lines, f"and {len(ids) - most} more"] if len(ids) > most else lines
+    return differences(deciding(one), deciding(other), most)
 
 
 def write_config(path: Path, content: Mapping[str, Any], comment: str) -> None:

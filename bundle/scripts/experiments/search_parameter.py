@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError
-from .config import PLACES
+from ..settings import PLACES
 from .suite import _check_keys
 
 if TYPE_CHECKING:

@@ -6,17 +6,26 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ..files import read_table, replacing, write_table
+from ..files import replacing, write_table
 
 logger = logging.getLogger(__name__)
 
 
+def loss_of(output: Any) -> float | None:
+    """Loss in the output of a step of MONAI's trainers, or None."""
+    output = output[0] if isinstance(output, list) and output else output
+    loss = output.get("loss") if isinstance(output, dict) else None
+    return None if loss is None else float(loss[0] if isinstance(loss, list) else loss)
+
+
 class TrainingHistory:
-    """Write ``history.csv`` after every epoch, ``training_curve.png`` too; end the run when the loss is not a number.
+    """Write ``history.csv`` after every epoch, ``training_curve.png`` too.
 
     Drawing takes about as long as a few small steps, so short epochs share a picture; the last epoch always gets one. Attach it to
     the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
@@ -40,11 +49,24 @@ class TrainingHistory:
         self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
         self.picture_interval = picture_interval
         self.rows: list[dict[str, float]] = []
-        self._loss_sum, self._loss_n, self._start = 0.0, 0, 0.0
+        self._loss_sum, self._loss_n = 0.0, 0  # of the epoch that runs
+        self._start, self._before = time.perf_counter(), 0.0
         self._drawn, self._validated = -math.inf, False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the table and what the running epoch has so far."""
+        seconds = self._before + time.perf_counter() - self._start if self._loss_n else 0.0
+        return {"rows": [dict(r) for r in self.rows], "sum": self._loss_sum, "n": self._loss_n, "seconds": seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a table."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._loss_sum, self._loss_n, self._before = state["sum"], state["n"], state["seconds"]
+        self._start = time.perf_counter()
+
     def attach(self, engine: Engine) -> None:
-        """Register at a trainer."""
+        """Register at a trainer, as its ``history``: who saves the state of the run finds it there."""
+        engine.history = self  # type: ignore[attr-defined]
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
@@ -56,24 +78,11 @@ class TrainingHistory:
         self._validated = True
 
     def _begin(self, engine: Engine) -> None:
-        self._loss_sum, self._loss_n, self._start = 0.0, 0, time.perf_counter()
-        self._validated = False
-        table = self.output_dir / "history.csv"
-        if not self.rows and engine.state.epoch > 1 and table.is_file():  # a run that is taken up again
-            rows = [{k: int(v) if k == "epoch" else float(v) for k, v in row.items() if v} for row in read_table(table)]
-            self.rows = [row for row in rows if row["epoch"] < engine.state.epoch]
+        self._start, self._validated = time.perf_counter(), False
 
     def _iteration(self, engine: Engine) -> None:
-        output = engine.state.output
-        output = output[0] if isinstance(output, list) else output
-        loss = output.get("loss") if isinstance(output, dict) else None
-        if loss is not None:
-            value = float(loss if not isinstance(loss, list) else loss[0])
-            if not math.isfinite(value):
-                logger.error(
-                    "training loss is %s in epoch %d; lower learning_rate or check the data", value, engine.state.epoch
-                )
-                engine.terminate()
+        value = loss_of(engine.state.output)
+        if value is not None:
             self._loss_sum += value
             self._loss_n += 1
 
@@ -82,8 +91,9 @@ class TrainingHistory:
             "epoch": engine.state.epoch,
             "train_loss": self._loss_sum / max(self._loss_n, 1),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(time.perf_counter() - self._start, 2),
+            "seconds": round(self._before + time.perf_counter() - self._start, 2),
         }
+        self._loss_sum, self._loss_n, self._before = 0.0, 0, 0.0
         # Between validations the evaluator still holds the metrics of the last one, which say nothing about this epoch.
         if self.evaluator is not None and self._validated:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})

@@ -18,11 +18,6 @@ logger = logging.getLogger(__name__)
 FOLDER = "kept"
 
 
-def fit(trainer: Engine) -> None:
-    """Run a trainer; as a target of a config it runs once, however often the config refers to it."""
-    trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
-
-
 class KeepBetter:
     """Handler that scores the weights a training starts from, so that they count as its first candidate for the best.
 

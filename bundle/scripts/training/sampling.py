@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ class EpochSampler(Sampler[int]):
     """Yield every case once an epoch in an order that follows from seed and epoch.
 
     What it yields holds the epoch too, ``epoch * n + index``, for ``SeededItems`` to draw by: persistent workers are told nothing
-    else about the epoch.
+    else about the epoch. An epoch that was cut off goes on at ``start``, a number of cases.
 
     Args:
         data_source: data set.
@@ -25,18 +26,31 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, data_source: Sized, seed: int = 0, shuffle: bool = True) -> None:
         self.n, self.seed, self.shuffle = len(data_source), seed, shuffle
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) if self.shuffle else range(self.n)
-        return iter([self.epoch * self.n + int(i) for i in order])
+        return iter([self.epoch * self.n + int(i) for i in order][self.start :])
 
     def __len__(self) -> int:
         return self.n
 
 
+class CaseError(RuntimeError):
+    """A case cannot be read or transformed; the message is one line that names its file."""
+
+
+def case_name(item: Any, index: int) -> str:
+    """File of the image of an item of a data list, or its number."""
+    return (
+        str(item["image"]) if isinstance(item, dict) and isinstance(item.get("image"), (str, Path)) else f"case {index}"
+    )
+
+
 class SeededItems(Dataset):
     """Hand out the items of a data set with their random transforms seeded anew for every case and epoch.
+
+    Every sample gets the name of its case as ``case``, so that a batch can say what it was made of.
 
     Args:
         dataset: MONAI data set whose ``transform`` holds the random transforms.
@@ -56,4 +70,21 @@ class SeededItems(Dataset):
         if isinstance(transform, Randomizable):
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
             transform.set_random_state(seed=int(state[0]))
-        return self.dataset[index]
+        cases = getattr(self.dataset, "data", None)
+        name = case_name(cases[index] if cases is not None else None, index)
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            raise CaseError(f"{name}: {root_cause(error)}") from error
+        for sample in item if isinstance(item, list) else [item]:
+            if isinstance(sample, dict):
+                sample["case"] = name
+        return item
+
+
+def root_cause(error: BaseException) -> str:
+    """One line of the first of a chain of exceptions: MONAI's transforms wrap the reason in "applying transform ..."."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loss that is not a number ends a training, and the batch that gave it is kept to be looked at."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from ..files import write_text
+from .checkpoint import write_checkpoint
+from .history import loss_of
+
+logger = logging.getLogger(__name__)
+NAME = "nonfinite_batch"
+
+
+class NonFiniteLoss:
+    """End the run at the first loss that is NaN or infinite.
+
+    Writes ``nonfinite_batch.json`` (cases, range of the image and values of the label of every sample) and ``nonfinite_batch.pt``
+    (image and label as the network was given them) into the folder. What was saved before stays: the weights in memory are lost.
+
+    Args:
+        output_dir: folder of the files.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Register at a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        value = loss_of(engine.state.output)
+        if value is None or math.isfinite(value):
+            return
+        cases = self._keep(engine, value)
+        where = f"epoch {engine.state.epoch}, step {engine.state.iteration}"
+        named = f"; cases: {', '.join(cases)}" if cases else ""
+        engine.state.failure = (  # type: ignore[attr-defined]
+            f"{self.output_dir / (NAME + '.json')}: the loss was {value} in {where}{named}; "
+            "look at these cases, lower --learning_rate, or start anew with --resume False"
+        )
+        engine.terminate(skip_completed=True)
+
+    def _keep(self, engine: Engine, value: float) -> list[str]:
+        batch = engine.state.batch
+        batch = batch if isinstance(batch, Mapping) else {}
+        names = list(batch.get("case", []))
+        tensors = {k: torch.as_tensor(batch[k]).detach().cpu() for k in ("image", "label") if k in batch}
+        report = {
+            "epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": str(value),
+            "samples": [self._sample(tensors, names, i) for i in range(len(next(iter(tensors.values()), [])))],
+        }  # fmt: skip
+        try:
+            write_text(self.output_dir / f"{NAME}.json", json.dumps(report, indent=2) + "\n")
+            write_checkpoint(self.output_dir / f"{NAME}.pt", {**tensors, "case": names})
+        except OSError as error:  # the reason for the end is still worth saying
+            logger.warning("%s: %s; the batch is not kept", error.filename, error.strerror)
+        return list(dict.fromkeys(names))
+
+    @staticmethod
+    def _sample(tensors: Mapping[str, torch.Tensor], names: Sequence[str], i: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"case": names[i] if i < len(names) else None}
+        if "image" in tensors:
+            image = tensors["image"][i].float()
+            finite = image[torch.isfinite(image)]
+            row["image_not_finite"] = int(image.numel() - finite.numel())
+            row["image_range"] = [float(finite.min()), float(finite.max())] if finite.numel() else None
+        if "label" in tensors:
+            row["label_values"] = [float(v) for v in tensors["label"][i].unique()[:10]]
+        return row

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a training ends is one line: a case, a worker, a disk, a loss that is no number, a request, or its regular end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader, Dataset
+from monai.transforms import LoadImaged
+from scripts.errors import InputError
+from scripts.training.fit import explain, fit, reason
+from scripts.training.nonfinite import NonFiniteLoss
+from scripts.training.sampling import EpochSampler, SeededItems
+from scripts.training.stop import QuietWorker
+
+
+def loader(data: list, transform, workers: int) -> DataLoader:
+    items = Dataset(data, transform)
+    return DataLoader(
+        SeededItems(items),
+        sampler=EpochSampler(items, shuffle=False),
+        num_workers=workers,
+        worker_init_fn=QuietWorker(),
+    )
+
+
+def trainer(data, step=lambda *_: {"loss": 0.0}) -> Engine:
+    """An engine that runs over ``data`` when it is told nothing, as MONAI's do."""
+    engine = Engine(step)
+    engine.run = lambda: Engine.run(engine, data, max_epochs=2)
+    return engine
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_turned_unreadable_is_named(tmp_path, workers):
+    (tmp_path / "scan.nii.gz").write_bytes(b"no image")
+    data = loader([{"image": str(tmp_path / "scan.nii.gz")}], LoadImaged("image"), workers)
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: .*num_workers 0") as caught:
+        fit(trainer(data))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def kill(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_killed_is_one_line():
+    with pytest.raises(
+        InputError, match=r"a data worker \(pid \d+\) was ended by the system \(Killed\).*--num_workers"
+    ):
+        fit(trainer(loader([{"image": "a"}], kill, 1)))
+
+
+def test_known_causes_have_a_remedy_and_others_keep_their_traceback(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state.pt"))
+    assert (
+        explain(full)
+        == f"{tmp_path / 'state.pt'}: No space left on device; free space there and run the same command again, it goes on"
+    )
+    assert "--batch_size" in str(explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")))
+    assert explain(ZeroDivisionError("x")) is None
+    with pytest.raises(ZeroDivisionError):
+        fit(trainer([0], lambda *_: 1 / 0))
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(tmp_path):
+    losses = iter([1.0, 1.0, float("nan"), 1.0])
+    batch = {
+        "image": torch.tensor([[[[0.0, float("inf")]]], [[[0.25, 0.5]]]]),
+        "label": torch.zeros(2, 1, 1, 2),
+        "case": ["/data/a.nii.gz", "/data/b.nii.gz"],
+    }
+    engine = trainer([batch, batch], lambda *_: {"loss": torch.tensor(next(losses))})
+    NonFiniteLoss(str(tmp_path)).attach(engine)
+    completed = []
+    engine.add_event_handler(Events.COMPLETED, lambda: completed.append(1))
+    with pytest.raises(
+        InputError, match=r"loss was nan in epoch 2, step 3; cases: /data/a.nii.gz, /data/b.nii.gz; .*--learning_rate"
+    ):
+        fit(engine)
+    assert not completed  # what is done at the end of a good run is not done
+    report = json.loads((tmp_path / "nonfinite_batch.json").read_text())
+    assert report["samples"][0]["image_not_finite"] == 1
+    assert report["samples"][1]["image_range"] == [0.25, 0.5]
+    kept = torch.load(tmp_path / "nonfinite_batch.pt", weights_only=True)
+    assert torch.equal(kept["image"], batch["image"])
+    assert kept["case"] == batch["case"]
+
+
+def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path):
+    engine = trainer([{}], lambda *_: {"loss": float("inf")})
+    (tmp_path / "file").write_text("")
+    NonFiniteLoss(str(tmp_path / "file")).attach(engine)
+    with pytest.raises(InputError, match="the loss was inf in epoch 1"):
+        fit(engine)
+
+
+def test_the_reason_of_a_regular_end_names_the_best_epoch():
+    engine, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+    engine.state.epoch, engine.state.max_epochs = 7, 20
+    evaluator.state.key_metric_name, evaluator.state.best_metric, evaluator.state.best_metric_epoch = (
+        "val_mean_dice",
+        0.75,
+        2,
+    )
+    assert "epoch 7 of 20: validation got no better" in reason(engine, evaluator)
+    assert reason(engine, evaluator).endswith("best val_mean_dice 0.7500 in epoch 2")
+    engine.state.epoch = 20
+    assert reason(engine, None) == "training ended after its 20 epochs"
+
+
+def test_signals_are_given_back_however_it_ends():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def step(*_):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fit(trainer([0], step))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_case_names_are_files(tmp_path):
+    items = SeededItems(Dataset([{"image": Path("/a/b.nii.gz"), "x": 1}]))
+    assert items[0]["case"] == "/a/b.nii.gz"

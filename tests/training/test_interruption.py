@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training that is stopped or killed at any moment, and started again, ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from scripts.errors import InputError
+from test_resume import TINY, same
+
+# Two steps an epoch, so that an epoch has a midst.
+SHORT = {**TINY, "batch_size": 2, "slices_per_volume": 2, "lr_patience": 0}
+
+
+def workflow(bundle: Path, data: Path, out: Path, **overrides) -> ConfigWorkflow:
+    work = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "train.yaml"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(bundle),
+        device="cpu",
+        dataset_dir=str(data),
+        output_dir=str(out),
+        ckpt_dir=str(out),
+        **{**SHORT, **overrides},
+    )
+    work.initialize()
+    return work
+
+
+def weights(work: ConfigWorkflow) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in work.parser.get_parsed_content("network").state_dict().items()}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def stopped(bundle: Path, data: Path, out: Path, where: str, epoch: int = 2, **overrides) -> None:
+    """Train until a signal comes at a place of an epoch."""
+    work = workflow(bundle, data, out, **overrides)
+    trainer, evaluator = (work.parser.get_parsed_content(k) for k in ("train::trainer", "validate::evaluator"))
+
+    def send(engine) -> None:
+        step = (trainer.state.iteration - 1) % trainer.state.epoch_length + 1
+        if trainer.state.epoch == epoch and (where == "validation" or step == {"within": 1, "last step": 2}[where]):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    (evaluator if where == "validation" else trainer).add_event_handler(Events.ITERATION_STARTED, send)
+    with pytest.raises(SystemExit) as caught:
+        work.run()
+    assert caught.value.code == 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def whole(bundle, phantom_set, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    work = workflow(bundle, phantom_set, out)
+    work.run()
+    return out, weights(work)
+
+
+@pytest.mark.parametrize("where", ["within", "last step", "validation"])
+def test_asked_to_end_at_any_place_it_goes_on_as_if_nothing_had_been(bundle, phantom_set, whole, tmp_path, where):
+    stopped(bundle, phantom_set, tmp_path, where)
+    assert (tmp_path / "state.pt").is_file()
+    work = workflow(bundle, phantom_set, tmp_path)
+    seen = []
+    work.parser.get_parsed_content("train::trainer").add_event_handler(
+        Events.ITERATION_STARTED, lambda e: seen.append((e.state.epoch, e.state.iteration))
+    )
+    work.run()
+    assert seen[0] == {"within": (2, 4), "last step": (3, 5), "validation": (3, 5)}[where]
+    assert same(weights(work), whole[1])
+    assert same(torch.load(tmp_path / "model.pt"), torch.load(whole[0] / "model.pt"))
+    assert same(torch.load(tmp_path / "kept" / "last.pt"), whole[1])
+    assert table(tmp_path) == table(whole[0])
+    assert not list(tmp_path.glob("state*"))
+
+
+def test_other_settings_are_refused_by_name_and_a_longer_run_is_not(bundle, phantom_set, whole, tmp_path):
+    stopped(bundle, phantom_set, tmp_path, "within", epochs=2)
+    work = workflow(bundle, phantom_set, tmp_path, learning_rate=0.5, epochs=3)
+    with pytest.raises(
+        InputError, match=r"state\.pt: the run was begun with other settings.*learning_rate: 0\.001 and 0\.5"
+    ) as caught:
+        work.run()
+    assert "epochs" not in str(caught.value)
+    work = workflow(bundle, phantom_set, tmp_path, epochs=3)
+    work.run()
+    assert same(weights(work), whole[1])
+
+
+def test_other_cases_are_refused(bundle, phantom_set, tmp_path):
+    stopped(bundle, phantom_set, tmp_path, "within", epoch=1, epochs=1)
+    content = json.loads((phantom_set / "datalist.json").read_text())
+    sections = {
+        k: [{n: str(phantom_set / f) for n, f in c.items() if n != "patient"} for c in v]
+        for k, v in content.items()
+        if isinstance(v, list)
+    }
+    sections["training"] = sections["training"][:1]
+    (tmp_path / "datalist.json").write_text(json.dumps(sections))
+    work = workflow(bundle, phantom_set, tmp_path, epochs=1, datalist=str(tmp_path / "datalist.json"))
+    with pytest.raises(InputError, match=r"training cases: 2 and 1"):
+        work.run()
+
+
+def test_a_truncated_state_costs_one_epoch_and_not_the_run(bundle, phantom_set, whole, tmp_path, caplog):
+    stopped(bundle, phantom_set, tmp_path, "within", epoch=3)
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    work = workflow(bundle, phantom_set, tmp_path)
+    work.run()
+    assert "its hash is wrong" in caplog.text
+    assert same(weights(work), whole[1])
+
+
+def test_killed_at_random_moments_by_its_command_line(bundle, phantom_set, whole, tmp_path):
+    """SIGKILL twice, SIGTERM to the whole group once, with workers; the last start comes to the end."""
+    options = {
+        **SHORT, "num_workers": 1, "state_minutes": 0.001, "device": "cpu",
+        "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path,
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "monai.bundle",
+        "run",
+        "training",
+        "--config_file",
+        "configs/train.yaml",
+    ]
+    command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
+    random = np.random.default_rng(8)
+    for number in range(4):
+        log = tmp_path / f"log{number}.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, cwd=bundle, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        if number < 3:
+            limit = time.monotonic() + 120
+            while b"training [" not in log.read_bytes() and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.02)
+            time.sleep(random.uniform(0, 0.8))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM if number == 2 else signal.SIGKILL)
+        code = process.wait(120)
+        if code == 0:
+            break
+        assert code == (143 if number == 2 else -signal.SIGKILL), log.read_text(encoding="utf-8", errors="replace")
+    assert code == 0
+    assert same(torch.load(tmp_path / "kept" / "last.pt"), whole[1])
+    assert table(tmp_path) == table(whole[0])
