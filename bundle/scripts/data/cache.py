@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,6 +18,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from .cache_entry import DamagedError, read_entry, read_index, remove_entry, sweep, write_entry
 from .cache_key import FileDigests, config_digest, item_digest
+
+logger = logging.getLogger(__name__)
 
 
 def cached(
@@ -107,7 +110,7 @@ class VolumeCache(Dataset):
         except FileNotFoundError:
             return False
         except DamagedError as error:
-            print(f"{folder}: damaged ({error}); it is made again")
+            logger.warning(f"{folder}: damaged ({error}); it is made again")
             remove_entry(folder)
             return False
         return True
@@ -127,7 +130,7 @@ class VolumeCache(Dataset):
         try:
             item = read_entry(self.folders[index])
         except (FileNotFoundError, DamagedError) as error:
-            print(f"{self.folders[index]}: lost during the run ({error}); the case is read from its files", flush=True)
+            logger.warning(f"{self.folders[index]}: lost during the run ({error}); the case is read from its files")
             return self._compute(index)
         for key, value in item.items():
             # Names are the case's own: an entry may come from files of equal content elsewhere.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a preprocessed case depends on, as one key: the content of its files, its other values, the transforms and their versions."""
+"""What a preprocessed case depends on, as one key: content of its files, its other values, the transforms and their versions."""
 
 from __future__ import annotations
 
