@@ -117,7 +117,7 @@ def test_a_missing_number_and_a_wrong_share_are_named():
 def test_the_overlay_draws_as_train_yaml_does(bundle):
     """Same shares and ranges in both places: whoever changes one is told of the other."""
     parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", "runtime/device_augment.yaml")])
+    parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", "device_augment.yaml")])
     train = ConfigParser.load_config_file(str(bundle / "configs" / "train.yaml"))
     affine, smooth, scale, shift, noise = train["augment"]
     device = parser.get_parsed_content("train::trainer::prepare_batch")

@@ -46,12 +46,17 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
         for number, (key, value) in enumerate(item.items()):
             if isinstance(value, (np.ndarray, torch.Tensor)):
                 path = temporary / f"{number}.npy"
-                kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+                array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
                 with path.open("wb") as file:
-                    np.save(file, np.asarray(value.detach().cpu().numpy() if kind == "tensor" else value, order="C"))
+                    np.save(file, np.asarray(array, order="C"))
                     file.flush()
                     os.fsync(file.fileno())
-                index[key] = {"file": path.name, "kind": kind, "bytes": path.stat().st_size, "check": _check(path)}
+                index[key] = {
+                    "file": path.name,
+                    "tensor": array is not value,
+                    "bytes": path.stat().st_size,
+                    "check": _check(path),
+                }
                 if isinstance(value, MetaTensor):
                     index[key]["meta"] = {k: p for k, v in value.meta.items() if (p := _plain(v)) is not None}
             else:
@@ -140,11 +145,12 @@ def read_entry(folder: Path) -> dict[str, Any]:
             item[key] = about["value"]
             continue
         try:
-            mode = "c" if about["bytes"] > BLOCK else None  # an empty array cannot be mapped, a small one need not be
-            array = np.load(folder / about["file"], mmap_mode=mode, allow_pickle=False)
+            path = folder / about["file"]
+            large = about["bytes"] > BLOCK  # an empty array cannot be mapped, a small one need not be
+            array = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DamagedError(f"{about['file']}: {error}") from None
-        item[key] = torch.from_numpy(np.asarray(array)) if about["kind"] == "tensor" else array
+        item[key] = torch.from_numpy(np.asarray(array)) if about["tensor"] else array
         if "meta" in about:
             item[key] = MetaTensor(item[key], meta={k: _rich(v) for k, v in about["meta"].items()})
     return item

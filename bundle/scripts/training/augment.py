@@ -86,7 +86,7 @@ class DeviceAugmentation:
                 raise ValueError(f"DeviceAugmentation: {name}={share}; give 0 to 1.")
         self.affine_prob, self.smooth_prob, self.noise_prob = affine_prob, smooth_prob, noise_prob
         self.scale_prob, self.shift_prob = scale_prob, shift_prob
-        self.smooth_sigma, self.noise_std = tuple(smooth_sigma), noise_std
+        self.smooth_sigma, self.noise_std = smooth_sigma, noise_std
         self.scale_factor, self.shift_offset = scale_factor, shift_offset
         self.grid = RandAffineGrid(
             rotate_range=rotate_range, shear_range=shear_range, scale_range=scale_range, lazy=True
@@ -125,7 +125,7 @@ class DeviceAugmentation:
                 turned.append(sample)
                 thetas.append(self.theta(size, draw))
             if draw.rand() < self.smooth_prob:
-                smoothed.append((sample, [draw.uniform(*self.smooth_sigma) for _ in size]))
+                smoothed.append((sample, [draw.uniform(self.smooth_sigma[0], self.smooth_sigma[1]) for _ in size]))
             if draw.rand() < self.scale_prob:
                 factors[sample] += draw.uniform(-self.scale_factor, self.scale_factor)
             if draw.rand() < self.shift_prob:
