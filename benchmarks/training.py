@@ -88,16 +88,17 @@ def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, 
     parser["epochs"] = 10**6
     trainer = parser.get_parsed_content("train::trainer")
     rows: list[list[float]] = []
-    clock = {"before": time.perf_counter(), "got": 0.0}
+    clock = {"before": time.perf_counter(), "got": 0.0, "slices": 0.0}
 
-    def got(_: Any) -> None:
+    def got(engine: Any) -> None:
         clock["got"] = time.perf_counter()
+        clock["slices"] = len(engine.state.batch["image"])
 
     def done(engine: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        rows.append([clock["got"] - clock["before"], now - clock["got"], len(engine.state.batch["image"])])
+        rows.append([clock["got"] - clock["before"], now - clock["got"], clock["slices"]])
         clock["before"] = now
         if len(rows) == steps + warm_up:
             engine.terminate()
