@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Sequence
 from copy import deepcopy
 from multiprocessing.pool import ThreadPool
@@ -92,8 +93,11 @@ class VolumeCache(Dataset):
             folders = [self.cache_dir / config[:32] / digest[:40] for digest in items]
             missing = {folder: index for index, folder in enumerate(folders) if not self._usable(folder)}
             if missing:
+                # Processes that start together begin at different cases and so share the work.
+                first = uuid.uuid4().int % len(missing)
+                order = [*list(missing.items())[first:], *list(missing.items())[:first]]
                 with ThreadPool(workers) as pool:
-                    made = pool.imap_unordered(lambda pair: self._make(*pair), list(missing.items()))
+                    made = pool.imap_unordered(lambda pair: self._make(*pair), order)
                     list(tqdm(made, total=len(missing), desc=f"preprocessing into {self.cache_dir}"))
         except OSError as error:
             raise InputError(

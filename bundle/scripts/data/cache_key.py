@@ -13,6 +13,7 @@ import re
 import sys
 import time
 import types
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from typing import Any
 import monai
 import numpy as np
 import torch
-
-from ..files import write_text
 
 FORMAT = 1  # of an entry; a new one leaves every older entry aside
 SETTLED_S = 2.0  # a file this young may change again within the resolution of its time stamp
@@ -138,7 +137,13 @@ class FileDigests:
     def save(self) -> None:
         """Write what was learnt, together with what another process wrote meanwhile."""
         if self.changed:
-            write_text(self.path, json.dumps({**self._read(), **self.known}))
+            # Not by the process's number, as `scripts.files.replacing` does: containers that share the folder have equal ones.
+            temporary = self.path.with_name(f".{uuid.uuid4().hex}")
+            try:
+                temporary.write_text(json.dumps({**self._read(), **self.known}), encoding="utf-8")
+                os.replace(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
             self.changed = False
 
 
