@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import replacing
+from .parallel import is_main, rank
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class TrainingState:
 
     def _seed(self, engine: Engine) -> None:
         self.sampler.epoch = engine.state.epoch
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0]))
+        others = [rank()] if rank() else []  # so that no two processes drop the same features
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch, *others]).generate_state(1)[0]))
 
     def _save(self, engine: Engine) -> None:
         content: dict[str, object] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
@@ -76,6 +78,8 @@ class TrainingState:
             state = self.evaluator.state
             content["best"] = [float(state.best_metric), int(state.best_metric_epoch)]
         content |= {name: item.state_dict() for name, item in self._stateful().items()}  # type: ignore[attr-defined]
+        if not is_main():
+            return
         with replacing(self.path) as temporary:
             torch.save(content, temporary)
 
@@ -84,9 +88,9 @@ class TrainingState:
             self._save, Events.EPOCH_COMPLETED
         ):  # here, so that it comes behind the validation
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-        if not self.resume:
+        if not self.resume and is_main():
             self.path.unlink(missing_ok=True)
-        if not self.path.is_file():
+        if not self.resume or not self.path.is_file():
             return
         try:
             content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
@@ -103,4 +107,5 @@ class TrainingState:
         logger.info("%s: goes on after epoch %d", self.path, engine.state.epoch)
 
     def _end(self, engine: Engine) -> None:
-        self.path.unlink(missing_ok=True)
+        if is_main():
+            self.path.unlink(missing_ok=True)
