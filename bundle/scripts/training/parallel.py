@@ -21,7 +21,8 @@ from ..data.datalist import load_datalist
 from ..errors import InputError
 
 CONFIG = "configs/multi_gpu_train.yaml"
-LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed")  # what gloo says when another process ended
+# What gloo says when another process ended.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed")
 
 
 def rank() -> int:
@@ -107,10 +108,10 @@ def _say_which(kind: type[BaseException], error: BaseException, trace: Traceback
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
     name = f"process {rank()} of {world_size()} on {socket.gethostname()}"
-    text = (str(cause).strip().splitlines() or ["no message"])[0]
     if any(words in str(cause) for words in LOST):
-        print(f"{name}: another process ended; its own error says why ({text})", file=sys.stderr, flush=True)
+        print(f"{name}: another process ended; its own error says why", file=sys.stderr, flush=True)
         return
+    text = (str(cause).strip().splitlines() or ["no message"])[0]
     traceback.print_exception(kind, error, trace)
     print(f"{name}: ended by {type(cause).__name__}: {text}", file=sys.stderr, flush=True)
 
