@@ -214,3 +214,33 @@ def test_no_process_is_left_without_a_case(monkeypatch):
     assert parallel.share("abcde") == ["b", "e"]
     assert parallel.share("ab") == ["a", "b"]
     assert parallel.share("") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a batch script")
+@pytest.mark.parametrize(
+    ("job", "signal", "status", "queued"),
+    [("exit 0", False, 0, False), ("exit 3", False, 3, False), ("sleep 20", True, None, True)],
+)
+def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_end(
+    tmp_path, job, signal, status, queued
+):
+    text = (HERE.parents[1] / "docs" / "scaling.md").read_text()
+    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", text, re.DOTALL)
+    (tmp_path / "bundle").mkdir()
+    ended = tmp_path / "ended"
+    stubs = {
+        "srun": f'trap "touch {ended}; exit 1" TERM\n{job} &\nwait $!',
+        "scontrol": f'[ "$1" = requeue ] && touch {tmp_path}/queued || echo node1',
+    }
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment)
+    if signal:
+        time.sleep(1.0)
+        process.terminate()
+    found = process.wait(timeout=30)
+    assert found == status if status is not None else found != 0
+    assert (tmp_path / "queued").exists() == queued
+    assert ended.exists() == signal

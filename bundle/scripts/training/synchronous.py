@@ -34,20 +34,39 @@ class _Gathered(torch.autograd.Function):
         return own * world_size()  # DistributedDataParallel divides by it
 
 
-class _Summed(torch.autograd.Function):
-    """Sum a tensor over all processes; the gradient is summed as well."""
+class _Normalised(torch.autograd.Function):
+    """Scale a tensor (B, C, *size) to mean 0 and variance 1 per channel over all processes; mean and variance come with it."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
-        return tensor
+    def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        axes, shape = _channels(x)
+        variance, mean = torch.var_mean(x, axes, correction=0)
+        own = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own)
+        means, variances, counts = torch.stack(parts, dim=1)
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        inverse = (variance + eps).rsqrt()
+        scaled = (x - mean.view(shape)).mul_(inverse.view(shape))
+        ctx.save_for_backward(scaled, inverse, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return scaled, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+    def backward(ctx: Any, gradient: torch.Tensor, *others: Any) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        scaled, inverse, count = ctx.saved_tensors
+        axes, shape = _channels(scaled)
+        sums = torch.stack([gradient.sum(axes), (gradient * scaled).sum(axes)])
+        dist.all_reduce(sums)
+        constant, slope = (sums / count).unbind()
+        return inverse.view(shape) * (gradient - constant.view(shape) - scaled * slope.view(shape)), None
+
+
+def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Axes of a tensor (B, C, *size) besides the channels, and the shape that a value per channel takes beside it."""
+    return [axis for axis in range(x.dim()) if axis != 1], [1, -1] + [1] * (x.dim() - 2)
 
 
 class WholeBatchLoss(nn.Module):
@@ -83,23 +102,16 @@ class CpuSyncBatchNorm(_BatchNorm):
         if not self.training or world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        axes = [axis for axis in range(input.dim()) if axis != 1]
-        shape = [1, -1] + [1] * (input.dim() - 2)
-        local = input.new_tensor([input.numel() / input.shape[1]])
-        total = _Summed.apply(torch.cat([input.sum(axes), local]))
-        count, mean = total[-1].detach(), total[:-1] / total[-1].detach()
-        centred = input - mean.view(shape)  # two passes: E[x²] - E[x]² loses digits
-        variance = _Summed.apply(centred.square().sum(axes)) / count
+        scaled, mean, variance, count = _Normalised.apply(input, self.eps)
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             part = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), part)
-                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), part)
-        scale = (variance + self.eps).rsqrt()
-        if self.affine:
-            return centred * (scale * self.weight).view(shape) + self.bias.view(shape)
-        return centred * scale.view(shape)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), part)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), part)
+        if not self.affine:
+            return scaled
+        shape = _channels(input)[1]
+        return torch.addcmul(self.bias.view(shape), scaled, self.weight.view(shape))
 
     @classmethod
     def convert(cls, module: nn.Module) -> nn.Module:
