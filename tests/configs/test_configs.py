@@ -56,6 +56,15 @@ def test_simulation_on_the_fly_changes_the_training_alone(bundle):
     assert steps.index("@load") < steps.index("@simulate") < steps.index("@resample")
 
 
+def test_several_processes_override_ids_that_exist(bundle):
+    content = ConfigParser.load_config_file(str(bundle / "configs" / "multi_gpu_train.yaml"))
+    base = merged(bundle, "train.yaml")
+    own = {"sync_batchnorm", "find_unused_parameters", "backend", "process_timeout", "finalize"}
+    arguments = {f"train::sampler::{name}" for name in ("batch_size", "rank", "world_size")}
+    assert {key for key in content if key.lstrip("+") not in base} == own | arguments
+    assert set(content["parallel"]) == set(base["parallel"])
+
+
 def test_ablation_overlays_switch_exactly_one_module(bundle):
     for module in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab"):
         content = ConfigParser.load_config_file(str(bundle / "configs" / "ablation" / f"no_{module}.yaml"))

@@ -13,6 +13,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ..files import replacing, write_table
+from .parallel import is_main
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,13 @@ class TrainingHistory:
         if self.evaluator is not None and self._validated:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
-        self._write_table(self.output_dir / "history.csv")
+        if is_main():
+            self._write_table(self.output_dir / "history.csv")
         if time.monotonic() - self._drawn >= self.picture_interval:
             self._draw(engine)
 
     def _draw(self, engine: Engine) -> None:
-        if not self.rows:
+        if not self.rows or not is_main():
             return
         try:
             self._write_picture(self.output_dir / "training_curve.png")

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ..files import replacing
+from .parallel import is_main
 
 logger = logging.getLogger(__name__)
 FOLDER = "kept"
@@ -53,7 +54,7 @@ class KeepBetter:
     def _begin(self, engine: Engine) -> None:
         if engine.state.epoch > 0:  # a run that is taken up again: it scored them when it began
             return
-        if self.file.is_file():
+        if self.file.is_file() and is_main():
             for name in ("original.pt", "previous.pt"):
                 if name == "previous.pt" or not (self.kept / name).is_file():
                     with replacing(self.kept / name) as temporary:
@@ -67,8 +68,9 @@ class KeepBetter:
             self.scored != engine.state.epoch
         ):  # an interval between validations must not cost a short training its result
             self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]
-        with replacing(self.kept / "last.pt") as temporary:
-            torch.save(self.network.state_dict(), temporary)
+        if is_main():
+            with replacing(self.kept / "last.pt") as temporary:
+                torch.save(self.network.state_dict(), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
         if math.isnan(self.before):
             logger.info("%s %.4f: %s holds the best weights", name, best, self.file)

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from ..files import write_text
 from .checkpoint import write_checkpoint
 from .history import loss_of
+from .parallel import is_main
 
 logger = logging.getLogger(__name__)
 NAME = "nonfinite_batch"
@@ -60,6 +61,8 @@ class NonFiniteLoss:
             "epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": str(value),
             "samples": [self._sample(tensors, names, i) for i in range(len(next(iter(tensors.values()), [])))],
         }  # fmt: skip
+        if not is_main():  # its lines say the cases of its own part
+            return list(dict.fromkeys(names))
         try:
             write_text(self.output_dir / f"{NAME}.json", json.dumps(report, indent=2) + "\n")
             write_checkpoint(self.output_dir / f"{NAME}.pt", {**tensors, "case": names})

@@ -20,6 +20,7 @@ from torch import distributed, nn
 from ..errors import InputError
 from ..settings import deciding, differences, running_config
 from .checkpoint import forget_state, read_state, write_checkpoint
+from .parallel import is_main, rank
 from .stop import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class TrainingState:
         """Write the state; ``within`` an epoch, or at its end with the validation still to come."""
         random = self._random_states() if within else None  # of all processes, so all of them come here
         self._saved = time.monotonic()
-        if _rank() != 0:
+        if not is_main():
             return
         epoch, iteration = engine.state.epoch, engine.state.iteration
         content: dict[str, Any] = {
@@ -136,9 +137,10 @@ class TrainingState:
     # ------------------------------------------------------------ when it is saved
     def _begin(self, engine: Engine) -> None:
         self.sampler.epoch, self.sampler.start = engine.state.epoch, self._start
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0]))
+        others = [rank()] if rank() else []  # so that no two processes drop the same features
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch, *others]).generate_state(1)[0]))
         if self._start and self._random:
-            own = self._random[min(_rank(), len(self._random) - 1)]
+            own = self._random[min(rank(), len(self._random) - 1)]
             torch.set_rng_state(own["cpu"].cpu())
             if "cuda" in own and torch.cuda.is_available():
                 torch.cuda.set_rng_state(own["cuda"].cpu())
@@ -187,7 +189,7 @@ class TrainingState:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         self.stop.listen()
         self._saved = time.monotonic()
-        if not self.resume and _rank() == 0:
+        if not self.resume and is_main():
             forget_state(self.path)
         content, file = read_state(self.path, engine.state.device) if self.resume else (None, self.path)
         if content is None:
@@ -229,13 +231,9 @@ class TrainingState:
 
     def _end(self, engine: Engine) -> None:
         self.stop.release()
-        if _rank() == 0:
+        if is_main():
             forget_state(self.path)
 
 
 def _several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if _several() else 0

@@ -18,22 +18,58 @@ class EpochSampler(Sampler[int]):
     What it yields holds the epoch too, ``epoch * n + index``, for ``SeededItems`` to draw by: persistent workers are told nothing
     else about the epoch. An epoch that was cut off goes on at ``start``, a number of cases.
 
+    Of several processes, each gets its part of every step: their k-th batches together, in the order of the ranks, are the k-th
+    batch of one process whose batches are ``world_size`` times as large. The last batch is filled up with the first cases of the
+    epoch where the processes cannot share it equally, so that a few cases may come twice.
+
     Args:
         data_source: data set.
         seed: of the run.
         shuffle: False keeps the order of the data set.
+        batch_size: cases in a batch of one process.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: when a batch is empty or the rank is none of the processes.
     """
 
-    def __init__(self, data_source: Sized, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        data_source: Sized,
+        seed: int = 0,
+        shuffle: bool = True,
+        batch_size: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"EpochSampler: batch_size={batch_size}, rank={rank}, world_size={world_size}; give a batch of at least 1 "
+                "and a rank from 0 to world_size - 1."
+            )
         self.n, self.seed, self.shuffle = len(data_source), seed, shuffle
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.epoch, self.start = 0, 0
 
+    def _parts(self) -> Iterator[tuple[int, int, int]]:
+        """Start and stop of every step over all processes, and how many cases each process gets of it."""
+        step = self.batch_size * self.world_size
+        for start in range(0, self.n, step):
+            stop = min(start + step, self.n)
+            yield start, stop, -(-(stop - start) // self.world_size)
+
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) if self.shuffle else range(self.n)
-        return iter([self.epoch * self.n + int(i) for i in order][self.start :])
+        drawn = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) if self.shuffle else range(self.n)
+        order, mine = [self.epoch * self.n + int(i) for i in drawn], []
+        for start, stop, each in self._parts():
+            missing = each * self.world_size - (stop - start)
+            cases = order[start:stop] + [order[i % self.n] for i in range(missing)]
+            mine += cases[self.rank * each : (self.rank + 1) * each]
+        return iter(mine[self.start :])
 
     def __len__(self) -> int:
-        return self.n
+        return sum(each for _, _, each in self._parts())
 
 
 class CaseError(RuntimeError):

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each of two processes runs for test_parallel.py, which reads its lines: one process has the whole batch, two a half each."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.distributed as dist
+from monai.losses import DiceCELoss
+from monai.metrics import DiceMetric
+from scripts.networks import MSFFNet
+from scripts.training.loss import IgnoringLoss
+from scripts.training.parallel import rank, share, world_size
+from scripts.training.synchronous import CpuSyncBatchNorm, EqualBuffers, WholeBatchLoss, distributed
+from torch import nn
+
+
+def say(name: str, worst: float) -> None:
+    """Print a line per process: what was compared and the largest difference."""
+    print(f"{name} {rank()} {worst:.3e}\n", end="", flush=True)
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.detach() - other.detach()).abs().max())
+
+
+def part(batch: torch.Tensor) -> torch.Tensor:
+    return batch.chunk(world_size())[rank()]
+
+
+def normalisation(kind: type[nn.Module], dims: int, **options) -> None:
+    """Output, gradients and running statistics of the halves against the plain layer with the whole batch."""
+    whole = kind(3, dtype=torch.float64, **options)
+    own = CpuSyncBatchNorm.convert(copy.deepcopy(whole))
+    assert list(own.state_dict()) == list(whole.state_dict())
+    for _ in range(2):
+        own.zero_grad()
+        whole.zero_grad()
+        x = torch.randn(4, 3, *[5] * dims, dtype=torch.float64) * 3 + 100
+        weight = torch.randn_like(x)
+        one, half = x.clone().requires_grad_(), part(x).clone().requires_grad_()
+        out, ours = whole(one), own(half)
+        (out * weight).sum().backward()
+        (ours * part(weight)).sum().backward()
+        worst = [difference(part(out), ours), difference(part(one.grad), half.grad)]
+        for parameter in own.parameters():
+            dist.all_reduce(parameter.grad)
+        worst += [difference(a.grad, b.grad) for a, b in zip(whole.parameters(), own.parameters(), strict=True)]
+        worst += [difference(a.double(), b.double()) for a, b in zip(whole.buffers(), own.buffers(), strict=True)]
+    own.eval(), whole.eval()
+    say("normalisation", max(*worst, difference(whole(x), own(x))))
+
+
+def step() -> None:
+    """Loss and gradients of a network with batch normalisation and a Dice over the batch."""
+    network = MSFFNet(spatial_dims=2, in_channels=1, out_channels=2, features=[4] * 5, fusion_channels=8).double()
+    whole = copy.deepcopy(network)
+    x, y = torch.rand(4, 1, 32, 32, dtype=torch.float64), (torch.rand(4, 1, 32, 32) > 0.7).double()
+    y[0], y[2, :, :9] = 0, 255
+    loss = IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+    wrapped = distributed(network)
+    one, ours = loss(whole(x), y), WholeBatchLoss(loss)(wrapped(part(x)), part(y))
+    one.backward()
+    ours.backward()
+    pairs = list(zip(whole.parameters(), network.parameters(), strict=True))
+    say("step", max(difference(one, ours), *(difference(a.grad, b.grad) for a, b in pairs)))
+    assert max(float(a.grad.abs().max()) for a, _ in pairs) > 1e-3
+
+
+def metrics() -> None:
+    """A mean over 0 to 3 cases, of which the processes get unequal numbers, and fewer than there are processes."""
+    cases = [(torch.rand(1, 2, 8, 8) > 0.5, torch.rand(1, 2, 8, 8) > 0.5) for _ in range(3)]
+    for count in (1, 2, 3):
+        whole, shared = (DiceMetric(include_background=False) for _ in range(2))
+        for prediction, label in cases[:count]:
+            assert whole._compute_tensor(prediction, label).numel() == 1
+        for prediction, label in share(cases[:count]):
+            shared(prediction, label)
+        expected = torch.stack([whole._compute_tensor(p, y).squeeze() for p, y in cases[:count]]).mean()
+        say("metrics", difference(expected, shared.aggregate()))
+
+
+def buffers() -> None:
+    """Statistics that every process kept for itself become those of the first."""
+    layer = nn.BatchNorm2d(2)
+    layer.running_mean.fill_(float(rank() + 1))
+    EqualBuffers(layer)._equalise(None)
+    say("buffers", difference(layer.running_mean, torch.ones(2)))
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    normalisation(nn.BatchNorm1d, 1)
+    normalisation(nn.BatchNorm2d, 2, momentum=None)
+    normalisation(nn.BatchNorm3d, 3, affine=False)
+    step()
+    metrics()
+    buffers()
+    dist.destroy_process_group()
