@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LABEL := .venv-label
+OLDEST := .venv-oldest
 PORT ?= 8000
 DEMO := runs/demo
 DEMO_CASES ?= 32
@@ -18,7 +19,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-slow test-label label lint format clean
+.PHONY: demo test test-slow test-oldest test-label label lint format clean
 
 # --no-compile: byte code of the few modules that are used appears at their first import; of all of them it takes pip minutes.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -54,6 +55,16 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
+
+# The oldest versions that pyproject.toml allows, with those tests that touch every part.
+$(OLDEST)/.done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints-oldest.txt ".[test]"
+	@touch $@
+
+test-oldest: $(OLDEST)/.done
+	$(OLDEST)/bin/python -m pytest tests/test_workflows.py tests/networks/test_msffnet.py tests/data/test_transforms.py tests/data/test_phantom.py \
+		tests/evaluation tests/inference/test_case.py tests/inference/test_grid.py tests/training/test_checkpoint.py tests/training/test_resume.py
 
 # MONAI Label needs other versions (pydicom 2), so it has an environment of its own.
 $(LABEL)/.done: constraints-label.txt

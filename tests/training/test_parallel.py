@@ -103,7 +103,7 @@ def test_two_processes_train_as_one_with_the_same_batch(bundle, cases, two, tmp_
 def test_one_process_writes_and_logs(two):
     out, printed = two
     assert len(list(out.glob("events.out.tfevents.*"))) == 1
-    assert {p.suffix for p in out.iterdir()} <= {".csv", ".png", ".pt", ".0"}
+    assert {p.suffix for p in out.iterdir()} <= {".csv", ".png", ".pt", ".0", ""}
     import torch
 
     state = torch.load(out / "model.pt", weights_only=True)
@@ -246,3 +246,21 @@ def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_en
     assert found == status if status is not None else found != 0
     assert (tmp_path / "queued").exists() == queued
     assert ended.exists() == signal
+
+
+def test_asked_to_end_two_processes_agree_on_a_step_and_go_on_from_there(bundle, cases, two, tmp_path):
+    arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, state_minutes=1000.0)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen([*TORCHRUN, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)
+        limit = time.monotonic() + 60
+        while not (tmp_path / "state.pt").is_file() and time.monotonic() < limit:
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(40) != 0
+    printed = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
+    assert printed.count("SIGTERM: training stopped in epoch") == 1
+    assert (tmp_path / "state.pt").is_file()
+    done = call(TORCHRUN, arguments, bundle)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == rows(two[0])

@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine
 
 from ..errors import InputError, refusal, served
+from .parallel import is_main
 from .sampling import CaseError
 from .stop import SIGNALS, exit_status
 
@@ -52,7 +53,8 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
         _fail(failure)
     stopped = getattr(trainer.state, "stopped_by", None)
     if stopped:
-        logger.warning("%s: %s; the same command goes on", reason(trainer, evaluator), stopped)
+        if is_main():
+            logger.warning("%s: %s; the same command goes on", stopped, reason(trainer, evaluator))
         sys.stdout.flush()
         raise SystemExit(exit_status(stopped))
     logger.info("%s", reason(trainer, evaluator))
