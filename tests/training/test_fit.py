@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -131,3 +132,15 @@ def test_signals_are_given_back_however_it_ends():
 def test_case_names_are_files(tmp_path):
     items = SeededItems(Dataset([{"image": Path("/a/b.nii.gz"), "x": 1}]))
     assert items[0]["case"] == "/a/b.nii.gz"
+
+
+def test_what_is_said_at_the_end_is_not_logged_before(tmp_path, caplog):
+    from monai.handlers import StatsHandler
+
+    engine = trainer([0], lambda *_: open(tmp_path / "none" / "file"))  # noqa: SIM115
+    logging.getLogger("monai.handlers.StatsHandler").propagate = True
+    StatsHandler().attach(engine)
+    with caplog.at_level("INFO"), pytest.raises(InputError, match=r"none/file: No such file"):
+        fit(engine)
+    assert "No such file" not in caplog.text
+    assert "Traceback" not in caplog.text

@@ -83,6 +83,12 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
             line = (str(error).strip().splitlines() or [""])[0]
             raise HTTPException(FAILED, f"{request.get('image')}: {line or type(error).__name__}") from error
 
+    def train(self, request: dict) -> Any:
+        """Train in one process: what MONAI Label changes in the config does not fit ``configs/multi_gpu_train.yaml``."""
+        if request.get("multi_gpu", True) and torch.cuda.device_count() > 1:
+            logger.warning("training takes one GPU; several are for the command line, see docs/scaling.md")
+        return super().train({**request, "multi_gpu": False})
+
     def scoring(self, request: dict, datastore: Any = None) -> dict:
         """Score studies one after another: the task of a bundle parses its config anew for each and is not made for threads."""
         return super().scoring({**request, "max_workers": 1}, datastore)

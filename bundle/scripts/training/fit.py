@@ -23,6 +23,8 @@ KILLED = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly)"
 )
 
+ENDS = re.compile(r"(Engine|Current) run is terminating due to exception")
+
 
 def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
     """Run a trainer; as a target of a config it runs once, however often the config refers to it.
@@ -36,6 +38,10 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
         SystemExit: with the status of the signal that the run was asked to end with.
     """
     before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    loggers = [engine.logger for engine in (trainer, evaluator) if engine is not None]
+    loggers.append(logging.getLogger("monai.handlers.StatsHandler"))
+    for item in loggers:
+        item.addFilter(_said_here)
     try:
         trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
@@ -44,6 +50,8 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
             raise
         _fail(line, error)
     finally:
+        for item in loggers:
+            item.removeFilter(_said_here)
         if threading.current_thread() is threading.main_thread():
             for name, handler in before.items():
                 if handler is not None:
@@ -58,6 +66,12 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
         sys.stdout.flush()
         raise SystemExit(exit_status(stopped))
     logger.info("%s", reason(trainer, evaluator))
+
+
+def _said_here(record: logging.LogRecord) -> bool:
+    """Whether a record may pass: engines and handlers log an error, its traceback too, that is raised and said once anyway."""
+    raised = record.exc_info is not None and record.exc_info[1] is not None and record.msg.startswith("Exception: ")
+    return not (raised or ENDS.match(str(record.msg)))
 
 
 def _fail(line: str, error: BaseException | None = None) -> None:
