@@ -19,25 +19,14 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from scripts.errors import InputError
 from test_resume import TINY, same
+from test_resume import workflow as tiny
 
 # Two steps an epoch, so that an epoch has a midst.
-SHORT = {**TINY, "batch_size": 2, "slices_per_volume": 2, "lr_patience": 0}
+SHORT = {"batch_size": 2, "slices_per_volume": 2, "lr_patience": 0}
 
 
 def workflow(bundle: Path, data: Path, out: Path, **overrides) -> ConfigWorkflow:
-    work = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "train.yaml"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(bundle),
-        device="cpu",
-        dataset_dir=str(data),
-        output_dir=str(out),
-        ckpt_dir=str(out),
-        **{**SHORT, **overrides},
-    )
-    work.initialize()
-    return work
+    return tiny(bundle, data, out, **{**SHORT, **overrides})
 
 
 def weights(work: ConfigWorkflow) -> dict[str, torch.Tensor]:
@@ -132,7 +121,7 @@ def test_a_truncated_state_costs_one_epoch_and_not_the_run(bundle, phantom_set, 
 def test_killed_at_random_moments_by_its_command_line(bundle, phantom_set, whole, tmp_path):
     """SIGKILL twice, SIGTERM to the whole group once, with workers; the last start comes to the end."""
     options = {
-        **SHORT, "num_workers": 1, "state_minutes": 0.001, "device": "cpu",
+        **TINY, **SHORT, "num_workers": 1, "state_minutes": 0.001, "device": "cpu",
         "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path,
     }  # fmt: skip
     command = [

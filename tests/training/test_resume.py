@@ -29,8 +29,8 @@ TINY = {
 }
 
 
-def train(bundle: Path, data: Path, out: Path, stop_in: int | None = None, **overrides) -> dict[str, torch.Tensor]:
-    """Train, cut off in the middle of epoch ``stop_in``; return the last weights, not the best."""
+def workflow(bundle: Path, data: Path, out: Path, **overrides) -> ConfigWorkflow:
+    """Training of the tiny network, ready to run."""
     work = ConfigWorkflow(
         config_file=str(bundle / "configs" / "train.yaml"),
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -43,6 +43,12 @@ def train(bundle: Path, data: Path, out: Path, stop_in: int | None = None, **ove
         **{**TINY, **overrides},
     )
     work.initialize()
+    return work
+
+
+def train(bundle: Path, data: Path, out: Path, stop_in: int | None = None, **overrides) -> dict[str, torch.Tensor]:
+    """Train, cut off in the middle of epoch ``stop_in``; return the last weights, not the best."""
+    work = workflow(bundle, data, out, **overrides)
     trainer = work.parser.get_parsed_content("train::trainer")
     if stop_in is not None:
 
