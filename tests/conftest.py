@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,22 @@ SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(2)
+
+
+def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """Compile a network by ``torch.jit.script``.
+
+    TorchScript knows its built-in functions by ``id()`` and takes any later object at the address of one that is gone for it
+    ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution. A copy lies elsewhere.
+    """
+    for _ in range(3):
+        try:
+            return torch.jit.script(model)
+        except RuntimeError as error:
+            if "builtin cannot be used as a value" not in str(error):
+                raise
+            model = deepcopy(model)
+    return torch.jit.script(model)
 
 
 @pytest.fixture(scope="session")

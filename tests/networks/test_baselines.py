@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import scripted
 from monai.networks.nets import BasicUNet
 from scripts.networks.baselines import DeepLabV3Plus, FCN8s, ResidualEncoderUNet, SegNet, UNetPlusPlus
 from scripts.networks.baselines.atrous import AtrousPyramid
@@ -90,7 +91,7 @@ def test_channels_and_classes_are_free_and_the_loss_falls(build):
 @pytest.mark.parametrize("size", [(40, 24), (17, 20, 33)])
 def test_torchscript_gives_the_same_logits(build, size):
     model, x = net(build, len(size)).eval(), torch.rand(1, 1, *size)
-    torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scripted(model)(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("build", BASELINES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import scripted
 from scripts.networks.aspp import AtrousSpatialPyramidPooling
 from scripts.networks.bottleneck import BottleneckDecoder, SegmentationDecoder
 from scripts.networks.encoder import UNetEncoder
@@ -52,7 +53,7 @@ def test_block_keeps_the_shape_trains_and_scripts(build, spatial_dims):
     assert y.shape == x.shape
     reaches_every_parameter(module, y)
     module.eval()
-    torch.testing.assert_close(torch.jit.script(module)(x), module(x))
+    torch.testing.assert_close(scripted(module)(x), module(x))
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

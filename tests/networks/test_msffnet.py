@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import scripted
 from scripts.networks import MSFFNet
 
 FEATURES = (4, 8, 8, 12, 16)
@@ -58,7 +59,7 @@ def test_the_refining_modules_start_as_a_small_addition_and_can_replace_the_map_
 
 def test_torchscript_gives_the_same_logits():
     model, x = net().eval(), torch.rand(1, 1, 40, 24)
-    torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scripted(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_other_settings_are_refused_by_name_and_a_longer_run_is_not(bundle, phan
 
 def test_other_cases_are_refused(bundle, phantom_set, tmp_path):
     stopped(bundle, phantom_set, tmp_path, "within", epoch=1, epochs=1)
-    content = json.loads((phantom_set / "datalist.json").read_text())
+    content = json.loads((phantom_set / "datalist.json").read_text(encoding="utf-8"))
     sections = {
         k: [{n: str(phantom_set / f) for n, f in c.items() if n != "patient"} for c in v]
         for k, v in content.items()

@@ -49,7 +49,14 @@ def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path
     path = os.pathsep.join(map(str, (bundle, *modules)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
     return subprocess.run(
-        [*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, text=True, timeout=120
+        [*launcher, *arguments],
+        cwd=bundle,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=120,
     )
 
 
@@ -69,7 +76,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def cases(phantom_set, tmp_path_factory) -> Path:
     """Four scans for training, two steps an epoch, and three, of unequal shares, for validation."""
-    listed = json.loads((phantom_set / "datalist.json").read_text())
+    listed = json.loads((phantom_set / "datalist.json").read_text(encoding="utf-8"))
     everything = [case for part in ("training", "validation", "testing") for case in listed[part]]
     for case in everything:
         case |= {key: str(phantom_set / case[key]) for key in ("image", "label", "vertebrae") if key in case}
@@ -226,7 +233,7 @@ def test_no_process_is_left_without_a_case(monkeypatch):
 def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_end(
     tmp_path, job, signal, status, queued
 ):
-    text = (HERE.parents[1] / "docs" / "scaling.md").read_text()
+    text = (HERE.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", text, re.DOTALL)
     (tmp_path / "bundle").mkdir()
     ended = tmp_path / "ended"
