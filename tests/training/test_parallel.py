@@ -48,15 +48,9 @@ def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path
     """Run a command in the bundle, whose processes also find the modules in the given folders."""
     path = os.pathsep.join(map(str, (bundle, *modules)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
     return subprocess.run(
-        [*launcher, *arguments],
-        cwd=bundle,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=120,
+        [*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=120, **utf_8
     )
 
 
