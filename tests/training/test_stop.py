@@ -33,7 +33,9 @@ def test_a_signal_is_noted_and_given_back():
 
 def test_the_second_signal_ends_the_process_at_once():
     code = (
-        "import os, signal, time; from scripts.training.stop import StopRequest; r = StopRequest(); r.listen()\n"
+        # a job in the background of a shell is born with SIGINT ignored
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from scripts.training.stop import StopRequest; r = StopRequest(); r.listen()\n"
         "os.kill(os.getpid(), signal.SIGINT); print(r.name, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(5); print('on')"
     )

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from .anatomy import LABELS, REGIONS, SIZES, VertebraSize
-from .shapes import Array, capsule, vertebral_body
-from .soft_tissue import HU, blend, smooth_noise, thecal_sac, tissue_background
-from .vertebra import Grid, Pose, vertebra_distance
+from . import degeneration
+from .anatomy import LABELS, REGIONS
+from .bones import Age, draw_discs, draw_ribs, draw_vertebra
+from .posture import aged, choose_collapses, individual, mean_dish, place
+from .relief import Collapse
+from .soft_tissue import smooth_noise, thecal_sac, tissue_background
+from .variation import Variation
+from .vertebra import Grid
 
 
 @dataclass
@@ -38,6 +42,7 @@ class ScanStyle:
         noise: standard deviation of the noise in HU.
         sharpness: blur of the reconstruction kernel in mm (standard deviation).
         contrast: HU that contrast medium adds to vessels.
+        variation: what else differs from a healthy spine; None for nothing.
     """
 
     spacing: tuple[float, float, float] = (1.5, 1.0, 1.0)
@@ -47,6 +52,7 @@ class ScanStyle:
     noise: float = 18.0
     sharpness: float = 0.5
     contrast: float = 0.0
+    variation: Variation | None = None
 
     @staticmethod
     def random(rng: np.random.Generator, region: str) -> ScanStyle:
@@ -72,156 +78,26 @@ class ScanStyle:
         )
 
 
-def _individual(rng: np.random.Generator, level: str, scale: float) -> VertebraSize:
-    """Sizes of one vertebra of one person: everybody's ``scale`` and a few per cent of its own."""
-    mean = SIZES[level]
-    own = {n: getattr(mean, n) * scale * rng.normal(1, 0.025) for n in ("width", "depth", "height", "canal")}
-    own["disc"] = mean.disc * scale * float(np.clip(rng.normal(0.95, 0.15), 0.5, 1.3))
-    own["process"] = mean.process * scale * rng.normal(1, 0.06)
-    own["transverse"] = mean.transverse * scale * rng.normal(1, 0.08)
-    return replace(mean, **own)
-
-
-def _place(
-    rng: np.random.Generator, levels: tuple[str, ...], sizes: dict[str, VertebraSize], fov: tuple[float, float, float]
-) -> dict[str, Pose]:
-    """Stack the vertebrae along a curve with the lordosis and kyphosis of the region, centred in the field of view."""
-    curvature, lean = rng.uniform(0.55, 1.05), rng.normal(0, 3)
-    bend, phase = rng.normal(0, 1.6), rng.uniform(0, 6)
-    tilts = {level: curvature * SIZES[level].tilt + lean + rng.normal(0, 1.0) for level in levels}
-    if "S1" in levels:
-        tilts["S1"] += 8
-    position, previous, poses = np.zeros(3), None, {}
-    for k, level in enumerate(levels):
-        sway = bend * np.sin(0.7 * k + phase)
-        pose = Pose.tilted(np.zeros(3), tilts[level], coronal=sway, axial=rng.normal(0, 1.0))
-        if previous is not None:
-            last, half = poses[previous], sizes[previous].height / 2
-            middle = last.axes[:, 2] + pose.axes[:, 2]
-            disc = sizes[previous].disc * middle / np.linalg.norm(middle)
-            position = last.centre + half * last.axes[:, 2] + disc + sizes[level].height / 2 * pose.axes[:, 2]
-        poses[level] = Pose(position, pose.axes)
-        previous = level
-    centres = np.array([p.centre for p in poses.values()])
-    # The spine lies behind the middle of the scan; the lowest vertebra is near the lower border, the top may be cut.
-    low = centres[0, 2] - sizes[levels[0]].height * rng.uniform(0.3, 0.9)
-    offset = np.array([-centres[:, 0].mean(), -centres[:, 1].mean() - 0.04 * fov[1], -fov[2] / 2 - low])
-    return {level: Pose(p.centre + offset, p.axes) for level, p in poses.items()}
-
-
 def _line(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Interpolate (n, 3) points, lowest first, to x and y at every height of the grid: (grid.shape[2], 2)."""
     z = grid.origin[2] + grid.spacing[2] * np.arange(grid.shape[2])
     return np.stack([np.interp(z, points[:, 2], points[:, i]) for i in range(2)], axis=1)
 
 
-def _bone_hu(distance: Array, trabeculae: Array, style: ScanStyle, shell: Array | float) -> Array:
-    """HU inside bone: compact near the surface, cancellous with its texture inside."""
-    compact = np.clip((distance + shell) / 0.7 + 0.5, 0.0, 1.0)
-    return trabeculae + (style.cortical - trabeculae) * compact
-
-
-def _draw_vertebra(
-    rng: np.random.Generator,
-    grid: Grid,
-    pose: Pose,
-    level: str,
-    size: VertebraSize,
-    style: ScanStyle,
-    image: Array,
-    labels: NDArray[np.uint8],
-    nearest: Array,
-    texture: Array,
-) -> None:
-    """Draw one vertebra into ``image`` and ``labels`` in place; ``nearest`` holds the smallest distance drawn so far."""
-    concavity = 1.9 if LABELS[level] >= 8 else 1.0
-    shape: dict = {
-        "concavity": concavity * rng.uniform(0.6, 1.3),
-        "waist": rng.uniform(0.05, 0.10),
-        "lordosis": {"L5": 0.12, "L4": 0.06, "S1": 0.1}.get(level, -0.02) + rng.normal(0, 0.012),
-        "skew": (rng.normal(0, 0.01), rng.normal(0, 0.01)),
-    }
-    bone = vertebra_distance(grid, pose, level, size, shape)
-    if bone.region is None:
-        return
-    box, distance = bone.region, bone.distance
-    points = bone.points
-    y, z = points[1], points[2]
-    # Posterior elements hold little cancellous bone; the basivertebral vein enters the body from behind.
-    arch = np.clip((-size.depth / 2 - y) / 4, 0, 1)
-    cancellous = style.trabecular * rng.normal(1, 0.05) + (28 + 0.12 * style.trabecular) * texture[box] + 120 * arch
-    vein = np.hypot(z / 2.2, points[0] / 5) + np.clip(y - 0.05 * size.depth, 0, None) / 3
-    cancellous -= np.clip(1.3 - vein, 0, 1) * (90 + 0.3 * style.trabecular)
-    shell = 0.55 + 0.25 * arch
-    voxel = float(grid.spacing.mean())
-    inside = distance < voxel
-    value = np.where(inside, _bone_hu(distance, cancellous, style, shell), 0)
-    mine = inside & (distance < nearest[box])
-    blend_weight = np.where(mine, np.clip(0.5 - distance / voxel, 0, 1), 0)
-    view = image[box]
-    view += (value - view) * blend_weight
-    labelled = mine & (distance < 0)
-    if level in LABELS and level != "S1":
-        labels[box][labelled] = LABELS[level]
-    else:
-        labels[box][labelled] = 0
-    np.minimum(nearest[box], distance, out=nearest[box])
-
-
-def _draw_discs(
-    rng: np.random.Generator,
-    grid: Grid,
-    levels: tuple[str, ...],
-    poses: dict[str, Pose],
-    sizes: dict[str, VertebraSize],
-    image: Array,
-    texture: Array,
-) -> None:
-    for lower, upper in itertools.pairwise(levels):
-        a, b = poses[lower], poses[upper]
-        top = a.centre + sizes[lower].height / 2 * a.axes[:, 2]
-        bottom = b.centre - sizes[upper].height / 2 * b.axes[:, 2]
-        pose = Pose((top + bottom) / 2, (a.axes + b.axes) / 2)
-        pose.axes /= np.linalg.norm(pose.axes, axis=0)
-        width, depth = min(sizes[lower].width, sizes[upper].width), min(sizes[lower].depth, sizes[upper].depth)
-        box = grid.box(pose.centre - width, pose.centre + width)
-        if box is None:
-            continue
-        height = float(np.linalg.norm(bottom - top)) + 5
-        disc = vertebral_body(grid.local(box, pose), width * 1.02, depth * 1.03, height, concavity=-0.5, waist=-0.03)
-        ring = np.clip(1 + disc / 5, 0, 1) * 22
-        blend(image[box], HU["disc"] + rng.normal(0, 8) + ring + 5 * texture[box], disc, float(grid.spacing.mean()))
-
-
-def _draw_ribs(
-    rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array
-) -> None:
-    """Ribs: a chain of capsules from the costovertebral joint outwards, backwards and down. They carry no label."""
-    for level, pose in poses.items():
-        if not level.startswith("T"):
-            continue
-        size = sizes[level]
-        x0, y0, z0 = size.width / 2 + 2.5, -size.depth / 2 + 5, size.height / 2 - 1
-        knots = [(x0, y0, z0), (x0 + 14, y0 - 13, z0 - 1), (x0 + 32, y0 - 20, z0 - 8), (x0 + 58, y0 - 6, z0 - 24)]
-        for side in (1.0, -1.0):
-            rib = [(x * side, y, z) for x, y, z in knots]
-            for start, end in itertools.pairwise(rib):
-                ends = np.array([start, end]) @ pose.axes.T + pose.centre
-                box = grid.box(ends.min(0) - 9, ends.max(0) + 9)
-                if box is None:
-                    continue
-                bone = capsule(grid.local(box, pose), start, end, (3.4, 3.4), (0.9, 0.9, 1.5))
-                value = np.where(bone < -1.6, 190.0, 720.0 + 40 * rng.standard_normal())
-                blend(image[box], value, bone, float(grid.spacing.mean()))
-
-
-def make_phantom(seed: int, region: str = "thoracolumbar", style: ScanStyle | None = None) -> SpineScan:
-    """Make one intact spine CT.
+def make_phantom(
+    seed: int,
+    region: str = "thoracolumbar",
+    style: ScanStyle | None = None,
+    collapses: Sequence[tuple[str, int]] = (),
+) -> SpineScan:
+    """Make one spine CT.
 
     Args:
         seed: the same seed gives the same scan on every machine.
         region: "cervical", "thoracic", "thoracolumbar" or "lumbar".
         style: how the scan looks; drawn from the seed when None.
+        collapses: shape and Genant grade of fractures that are drawn with the spine, which leans and sinks with them; they go to
+            vertebrae in view, as many as there are. Only for a style with a ``variation``.
 
     Raises:
         ValueError: when the region is unknown.
@@ -236,12 +112,22 @@ def make_phantom(seed: int, region: str = "thoracolumbar", style: ScanStyle | No
 
     levels = REGIONS[region]
     scale = float(rng.normal(1.0, 0.05))
-    sizes = {level: _individual(rng, level, scale) for level in levels}
-    poses = _place(rng, levels, sizes, style.field_of_view)
+    sizes = {level: individual(rng, level, scale) for level in levels}
+    variation, age, drawn = style.variation, None, {}
+    # A generator of its own for what differs from a healthy spine, so that healthy phantoms stay what they are.
+    extra = np.random.default_rng([seed, 5])
+    if variation is not None:
+        sizes = {v: aged(extra, size, variation) for v, size in sizes.items()}
+        before = rng.bit_generator.state
+        drawn = choose_collapses(extra, collapses, place(rng, levels, sizes, style, {}), sizes, style)
+        rng.bit_generator.state = before
+        age = Age(extra, variation, degeneration.trabecular_streaks(extra, grid, variation.streaks))
+    poses = place(rng, levels, sizes, style, drawn)
     centres = np.array([p.centre for p in poses.values()])
     posterior = float(np.mean([sizes[v].depth / 2 + sizes[v].canal + sizes[v].process * 0.9 for v in levels]))
 
-    image = tissue_background(rng, grid, _line(grid, centres), region, style.contrast, posterior)
+    line = _line(grid, centres)
+    image = tissue_background(rng, grid, line, region, style.contrast, posterior)
     canal = np.array([poses[v].centre - poses[v].axes[:, 1] * (sizes[v].depth + sizes[v].canal) / 2 for v in levels])
     cord = 0.0 if region == "lumbar" else 4.2
     thecal_sac(
@@ -252,17 +138,43 @@ def make_phantom(seed: int, region: str = "thoracolumbar", style: ScanStyle | No
         cord_radius=cord,
     )
     texture = smooth_noise(rng, grid, 3.0)
-    _draw_discs(rng, grid, levels, poses, sizes, image, texture)
+    draw_discs(rng, grid, levels, poses, sizes, image, texture, age, drawn)
+    if variation is not None:
+        image = degeneration.change_tissue(extra, image, grid, variation)
+        degeneration.clutter(extra, image, grid, line, variation.clutter)
     labels = np.zeros(grid.shape, np.uint8)
     nearest = np.full(grid.shape, np.inf, np.float32)
-    _draw_ribs(rng, grid, poses, sizes, image)
+    draw_ribs(rng, grid, poses, sizes, image)
     for level in levels:
-        _draw_vertebra(rng, grid, poses[level], level, sizes[level], style, image, labels, nearest, texture)
+        draw_vertebra(
+            rng, grid, poses[level], level, sizes[level], style, image, labels, nearest, texture, age, drawn.get(level)
+        )
+    if variation is not None and variation.screws:
+        held = [str(v) for v in extra.permutation([v for v in levels if v != "S1"])[: variation.screws]]
+        degeneration.screws(extra, image, grid, poses, sizes, held)
 
     image = gaussian_filter(image, sigma=style.sharpness / spacing, mode="nearest")
+    if variation is not None and variation.overshoot:
+        image = degeneration.sharpen(image, grid, variation.overshoot)
     noise = rng.standard_normal(grid.shape, dtype=np.float32)
     noise = gaussian_filter(noise, sigma=0.55 / spacing, mode="wrap")
     image += noise * (style.noise / max(float(noise.std()), 1e-6))
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = grid.origin + rng.uniform(-60, 60, 3)
-    return SpineScan(np.clip(np.round(image), -1024, 3071).astype(np.int16), labels, affine)
+    fractures = [
+        _record(level, c, sizes[level].height) for level, c in drawn.items() if np.any(labels == LABELS[level])
+    ]
+    return SpineScan(np.clip(np.round(image), -1024, 3071).astype(np.int16), labels, affine, fractures)
+
+
+def _record(level: str, collapse: Collapse, height: float) -> dict:
+    losses = collapse.losses(height, mean_dish(level))
+    return {
+        "label": LABELS[level],
+        "level": level,
+        "shape": collapse.shape,
+        "grade": collapse.grade,
+        "measured_grade": collapse.grade,
+        **{f"loss_{name}": round(value, 4) for name, value in losses.items()},
+        "density": collapse.density,
+    }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import keep_settings, read_table, write_table
+from .adapter import IGNORE
 from .anatomy import REGIONS
 from .datalist import split_by_patient, write_datalist
-from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows
+from .fractured_scan import COLUMNS, add_fractures, save_image, vertebra_rows, whole_vertebrae
+from .genant import SHAPES
 from .phantom import ScanStyle, SpineScan, make_phantom
+from .simulate import FOLDERS, training_label
+from .variation import wide_style
 
+STYLES = {"plain": ScanStyle.random, "wide": wide_style}
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # as scanners and public sets store CT; PIR is that of VerSe
 
 
@@ -28,6 +34,7 @@ def fractured_phantom(
     fractures: int,
     grades: Sequence[int] = (1, 2, 3),
     style: ScanStyle | None = None,
+    drawn: float = 0.0,
 ) -> SpineScan:
     """Make a phantom with ``fractures`` simulated fractures (fewer if fewer whole vertebrae are seen).
 
@@ -37,9 +44,26 @@ def fractured_phantom(
         fractures: number of fractured vertebrae; 0 gives a healthy scan.
         grades: Genant grades to draw from.
         style: how the scan looks; drawn when None.
+        drawn: share of fractures that are drawn with the spine, which leans and sinks with them; the others are made by
+            displacement, which leaves every other vertebra in place. Above 0 only for a style with a ``variation``.
     """
-    scan = make_phantom(seed, region, style)
-    return add_fractures(scan, np.random.default_rng([seed, 7]), fractures, grades=grades)
+    rng = np.random.default_rng([seed, 7])
+    collapses: list[tuple[str, int]] = []
+    if drawn:
+        count = int(rng.binomial(fractures, drawn))
+        collapses = [(str(rng.choice(list(SHAPES))), int(rng.choice(list(grades)))) for _ in range(count)]
+    scan = make_phantom(seed, region, style, collapses)
+    return add_fractures(scan, rng, fractures, grades=grades, exclude=[f["label"] for f in scan.fractures])
+
+
+def doubtful(scan: SpineScan, min_grade: int) -> list[int]:
+    """Fractured vertebrae that a label should call unknown: cut by the border, or of a grade below ``min_grade``."""
+    whole = whole_vertebrae(scan.labels, scan.affine)
+    return [f["label"] for f in scan.fractures if f["grade"] < min_grade or f["label"] not in whole]
+
+
+def _name(seed: int) -> str:
+    return f"phantom-{seed:04d}"
 
 
 def _oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
@@ -55,6 +79,10 @@ def phantom(
     grades: Sequence[int] | int = (1, 2, 3),
     healthy: float = 0.25,
     spacing: Sequence[float] | float | None = None,
+    style: str = "plain",
+    drawn: float = 0.0,
+    min_grade: int = 1,
+    workers: int = 2,
 ) -> str:
     """Make a data set of phantom CTs with simulated fractures.
 
@@ -69,6 +97,10 @@ def phantom(
         grades: Genant grades to draw from.
         healthy: share of scans without a fracture.
         spacing: voxel size in mm, one number or three (R, A, S); drawn per scan when not given.
+        style: "plain", or "wide" for old and operated spines, other kernels and fields of view (docs/phantom.md).
+        drawn: share of fractures drawn with the spine, which leans and sinks with them, not made by displacement; for "wide".
+        min_grade: fractures below this grade become 255, unknown.
+        workers: scans made at once.
 
     Returns:
         Path of the datalist.
@@ -77,53 +109,61 @@ def phantom(
     unknown = [r for r in names if r not in REGIONS]
     if unknown:
         raise InputError(f"regions={unknown[0]!r}: give some of {', '.join(REGIONS)}")
-    drawn = [grades] if isinstance(grades, int) else list(grades)
-    if not drawn or any(g not in (1, 2, 3) for g in drawn):
+    kinds = [grades] if isinstance(grades, int) else list(grades)
+    if not kinds or any(g not in (1, 2, 3) for g in kinds):
         raise InputError(f"grades={grades!r}: give some of 1, 2, 3")
     if cases < 3:
         raise InputError(f"cases={cases}: give at least 3, one for each of training, validation and testing")
     if not 0 <= healthy < 1:
         raise InputError(f"healthy={healthy}: give a share of at least 0 and below 1")
+    if style not in STYLES:
+        raise InputError(f"style={style!r}: give one of {', '.join(STYLES)}")
+    if not 0 <= drawn <= 1 or (drawn and style != "wide"):
+        raise InputError(f"drawn={drawn}: give a share from 0 to 1, above 0 only with --style wide")
+    if min_grade not in (1, 2, 3):
+        raise InputError(f"min_grade={min_grade}: give 1, 2 or 3")
     # More cases may be added later; the rest decides what a case looks like.
     size_mm = [spacing] if isinstance(spacing, (int, float)) else spacing and list(spacing)
-    settings = {"seed": seed, "regions": names, "grades": drawn, "healthy": healthy, "spacing": size_mm}
+    settings = {"seed": seed, "regions": names, "grades": kinds, "healthy": healthy, "spacing": size_mm}
+    settings |= (
+        {} if (style, drawn, min_grade) == ("plain", 0, 1) else {"style": style, "drawn": drawn, "min_grade": min_grade}
+    )
     keep_settings(out, settings)
     root = Path(out)
-    for folder in ("images", "labels", "vertebrae"):
+    for folder in FOLDERS.values():
         (root / folder).mkdir(parents=True, exist_ok=True)
 
-    rows: list[dict] = []
-    entries: list[dict[str, str]] = []
-    for k in tqdm(range(cases), desc="phantoms", unit="scan"):
-        case = f"phantom-{seed + k:04d}"
-        files = {
-            "image": f"images/{case}.nii.gz",
-            "label": f"labels/{case}.nii.gz",
-            "vertebrae": f"vertebrae/{case}.nii.gz",
-        }
-        entries.append({**files, "patient": case})
-        part = root / "vertebrae" / f"{case}.csv"
+    entries = [
+        {**{key: f"{folder}/{_name(seed + k)}.nii.gz" for key, folder in FOLDERS.items()}, "patient": _name(seed + k)}
+        for k in range(cases)
+    ]
+
+    def make(k: int) -> list[dict]:
+        part = root / "vertebrae" / f"{_name(seed + k)}.csv"
         if part.exists():
-            rows.extend(read_table(part))
-            continue
+            return list(read_table(part))
         rng = np.random.default_rng([seed + k, 11])
         region = names[k % len(names)]
-        style = ScanStyle.random(rng, region)
+        looks = STYLES[style](rng, region)
         if spacing is not None:
             size = [float(spacing)] * 3 if isinstance(spacing, (int, float)) else [float(s) for s in spacing]
-            style = replace(style, spacing=(size[0], size[1], size[2]))
+            looks = replace(looks, spacing=(size[0], size[1], size[2]))
         # Healthy scans are spread evenly, so that every part of a small set has its share.
         fractures = 0 if int((k + 1) * healthy) > int(k * healthy) else int(rng.integers(1, 4))
-        scan = fractured_phantom(seed + k, region, fractures, drawn, style)
+        scan = fractured_phantom(seed + k, region, fractures, kinds, looks, drawn)
         codes = str(rng.choice(ORIENTATIONS))
-        broken = [f["label"] for f in scan.fractures]
-        save_image(_oriented(scan.image, scan.affine, codes), root / "images" / f"{case}.nii.gz")
-        save_image(_oriented(scan.labels, scan.affine, codes), root / "vertebrae" / f"{case}.nii.gz")
-        mask = np.isin(scan.labels, broken).astype(np.uint8)
-        save_image(_oriented(mask, scan.affine, codes), root / "labels" / f"{case}.nii.gz")
-        case_rows = vertebra_rows(case, scan)
+        mask = training_label(scan, [], [], None)
+        mask[np.isin(scan.labels, doubtful(scan, min_grade))] = IGNORE
+        for key, array in (("image", scan.image), ("vertebrae", scan.labels), ("label", mask)):
+            save_image(_oriented(array, scan.affine, codes), root / entries[k][key])
+        case_rows = vertebra_rows(_name(seed + k), scan)
         write_table(part, case_rows, COLUMNS)
-        rows.extend(case_rows)
+        return case_rows
+
+    rows: list[dict] = []
+    with ThreadPoolExecutor(max(int(workers), 1)) as pool:
+        for case_rows in tqdm(pool.map(make, range(cases)), total=cases, desc="phantoms", unit="scan"):
+            rows.extend(case_rows)
 
     write_table(root / "vertebrae.csv", rows, COLUMNS)
     fractured = [any(str(r["grade"]) != "0" for r in rows if r["case"] == e["patient"]) for e in entries]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,6 +57,7 @@ def vertebral_body(
     waist: float = 0.07,
     lordosis: float = 0.0,
     skew: tuple[float, float] = (0.0, 0.0),
+    relief: tuple[Callable[[Array, Array], Array], Callable[[Array, Array], Array]] | None = None,
 ) -> Array:
     """Distance to a vertebral body centred at the origin: waisted wall, concave endplates, rounded rim.
 
@@ -67,6 +70,7 @@ def vertebral_body(
         waist: share by which the wall narrows at half height.
         lordosis: share by which the anterior wall is higher than the middle (negative: lower).
         skew: slopes of the upper endplate along x and y, for small individual asymmetry.
+        relief: mm by which the upper and the lower endplate lie inside, at (u, v), each -1 to 1 over the body; see ``relief``.
     """
     x, y, z = points
     u, v = x / (width / 2), y / (depth / 2)
@@ -78,4 +82,8 @@ def vertebral_body(
     dish = concavity * np.clip(1 - r * r, 0, 1) ** 1.5
     top = z - skew[0] * x - skew[1] * y - (half - dish)
     bottom = -z - (half - dish)
+    if relief is not None:
+        # Beyond the rim the relief goes on as it is at the rim.
+        inside = [np.clip(c, -1, 1) for c in (u, v)]
+        top, bottom = top + relief[0](*inside), bottom + relief[1](*inside)
     return smooth_maximum(wall.astype(np.float32), np.maximum(top, bottom).astype(np.float32), 2.0)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,13 +86,13 @@ class DistanceField:
         )
         return cut if all(c.stop > c.start for c in cut) else None  # type: ignore[return-value]
 
-    def add_body(self, size: VertebraSize, seam: float, **shape: float | tuple[float, float]) -> None:
+    def add_body(self, size: VertebraSize, seam: float, **shape: Any) -> None:
         """Add the vertebral body."""
         half = np.array([size.width / 2 + 4, size.depth / 2 + 4, size.height / 2 + 7])
         cut = self._sub_box(-half, half)
         if cut is not None:
-            points = tuple(p[cut] for p in self.points)
-            body = vertebral_body(points, size.width, size.depth, size.height, **shape)  # type: ignore[arg-type]
+            x, y, z = (p[cut] for p in self.points)
+            body = vertebral_body((x, y, z), size.width, size.depth, size.height, **shape)
             self.distance[cut] = smooth_minimum(self.distance[cut], body, seam)
 
     def add_capsule(
@@ -181,7 +183,12 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
 
 
 def vertebra_distance(
-    grid: Grid, pose: Pose, level: str, size: VertebraSize | None = None, shape: dict | None = None
+    grid: Grid,
+    pose: Pose,
+    level: str,
+    size: VertebraSize | None = None,
+    shape: dict | None = None,
+    spurs: Sequence[tuple] = (),
 ) -> DistanceField:
     """Signed distance of a whole vertebra in the part of ``grid`` that it can reach.
 
@@ -191,6 +198,7 @@ def vertebra_distance(
         level: name of the level, "C3" to "S1".
         size: individual sizes; the mean of the level when None.
         shape: further arguments of ``shapes.vertebral_body``.
+        spurs: capsules (start, end, radius, flatten) that grow from the body.
     """
     size = size or SIZES[level]
     field_ = DistanceField(grid, pose, reach=max(size.depth / 2 + size.canal + size.process + 12, size.width))
@@ -202,6 +210,8 @@ def vertebra_distance(
             field_.add_capsule(mirrored[0], mirrored[1], radius, flatten)
     field_.carve_canal(size)
     field_.add_body(size, seam=1.5, **(shape or {}))
+    for start, end, radius, flatten in spurs:
+        field_.add_capsule(start, end, radius, flatten, seam=1.0)
     if level == "S1":
         # the sacrum goes on below: three shrinking bodies fused to the first, curving backwards
         for k, (y, z) in enumerate([(-9.0, -25.0), (-22.0, -46.0), (-38.0, -62.0)]):
