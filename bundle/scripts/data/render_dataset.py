@@ -73,7 +73,7 @@ def render(
     """Draw CTs around vertebra masks: true shapes, random tissue. For masks without a CT, or whose CT may not be used.
 
     Reads the cases of DATALIST that name vertebrae (their CT is not read), and writes images/, labels/, vertebrae/, vertebrae.csv
-    and datalist.json into OUT. Real fractures that a label marks stay what they are. A case stays in its section of the split. Cases
+    and datalist.json into OUT. Real fractures that a label marks stay. A case stays in its section of the split. Cases
     that fail are named and left out; running again goes on where it stopped.
 
     Args:
