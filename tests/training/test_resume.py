@@ -29,10 +29,10 @@ TINY = {
 }
 
 
-def workflow(bundle: Path, data: Path, out: Path, **overrides) -> ConfigWorkflow:
+def workflow(bundle: Path, data: Path, out: Path, overlays: tuple[str, ...] = (), **overrides) -> ConfigWorkflow:
     """Training of the tiny network, ready to run."""
     work = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "train.yaml"),
+        config_file=[str(bundle / "configs" / name) for name in ("train.yaml", *overlays)],
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         bundle_root=str(bundle),

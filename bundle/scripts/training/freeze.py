@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a network that keep their weights in fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..errors import InputError
+
+
+def trainable(network: nn.Module, frozen: Sequence[str] = ()) -> list[nn.Parameter]:
+    """Freeze parts of a network and return the parameters that are left to train.
+
+    A frozen part keeps the running statistics of its normalisation, too, and drops nothing out: it stays in evaluation mode.
+
+    Args:
+        network: network, changed in place.
+        frozen: names of its direct parts, such as "encoder".
+
+    Raises:
+        InputError: for a name that is no part of the network, or when nothing is left to train.
+    """
+    parts = dict(network.named_children())
+    for name in [frozen] if isinstance(frozen, str) else frozen:
+        if name not in parts:
+            raise InputError(f"frozen={name!r}: the network has no such part; it has {', '.join(parts)}")
+        parts[name].requires_grad_(False)
+        # The trainer puts the whole network into training mode before each step.
+        parts[name].register_forward_pre_hook(lambda module, _: module.eval() and None)
+    left = [p for p in network.parameters() if p.requires_grad]
+    if not left:
+        raise InputError(f"frozen={list(frozen)}: nothing is left to train; leave a part out")
+    return left

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning starts from given weights, leaves them alone, and keeps frozen parts bit by bit; bfloat16 on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from scripts.errors import InputError
+from scripts.networks import MSFFNet
+from scripts.training.freeze import trainable
+from scripts.training.precision import CpuBfloat16, low_precision
+from test_resume import workflow
+
+
+def network(**arguments) -> MSFFNet:
+    torch.manual_seed(0)
+    return MSFFNet(spatial_dims=2, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), **arguments)
+
+
+def test_frozen_parts_keep_weights_and_statistics_while_the_rest_learns():
+    net = network(dropout=0.2)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD(trainable(net, ["encoder"]), lr=0.1)
+    for _ in range(2):
+        net.train()
+        optimizer.zero_grad()
+        net(torch.rand(2, 1, 32, 32)).square().mean().backward()
+        optimizer.step()
+    changed = {k.split(".")[0] for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert "encoder" not in changed
+    assert {"ffm", "decoder"} <= changed
+    assert len(trainable(network())) == len(list(network().parameters()))
+
+
+def test_what_cannot_be_frozen_is_refused():
+    with pytest.raises(InputError, match="frozen='encoders': the network has no such part; it has encoder"):
+        trainable(network(), ["encoders"])
+    small = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="nothing is left"):
+        trainable(small, ["0"])
+
+
+def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
+    net, image = network(), torch.rand(2, 1, 48, 48)
+    wrapped = CpuBfloat16(net)
+    assert low_precision(net).network is net
+    exact, rough = net(image), wrapped(image)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean() + 0.02
+    rough.square().mean().backward()
+    assert {p.grad.dtype for p in net.parameters() if p.grad is not None} == {torch.float32}
+    with pytest.raises(ValueError, match="on meta; set amp"):
+        CpuBfloat16(torch.nn.Linear(2, 2, device="meta"))
+    other = torch.nn.Linear(2, 2, device="meta")
+    assert low_precision(other) is other
+
+
+def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phantom_set, tmp_path):
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", "finetune.yaml")])
+    assert parser["learning_rate"] < 0.001
+    parser["bundle_root"] = str(bundle)
+    assert parser.get_parsed_content("ckpt_dir") != str(bundle / "models")
+    start = tmp_path / "start.pt"
+    base = workflow(bundle, phantom_set, tmp_path / "base")
+    torch.save(base.parser.get_parsed_content("network_def").state_dict(), start)
+    kept = start.read_bytes()
+    run = workflow(
+        bundle, phantom_set, tmp_path / "run", ("finetune.yaml",), init_checkpoint=str(start), frozen=["encoder"]
+    )
+    run.run()
+    assert start.read_bytes() == kept
+    first = torch.load(start, weights_only=True)
+    last = torch.load(tmp_path / "run" / "kept" / "last.pt", weights_only=True)
+    changed = {k.split(".")[0] for k in first if not torch.equal(first[k], last[k])}
+    assert "encoder" not in changed
+    assert "decoder" in changed
+    assert (tmp_path / "run" / "model.pt").is_file()
