@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the pictures of the manual: ``python docs/make_figures.py``. Phantoms only; no scan of a patient is shown.
 
-python docs/make_figures.py                                          # phantoms.png, fractures.png and a table of height loss
+python docs/make_figures.py                                          # phantoms.png, phantoms_wide.png, fractures.png and a table of height loss
 python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG      # the same of a scan of yours
 python docs/make_figures.py monai_label --image CT --masks "{'answer': 'MASK.nii.gz'}"  # what MONAI Label's server returned
 """
@@ -23,6 +23,7 @@ from scripts.data.fracture import FracturePlan, simulate_fracture, spine_order  
 from scripts.data.fractured_scan import whole_vertebrae  # noqa: E402
 from scripts.data.genant import BANDS, SHAPES  # noqa: E402
 from scripts.data.phantom import ScanStyle, SpineScan, make_phantom  # noqa: E402
+from scripts.data.variation import wide_style  # noqa: E402
 from scripts.data.vertebra_frame import FrameError  # noqa: E402
 
 SHOWN = (("wedge", 3), ("biconcave", 2), ("crush", 2))
@@ -57,6 +58,26 @@ def phantoms() -> None:
         axis.set_axis_off()
     OUT.mkdir(exist_ok=True)
     figure.savefig(OUT / "phantoms.png", dpi=90)
+
+
+def wide(seed: int = 0) -> None:
+    """Write ``docs/images/phantoms_wide.png``: phantoms of the style that the shipped weights saw, drawn fractures outlined."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8), layout="constrained", facecolor="black")
+    kinds = (("wedge", 3), ("biconcave", 2), ("crush", 3), ("wedge", 2))
+    for k, axis in enumerate(figure.subplots(2, 6).flat):
+        region = ("thoracolumbar", "lumbar", "thoracic", "cervical")[k % 4]
+        style = wide_style(np.random.default_rng([seed + k, 11]), region)
+        scan = make_phantom(seed + k, region, style, [kinds[k % 4]] if k % 3 else [])
+        middle = round(float(np.median(np.argwhere(scan.labels > 0)[:, 0])))
+        extent = (0, scan.image.shape[1] * style.spacing[1], 0, scan.image.shape[2] * style.spacing[2])
+        axis.imshow(scan.image[middle, ::-1].T, cmap="gray", vmin=-200, vmax=800, origin="lower", extent=extent)
+        broken = np.isin(scan.labels[middle, ::-1], [f["label"] for f in scan.fractures])
+        if broken.any():
+            axis.contour(broken.T, [0.5], colors="#ff9f1c", linewidths=1.0, origin="lower", extent=extent)
+        axis.set_axis_off()
+    figure.savefig(OUT / "phantoms_wide.png", dpi=80)
 
 
 def fractures(
@@ -135,11 +156,12 @@ def monai_label(image: str, masks: dict[str, str], out: str | None = None) -> No
 def main() -> None:
     """Make every picture."""
     phantoms()
+    wide()
     fractures()
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        fire.Fire({"phantoms": phantoms, "fractures": fractures, "monai_label": monai_label})
+        fire.Fire({"phantoms": phantoms, "wide": wide, "fractures": fractures, "monai_label": monai_label})
     else:
         main()
