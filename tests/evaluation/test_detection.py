@@ -38,6 +38,20 @@ def test_one_component_over_two_vertebrae_finds_both():
     assert len(match(reference, reference, 0.001).targets) == 1
 
 
+def test_iou_of_a_vertebra_counts_what_its_findings_mark_outside_fractures():
+    vertebrae = slabs(19, 20, 21)
+    reference = np.isin(vertebrae, (19, 20))
+    one = match(reference, reference, 0.001, vertebrae)
+    assert [t.iou(one.components) for t in one.targets] == [1.0, 1.0, 0.0]
+    # All three marked: the intact L2, of the size of one of them, stands against both fractures, and they against it.
+    three = match(vertebrae > 0, reference, 0.001, vertebrae)
+    np.testing.assert_allclose([t.iou(three.components) for t in three.targets], [1 / 2, 1 / 2, 1 / 3])
+    half = (vertebrae == 19) & (np.indices(SHAPE)[0] < 3)
+    direct = np.count_nonzero(half & (vertebrae == 19)) / np.count_nonzero(half | (vertebrae == 19))
+    got = match(half, reference, 0.001, vertebrae)
+    assert got.targets[0].iou(got.components) == pytest.approx(direct) == pytest.approx(0.5)
+
+
 def test_vertebrae_nobody_knows_are_no_targets():
     vertebrae = slabs(19, 20)
     known = vertebrae != 20

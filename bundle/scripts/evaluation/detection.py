@@ -56,6 +56,19 @@ class Target:
         """Share covered by components of at least a confidence."""
         return sum(s for k, s in self.pieces.items() if components[k].confidence >= threshold)
 
+    def iou(self, components: Sequence[Component]) -> float:
+        """Intersection over union with the findings that touch it.
+
+        What a finding marks in another fracture is not held against it; what it marks outside every fracture is.
+        """
+        covered = self.coverage(components) * self.volume_ml
+        touching = [components[k] for k in self.pieces]
+        if self.fractured:
+            beside = sum(c.volume_ml * (1 - c.overlap) for c in touching)
+        else:
+            beside = sum(c.volume_ml for c in touching) - covered
+        return covered / (self.volume_ml + beside)
+
     def found_at(self, components: Sequence[Component], min_overlap: float) -> float:
         """Highest confidence threshold at which the target is still found; minus infinity when it never is."""
         covered = 0.0

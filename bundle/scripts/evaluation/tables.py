@@ -16,7 +16,7 @@ from .overlap import DEFINITIONS
 from .statistics import Estimate
 from .summary import CaseResult, Summary
 
-FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "found")
+FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "iou", "found")
 FINDING_COLUMNS = ("case", "patient", "finding", "volume_ml", "confidence", "overlap", "right")
 
 
@@ -86,7 +86,8 @@ def write_tables(
             row["false_positives"] = sum(c.overlap < min_overlap for c in components)
             for t in r.detections.targets:
                 covered = t.coverage(components)
-                values = (t.name, int(t.fractured), t.grade, t.shape, _plain(t.volume_ml), _plain(covered))
+                shares = (_plain(covered), _plain(t.iou(components)))
+                values = (t.name, int(t.fractured), t.grade, t.shape, _plain(t.volume_ml), *shares)
                 fractures.append(
                     dict(zip(FRACTURE_COLUMNS, (r.case, r.patient, *values, int(covered >= min_overlap)), strict=True))
                 )
