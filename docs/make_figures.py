@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the pictures of the manual: ``python docs/make_figures.py``. Phantoms only; no scan of a patient is shown.
 
-python docs/make_figures.py                                          # phantoms.png, phantoms_wide.png, fractures.png and a table of height loss
+python docs/make_figures.py                              # phantoms.png, phantoms_wide.png, fractures.png, a table of height loss
 python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG      # the same of a scan of yours
 python docs/make_figures.py monai_label --image CT --masks "{'answer': 'MASK.nii.gz'}"  # what MONAI Label's server returned
 """
