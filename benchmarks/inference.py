@@ -29,6 +29,7 @@ from torso import save, torso
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING = (0.7, 0.7, 1.0)
+GRID: dict[str, list] = {"spacing": [1.0, 1.0, 1.0], "patch_size": [256, 256]}  # of every variant; finer than the default
 VARIANTS: dict[str, dict] = {
     "stock path": {"stock": True},
     "PyTorch": {"runtime": "torch"},
@@ -111,7 +112,7 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
     from scripts.inference.segment import read_config
 
     torch.set_num_threads(2)
-    values = dict(json.loads(options))
+    values = GRID | dict(json.loads(options))
     stock = values.pop("stock", False)
     if values.get("runtime") == "openvino":
         from scripts.inference.runtimes import quiet_openvino
