@@ -29,7 +29,10 @@ from torso import save, torso
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING = (0.7, 0.7, 1.0)
-GRID: dict[str, list] = {"spacing": [1.0, 1.0, 1.0], "patch_size": [256, 256]}  # of every variant; finer than the default
+GRID: dict[str, list] = {
+    "spacing": [1.0, 1.0, 1.0],
+    "patch_size": [256, 256],
+}  # of every variant; finer than the default
 VARIANTS: dict[str, dict] = {
     "stock path": {"stock": True},
     "PyTorch": {"runtime": "torch"},

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from scripts.training.fit import explain, fit, reason
 from scripts.training.nonfinite import NonFiniteLoss
 from scripts.training.sampling import EpochSampler, SeededItems
 from scripts.training.stop import QuietWorker
+from test_resume import workflow
 
 
 def loader(data: list, transform, workers: int) -> DataLoader:
@@ -144,3 +146,15 @@ def test_what_is_said_at_the_end_is_not_logged_before(tmp_path, caplog):
         fit(engine)
     assert "No such file" not in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.slow
+def test_the_network_is_compiled_for_training_and_checkpoints_stay_what_they_are(bundle, phantom_set, tmp_path):
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    run = workflow(bundle, phantom_set, tmp_path, compile=True, epochs=2, slices_per_volume=3)
+    plain = set(run.parser.get_parsed_content("network_def").state_dict())
+    run.run()
+    assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == plain
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(rows) == 3
