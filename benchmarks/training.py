@@ -75,6 +75,40 @@ def parser_of(pipeline: str, data: str, cache_dir: str, overrides: dict[str, Any
     return parser
 
 
+def convolution_rate(device: Any, dtype: Any, seconds: float = 2.0) -> float:
+    """Operations per second that a 3x3 convolution of 64 channels reaches on a device, channels-last, forward."""
+    import torch
+
+    x = torch.randn(16, 64, 128, 160, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(
+        device=device, dtype=dtype, memory_format=torch.channels_last
+    )
+    operations = 2 * x[:, :1].numel() * 64 * 64 * 9
+
+    def run(times: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(times):
+            layer(x)
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    with torch.no_grad():
+        run(3)
+        times = max(int(3 * seconds / run(3)), 3)
+        return operations * times / run(times)
+
+
+def arithmetic(network: Any, image: Any) -> float:
+    """Operations of a forward and backward pass for each slice of ``image`` (B, C, H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        network(image).sum().backward()
+    network.zero_grad()
+    return counter.get_total_flops() / len(image)
+
+
 def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
     """Train for some steps in this process and print a line of JSON: seconds waited and worked in, and slices of, every step."""
     os.chdir(ROOT / "bundle")
@@ -88,11 +122,13 @@ def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, 
     parser["epochs"] = 10**6
     trainer = parser.get_parsed_content("train::trainer")
     rows: list[list[float]] = []
+    last: list[Any] = []
     clock = {"before": time.perf_counter(), "got": 0.0, "slices": 0.0}
 
     def got(engine: Any) -> None:
         clock["got"] = time.perf_counter()
         clock["slices"] = len(engine.state.batch["image"])
+        last[:] = [engine.state.batch["image"]]
 
     def done(engine: Any) -> None:
         if torch.cuda.is_available():
@@ -107,7 +143,12 @@ def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, done)
     trainer.run()
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    print(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu}), flush=True)
+    network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
+    dtype = parser.get_parsed_content("amp_dtype") if parser.get_parsed_content("amp") else torch.float32
+    image = last[0].as_subclass(torch.Tensor).to(device)
+    each, rate = arithmetic(network, image), convolution_rate(device, dtype)
+    share = each * sum(r[2] for r in rows[warm_up:]) / sum(r[1] for r in rows[warm_up:]) / rate
+    print(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu, "rate": rate, "share": share}), flush=True)
 
 
 def export(data: str, cache_dir: str, out: str, overrides: Any = "{}") -> None:
@@ -208,6 +249,7 @@ def compare(
             folder / "export.log",
         )
     results: dict[str, list[tuple[np.ndarray, float, float]]] = {p: [] for p in pipelines}
+    shares: dict[str, str] = {}
     try:
         for number, pipeline in tqdm([(n, p) for n in range(rounds) for p in pipelines], desc="rounds"):
             common = ["--steps", str(steps), "--warm_up", str(warm_up), "--overrides", settings]
@@ -217,10 +259,16 @@ def compare(
                 command = [str(nnunet_python), "-W", "ignore", script, str(folder / "nnunet"), *common]
             found, peak = _run(command, folder / f"{pipeline}{number}.log", nnUNet_n_proc_DA=str(workers))
             results[pipeline].append((np.array(found["rows"]), peak, found["gpu_mib"]))
+            if "share" in found:
+                shares[pipeline] = f"{100 * found['share']:.0f} % of {found['rate'] / 1e9:.0f} G"
     finally:
         if work is None:
             shutil.rmtree(folder, ignore_errors=True)
     _table(results, rounds, steps)
+    for pipeline, text in shares.items():
+        print(
+            f"{pipeline}: while it computes, its last round reaches {text} operations/s, which a lone convolution makes here"
+        )
 
 
 def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: int, steps: int) -> None:
