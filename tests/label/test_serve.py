@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 
 import pytest
 import torch
+from conftest import BUNDLE
 from monai.bundle import ConfigParser
 from scripts.data.checks import preflight
 from scripts.errors import InputError
@@ -55,6 +57,24 @@ def test_weights_that_a_session_trained_stay_until_others_are_asked_for(weights,
     assert own.read_bytes() == trained
     prepare_app(app, str(weights), config, fresh=True)
     assert own.read_bytes() == weights.read_bytes()
+
+
+def test_shipped_weights_that_do_not_fit_an_overlay_are_left_out(weights, tmp_path, monkeypatch):
+    fake = tmp_path / "bundle"
+    for part in ("configs", "scripts", "docs"):
+        shutil.copytree(BUNDLE / part, fake / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(BUNDLE / "LICENSE", fake)
+    (fake / "models").mkdir()
+    monkeypatch.setattr(sys.modules[prepare_app.__module__], "BUNDLE", fake)
+    parser = ConfigParser()
+    parser.read_config(str(fake / "configs" / "train.yaml"))
+    torch.save(parser.get_parsed_content("network_def").state_dict(), fake / "models" / "model.pt")
+    for config, fits in (([], True), ([str(tmp_path / "small.json")], False)):
+        app = tmp_path / f"app{fits}"
+        (app / "model").mkdir(parents=True)
+        note = prepare_app(app, None, config)[0]
+        assert (app / "model" / NAME / "models" / "model.pt").is_file() == fits
+        assert ("made by another network" in note) != fits
 
 
 @pytest.mark.parametrize(

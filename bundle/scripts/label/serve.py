@@ -56,6 +56,9 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
         raise InputError(f"{source}: no such checkpoint; give a file with weights")
     if own.is_file() and not fresh:
         notes.append(f"weights: {own}, as the last session left them (--fresh begins with {source} again)")
+    elif source.is_file() and not weights and config and (reason := _misfit(target, source)):
+        # The shipped weights are of the shipped widths; who trains another network begins without any.
+        notes.append(f"weights: none, {reason}; the server can store labels and train, and segments after that")
     elif source.is_file():
         with replacing(own) as temporary:
             shutil.copyfile(source, temporary)
@@ -80,6 +83,15 @@ def _merge(folder: Path, overlays: Sequence[str]) -> None:
         parser = ConfigParser()
         parser.read_config([str(folder / f"{name}.yaml"), *files])
         write_text(folder / f"{name}.json", json.dumps(parser.get(), indent=2) + "\n")  # preferred to .yaml
+
+
+def _misfit(bundle: Path, weights: Path) -> str:
+    """Why weights do not fit the configs, or nothing."""
+    try:
+        _check(bundle, weights)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _check(bundle: Path, weights: Path) -> None:
