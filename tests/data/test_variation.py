@@ -42,6 +42,27 @@ def test_low_discs_bring_bodies_closer():
     assert distance[1] < distance[0] - 6
 
 
+def test_a_scoliotic_spine_bends_to_the_side_and_turns():
+    straight, bent = (
+        scan_of(Variation(), region="thoracolumbar"),
+        scan_of(Variation(scoliosis=14.0, rotation=1.0), region="thoracolumbar"),
+    )
+    levels = [
+        v
+        for v in ("L3", "L2", "L1", "T12", "T11", "T10")
+        if all((s.labels == LABELS[v]).any() for s in (straight, bent))
+    ]
+    sway = [np.ptp([centre(s, v)[0] for v in levels]) for s in (straight, bent)]
+    assert sway[1] > sway[0] + 4
+    askew = scan_of(Variation(lying=(0.0, 20.0)))
+    # The spinous process lies to the side of the body of a patient who is turned.
+    side = []
+    for scan in (scan_of(Variation()), askew):
+        x, y, _ = np.nonzero(scan.labels == LABELS["L3"])
+        side.append(abs(x[y < np.quantile(y, 0.1)].mean() - x[y > np.quantile(y, 0.6)].mean()) * scan.affine[0, 0])
+    assert side[1] > side[0] + 4
+
+
 def test_spurs_are_bone_of_their_vertebra():
     plain, spurred = scan_of(Variation()), scan_of(Variation(osteophytes=1.0))
     gained = [(spurred.labels == LABELS[v]).sum() - (plain.labels == LABELS[v]).sum() for v in ("L2", "L3", "L4")]

@@ -44,7 +44,6 @@ def test_what_cannot_be_frozen_is_refused():
 def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
     net, image = network(), torch.rand(2, 1, 48, 48)
     wrapped = CpuBfloat16(net)
-    assert low_precision(net).network is net
     exact, rough = net(image), wrapped(image)
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
@@ -53,8 +52,18 @@ def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
     assert {p.grad.dtype for p in net.parameters() if p.grad is not None} == {torch.float32}
     with pytest.raises(ValueError, match="on meta; set amp"):
         CpuBfloat16(torch.nn.Linear(2, 2, device="meta"))
-    other = torch.nn.Linear(2, 2, device="meta")
-    assert low_precision(other) is other
+
+
+def test_bfloat16_is_taken_where_the_cpu_computes_in_it(monkeypatch):
+    net, other = network(), torch.nn.Linear(2, 2, device="meta")
+    for name in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
+        assert low_precision(net).network is net
+        assert low_precision(other) is other
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert low_precision(net) is net
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert low_precision(net) is net
 
 
 def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phantom_set, tmp_path):

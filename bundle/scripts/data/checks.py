@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +46,7 @@ def preflight(
     label_values: Sequence[int] = (0, 1),
     workers: int = 2,
     expect_hu: bool = True,
+    needs: Sequence[str] = (),
 ) -> None:
     """Refuse to start when data are missing or broken.
 
@@ -56,6 +58,7 @@ def preflight(
         label_values: values that a label may hold.
         workers: threads.
         expect_hu: whether images whose values are no HU are refused.
+        needs: what every case of the required sections must name besides.
 
     Raises:
         InputError: with a line per problem.
@@ -76,6 +79,13 @@ def preflight(
             raise InputError(
                 f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
                 "(make one with: python -m scripts.data phantom --out DIR)"
+            )
+    for name, key in itertools.product(required, needs):
+        bare = [case for case in sections[name] if key not in case]
+        if bare:
+            raise InputError(
+                f"{bare[0]['image']}: the case names no `{key}` ({len(bare)} of {len(sections[name])} {name} cases); add it to "
+                f"{source or 'the datalist'}, or leave the overlay out that needs it"
             )
     if level == "off":
         return

@@ -68,10 +68,15 @@ def place(
     def half_height(level: str, upper: bool) -> float:
         return sizes[level].height / 2 - (seats[level][upper][0] if level in seats else 0.0)
 
+    # A scoliotic spine leans to the side in a slower curve and turns with it.
+    scoliosis, rotation = (0.0, 0.0) if variation is None else (variation.scoliosis, variation.rotation)
+    lying = (0.0, 0.0) if variation is None else variation.lying
     position, previous, poses = np.zeros(3), None, {}
     for k, level in enumerate(levels):
-        sway = bend * np.sin(0.7 * k + phase)
-        pose = Pose.tilted(np.zeros(3), tilts[level], coronal=sway, axial=rng.normal(0, 1.0))
+        curve = scoliosis * np.sin(0.45 * k + 1.3 * phase)
+        sway = bend * np.sin(0.7 * k + phase) + curve + lying[0]
+        turn = rng.normal(0, 1.0) + rotation * curve + lying[1]
+        pose = Pose.tilted(np.zeros(3), tilts[level], coronal=sway, axial=turn)
         if previous is not None:
             last, half = poses[previous], half_height(previous, True)
             middle = last.axes[:, 2] + pose.axes[:, 2]

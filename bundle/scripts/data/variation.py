@@ -32,6 +32,9 @@ class Variation:
         tissue: factor and shift in HU of everything that is not bone.
         start: share of the spine that lies below the scan.
         shift: mm by which the spine lies off the middle of the scan, to the right and to the front.
+        scoliosis: degrees by which vertebrae lean to the side along a lateral curve, besides what a healthy spine has.
+        rotation: degrees by which they turn about the spine's axis for each degree of that lean.
+        lying: degrees by which the patient lies leaning to the side and turned on the table.
     """
 
     disc: float = 1.0
@@ -49,6 +52,9 @@ class Variation:
     tissue: tuple[float, float] = (1.0, 0.0)
     start: float = 0.0
     shift: tuple[float, float] = (0.0, 0.0)
+    scoliosis: float = 0.0
+    rotation: float = 0.0
+    lying: tuple[float, float] = (0.0, 0.0)
 
 
 def _variation(rng: np.random.Generator, tight: bool) -> Variation:
@@ -69,6 +75,9 @@ def _variation(rng: np.random.Generator, tight: bool) -> Variation:
         tissue=(float(rng.uniform(0.6, 1.5)), float(rng.uniform(-60, 60))),
         start=float(rng.random()),
         shift=(float(rng.normal(0, 5)), float(rng.normal(0, 4 if tight else 15))),
+        scoliosis=float(rng.normal(0, 8)) * float(rng.random() < 0.6),
+        rotation=float(rng.uniform(0.2, 1.2)),
+        lying=(float(rng.normal(0, 3)), float(rng.normal(0, 5))),
     )
 
 

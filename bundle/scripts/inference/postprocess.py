@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
+from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, gaussian_filter1d, label
+
+
+def longest_run(mask: NDArray[np.bool_]) -> int:
+    """Greatest number of True in a row along the first axis."""
+    run, longest = np.zeros(mask.shape[1:], np.int32), 0
+    for layer in mask:
+        run = np.where(layer, run + 1, 0)
+        longest = max(longest, int(run.max(initial=0)))
+    return longest
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,10 @@ class PostProcessing:
         min_volume_mm3: connected findings that are smaller are dropped.
         fill_holes: whether cavities inside a finding become part of it.
         largest: number of findings that are kept, the largest first; None keeps all.
+        smooth_mm: probabilities are averaged from left to right with a Gaussian of this standard deviation before anything else:
+            a vertebra breaks as a whole, and a network that sees one sagittal slice at a time does not know its neighbours.
+        min_width_mm: findings that nowhere reach this far from left to right without a gap are dropped: a broken body is wider
+            than the joints and processes beside it.
 
     Raises:
         ValueError: for a value out of range.
@@ -29,20 +42,39 @@ class PostProcessing:
     min_volume_mm3: float = 1000.0
     fill_holes: bool = False
     largest: int | None = None
+    smooth_mm: float = 0.0
+    min_width_mm: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: give a probability above 0 and below 1")
         if self.min_volume_mm3 < 0:
             raise ValueError(f"min_volume_mm3={self.min_volume_mm3}: give 0 or more")
+        if self.smooth_mm < 0:
+            raise ValueError(f"smooth_mm={self.smooth_mm}: give a distance in mm, or 0 for none")
+        if self.min_width_mm < 0:
+            raise ValueError(f"min_width_mm={self.min_width_mm}: give a distance in mm, or 0 for any")
         if self.largest is not None and self.largest < 1:
             raise ValueError(f"largest={self.largest}: give 1 or more, or None for all")
+
+    def smooth(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> None:
+        """Average probabilities (R, A, S) from left to right, in place; beyond the box they count as 0."""
+        if self.smooth_mm > 0 and volume.size:
+            # Row by row, so that no copy of the box in single precision is needed.
+            for row in np.moveaxis(volume, 1, 0):
+                row[:] = gaussian_filter1d(
+                    row.astype(np.float32), self.smooth_mm / spacing[0], axis=0, mode="constant", truncate=2.5
+                )
+
+    def is_wide(self, finding: NDArray[np.bool_], spacing: Sequence[float]) -> bool:
+        """Whether a finding (R, A, S) somewhere reaches ``min_width_mm`` from left to right."""
+        return self.min_width_mm <= 0 or longest_run(finding) * spacing[0] >= self.min_width_mm
 
     def __call__(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> NDArray[np.int32]:
         """Find connected findings and number them by size, the largest first.
 
         Args:
-            volume: probabilities (R, A, S); what is dropped is set to 0 in it, filled cavities to 1.
+            volume: probabilities (R, A, S); they are smoothed in place, what is dropped is set to 0, filled cavities to 1.
             spacing: mm.
 
         Returns:
@@ -51,6 +83,7 @@ class PostProcessing:
         """
         if volume.size == 0:
             return np.zeros(volume.shape, np.int32)
+        self.smooth(volume, spacing)
         marked, _ = label(volume > self.threshold, output=np.int32)
         boxes = find_objects(marked)
         smallest = self.min_volume_mm3 / float(np.prod(spacing))
@@ -63,7 +96,7 @@ class PostProcessing:
                 inside = filled
             found.append((int(np.count_nonzero(inside)), number, box, inside))
         found.sort(key=lambda f: (-f[0], f[1]))
-        kept = [f for f in found if f[0] >= smallest][: self.largest]
+        kept = [f for f in found if f[0] >= smallest and self.is_wide(f[3], spacing)][: self.largest]
         keep = {f[1] for f in kept}
         for _, number, box, inside in found:
             if number not in keep:

@@ -11,7 +11,7 @@ class CpuBfloat16(nn.Module):
     """What the trainer calls in place of a network: its forward pass runs in bfloat16 where PyTorch holds that safe.
 
     Weights, gradients and the output stay float32, so no gradient is scaled. Checkpoints hold the network itself. On CPUs with
-    AMX or AVX-512 BF16 a step is faster; on others it may be slower.
+    AMX or AVX-512 BF16 a step is faster; on others it is far slower.
 
     Args:
         network: network on the CPU.
@@ -35,6 +35,13 @@ class CpuBfloat16(nn.Module):
             return self.network(x).float()
 
 
+def fast_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; one that only imitates it took ten times as long as in float32."""
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch has it since 2.11
+    found = ask()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def low_precision(network: nn.Module) -> nn.Module:
-    """``CpuBfloat16`` on a CPU; elsewhere the network itself, as ``amp`` serves there."""
-    return CpuBfloat16(network) if next(network.parameters()).device.type == "cpu" else network
+    """``CpuBfloat16`` on a CPU that has it; elsewhere the network itself: ``amp`` serves GPUs, other CPUs stay with float32."""
+    return CpuBfloat16(network) if next(network.parameters()).device.type == "cpu" and fast_bfloat16() else network

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects what docs/model_card/ says of the shipped weights from the run that made them.
+
+python docs/make_model_card.py --run bundle/runs/shipped --data bundle/data/simulated --hours 1.3
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = ROOT / "docs" / "model_card"
+CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml")
+SETTINGS = ("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume", "spacing", "hu_window", "patch_size")
+
+
+def main() -> None:
+    """Write training.json, config.yaml, build.json, history.csv and the curve; copy the weights into the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
+    parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
+    parser.add_argument("--hours", type=float, required=True, help="hours of the machine that the training took")
+    options = parser.parse_args()
+    CARD.mkdir(parents=True, exist_ok=True)
+    weights = ROOT / "bundle" / "models" / "model.pt"
+    shutil.copyfile(options.run / "model.pt", weights)
+    for name, folder in (
+        ("history.csv", options.run),
+        ("training_curve.png", options.run),
+        ("build.json", options.data),
+    ):
+        shutil.copyfile(folder / name, CARD / name)
+    config = ConfigParser()
+    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in CONFIGS])
+    (CARD / "config.yaml").write_text(yaml.safe_dump(config.get(), sort_keys=False, width=140), encoding="utf-8")
+    rows = list(csv.DictReader((CARD / "history.csv").open(encoding="utf-8")))
+    best = max((r for r in rows if r["val_mean_dice"]), key=lambda r: float(r["val_mean_dice"]))
+    facts = {
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(v.numel() for v in torch.load(weights, weights_only=True).values()),
+        "data_sha256": json.loads((CARD / "build.json").read_text())["sha256"],
+        "configs": list(CONFIGS),
+        "settings": {key: config[key] for key in SETTINGS},
+        "best_epoch": int(best["epoch"]),
+        "best_val_mean_dice": round(float(best["val_mean_dice"]), 4),
+        "hours": options.hours,
+        "machine": f"{torch.get_num_threads()} CPU cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), no GPU",
+        "torch": torch.__version__.split("+")[0],
+    }
+    (CARD / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()
