@@ -113,7 +113,7 @@ def test_candidates_score_as_the_masks_do():
     volume[2:8, 2:8, 2:8], volume[12:15, 12:15, 12:15] = 0.9, 0.8
     truth = np.zeros((30, 30, 30), bool)
     truth[5:12, 4:12, 6:14] = rng.random((7, 8, 8)) < 0.8
-    candidate = candidates(Probabilities(volume, (4, 3, 5)), truth, 2.0, 0.5, False)
+    candidate = candidates(Probabilities(volume, (4, 3, 5)), truth, (2.0, 1.0, 1.0), 0.5, False)
     for smallest, largest in ((0, None), (100, None), (0, 1), (10_000, None)):
         mask = np.zeros(truth.shape, bool)
         if smallest < 10_000:
@@ -122,8 +122,10 @@ def test_candidates_score_as_the_masks_do():
             mask[16:19, 15:18, 17:20] = True
         expected = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         assert candidate.dice(smallest, largest) == pytest.approx(expected)
+    assert candidate.dice(0, None, 12.0) == candidate.dice(0, 1)  # 6 and 3 voxels of 2 mm
+    assert candidate.dice(0, None, 12.1) == 0
     empty = candidates(
-        Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0)), np.zeros((3, 3, 3), bool), 1.0, 0.5, True
+        Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0)), np.zeros((3, 3, 3), bool), (1.0, 1.0, 1.0), 0.5, True
     )
     assert empty.dice(0, None) == 1.0
 

@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, gaussian_filter1d, label
 
-
-def longest_run(mask: NDArray[np.bool_]) -> int:
-    """Greatest number of True in a row along the first axis."""
-    run, longest = np.zeros(mask.shape[1:], np.int32), 0
-    for layer in mask:
-        run = np.where(layer, run + 1, 0)
-        longest = max(longest, int(run.max(initial=0)))
-    return longest
+from ..data.transforms import longest_run
 
 
 @dataclass(frozen=True)

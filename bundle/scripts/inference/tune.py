@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threshold, smallest volume, filling and number of findings, chosen from validation data."""
+"""Threshold, smallest volume and width, filling and number of findings, chosen from validation data."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..data.datalist import load_datalist
 from ..data.findings import AFFINE_TOLERANCE_MM, grid_offset
+from ..data.transforms import longest_run
 from ..errors import InputError
 from ..evaluation.statistics import Bootstrap
 from ..files import write_table, write_text
@@ -25,16 +26,18 @@ from .segment import read_config
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 VOLUMES_ML = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+WIDTHS_MM = (0.0, 12.0, 16.0, 20.0, 24.0)
 LARGEST = (None, 1, 2, 3)
-COLUMNS = ("threshold", "min_volume_mm3", "fill_holes", "largest", "mean_dsc", "cases")
+COLUMNS = ("threshold", "min_volume_mm3", "min_width_mm", "fill_holes", "largest", "mean_dsc", "cases")
 
 
 @dataclass
 class Component:
-    """A connected finding: its voxels, and how many of them the reference has."""
+    """A connected finding: its voxels, how many of them the reference has, and its longest run from left to right."""
 
     voxels: int
     shared: int
+    width_mm: float
 
 
 @dataclass
@@ -45,22 +48,23 @@ class Candidate:
     reference: int
     voxel_mm3: float
 
-    def dice(self, min_volume_mm3: float, largest: int | None) -> float:
-        """DSC with small findings dropped; both empty is 1, one empty is 0."""
-        kept = [c for c in self.components if c.voxels * self.voxel_mm3 >= min_volume_mm3][:largest]
+    def dice(self, min_volume_mm3: float, largest: int | None, min_width_mm: float = 0.0) -> float:
+        """DSC with small and narrow findings dropped; both empty is 1, one empty is 0."""
+        large = [c for c in self.components if c.voxels * self.voxel_mm3 >= min_volume_mm3]
+        kept = [c for c in large if c.width_mm >= min_width_mm][:largest]
         total = sum(c.voxels for c in kept) + self.reference
         return 2 * sum(c.shared for c in kept) / total if total else 1.0
 
 
 def candidates(
-    found: Probabilities, truth: NDArray[np.bool_], voxel_mm3: float, threshold: float, fill: bool
+    found: Probabilities, truth: NDArray[np.bool_], spacing: Sequence[float], threshold: float, fill: bool
 ) -> Candidate:
     """Connected findings of a case.
 
     Args:
         found: probabilities.
         truth: reference on the whole working grid.
-        voxel_mm3: volume of a working voxel.
+        spacing: mm of the working grid.
         threshold: probability above which a voxel is fracture.
         fill: whether cavities become part of a finding.
     """
@@ -71,9 +75,10 @@ def candidates(
         for number, box in enumerate(find_objects(marked), 1):
             mine = marked[box] == number
             mine = binary_fill_holes(mine) if fill else mine
-            components.append(Component(int(mine.sum()), int((mine & inside[box]).sum())))
+            width = longest_run(mine) * spacing[0]
+            components.append(Component(int(mine.sum()), int((mine & inside[box]).sum()), width))
     components.sort(key=lambda c: -c.voxels)
-    return Candidate(components, int(truth.sum()), voxel_mm3)
+    return Candidate(components, int(truth.sum()), float(np.prod(spacing)))
 
 
 def _look(
@@ -94,8 +99,7 @@ def _look(
         return (mask.slab(start, stop) == 1).astype(np.int16) * 100
 
     truth = sample(fracture, grid, [np.arange(n) for n in grid.shape]) > 50
-    voxel = float(np.prod(grid.spacing))
-    return {(t, f): candidates(found, truth, voxel, t, f) for t in thresholds for f in (False, True)}
+    return {(t, f): candidates(found, truth, grid.spacing, t, f) for t in thresholds for f in (False, True)}
 
 
 def tune(
@@ -109,9 +113,9 @@ def tune(
 ) -> None:
     """Choose post-processing by the mean DSC of validation cases, and write it as an overlay of the inference config.
 
-    Tries every combination of threshold, smallest volume, filling of holes and number of findings, on the working grid. Writes
-    postprocessing.yaml (give it to inference as --config) and postprocessing.csv (all combinations) into OUT. Choose on validation
-    data and report on test data: the value printed here is the best of many and therefore too good.
+    Tries every combination of threshold, smallest volume and width, filling of holes and number of findings, on the working grid.
+    Writes postprocessing.yaml (give it to inference as --config) and postprocessing.csv (all combinations) into OUT. Choose on
+    validation data and report on test data: the value printed here is the best of many and therefore too good.
 
     Args:
         data: datalist.json, or the folder that holds it.
@@ -131,6 +135,7 @@ def tune(
     now = segmenter.post
     thresholds = sorted({*THRESHOLDS, now.threshold})
     volumes = sorted({*(1000 * v for v in VOLUMES_ML), now.min_volume_mm3})
+    widths = sorted({*WIDTHS_MM, now.min_width_mm})
     looked, patients = [], []
     for case in tqdm(cases, desc="cases", unit="case"):
         try:
@@ -141,20 +146,21 @@ def tune(
     if not looked:
         raise InputError(f"{source}: none of the {len(cases)} cases could be used")
     rows: list[dict] = []
-    for threshold, volume, fill, largest in itertools.product(
-        thresholds, volumes, (False, True), dict.fromkeys([*LARGEST, now.largest])
+    for threshold, volume, width, fill, largest in itertools.product(
+        thresholds, volumes, widths, (False, True), dict.fromkeys([*LARGEST, now.largest])
     ):
-        scores = [case[threshold, fill].dice(volume, largest) for case in looked]
+        scores = [case[threshold, fill].dice(volume, largest, width) for case in looked]
         rows.append(
             {
-                "threshold": threshold, "min_volume_mm3": volume, "fill_holes": fill, "largest": largest,
+                "threshold": threshold, "min_volume_mm3": volume, "min_width_mm": width, "fill_holes": fill, "largest": largest,
                 "mean_dsc": round(float(np.mean(scores)), 4), "cases": len(scores), "scores": scores,
             }
         )  # fmt: skip
 
     def distance(row: dict) -> tuple:
         plain = (row["fill_holes"] != now.fill_holes, row["largest"] != now.largest)
-        return (*plain, abs(row["threshold"] - now.threshold), abs(row["min_volume_mm3"] - now.min_volume_mm3))
+        names = ("threshold", "min_width_mm", "min_volume_mm3")
+        return (*plain, *(abs(row[n] - getattr(now, n)) for n in names))
 
     # Of equally good ones the one nearest to what the config has.
     best = min(rows, key=lambda row: (-row["mean_dsc"], distance(row)))
@@ -166,6 +172,7 @@ def tune(
         f"# {current['mean_dsc']:.3f} before; difference {change.value:+.3f} (95 % bootstrap interval "
         f"{change.low:+.3f} to {change.high:+.3f}). An overlay of inference.yaml.\n"
         f"threshold: {best['threshold']}\nmin_volume_mm3: {best['min_volume_mm3']}\n"
+        f"min_width_mm: {best['min_width_mm']}\n"
         f"fill_holes: {str(best['fill_holes']).lower()}\nlargest: {'null' if best['largest'] is None else best['largest']}\n"
     )
     write_table(Path(out) / "postprocessing.csv", sorted(rows, key=lambda r: -float(r["mean_dsc"])), COLUMNS)
