@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scripts.errors import InputError
 from scripts.evaluation.compare import compare
-from scripts.evaluation.pairs import bare
+from scripts.evaluation.pairs import bare, vertebra_rows
 from scripts.evaluation.score import score
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -190,6 +190,10 @@ def test_references_that_mark_fractures_by_the_ignore_value_are_pointed_out(fold
 
 def test_names_are_compared_without_what_tools_append():
     assert {bare(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
+    # Numbers of cases are no endings: only nnU-Net's channels are.
+    assert (
+        len({bare(f"phantom-{n:04d}_fracture.nii.gz") for n in (7, 8, 3007, 3013)} | {bare("s_2019.nii.gz"), "s"}) == 6
+    )
 
 
 def test_two_runs_are_compared_patient_by_patient(tmp_path):
@@ -217,3 +221,12 @@ def test_two_runs_are_compared_patient_by_patient(tmp_path):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"))
     with pytest.raises(InputError, match="no such file"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "nothing"))
+
+
+def test_rows_of_a_built_set_are_found_by_the_name_of_the_case(tmp_path):
+    table = tmp_path / "vertebrae.csv"
+    table.write_text("case,label,grade\nphantom/a,20,2\nphantom/b,21,1\nrender/b,21,3\nc,22,0\n")
+    rows = vertebra_rows(table)
+    assert rows["a"][20]["grade"] == rows["phantom/a"][20]["grade"] == "2"
+    assert rows["c"][22]["grade"] == "0"
+    assert "b" not in rows

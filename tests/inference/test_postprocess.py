@@ -48,22 +48,6 @@ def test_a_higher_threshold_or_smallest_volume_never_marks_more(chances):
     assert marked == sorted(marked, reverse=True)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7)])
-def test_smoothing_runs_from_left_to_right_and_keeps_the_sum(spacing):
-    volume = np.zeros((61, 6, 7), np.float16)
-    volume[30, 3, 4] = 1
-    settings = PostProcessing(smooth_mm=6.0, threshold=0.01, min_volume_mm3=0)
-    settings.smooth(volume, spacing)
-    profile = volume[:, 3, 4].astype(float)
-    assert profile.sum() == pytest.approx(1, abs=0.01)
-    assert volume.astype(float).sum() == pytest.approx(profile.sum())
-    places = (np.arange(61) - 30) * spacing[0]
-    assert np.sqrt((profile * places**2).sum()) == pytest.approx(6.0, rel=0.1)
-    before = volume.copy()
-    PostProcessing(min_volume_mm3=0).smooth(volume, spacing)
-    assert np.array_equal(before, volume)
-
-
 def test_findings_that_are_narrow_everywhere_are_dropped():
     volume = np.zeros((40, 20, 30), np.float16)
     volume[2:9, 2:18, 2:12] = 0.9  # 7 voxels wide
@@ -106,7 +90,6 @@ def test_nothing_found_and_an_empty_box():
         ("threshold", 1),
         ("min_volume_mm3", -1),
         ("largest", 0),
-        ("smooth_mm", -1),
         ("min_width_mm", -3),
     ],
 )

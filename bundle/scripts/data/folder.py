@@ -19,7 +19,9 @@ from .dicom import is_dicom
 from .formats import NIFTI, PICTURES, ending, read_volume, stem
 
 # What people append to the names of images and of masks; nnU-Net's channel number among them.
-SUFFIX = re.compile(r"[-_.](ct|image|img|\d{4}|seg|mask|msk|label|labels|gt)$", re.IGNORECASE)
+SUFFIX = re.compile(
+    r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt)|_000\d)$", re.IGNORECASE
+)  # _0000: nnU-Net's channel
 
 
 def find_named(folder: Path) -> dict[str, Path]:

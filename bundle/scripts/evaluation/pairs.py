@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,10 @@ from ..errors import InputError
 from ..files import read_table
 
 # Endings that tools give to masks and scans; they do not count when names are compared.
-ENDING = re.compile(r"[-_.](ct|image|img|\d{4}|seg|mask|msk|label|labels|gt|pred|prediction|fracture)$", re.IGNORECASE)
+ENDING = re.compile(
+    r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$",
+    re.IGNORECASE,  # _0000: nnU-Net's channel
+)
 
 
 @dataclass
@@ -115,11 +118,16 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
 
 
 def vertebra_rows(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:
-    """Rows of ``vertebrae.csv`` by case and label; empty without a table."""
+    """Rows of ``vertebrae.csv`` by case and label; empty without a table.
+
+    A set built from several parts writes ``part/case``; its cases are found by the name alone, too, where no other part has it.
+    """
     rows: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
     if table is not None:
         for row in read_table(table):
             rows[row["case"]][int(row["label"])] = row
+        names = Counter(case.rpartition("/")[2] for case in rows)
+        rows.update({case.rpartition("/")[2]: rows[case] for case in list(rows) if names[case.rpartition("/")[2]] == 1})
     return rows
 
 

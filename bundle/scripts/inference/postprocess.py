@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, gaussian_filter1d, label
+from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
 
 from ..data.transforms import longest_run
 
@@ -22,8 +22,6 @@ class PostProcessing:
         min_volume_mm3: connected findings that are smaller are dropped.
         fill_holes: whether cavities inside a finding become part of it.
         largest: number of findings that are kept, the largest first; None keeps all.
-        smooth_mm: probabilities are averaged from left to right with a Gaussian of this standard deviation before anything else:
-            a vertebra breaks as a whole, and a network that sees one sagittal slice at a time does not know its neighbours.
         min_width_mm: findings that nowhere reach this far from left to right without a gap are dropped: a broken body is wider
             than the joints and processes beside it.
 
@@ -35,7 +33,6 @@ class PostProcessing:
     min_volume_mm3: float = 1000.0
     fill_holes: bool = False
     largest: int | None = None
-    smooth_mm: float = 0.0
     min_width_mm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -43,21 +40,10 @@ class PostProcessing:
             raise ValueError(f"threshold={self.threshold}: give a probability above 0 and below 1")
         if self.min_volume_mm3 < 0:
             raise ValueError(f"min_volume_mm3={self.min_volume_mm3}: give 0 or more")
-        if self.smooth_mm < 0:
-            raise ValueError(f"smooth_mm={self.smooth_mm}: give a distance in mm, or 0 for none")
         if self.min_width_mm < 0:
             raise ValueError(f"min_width_mm={self.min_width_mm}: give a distance in mm, or 0 for any")
         if self.largest is not None and self.largest < 1:
             raise ValueError(f"largest={self.largest}: give 1 or more, or None for all")
-
-    def smooth(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> None:
-        """Average probabilities (R, A, S) from left to right, in place; beyond the box they count as 0."""
-        if self.smooth_mm > 0 and volume.size:
-            # Row by row, so that no copy of the box in single precision is needed.
-            for row in np.moveaxis(volume, 1, 0):
-                row[:] = gaussian_filter1d(
-                    row.astype(np.float32), self.smooth_mm / spacing[0], axis=0, mode="constant", truncate=2.5
-                )
 
     def is_wide(self, finding: NDArray[np.bool_], spacing: Sequence[float]) -> bool:
         """Whether a finding (R, A, S) somewhere reaches ``min_width_mm`` from left to right."""
@@ -67,7 +53,7 @@ class PostProcessing:
         """Find connected findings and number them by size, the largest first.
 
         Args:
-            volume: probabilities (R, A, S); they are smoothed in place, what is dropped is set to 0, filled cavities to 1.
+            volume: probabilities (R, A, S); what is dropped is set to 0 in it, filled cavities to 1.
             spacing: mm.
 
         Returns:
@@ -76,7 +62,6 @@ class PostProcessing:
         """
         if volume.size == 0:
             return np.zeros(volume.shape, np.int32)
-        self.smooth(volume, spacing)
         marked, _ = label(volume > self.threshold, output=np.int32)
         boxes = find_objects(marked)
         smallest = self.min_volume_mm3 / float(np.prod(spacing))
