@@ -38,7 +38,7 @@ class CpuBfloat16(nn.Module):
 def fast_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16; one that only imitates it took ten times as long as in float32."""
     ask = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch has it since 2.11
-    found = ask()
+    found: dict[str, object] = ask()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
