@@ -56,7 +56,9 @@ def test_they_fit_the_network_of_inference_and_of_fine_tuning(config):
     parser = read(*config)
     parser["bundle_root"], parser["device"] = str(BUNDLE), "cpu"
     start = parser.get_parsed_content("init_checkpoint" if "finetune.yaml" in config else "checkpoint")
-    assert load_weights(parser.get_parsed_content("network_def"), start) is not None
+    network = load_weights(parser.get_parsed_content("network_def"), start)
+    stored = torch.load(WEIGHTS, weights_only=True)
+    assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
     for key in ("spacing", "hu_window", "patch_size"):
         assert parser[key] == read("train.yaml")[key], key
 
