@@ -52,36 +52,6 @@ class LeaveOutUnknownd(MapTransform):
         return result
 
 
-class StackNeighboursd(MapTransform):
-    """Put the slices beside each slice next to it as channels (2.5D); the border's slice repeats.
-
-    Args:
-        keys: images (1, X, Y, Z); they become (2 n + 1, X, Y, Z).
-        neighbours: n, slices on each side; 0 changes nothing.
-        dim: spatial axis that the slices are counted along.
-
-    Raises:
-        ValueError: for a negative number.
-    """
-
-    def __init__(self, keys: KeysCollection, neighbours: int = 1, dim: int = 0) -> None:
-        super().__init__(keys)
-        if neighbours < 0:
-            raise ValueError(f"StackNeighboursd: neighbours={neighbours}; give 0 or more.")
-        self.neighbours, self.dim = neighbours, dim
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items with more channels."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image = result[key]
-            count = image.shape[self.dim + 1]
-            shifts = range(-self.neighbours, self.neighbours + 1)
-            places = [torch.arange(count).add(s).clamp_(0, count - 1) for s in shifts]
-            result[key] = torch.cat([image.index_select(self.dim + 1, p.to(image.device)) for p in places], dim=0)
-        return result
-
-
 def longest_run(mask: NDArray[np.bool_]) -> int:
     """Greatest number of True in a row along the first axis."""
     run, longest = np.zeros(mask.shape[1:], np.int32), 0

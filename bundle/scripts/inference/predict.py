@@ -12,6 +12,7 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 
+from ..data.neighbours import offsets
 from .runtimes import Runner
 from .windows import WindowGrid
 
@@ -31,6 +32,7 @@ class Window:
         overlap: share of a window that it has in common with the next.
         blend: "constant" or "gaussian" weights where windows overlap.
         neighbours: slices on each side that are channels beside the slice itself (2.5D).
+        neighbour_step: slices from one of these channels to the next.
         flips: axes of a window to mirror; each entry is one more pass whose probability is averaged with the rest.
         batch: windows that the network is given at once.
         target: channel of the output that is the fracture.
@@ -44,6 +46,7 @@ class Window:
     overlap: float = 0.25
     blend: str = "constant"
     neighbours: int = 0
+    neighbour_step: int = 1
     flips: tuple[tuple[int, ...], ...] = ()
     batch: int = 8
     target: int = 1
@@ -58,6 +61,7 @@ class Window:
             raise ValueError(f"overlap={self.overlap}: give a share of at least 0 and below 1")
         if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):
             raise ValueError(f"neighbours={self.neighbours}: give 0 or more, and 0 for 3D windows")
+        offsets(self.neighbours, self.neighbour_step)
         if any(a not in range(len(self.size)) for axes in self.flips for a in axes):
             raise ValueError(f"flips={self.flips}: give axes of the window, 0 to {len(self.size) - 1}")
         if self.blend not in ("constant", "gaussian"):
@@ -135,11 +139,11 @@ def predict_slices(
     full: list[NDArray[np.int64]] = [np.arange(n) for n in shape]
     per_chunk = max(SAMPLE_BYTES // (2 * int(np.prod([shape[a] for a in others]))), 1)
     slices = sorted(k for k, starts in wanted.items() if starts)
-    offsets = np.arange(-window.neighbours, window.neighbours + 1)
+    beside = np.array(offsets(window.neighbours, window.neighbour_step))
     crop = tuple(slice(b, b + n) for b, n in zip(grid.before, grid.size, strict=True))
     for first in range(0, len(slices), per_chunk):
         chunk = slices[first : first + per_chunk]
-        needed = np.unique(np.clip(np.add.outer(chunk, offsets), 0, shape[axis] - 1))
+        needed = np.unique(np.clip(np.add.outer(chunk, beside), 0, shape[axis] - 1))
         indices = list(full)
         indices[axis] = needed
         hu = np.moveaxis(sampler(indices), axis, 0)
@@ -150,8 +154,11 @@ def predict_slices(
         for at in range(0, len(jobs), window.batch):
             part = jobs[at : at + window.batch]
             for k in {k for k, _ in part} - set(ready):
-                rows = np.searchsorted(needed, np.clip(k + offsets, 0, shape[axis] - 1))
-                ready[k] = _padded(window.scaled(torch.from_numpy(np.ascontiguousarray(hu[rows]))), grid, window)
+                places = k + beside
+                rows = np.searchsorted(needed, np.clip(places, 0, shape[axis] - 1))
+                seen = window.scaled(torch.from_numpy(np.ascontiguousarray(hu[rows])))
+                seen[torch.from_numpy((places < 0) | (places >= shape[axis]))] = 0
+                ready[k] = _padded(seen, grid, window)
             batch = torch.stack([ready[k][(slice(None), *_box(s, window.size))] for k, s in part])
             for (k, start), opinion in zip(part, ask(runners, batch, window), strict=True):
                 if k not in sums:

@@ -31,13 +31,36 @@ def weight_problem(network: nn.Module, state: object) -> str | None:
     return None
 
 
-def load_weights(network: nn.Module, path: str | None, device: str | torch.device = "cpu") -> nn.Module:
+def widened(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Fit a state that was made for fewer input channels: they become the middle ones, and the new ones start at 0.
+
+    So a network of one slice goes on as one of 2.5D that answers as before. Weights that differ in anything else stay as they are.
+
+    Args:
+        network: network with more input channels.
+        state: flat state dict; not changed.
+    """
+    own, result = network.state_dict(), dict(state)
+    for key, value in state.items():
+        want = own[key].shape if key in own else value.shape
+        more = want[1] - value.shape[1] if len(want) == value.dim() > 2 else 0
+        if more > 0 and more % 2 == 0 and want == (value.shape[0], want[1], *value.shape[2:]):
+            result[key] = value.new_zeros(want)
+            result[key][:, more // 2 : more // 2 + value.shape[1]] = value
+            logger.info("%s has %d input channels, %d are wanted: the new ones start at 0", key, value.shape[1], want[1])
+    return result
+
+
+def load_weights(
+    network: nn.Module, path: str | None, device: str | torch.device = "cpu", widen: bool = False
+) -> nn.Module:
     """Load a flat state dict (or one under the key ``model``) into the network, strictly.
 
     Args:
         network: network to fill, changed in place and returned.
         path: checkpoint; None leaves the network as it is.
         device: where the tensors are mapped to.
+        widen: take weights made for fewer input channels, too; see ``widened``.
 
     Raises:
         InputError: when the file is missing, unreadable or of another network.
@@ -56,6 +79,8 @@ def load_weights(network: nn.Module, path: str | None, device: str | torch.devic
         ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
+    if widen and isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
+        state = widened(network, state)
     problem = weight_problem(network, state)
     if problem:
         raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with")
