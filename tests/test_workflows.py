@@ -184,7 +184,7 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
 @pytest.mark.parametrize(
     ("training", "inference", "plane"),
     [
-        ("spatial_25d/train.yaml", "spatial_25d/inference.yaml", "sagittal"),
+        ("spatial_2d.yaml", "spatial_2d.yaml", "sagittal"),
         ("plane/coronal.yaml", "inference/coronal.yaml", "coronal"),
     ],
 )

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 OVERLAYS = [
     *(f"ablation/no_{m}.yaml" for m in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")),
     "network/full_width.yaml",
@@ -39,7 +41,7 @@ def test_overlays_override_ids_that_exist(bundle, overlay):
             continue
     network = merged(bundle, "train.yaml", overlay).get_parsed_content("network_def")
     if "full_width" not in overlay:
-        assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+        assert network.eval()(torch.rand(1, 5, 32, 32)).shape == (1, 2, 32, 32)
 
 
 def test_pictures_override_ids_of_training_evaluation_and_inference(bundle):
@@ -161,7 +163,7 @@ INFERENCE = [
     "runtime/bfloat16.yaml",
     "runtime/compile.yaml",
     "runtime/openvino.yaml",
-    "spatial_25d/inference.yaml",
+    "spatial_2d.yaml",
     "spatial_3d/inference.yaml",
 ]
 
@@ -184,7 +186,7 @@ def test_overlays_of_inference_override_what_it_has_and_make_a_segmenter(bundle,
         assert list(segmenter.checkpoints) == ["sagittal", "coronal", "axial"]
     else:
         assert list(segmenter.checkpoints) == planes.get(overlay, ["sagittal"])
-    assert segmenter.channels == (3 if "25d" in overlay else 1)
+    assert segmenter.channels == (1 if overlay.startswith("spatial_") else 5)
 
 
 def test_all_overlays_of_inference_are_listed(bundle):
@@ -193,13 +195,21 @@ def test_all_overlays_of_inference_are_listed(bundle):
     assert there <= set(INFERENCE)
 
 
-@pytest.mark.parametrize("overlay", ["spatial_25d/train.yaml", "plane/coronal.yaml", "plane/axial.yaml"])
+@pytest.mark.parametrize("overlay", ["plane/coronal.yaml", "plane/axial.yaml"])
 def test_overlays_of_training_change_what_the_network_sees(bundle, overlay):
     plain, other = merged(bundle, "train.yaml"), merged(bundle, "train.yaml", overlay)
     assert [t["_target_"] for t in other["resample"]][: len(plain["resample"])] == [
         t["_target_"] for t in plain["resample"]
     ]
     assert other["resample"] != plain["resample"]
-    if "25d" in overlay:
-        network = other.get_parsed_content("network_def").eval()
-        assert network(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize(("overlays", "channels"), [((), 5), (("spatial_2d.yaml",), 1), (("images_2d.yaml",), 1)])
+@pytest.mark.parametrize("network", [None, *(p.stem for p in (BUNDLE / "configs" / "network").glob("*.yaml"))])
+def test_every_network_takes_the_channels_that_training_gives(bundle, overlays, channels, network):
+    files = [*overlays, *([f"network/{network}.yaml"] if network else [])]
+    for base in ("train.yaml", "inference.yaml"):
+        parser = merged(bundle, base, *files)
+        assert int(parser.get_parsed_content("network_def::in_channels")) == channels
+        assert 2 * parser.get_parsed_content("neighbours") + 1 == channels
+        assert parser.get_parsed_content("neighbour_step") == (1 if "images_2d.yaml" in overlays else 5)

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unknown voxels become background in the label and in what is judged by it; slices become channels of their neighbours;
-narrow parts of masks are dropped."""
+"""Unknown voxels become background in the label and in what is judged by it; narrow parts of masks are dropped."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from scripts.data.transforms import KeepWided, LeaveOutUnknownd, StackNeighboursd, longest_run
+from scripts.data.transforms import KeepWided, LeaveOutUnknownd, longest_run
 
 
 def test_unknown_voxels_become_background_everywhere():
@@ -21,19 +20,6 @@ def test_unknown_voxels_become_background_everywhere():
     assert out["pred"].tolist() == [[1, 1, 0, 0]]
     assert out["other"] == 3
     assert label.tolist() == [[0, 1, 255, 255]]
-
-
-def test_neighbouring_slices_become_channels_and_the_border_repeats():
-    image = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
-    out = StackNeighboursd(keys="image", neighbours=1, dim=1)({"image": image})["image"]
-    assert out.shape == (3, 2, 3, 4)
-    assert torch.equal(out[1], image[0])
-    assert torch.equal(out[0, :, 1:], image[0, :, :-1])
-    assert torch.equal(out[0, :, 0], image[0, :, 0])
-    assert torch.equal(out[2, :, 2], image[0, :, 2])
-    assert torch.equal(StackNeighboursd(keys="image", neighbours=0)({"image": image})["image"], image)
-    with pytest.raises(ValueError, match="neighbours=-1"):
-        StackNeighboursd(keys="image", neighbours=-1)
 
 
 def test_the_longest_run_is_that_of_a_search_line_by_line():

@@ -71,7 +71,8 @@ def test_coarse_to_fine_finds_the_same_with_fewer_windows(scan_path):
     assert asked[1] < 0.7 * asked[0]
 
 
-def test_neighbours_are_the_slices_beside_and_the_border_repeats(scan_path):
+@pytest.mark.parametrize("step", [1, 3])
+def test_neighbours_are_the_slices_beside_and_blank_beyond_the_border(scan_path, step):
     seen = []
 
     class Watching(torch.nn.Module):
@@ -79,14 +80,15 @@ def test_neighbours_are_the_slices_beside_and_the_border_repeats(scan_path):
             seen.append(x)
             return torch.zeros(len(x), 2, *x.shape[2:])
 
-    window = Window((70, 90), neighbours=2, batch=1, overlap=0)
+    window = Window((70, 90), neighbours=2, neighbour_step=step, batch=1, overlap=0)
     look(scan_path, Asked(Watching()), window, spacing=(-1, -1, -1), search="all", coarse_mm=0)
     image = image_of(scan_path)[0, 0]
     given = torch.cat(seen)
     assert given.shape == (SHAPE[0], 5, 70, 90)
     for k in range(SHAPE[0]):
-        rows = np.clip(np.arange(k - 2, k + 3), 0, SHAPE[0] - 1)
-        torch.testing.assert_close(given[k], image[rows])
+        for channel, row in zip(given[k], k + step * np.arange(-2, 3), strict=True):
+            inside = 0 <= row < SHAPE[0]
+            torch.testing.assert_close(channel, image[row] if inside else torch.zeros_like(channel))
 
 
 def test_mirrored_passes_and_ensembles_are_means_of_probabilities(network):

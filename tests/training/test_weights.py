@@ -46,3 +46,21 @@ def test_every_failure_names_the_file(tmp_path):
             load_weights(network(), str(tmp_path / name))
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_of_fewer_input_channels_go_on_as_the_middle_ones(tmp_path):
+    source = network().eval()
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    wider = nn.Sequential(nn.Conv2d(5, 3, 1), nn.BatchNorm2d(3)).eval()
+    with pytest.raises(InputError, match=r"\(3, 1, 1, 1\) there and \(3, 5, 1, 1\) in network_def"):
+        load_weights(wider, str(tmp_path / "w.pt"))
+    load_weights(wider, str(tmp_path / "w.pt"), widen=True)
+    batch = torch.rand(2, 5, 8, 8)
+    torch.testing.assert_close(wider(batch), source(batch[:, 2:3]))
+    for shape in ((2, 3), (5, 4)):  # an even number has no middle; another width is another network
+        other = nn.Sequential(nn.Conv2d(shape[0], shape[1], 1), nn.BatchNorm2d(shape[1]))
+        with pytest.raises(InputError, match="another network"):
+            load_weights(other, str(tmp_path / "w.pt"), widen=True)
+    torch.save(wider.state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(InputError, match="another network"):
+        load_weights(network(), str(tmp_path / "wide.pt"), widen=True)

@@ -78,16 +78,18 @@ class TakeNeighboursd(MapTransform):
         for key in self.key_iterator(result):
             slab = result[key]
             if slab.shape[1] != thick:
-                raise ValueError(f"TakeNeighboursd: `{key}` has {slab.shape[1]} slices; neighbours and step want {thick}.")
+                raise ValueError(
+                    f"TakeNeighboursd: `{key}` has {slab.shape[1]} slices; neighbours and step want {thick}."
+                )
             wanted = self.offsets if key in self.image_keys else [0]
             result[key] = torch.cat([slab[:, thick // 2 + o] for o in wanted], dim=0)
         return result
 
 
 class RandSpoilSlicesd(Randomizable, MapTransform):
-    """Spoil some channels of a 2.5D sample, the slice itself among them, so that a network learns to ask all of them.
+    """Spoil some channels of a 2.5D sample, the slice itself among them, so that a network learns to ask them all.
 
-    A spoilt channel changes its contrast and gains noise, and a rectangle of it goes blank. Samples of one channel stay as they are.
+    A spoilt channel changes its contrast and gains noise, and a rectangle of it goes blank. Samples of one channel stay the same.
 
     Args:
         keys: samples (C, Y, Z), scaled to 0...1.
@@ -134,7 +136,9 @@ class RandSpoilSlicesd(Randomizable, MapTransform):
         channel += torch.from_numpy(np.asarray(noise, np.float32))
         sides = [int(n * self.R.uniform(0, self.blank)) for n in channel.shape]
         corner = [self.R.randint(0, n - side + 1) for n, side in zip(channel.shape, sides, strict=True)]
-        channel[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))] = float(self.R.uniform(0, 0.4))
+        channel[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))] = float(
+            self.R.uniform(0, 0.4)
+        )
 
 
 class NeighbourInferer(SliceInferer):

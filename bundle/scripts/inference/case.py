@@ -147,7 +147,9 @@ def segment_case(
     for note in notes:
         say(f"note: {note}")
     grid = pipeline.plan_header(header)
-    plan = plan_memory(header, grid, pipeline.window.size, pipeline.window.batch, process_bytes, limit, SAMPLE_BYTES)
+    window = pipeline.window
+    channels = 2 * window.neighbours + 1
+    plan = plan_memory(header, grid, window.size, window.batch, process_bytes, limit, SAMPLE_BYTES, channels)
     say(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
     spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None

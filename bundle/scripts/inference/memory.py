@@ -89,6 +89,7 @@ def plan_memory(
     base: int,
     limit: int | None,
     sample: int,
+    channels: int = 1,
 ) -> MemoryPlan:
     """Predict the peak of a scan and choose how to hold it.
 
@@ -100,6 +101,7 @@ def plan_memory(
         base: peak of the process so far, after its networks were asked once.
         limit: bytes allowed, or None.
         sample: bytes of HU that are taken in front of the network at a time.
+        channels: of the network's input: a slice and its neighbours.
 
     Raises:
         ValueError: when even with the scan in a temporary file it is too much; the message names what it needs.
@@ -108,8 +110,8 @@ def plan_memory(
     working = int(np.prod(grid.shape, dtype=np.int64))
     planes = [working // n for n in grid.shape]
     depth = window[0] if len(window) == 3 else batch
-    in_flight = max(planes) * 4 * 4 * depth  # scaled slices, their sums and weights
-    sampled = max(sample, max(planes) * 2) * 2 + in_flight
+    in_flight = max(planes) * 4 * (2 * channels + 2) * depth  # scaled slices, padded ones, their sums and weights
+    sampled = max(sample, max(planes) * 2 * channels) * 2 + in_flight
     for spool in (False, True):
         plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, RESULT_BYTES * working, spool)
         if limit is None or plan.peak <= limit:

@@ -137,7 +137,9 @@ def predict_slices(
     """
     others = [a for a in range(3) if a != axis]
     full: list[NDArray[np.int64]] = [np.arange(n) for n in shape]
-    per_chunk = max(SAMPLE_BYTES // (2 * int(np.prod([shape[a] for a in others]))), 1)
+    # A chunk's slices may all lie apart, as in the first look, and each brings its neighbours.
+    channels = 2 * window.neighbours + 1
+    per_chunk = max(SAMPLE_BYTES // (2 * channels * int(np.prod([shape[a] for a in others]))), 1)
     slices = sorted(k for k, starts in wanted.items() if starts)
     beside = np.array(offsets(window.neighbours, window.neighbour_step))
     crop = tuple(slice(b, b + n) for b, n in zip(grid.before, grid.size, strict=True))

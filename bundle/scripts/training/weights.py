@@ -47,7 +47,9 @@ def widened(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, tor
         if more > 0 and more % 2 == 0 and want == (value.shape[0], want[1], *value.shape[2:]):
             result[key] = value.new_zeros(want)
             result[key][:, more // 2 : more // 2 + value.shape[1]] = value
-            logger.info("%s has %d input channels, %d are wanted: the new ones start at 0", key, value.shape[1], want[1])
+            logger.info(
+                "%s has %d input channels, %d are wanted: the new ones start at 0", key, value.shape[1], want[1]
+            )
     return result
 
 
