@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects what docs/model_card/ says of the shipped weights from the run that made them.
 
-python docs/make_model_card.py --run bundle/runs/shipped --data bundle/data/simulated --hours 1.3
+python docs/make_model_card.py --run bundle/runs/shipped --data bundle/data/simulated --hours 1.3 --start weights-0.4.0.pt
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
 CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml")
-SETTINGS = ("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume", "spacing", "hu_window", "patch_size")
+SETTINGS = (
+    *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
+    *("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm"),
+)
 
 
 def main() -> None:
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
     parser.add_argument("--hours", type=float, required=True, help="hours of the machine that the training took")
+    parser.add_argument("--start", type=Path, help="weights that the training went on from")
     options = parser.parse_args()
     CARD.mkdir(parents=True, exist_ok=True)
     weights = ROOT / "bundle" / "models" / "model.pt"
@@ -47,7 +51,8 @@ def main() -> None:
     best = max((r for r in rows if r["val_mean_dice"]), key=lambda r: float(r["val_mean_dice"]))
     facts = {
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "parameters": sum(v.numel() for v in torch.load(weights, weights_only=True).values()),
+        "started_from_sha256": hashlib.sha256(options.start.read_bytes()).hexdigest() if options.start else None,
+        "parameters": sum(p.numel() for p in config.get_parsed_content("network_def").parameters()),
         "data_sha256": json.loads((CARD / "build.json").read_text())["sha256"],
         "configs": list(CONFIGS),
         "settings": {key: config[key] for key in SETTINGS},
