@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
+sys.path.insert(0, str(ROOT / "bundle"))  # the config names the network of the bundle
 CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),

@@ -106,8 +106,11 @@ def test_spoiling_changes_some_channels_of_some_samples_by_its_seed():
     changed = torch.stack(changed).float()
     assert 0.14 < changed.mean() < 0.26  # 0.5 of the samples, 0.4 of their channels
     assert changed.mean(0).min() > 0.1
+    blind = RandSpoilSlicesd(keys="image", prob=0.0, blind=1.0).set_random_state(0)({"image": image})["image"]
+    assert not blind[2].any()
+    assert torch.equal(blind[[0, 1, 3, 4]], image[[0, 1, 3, 4]])
     single = image[:1]
-    spoil = RandSpoilSlicesd(keys="image", prob=1.0, share=1.0).set_random_state(0)
+    spoil = RandSpoilSlicesd(keys="image", prob=1.0, share=1.0, blind=1.0).set_random_state(0)
     assert torch.equal(spoil({"image": single})["image"], single)
     assert (spoil({"image": image})["image"] != image).flatten(1).any(1).all()
     with pytest.raises(ValueError, match=r"share=1\.5"):

@@ -10,11 +10,11 @@ from scripts.inference.memory import parse_bytes, peak_resident, plan_memory
 from scripts.inference.scan import ScanHeader
 
 
-def plan(slices: int, limit: int | None = None, whole_read: bool = False):
+def plan(slices: int, limit: int | None = None, whole_read: bool = False, channels: int = 1):
     affine = np.diag([0.7, 0.7, 1.0, 1.0])
     header = ScanHeader("ct.nii.gz", (512, 512, slices), affine, np.dtype(np.int16), whole_read)
     grid = WorkingGrid.plan(header.shape, affine, (1, 1, 1))
-    return plan_memory(header, grid, (256, 256), 8, 500 * 2**20, limit, 96 * 2**20)
+    return plan_memory(header, grid, (256, 256), 8, 500 * 2**20, limit, 96 * 2**20, channels)
 
 
 def test_a_long_scan_fits_into_six_gib():
@@ -38,6 +38,11 @@ def test_the_scan_goes_to_a_file_when_memory_is_short_and_is_refused_below_that(
 
 def test_what_a_library_reads_as_a_whole_counts():
     assert plan(2000, whole_read=True).reading > plan(2000).reading
+
+
+def test_slices_with_their_neighbours_count():
+    assert plan(600, channels=5).sample > plan(600).sample + 40 * 2**20
+    assert plan(600, channels=5).result == plan(600).result
 
 
 @pytest.mark.parametrize(

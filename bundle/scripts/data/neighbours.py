@@ -98,6 +98,7 @@ class RandSpoilSlicesd(Randomizable, MapTransform):
         noise: largest standard deviation of the noise.
         gamma: largest factor by which contrast bends, up or down.
         blank: longest side of the rectangle, as a share of the slice's.
+        blind: share of all samples whose middle channel goes blank as a whole.
 
     Raises:
         ValueError: for a chance outside 0...1.
@@ -111,23 +112,28 @@ class RandSpoilSlicesd(Randomizable, MapTransform):
         noise: float = 0.15,
         gamma: float = 2.0,
         blank: float = 0.6,
+        blind: float = 0.0,
     ) -> None:
         super().__init__(keys)
-        for name, value in {"prob": prob, "share": share, "blank": blank}.items():
+        for name, value in {"prob": prob, "share": share, "blank": blank, "blind": blind}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"RandSpoilSlicesd: {name}={value}; give a number from 0 to 1.")
-        self.prob, self.share, self.noise, self.gamma, self.blank = prob, share, noise, gamma, blank
+        self.prob, self.share, self.noise, self.gamma = prob, share, noise, gamma
+        self.blank, self.blind = blank, blind
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return the items, spoilt or not."""
         result = dict(data)
         for key in self.key_iterator(result):
-            if result[key].shape[0] > 1 and self.R.random() < self.prob:
-                image = result[key].clone()
-                for channel in image:
+            count = result[key].shape[0]
+            spoil, blind = self.R.random(2) < (self.prob, self.blind)
+            if count > 1 and (spoil or blind):
+                result[key] = image = result[key].clone()
+                for channel in image if spoil else ():
                     if self.R.random() < self.share:
                         self._spoil(channel)
-                result[key] = image
+                if blind:
+                    image[count // 2] = 0
         return result
 
     def _spoil(self, channel: torch.Tensor) -> None:
