@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "bundle"))  # the config names the network of the 
 CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
-    *("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm"),
+    *("spacing", "hu_window", "patch_size", "neighbours"),
 )
 
 

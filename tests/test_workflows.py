@@ -13,7 +13,6 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage, SaveImage
-from scripts.data.neighbours import stack_neighbours
 
 TINY = {
     "epochs": 2,
@@ -185,7 +184,7 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
 @pytest.mark.parametrize(
     ("training", "inference", "plane"),
     [
-        ("spatial_2d.yaml", "spatial_2d.yaml", "sagittal"),
+        ("spatial_25d.yaml", "spatial_25d.yaml", "sagittal"),
         ("plane/coronal.yaml", "inference/coronal.yaml", "coronal"),
     ],
 )
@@ -211,12 +210,10 @@ def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained,
     tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
     # Two epochs find nothing: the last layer is scaled and shifted until a fifth of a slice is marked, and clearly.
     state = torch.load(trained / "model.pt", weights_only=True)
-    parser = workflow(bundle, ["inference.yaml"], "infer", **tiny).parser
-    network = parser.get_parsed_content("network_def")
+    network = workflow(bundle, ["inference.yaml"], "infer", **tiny).parser.get_parsed_content("network_def")
     network.load_state_dict(state)
     data = np.asarray(nib.as_closest_canonical(nib.load(phantom_set / case["image"])).dataobj, np.float32)
-    volume = torch.from_numpy(np.clip((data + 200) / 1200, 0, 1))[None, None]
-    middle = stack_neighbours(volume, 2, parser.get_parsed_content("neighbour_step"))[:, :, len(data) // 2]
+    middle = torch.from_numpy(np.clip((data[len(data) // 2] + 200) / 1200, 0, 1))[None, None]
     with torch.no_grad():
         logits = network.eval()(middle)[0]
     difference = logits[1] - logits[0]
@@ -239,7 +236,7 @@ def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained,
         work.run()
         masks.append(np.asarray(nib.load(next((tmp_path / run_id).glob("*_fracture.nii.gz"))).dataobj) > 0)
     assert masks[0].mean() > 0.02
-    assert (masks[0] != masks[1]).sum() <= 0.02 * masks[0].sum()
+    assert (masks[0] != masks[1]).sum() <= 0.01 * masks[0].sum()
 
 
 def test_fractures_simulated_on_the_fly_train(bundle, phantom_set, tmp_path):

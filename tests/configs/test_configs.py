@@ -41,7 +41,7 @@ def test_overlays_override_ids_that_exist(bundle, overlay):
             continue
     network = merged(bundle, "train.yaml", overlay).get_parsed_content("network_def")
     if "full_width" not in overlay:
-        assert network.eval()(torch.rand(1, 5, 32, 32)).shape == (1, 2, 32, 32)
+        assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
 
 def test_pictures_override_ids_of_training_evaluation_and_inference(bundle):
@@ -163,7 +163,7 @@ INFERENCE = [
     "runtime/bfloat16.yaml",
     "runtime/compile.yaml",
     "runtime/openvino.yaml",
-    "spatial_2d.yaml",
+    "spatial_25d.yaml",
     "spatial_3d/inference.yaml",
 ]
 
@@ -186,7 +186,7 @@ def test_overlays_of_inference_override_what_it_has_and_make_a_segmenter(bundle,
         assert list(segmenter.checkpoints) == ["sagittal", "coronal", "axial"]
     else:
         assert list(segmenter.checkpoints) == planes.get(overlay, ["sagittal"])
-    assert segmenter.channels == (1 if overlay.startswith("spatial_") else 5)
+    assert segmenter.channels == (5 if "25d" in overlay else 1)
 
 
 def test_all_overlays_of_inference_are_listed(bundle):
@@ -204,7 +204,7 @@ def test_overlays_of_training_change_what_the_network_sees(bundle, overlay):
     assert other["resample"] != plain["resample"]
 
 
-@pytest.mark.parametrize(("overlays", "channels"), [((), 5), (("spatial_2d.yaml",), 1), (("images_2d.yaml",), 1)])
+@pytest.mark.parametrize(("overlays", "channels"), [((), 1), (("spatial_25d.yaml",), 5), (("images_2d.yaml",), 1)])
 @pytest.mark.parametrize("network", [None, *(p.stem for p in (BUNDLE / "configs" / "network").glob("*.yaml"))])
 def test_every_network_takes_the_channels_that_training_gives(bundle, overlays, channels, network):
     files = [*overlays, *([f"network/{network}.yaml"] if network else [])]

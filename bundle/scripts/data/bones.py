@@ -53,14 +53,12 @@ def draw_vertebra(
         "skew": (rng.normal(0, 0.01), rng.normal(0, 0.01)),
     }
     spurs: list[tuple] = []
-    thickness: dict[str, tuple[float, float]] = {}
     if age is not None:
         spurs = age.change(shape, size, collapse)
-        thickness = age.thickness()
     if collapse is not None:
         size = replace(size, width=size.width * collapse.bulge, depth=size.depth * collapse.bulge)
         shape["concavity"] = concavity
-    bone = vertebra_distance(grid, pose, level, size, shape, spurs, thickness)
+    bone = vertebra_distance(grid, pose, level, size, shape, spurs)
     if bone.region is None:
         return
     box, distance = bone.region, bone.distance
@@ -73,7 +71,7 @@ def draw_vertebra(
     cancellous -= np.clip(1.3 - vein, 0, 1) * (90 + 0.3 * style.trabecular)
     shell = (0.55 + 0.25 * arch) * (1.0 if style.variation is None else style.variation.shell)
     if age is not None:
-        cancellous += age.streaks[box] + age.variation.sclerosis * arch
+        cancellous += age.streaks[box]
     if collapse is not None:
         cancellous += _collapse_hu(collapse, size, points)
     voxel = float(grid.spacing.mean())
@@ -124,16 +122,6 @@ class Age:
             reliefs.append(together(parts))
         shape["relief"] = tuple(reliefs)
         return degeneration.osteophytes(rng, size, variation.osteophytes)
-
-    def thickness(self) -> dict[str, tuple[float, float]]:
-        """Factors of the thickness of the posterior elements, right and left, as ``vertebra_distance`` takes them."""
-
-        def pair(mean: float, spread: float) -> tuple[float, float]:
-            right, left = mean * np.clip(self.rng.normal(1, spread, 2), 0.7, 1.4)
-            return float(right), float(left)
-
-        limbs, joints = self.variation.limbs, self.variation.joints
-        return {"arch": pair(limbs, 0.08), "joint": pair(joints, 0.2), "process": pair(limbs, 0.1)}
 
 
 def draw_discs(

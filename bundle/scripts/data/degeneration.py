@@ -19,14 +19,7 @@ def osteophytes(rng: np.random.Generator, size: VertebraSize, strength: float) -
     """Capsules (start, end, radius, flatten) of spurs at the rims of a body; long ones meet those of the next vertebra."""
     spurs: list[tuple] = []
     for sign in (1.0, -1.0):
-        angles = [
-            90,
-            90 + rng.uniform(30, 70),
-            90 - rng.uniform(30, 70),
-            90 + rng.uniform(70, 115),
-            90 - rng.uniform(70, 115),
-        ]
-        for angle in np.radians(angles):
+        for angle in np.radians([90, 90 + rng.uniform(30, 70), 90 - rng.uniform(30, 70)]):
             if rng.random() > strength * 0.8:
                 continue
             outward = np.array([np.cos(angle) * size.width, np.sin(angle) * size.depth]) / 2

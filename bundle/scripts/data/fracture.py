@@ -16,7 +16,6 @@ from scipy import ndimage
 from .anatomy import LEVELS, voxels_per_label
 from .genant import AIMS, BANDS, SHAPES, BodyHeights, grade_of
 from .phantom import SpineScan
-from .relief import lateral_fade
 from .vertebra_frame import REACH, STEP, FrameError, VertebraFrame, axis_samples, find_frame, frame_points, measure
 
 FADE = 9.0  # mm outside the body over which the displacement fades
@@ -59,11 +58,10 @@ def _loss_pattern(rng: np.random.Generator, frame: VertebraFrame, shape: str) ->
         pattern = rng.uniform(0.05, 0.22) + np.clip(v, 0, 1) ** rng.uniform(0.8, 1.4)
         pattern = pattern * (1 + rng.uniform(-0.12, 0.12) * u)
     elif shape == "biconcave":
-        pattern = np.exp(-(((v - rng.uniform(0.44, 0.54)) / rng.uniform(0.27, 0.34)) ** 2))
+        pattern = np.exp(-(((v - rng.uniform(0.44, 0.54)) / rng.uniform(0.27, 0.34)) ** 2) - (u / 1.1) ** 4)
         pattern = pattern + rng.uniform(0.02, 0.12)
     else:
         pattern = 1 + rng.uniform(-0.12, 0.12) * (v - 0.5) + rng.uniform(-0.08, 0.08) * u
-    pattern = pattern * lateral_fade(rng, shape)(u)
     rough = ndimage.gaussian_filter(rng.standard_normal(v.shape), 4.0)
     pattern = pattern * (1 + 0.09 * rough / max(rough.std(), 1e-6))
     return np.clip(pattern / pattern[frame.footprint].max(), 0.0, None)

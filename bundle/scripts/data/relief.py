@@ -61,27 +61,6 @@ def together(reliefs: list[Relief]) -> Relief:
     return relief
 
 
-def lateral_fade(rng: np.random.Generator, shape: str) -> Callable[[Array], Array]:
-    """How much of a loss of height is left towards the side walls, 1 in the middle third: the walls often stand.
-
-    Args:
-        rng: source of randomness; both sides are drawn on their own.
-        shape: "wedge", "biconcave" or "crush"; dented endplates keep their rims more often than crushed bodies do.
-
-    Returns:
-        A function of u, -1 to 1 from left to right.
-    """
-    # Up to 1.0, walls as high as intact ones, made a network doubt every lateral slice (docs/model_card/README.md).
-    keep = rng.uniform(0.0, {"wedge": 0.45, "biconcave": 0.6, "crush": 0.35}[shape], 2)
-    start, stop = rng.uniform(0.35, 0.6), rng.uniform(0.85, 1.15)
-
-    def fade(u: Array) -> Array:
-        t = np.clip((np.abs(u) - start) / (stop - start), 0, 1)
-        return 1 - np.where(u < 0, keep[0], keep[1]) * t * t * (3 - 2 * t)
-
-    return fade
-
-
 def intact_heights(height: float, dish: float) -> dict[str, float]:
     """Height in mm of an intact body in the three zones; both endplates are concave by ``dish`` mm."""
     return {n: height - 2 * dish * (1 - v * v) ** 1.5 for n, v in ZONES.items()}
@@ -121,8 +100,7 @@ class Collapse:
 
     def seat(self, upper: bool, depth: float) -> tuple[float, float]:
         """How far, in mm, the neighbour sinks that rests on the rim, and by how many degrees it leans towards the loss."""
-        across = np.array([-0.7, 0.0, 0.7])
-        front, back = (float(self.side(upper)(across, np.full(3, v)).mean()) for v in (RIM, -RIM))
+        front, back = (float(self.side(upper)(np.zeros(1), np.full(1, v))[0]) for v in (RIM, -RIM))
         return (front + back) / 2, float(np.degrees(np.arctan2(front - back, RIM * depth)))
 
     def losses(self, height: float, dish: float) -> dict[str, float]:
@@ -145,16 +123,16 @@ def draw_collapse(rng: np.random.Generator, shape: str, loss: float, size: Verte
     steep, floor = float(rng.uniform(0.8, 2.2)), float(rng.uniform(0.03, 0.22))
     centre, spread = float(rng.uniform(-0.12, 0.12)), float(rng.uniform(0.45, 0.7))
     slope = rng.uniform(-0.12, 0.12, 2)
-    uneven, fade = bumps(rng, 0.07), lateral_fade(rng, shape)
+    uneven = bumps(rng, 0.07)
 
     def raw(u: Array, v: Array) -> Array:
         if shape == "wedge":
             value = floor + np.clip((v + 1) / 2, 0, 1.1) ** steep
         elif shape == "biconcave":
-            value = 0.5 * floor + np.exp(-(((v - centre) / spread) ** 2)) + 0 * u
+            value = 0.5 * floor + np.exp(-(((v - centre) / spread) ** 2) - (np.abs(u) / 1.1) ** 4)
         else:
             value = 1 + slope[0] * v + 0 * u
-        return np.asarray(np.clip((value + slope[1] * u + uneven(u, v)) * fade(u), 0, None))
+        return np.asarray(np.clip(value + slope[1] * u + uneven(u, v), 0, None))
 
     intact = intact_heights(size.height, dish)
     names = [SHAPES[shape]] if SHAPES[shape] in ZONES else list(ZONES)

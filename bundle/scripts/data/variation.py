@@ -21,9 +21,6 @@ class Variation:
         disc_spread: standard deviation of that factor from disc to disc.
         vacuum: share of discs that hold gas.
         osteophytes: 0 for none, 1 for spurs that bridge most discs.
-        limbs: factor of the thickness of pedicles, laminae and processes.
-        joints: the same of the articular processes: arthritis makes them bulky, and neighbours meet.
-        sclerosis: HU that the posterior elements gain.
         schmorl: mean number of Schmorl nodes of an endplate.
         roughness: unevenness of endplates in mm (standard deviation).
         wedging: spread of the natural wedge shape (share of the height, standard deviation).
@@ -44,9 +41,6 @@ class Variation:
     disc_spread: float = 0.0
     vacuum: float = 0.0
     osteophytes: float = 0.0
-    limbs: float = 1.0
-    joints: float = 1.0
-    sclerosis: float = 0.0
     schmorl: float = 0.0
     roughness: float = 0.0
     wedging: float = 0.0
@@ -70,9 +64,6 @@ def _variation(rng: np.random.Generator, tight: bool) -> Variation:
         disc_spread=0.05 + 0.25 * old,
         vacuum=float(0.35 * old * rng.random()),
         osteophytes=float(old * rng.random()),
-        limbs=float(rng.uniform(0.85, 1.5)),
-        joints=float(rng.uniform(0.85, 1.3) + old * rng.random()),
-        sclerosis=float(rng.uniform(-60, 150) + 350 * old * rng.random()),
         schmorl=float(0.5 * rng.random() ** 2),
         roughness=float(rng.uniform(0.1, 0.3 + 0.5 * old)),
         wedging=float(rng.uniform(0.015, 0.035)),

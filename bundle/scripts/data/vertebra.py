@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,10 +122,7 @@ class DistanceField:
 
 
 def _limbs(level: str, size: VertebraSize) -> list[tuple]:
-    """Capsules (part, start, end, radius, flatten) of the posterior elements for the right side; x = 0 ones are midline.
-
-    ``part`` is "arch", "joint" or "process".
-    """
+    """Capsules (start, end, radius, flatten) of the posterior elements for the right side; x = 0 ones are midline."""
     region = region_of(level)
     scale = {"cervical": 0.62, "thoracic": 0.82, "lumbar": 1.0}[region]
     back, half = -size.depth / 2, size.height / 2
@@ -136,7 +133,6 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
     tip = (0.0, arch - 3 - size.process * float(np.cos(slope)), -3 - size.process * float(np.sin(slope)))
     spinous = [
         (
-            "process",
             (0.0, arch - 2, -half * 0.5),
             tip,
             (3.0 * scale, 2.6 * scale),
@@ -146,33 +142,25 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
     if region == "lumbar":
         # A blade that grows deeper towards its end: thin upper edge, thick lower corner, a shallow notch behind.
         spinous = [
-            ("process", (0.0, arch - 2, -half * 0.15), (0.0, tip[1] + 2.5, -half * 0.45), (2.2, 2.2), (0.8, 1.0, 1.5)),
-            ("process", (0.0, arch - 2, -half * 0.45), (0.0, tip[1] + 3.0, -half * 0.80), (2.2, 2.4), (0.8, 1.0, 1.7)),
-            ("process", (0.0, arch - 2, -half * 0.70), (0.0, tip[1] + 1.0, -half * 1.15), (2.4, 3.6), (0.8, 1.0, 1.2)),
+            ((0.0, arch - 2, -half * 0.15), (0.0, tip[1] + 2.5, -half * 0.45), (2.2, 2.2), (0.8, 1.0, 1.5)),
+            ((0.0, arch - 2, -half * 0.45), (0.0, tip[1] + 3.0, -half * 0.80), (2.2, 2.4), (0.8, 1.0, 1.7)),
+            ((0.0, arch - 2, -half * 0.70), (0.0, tip[1] + 1.0, -half * 1.15), (2.4, 3.6), (0.8, 1.0, 1.2)),
         ]
     facet_x = size.width * {"cervical": 0.50, "thoracic": 0.34, "lumbar": 0.36}[region]
     reach = {"cervical": 0.78, "thoracic": 0.80, "lumbar": 0.80}[region]
     gap = 4.3 * scale + 0.7
     limbs: list[tuple] = [
         # pedicle, lamina
-        (
-            "arch",
-            (pedicle_x, back + 4, pedicle_z),
-            (pedicle_x, arch + 2, pedicle_z - 1),
-            (3.3 * scale,) * 2,
-            (1.0, 1.0, 1.7),
-        ),
-        ("arch", (pedicle_x, arch + 3, 0.0), (0.0, arch - 4, -half * 0.55), (2.7 * scale,) * 2, (1.0, 1.0, 2.6)),
+        ((pedicle_x, back + 4, pedicle_z), (pedicle_x, arch + 2, pedicle_z - 1), (3.3 * scale,) * 2, (1.0, 1.0, 1.7)),
+        ((pedicle_x, arch + 3, 0.0), (0.0, arch - 4, -half * 0.55), (2.7 * scale,) * 2, (1.0, 1.0, 2.6)),
         # superior facet lies in front of and outside the inferior facet of the vertebra above
         (
-            "joint",
             (pedicle_x + 1, arch + 2, pedicle_z),
             (facet_x + 1.5, arch + 3.5, half + size.disc * reach),
             (3.4 * scale, 2.4 * scale),
             (1.0, 1.0, 1.0),
         ),
         (
-            "joint",
             (pedicle_x * 0.8, arch - 2, -half * 0.5),
             (facet_x - 1.5, arch + 3.5 - gap * 1.25, -half - size.disc * reach - 2),
             (3.4 * scale, 2.6 * scale),
@@ -180,7 +168,6 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
         ),
         # transverse process
         (
-            "process",
             (pedicle_x + 1, arch + 4, pedicle_z * 0.5),
             (pedicle_x + size.transverse, arch + (6 if region == "cervical" else -3), pedicle_z * 0.5 + 2),
             (3.2 * scale, 2.0 * scale),
@@ -191,7 +178,7 @@ def _limbs(level: str, size: VertebraSize) -> list[tuple]:
     if level == "S1":
         limbs = [limbs[0], limbs[1], *spinous]
         # the alae, which make S1 look like a sacrum in lateral slices
-        limbs.append(("process", (18.0, -2.0, 2.0), (46.0, -14.0, -4.0), (11.0, 12.0), (1.0, 1.0, 1.2)))
+        limbs.append(((18.0, -2.0, 2.0), (46.0, -14.0, -4.0), (11.0, 12.0), (1.0, 1.0, 1.2)))
     return limbs
 
 
@@ -202,7 +189,6 @@ def vertebra_distance(
     size: VertebraSize | None = None,
     shape: dict | None = None,
     spurs: Sequence[tuple] = (),
-    thickness: Mapping[str, tuple[float, float]] | None = None,
 ) -> DistanceField:
     """Signed distance of a whole vertebra in the part of ``grid`` that it can reach.
 
@@ -213,18 +199,15 @@ def vertebra_distance(
         size: individual sizes; the mean of the level when None.
         shape: further arguments of ``shapes.vertebral_body``.
         spurs: capsules (start, end, radius, flatten) that grow from the body.
-        thickness: factors of the radius on the right and on the left of "arch" (pedicles and laminae), "joint" (articular
-            processes) and "process"; midline parts take the first.
     """
     size = size or SIZES[level]
     field_ = DistanceField(grid, pose, reach=max(size.depth / 2 + size.canal + size.process + 12, size.width))
     if field_.region is None:
         return field_
-    for part, start, end, radius, flatten in _limbs(level, size):
-        factors = (thickness or {}).get(part, (1.0, 1.0))
-        for side, factor in zip((1.0, -1.0) if (start[0] or end[0]) else (1.0,), factors, strict=False):
+    for start, end, radius, flatten in _limbs(level, size):
+        for side in (1.0, -1.0) if (start[0] or end[0]) else (1.0,):
             mirrored = [(p[0] * side, p[1], p[2]) for p in (start, end)]
-            field_.add_capsule(mirrored[0], mirrored[1], (radius[0] * factor, radius[1] * factor), flatten)
+            field_.add_capsule(mirrored[0], mirrored[1], radius, flatten)
     field_.carve_canal(size)
     field_.add_body(size, seam=1.5, **(shape or {}))
     for start, end, radius, flatten in spurs:
