@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.inferers import SliceInferer
-from monai.transforms import MapTransform, Randomizable
+from monai.transforms import MapTransform
 
 
 def offsets(neighbours: int, step: int) -> list[int]:
@@ -84,67 +83,6 @@ class TakeNeighboursd(MapTransform):
             wanted = self.offsets if key in self.image_keys else [0]
             result[key] = torch.cat([slab[:, thick // 2 + o] for o in wanted], dim=0)
         return result
-
-
-class RandSpoilSlicesd(Randomizable, MapTransform):
-    """Spoil some channels of a 2.5D sample, the slice itself among them, so that a network learns to ask them all.
-
-    A spoilt channel changes its contrast and gains noise, and a rectangle of it goes blank. Samples of one channel stay the same.
-
-    Args:
-        keys: samples (C, Y, Z), scaled to 0...1.
-        prob: share of the samples that are spoilt.
-        share: chance of each of their channels.
-        noise: largest standard deviation of the noise.
-        gamma: largest factor by which contrast bends, up or down.
-        blank: longest side of the rectangle, as a share of the slice's.
-        blind: share of all samples whose middle channel goes blank as a whole.
-
-    Raises:
-        ValueError: for a chance outside 0...1.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float = 0.5,
-        share: float = 0.4,
-        noise: float = 0.15,
-        gamma: float = 2.0,
-        blank: float = 0.6,
-        blind: float = 0.0,
-    ) -> None:
-        super().__init__(keys)
-        for name, value in {"prob": prob, "share": share, "blank": blank, "blind": blind}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"RandSpoilSlicesd: {name}={value}; give a number from 0 to 1.")
-        self.prob, self.share, self.noise, self.gamma = prob, share, noise, gamma
-        self.blank, self.blind = blank, blind
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items, spoilt or not."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            count = result[key].shape[0]
-            spoil, blind = self.R.random(2) < (self.prob, self.blind)
-            if count > 1 and (spoil or blind):
-                result[key] = image = result[key].clone()
-                for channel in image if spoil else ():
-                    if self.R.random() < self.share:
-                        self._spoil(channel)
-                if blind:
-                    image[count // 2] = 0
-        return result
-
-    def _spoil(self, channel: torch.Tensor) -> None:
-        channel.clamp_(0, 1).pow_(float(self.gamma ** self.R.uniform(-1, 1)))
-        noise = self.R.standard_normal(tuple(channel.shape)).astype(np.float32) * self.R.uniform(0, self.noise)
-        channel += torch.from_numpy(np.asarray(noise, np.float32))
-        sides = [int(n * self.R.uniform(0, self.blank)) for n in channel.shape]
-        corner = [self.R.randint(0, n - side + 1) for n, side in zip(channel.shape, sides, strict=True)]
-        channel[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))] = float(
-            self.R.uniform(0, 0.4)
-        )
 
 
 class NeighbourInferer(SliceInferer):
