@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes import Asked, Threshold, affine_of, ball_scan, look, save, whole
 from monai.inferers import SliceInferer, SlidingWindowInferer
-from scripts.inference.predict import Window, ask, margin
+from scripts.inference.predict import Window, ask
 
 SHAPE = (28, 70, 90)
 
@@ -97,9 +97,9 @@ def test_mirrored_passes_and_ensembles_are_means_of_probabilities(network):
     with torch.no_grad():
         own = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
     expected = torch.stack([o.softmax(1)[:, 1] for o in own]).mean(0)
-    torch.testing.assert_close(torch.sigmoid(ask([Asked(network)], batch, window)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.sigmoid(ask([Asked(network)], batch, window))[:, 0], expected, atol=1e-5, rtol=0)
     other = Threshold()
-    pair = torch.sigmoid(ask([Asked(network), Asked(other)], batch, Window((32, 48))))
+    pair = torch.sigmoid(ask([Asked(network), Asked(other)], batch, Window((32, 48))))[:, 0]
     with torch.no_grad():
         expected = (network(batch).softmax(1)[:, 1] + other(batch).softmax(1)[:, 1]) / 2
     torch.testing.assert_close(pair, expected, atol=1e-5, rtol=0)
@@ -116,10 +116,20 @@ def test_three_planes_are_averaged(scan_path):
     np.testing.assert_allclose(parts[3], np.mean(parts[:3], axis=0), atol=2e-3)
 
 
-def test_the_margin_is_the_softmax_of_its_class():
-    logits = torch.randn(3, 4, 5, 6)
-    for target in range(4):
-        torch.testing.assert_close(torch.sigmoid(margin(logits, target)), logits.softmax(1)[:, target])
+class Telling(torch.nn.Module):
+    """A network with a third output: vertebra."""
+
+    def forward(self, x):
+        return torch.cat([0 * x, 4 * x - 2, 6 * x - 1], dim=1)
+
+
+def test_the_third_output_is_told_behind_the_fracture_and_an_ensemble_tells_what_all_of_it_know():
+    batch = torch.rand(2, 1, 32, 48)
+    window = Window((32, 48), flips=((1,),))
+    told = torch.sigmoid(ask([Asked(Telling())], batch, window))
+    torch.testing.assert_close(told[:, :1], Telling()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(told[:, 1:], torch.sigmoid(6 * batch - 1), atol=1e-5, rtol=0)
+    assert ask([Asked(Telling()), Asked(Threshold())], batch, window).shape == (2, 1, 32, 48)
 
 
 @pytest.mark.parametrize(

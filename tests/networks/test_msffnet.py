@@ -35,6 +35,20 @@ def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_output_for_vertebra_comes_last_says_no_at_first_and_leaves_the_others_alone(spatial_dims):
+    plain, telling = net(spatial_dims), net(spatial_dims, vertebra_output=True)
+    state = {k: v for k, v in plain.state_dict().items() if not k.startswith("decoder.head")}
+    telling.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        telling.decoder.head.weight[:2] = plain.decoder.head.weight
+    image = torch.rand(2, 1, *[32] * spatial_dims)
+    out = telling.eval()(image)
+    torch.testing.assert_close(out[:, :2], plain.eval()(image))
+    assert out.shape[1] == 3
+    assert (torch.sigmoid(out[:, 2]) < 0.5).all()
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_module_can_be_switched_off(switch):
     whole, without = net(), net(**{switch: False})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second task of training: what it is given, what it teaches, and that it leaves nothing in the weights."""
+"""The second task of training: what it is given, and what it teaches the third output."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import torch
 from monai.losses import DiceCELoss
 from scripts.errors import InputError
 from scripts.networks import MSFFNet
-from scripts.training import vertebra_loss
 from scripts.training.loss import IgnoringLoss
 from scripts.training.vertebra_loss import MarkIntactd, VertebraLoss
 from test_resume import workflow
 
 
 def base_loss() -> IgnoringLoss:
-    return IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+    return IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True), classes=2)
 
 
 def network(spatial_dims: int = 2) -> MSFFNet:
     torch.manual_seed(0)
-    return MSFFNet(spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2))
+    return MSFFNet(spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), vertebra_output=True)
 
 
 def test_intact_vertebrae_are_marked_and_nothing_else_changes():
@@ -37,46 +36,38 @@ def test_intact_vertebrae_are_marked_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(("spatial_dims", "size"), [(2, (40, 24)), (3, (24, 20, 16))])
-def test_gradients_reach_the_head_and_the_network_in_training_and_the_head_is_silent_in_evaluation(spatial_dims, size):
+def test_each_task_teaches_its_own_output_and_both_the_network(spatial_dims, size):
     net = network(spatial_dims)
-    loss = VertebraLoss(base_loss(), net)
     image = torch.rand(2, 1, *size)
     target = torch.randint(0, 3, (2, 1, *size)).float()
-    total = loss(net(image), target)
+    prediction = net(image)
+    prediction.retain_grad()
+    total = VertebraLoss(base_loss())(prediction, target)
     total.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in loss.parameters())
+    assert prediction.grad.abs().amax(dim=(0, *range(2, prediction.dim()))).min() > 0
     assert net.encoder.blocks[0].conv_0.conv.weight.grad.abs().sum() > 0
-    net.eval()
-    with torch.no_grad():
-        prediction = net(image)
-        only = loss(prediction, target)
-    assert only == base_loss()(prediction, torch.where(target == 2, 0, target))
-    assert not any("vertebra" in key for key in net.state_dict())
-    assert {p.shape for p in loss.parameters()} == {(2, 4, *[1] * spatial_dims), (2,)}
+    fracture = base_loss()(prediction[:, :2], torch.where(target == 2, 0, target))
+    two = torch.cat([torch.zeros_like(prediction[:, 2:]), prediction[:, 2:]], dim=1)
+    torch.testing.assert_close(total, fracture + 0.5 * base_loss()(two, (target > 0).float()))
 
 
 def test_unknown_voxels_teach_neither_task():
-    net = network()
-    loss = VertebraLoss(base_loss(), net)
-    net(torch.rand(2, 1, 32, 32))
-    features = loss.features.detach().requires_grad_()
-    loss.features = features
-    prediction = torch.zeros(2, 2, 32, 32, requires_grad=True)
+    prediction = torch.zeros(2, 3, 32, 32, requires_grad=True)
     target = torch.full((2, 1, 32, 32), 2.0)
     target[..., :16] = 255
-    loss(prediction, target).backward()
-    for gradient in (prediction.grad, features.grad):
-        assert gradient[..., :16].abs().sum() == 0
-        assert gradient[..., 16:].abs().sum() > 0
+    VertebraLoss(base_loss())(prediction, target).backward()
+    assert prediction.grad[..., :16].abs().sum() == 0
+    assert prediction.grad[:, 2, :, 16:].abs().min() > 0
 
 
 def test_the_second_task_learns_what_a_vertebra_is():
     net = network()
-    loss = VertebraLoss(base_loss(), net, weight=1.0)
-    optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], lr=0.01)
+    loss = VertebraLoss(base_loss(), weight=1.0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     image = torch.zeros(2, 1, 32, 32)
     image[:, :, 8:24, 8:24] = 1
     target = 2 * image
+    assert not (net(image)[:, 2] > 0).any()
     before = None
     for _ in range(30):
         optimizer.zero_grad()
@@ -84,21 +75,18 @@ def test_the_second_task_learns_what_a_vertebra_is():
         before = before or float(value)
         value.backward()
         optimizer.step()
-    net(image)
-    seen = loss.head(loss.features).argmax(1, keepdim=True)
     assert float(value) < 0.7 * before
-    assert (seen == image).float().mean() > 0.95
+    assert ((net(image)[:, 2:] > 0) == image.bool()).float().mean() > 0.95
 
 
-def test_a_network_without_such_a_layer_and_several_processes_are_refused(monkeypatch):
-    with pytest.raises(InputError, match="layer='head': the network has no such convolution"):
-        VertebraLoss(base_loss(), network(), layer="head")
-    monkeypatch.setattr(vertebra_loss, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="is for one process"):
-        VertebraLoss(base_loss(), network())
+def test_a_network_without_a_third_output_and_a_weight_of_nothing_are_refused():
+    with pytest.raises(InputError, match="has 2 outputs; a third is needed, set network_def::vertebra_output to true"):
+        VertebraLoss(base_loss())(torch.zeros(1, 2, 16, 16), torch.zeros(1, 1, 16, 16))
+    with pytest.raises(InputError, match=r"weight=0; give more than 0, or leave"):
+        VertebraLoss(base_loss(), weight=0)
 
 
-def test_the_overlay_trains_through_the_bundle_and_leaves_plain_weights(bundle, phantom_set, tmp_path):
+def test_the_overlay_trains_the_third_output_through_the_bundle(bundle, phantom_set, tmp_path):
     run = workflow(bundle, phantom_set, tmp_path / "run", ("vertebra_loss.yaml",))
     run.run()
     parser = run.parser
@@ -106,9 +94,14 @@ def test_the_overlay_trains_through_the_bundle_and_leaves_plain_weights(bundle, 
     assert set(state) == set(parser.get_parsed_content("network").state_dict())
     batch = next(iter(parser.get_parsed_content("train::dataloader")))
     assert set(batch["label"].unique().tolist()) == {0.0, 1.0, 2.0}
-    head = parser.get_parsed_content("vertebra_loss").head
-    held = {id(p) for group in parser.get_parsed_content("optimizer").param_groups for p in group["params"]}
-    assert {id(p) for p in head.parameters()} <= held
+    assert state["decoder.head.weight"][2].abs().sum() > 0
+
+
+def test_without_the_overlay_the_third_output_stays_silent(bundle, phantom_set, tmp_path):
+    workflow(bundle, phantom_set, tmp_path / "run").run()
+    state = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    assert state["decoder.head.weight"][2].abs().sum() == 0
+    assert state["decoder.head.bias"][2] < 0
 
 
 def test_a_case_without_instances_is_named(bundle, phantom_set, tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from scripts.errors import InputError
+from scripts.networks import MSFFNet
 from scripts.training.weights import load_weights
 from torch import nn
 
@@ -64,3 +65,20 @@ def test_weights_of_fewer_input_channels_go_on_as_the_middle_ones(tmp_path):
     torch.save(wider.state_dict(), tmp_path / "wide.pt")
     with pytest.raises(InputError, match="another network"):
         load_weights(network(), str(tmp_path / "wide.pt"), widen=True)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_third_output_too_many_or_too_few_leaves_the_fracture_as_it_was(tmp_path, has):
+    torch.manual_seed(0)
+    small = {"features": (4, 4, 8, 8, 8), "fusion_channels": 8, "aspp_rates": (1, 2)}
+    source = MSFFNet(**small, vertebra_output=has).eval()
+    torch.nn.init.normal_(source.decoder.head.weight)
+    target = MSFFNet(**small, vertebra_output=not has).eval()
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="another network"):
+        load_weights(target, str(tmp_path / "w.pt"), exact=True)
+    load_weights(target, str(tmp_path / "w.pt"))
+    image = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(target(image)[:, :2], source(image)[:, :2])
+    if not has:
+        assert (target(image)[:, 2] < 0).all()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from . import agree
 from .grid import WorkingGrid
 from .localize import MODES, SpineMap, coarse_copy, find_spine
 from .predict import PLANES, Sampler, Window, predict_slices, predict_volume
 from .resample import sample
 from .runtimes import Runner
 from .scan import Scan, ScanHeader
-from .windows import WindowGrid, focus_on
+from .windows import MARGIN, WindowGrid, focus_on
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
+REACH = 2.0  # standard deviations of the agreement from left to right that are looked at around a hit
 
 
 @dataclass
@@ -65,6 +68,8 @@ class Pipeline:
         search: "spine" looks only around dense bone, "bone" around any bone, "all" everywhere.
         coarse_mm: distance of the slices of the first look; 0 looks at every slice at once, as MONAI's ``SliceInferer`` does.
         coarse_threshold: probability in the first look from which on a place is looked at closely.
+        agree_mm: how far the slices of a vertebra agree from left to right, where the networks tell vertebra; 0 leaves each to itself.
+        agree_share: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
 
     Raises:
         ValueError: for a value out of range.
@@ -78,6 +83,8 @@ class Pipeline:
         search: str = "spine",
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
+        agree_mm: float = 0.0,
+        agree_share: float = 0.4,
     ) -> None:
         known = ("volume",) if len(window.size) == 3 else tuple(PLANES)
         wrong = [p for p in runners if p not in known]
@@ -91,6 +98,8 @@ class Pipeline:
             raise ValueError(f"coarse_threshold={coarse_threshold}: give a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):
             raise ValueError(f"spacing={list(spacing)}: give three distances in mm")
+        agree.check(agree_mm, agree_share)
+        self.agree_mm, self.agree_share = agree_mm, agree_share
         self.runners, self.window, self.spacing = runners, window, tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
 
@@ -133,7 +142,7 @@ class Pipeline:
                 sampler, shape, wanted, windows, self.window, self.runners["volume"],
                 _counter(progress, "segmenting", len(wanted)),
             )  # fmt: skip
-            return self._collect(shape, [(0, planes)], (0, len(wanted)))
+            return self._collect(grid, [(0, planes)], (0, len(wanted)))
         first = next(iter(self.runners))
         focus, looked = spine, 0
         if self.coarse_mm > 0:
@@ -158,7 +167,7 @@ class Pipeline:
                 (max(int(p[b[0]]) - s, 0), min(int(p[b[-1]]) + s + 1, n))
                 for b, p, s, n in zip(box, focus.places, steps, shape, strict=True)
             ]
-        return self._collect(shape, views, (looked, total), bounds)
+        return self._collect(grid, views, (looked, total), bounds)
 
     def _wanted(
         self, grid: WorkingGrid, plane: str, focus: SpineMap
@@ -188,26 +197,37 @@ class Pipeline:
             sampler, grid.shape, axis, wanted, windows, self.window, self.runners[plane],
             _counter(progress, "looking", total),
         )  # fmt: skip
-        hits = [(k, chance > self.coarse_threshold) for k, chance in looked]
-        return focus_on(grid.shape, axis, hits, reach=step), total
+        hits = [(k, chance[0] > self.coarse_threshold) for k, chance in looked]
+        # The vertebra of a hit is looked at as far as the average from left to right has much weight.
+        far = math.ceil(REACH * self.agree_mm / grid.spacing[0])
+        return focus_on(
+            grid.shape, axis, hits, reach=step + (far if axis == 0 else 0), margin=MARGIN + (far if axis else 0)
+        ), total
 
     def _collect(
         self,
-        shape: Sequence[int],
+        grid: WorkingGrid,
         views: Sequence[tuple[int, Iterator[tuple[int, NDArray[np.float32]]]]],
         windows: tuple[int, int],
         bounds: Sequence[tuple[int, int]] | None = None,
     ) -> Probabilities:
-        """Mean of the views in a box."""
-        bounds = bounds or [(0, n) for n in shape]
-        volume = np.zeros([b - a for a, b in bounds], np.float16)
+        """Mean of the views in a box, after the slices of a vertebra agreed."""
+        bounds = bounds or [(0, n) for n in grid.shape]
+        volumes = [np.zeros([b - a for a, b in bounds], np.float16)]
         for axis, planes in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
-            moved = np.moveaxis(volume, axis, 0)
-            for k, chance in planes:
+            for k, chances in planes:
+                told = len(chances) if self.agree_mm > 0 else 1
+                while len(volumes) < told:
+                    volumes.append(np.zeros_like(volumes[0]))
                 if bounds[axis][0] <= k < bounds[axis][1]:
-                    moved[k - bounds[axis][0]] += (chance[across] / len(views)).astype(np.float16)
-        return Probabilities(volume, tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
+                    for volume, chance in zip(volumes, chances[:told], strict=False):
+                        np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += (chance[across] / len(views)).astype(
+                            np.float16
+                        )
+        if len(volumes) > 1:
+            agree.agree(volumes[0], volumes[1], grid.spacing[0], self.agree_mm, self.agree_share)
+        return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
 
 
 def _count(progress: Progress, phase: str, total: int, state: list[int], number: int) -> None:

@@ -35,7 +35,6 @@ class Window:
         neighbour_step: slices from one of these channels to the next.
         flips: axes of a window to mirror; each entry is one more pass whose probability is averaged with the rest.
         batch: windows that the network is given at once.
-        target: channel of the output that is the fracture.
 
     Raises:
         ValueError: for a value out of range.
@@ -49,7 +48,6 @@ class Window:
     neighbour_step: int = 1
     flips: tuple[tuple[int, ...], ...] = ()
     batch: int = 8
-    target: int = 1
     weights: torch.Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,15 +75,12 @@ class Window:
         return ((hu.float() - low) / (high - low)).clamp_(0, 1)
 
 
-def margin(logits: torch.Tensor, target: int) -> torch.Tensor:
-    """Logit of one class against all others (B, *size) of logits (B, C, *size): its sigmoid is the softmax of that class."""
-    others = [c for c in range(logits.shape[1]) if c != target]
-    rest = logits[:, others[0]] if len(others) == 1 else torch.logsumexp(logits[:, others], dim=1)
-    return logits[:, target].float() - rest.float()
+CLASSES = 2  # outputs that are background and fracture; one behind them is the logit of vertebra, intact or fractured
 
 
 def ask(runners: Sequence[Runner], batch: torch.Tensor, window: Window) -> torch.Tensor:
-    """Mean opinion of networks and mirrored passes on a batch (B, C, *size): logits of the fracture (B, *size).
+    """Mean opinion of networks and mirrored passes on a batch (B, C, *size): logits (B, 1, *size) of the fracture, or with those of
+    vertebra behind them (B, 2, *size), where every network tells vertebra, too.
 
     A single opinion is returned as it is; several are averaged as probabilities.
     """
@@ -94,11 +89,13 @@ def ask(runners: Sequence[Runner], batch: torch.Tensor, window: Window) -> torch
         for axes in ((), *window.flips):
             dims = [a + 2 for a in axes]
             logits = runner(batch.flip(dims) if dims else batch)
-            opinion = margin(logits, window.target)
-            opinions.append(opinion.flip([d - 1 for d in dims]) if dims else opinion)
+            # The sigmoid of the difference is the softmax of the fracture.
+            opinion = torch.cat([logits[:, 1:CLASSES] - logits[:, :1], logits[:, CLASSES:]], dim=1).float()
+            opinions.append(opinion.flip(dims) if dims else opinion)
     if len(opinions) == 1:
         return opinions[0]
-    mean = torch.stack([torch.sigmoid(o) for o in opinions]).mean(0)
+    told = min(o.shape[1] for o in opinions)
+    mean = torch.stack([torch.sigmoid(o[:, :told]) for o in opinions]).mean(0)
     return torch.logit(mean, eps=1e-7)
 
 
@@ -133,7 +130,8 @@ def predict_slices(
         progress: called with the number of windows done.
 
     Yields:
-        Slice and its probabilities on the two other axes; 0 where no window was asked for.
+        Slice and its probabilities on the two other axes, (1, *size) of the fracture or (2, *size) with those of vertebra; 0 where
+        no window was asked for.
     """
     others = [a for a in range(3) if a != axis]
     full: list[NDArray[np.int64]] = [np.arange(n) for n in shape]
@@ -164,18 +162,23 @@ def predict_slices(
             batch = torch.stack([ready[k][(slice(None), *_box(s, window.size))] for k, s in part])
             for (k, start), opinion in zip(part, ask(runners, batch, window), strict=True):
                 if k not in sums:
-                    sums[k] = torch.zeros(2, *grid.padded)
-                box = _box(start, window.size)
-                sums[k][(0, *box)] += opinion.cpu() * window.weights
-                sums[k][(1, *box)] += window.weights
+                    sums[k] = torch.zeros(len(opinion) + 1, *grid.padded)
+                box = (slice(None), *_box(start, window.size))
+                sums[k][:-1][box] += opinion.cpu() * window.weights
+                sums[k][-1:][box] += window.weights
                 left[k] -= 1
             if progress is not None:
                 progress(len(part))
             for k in [k for k in sums if left[k] == 0]:
-                total, weight = sums.pop(k)
+                total = sums.pop(k)
                 ready.pop(k)
-                chance = torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)
-                yield k, chance[crop].numpy()
+                yield k, _chances(total)[(slice(None), *crop)].numpy()
+
+
+def _chances(sums: torch.Tensor) -> torch.Tensor:
+    """Probabilities (K, *size) of weighted sums of logits with the sum of weights behind them (K + 1, *size)."""
+    total, weight = sums[:-1], sums[-1:]
+    return torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -199,15 +202,13 @@ def predict_volume(
     for start in wanted:
         rows[start[0]].append(tuple(start))
     depth, size = window.size[0], grid.padded[1:]
-    sums = torch.zeros(2, 0, *size)
+    sums, told = torch.zeros(0), 0
     base = 0
     crop = tuple(slice(b, b + n) for b, n in zip(grid.before[1:], grid.size[1:], strict=True))
     order = sorted(rows)
     for number, first in enumerate(order):
         if number == 0:
             base = first
-        grow = first + depth - (base + sums.shape[1])
-        sums = torch.cat([sums, torch.zeros(2, grow, *size)], dim=1)
         inside = np.clip(np.arange(first, first + depth) - grid.before[0], -1, shape[0])
         held = np.unique(inside[(inside >= 0) & (inside < shape[0])])
         hu = window.scaled(torch.from_numpy(sampler([held, np.arange(shape[1]), np.arange(shape[2])])))
@@ -219,10 +220,15 @@ def predict_volume(
         for at in range(0, len(starts), window.batch):
             part = starts[at : at + window.batch]
             batch = torch.stack([image[(slice(None), *_box(s[1:], window.size[1:]))][None] for s in part])
-            for start, opinion in zip(part, ask(runners, batch, window), strict=True):
-                box = (slice(first - base, first - base + depth), *_box(start[1:], window.size[1:]))
-                sums[(0, *box)] += opinion.cpu() * window.weights
-                sums[(1, *box)] += window.weights
+            answer = ask(runners, batch, window)
+            if not told:
+                told = answer.shape[1]
+                sums = torch.zeros(told + 1, 0, *size)
+            sums = torch.cat([sums, torch.zeros(told + 1, first + depth - (base + sums.shape[1]), *size)], dim=1)
+            for start, opinion in zip(part, answer, strict=True):
+                box = (slice(None), slice(first - base, first - base + depth), *_box(start[1:], window.size[1:]))
+                sums[:-1][box] += opinion.cpu() * window.weights
+                sums[-1:][box] += window.weights
             if progress is not None:
                 progress(len(part))
         until = order[number + 1] if number + 1 < len(order) else first + depth
@@ -230,8 +236,6 @@ def predict_volume(
         for n in range(done):
             index = base + n - grid.before[0]
             if 0 <= index < shape[0]:
-                total, weight = sums[0, n], sums[1, n]
-                yield index, torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)[crop].numpy()
-        sums, base = (
-            (sums[:, done:].clone(), base + done) if until < first + depth else (torch.zeros(2, 0, *size), until)
-        )
+                yield index, _chances(sums[:, n])[(slice(None), *crop)].numpy()
+        whole = until >= first + depth
+        sums, base = (sums[:, :0], until) if whole else (sums[:, done:].clone(), base + done)

@@ -43,7 +43,7 @@ class Runner(Protocol):
     name: str
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes, *size) of a batch (B, C, *size), float32."""
+        """Logits (B, 2, *size) of a batch (B, C, *size), float32: background and fracture; perhaps a third, of vertebra."""
 
 
 class TorchRunner:
@@ -212,8 +212,9 @@ def _tried(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{file}: does not take {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} ({reason[:160]}); "
             "set patch_size, neighbours and network_def as in its training"
         ) from None
-    if out.ndim != len(shape) + 1 or tuple(out.shape[2:]) != tuple(shape[1:]) or out.shape[1] < 2:
+    if out.ndim != len(shape) + 1 or tuple(out.shape[2:]) != tuple(shape[1:]) or out.shape[1] not in (2, 3):
         raise InputError(
-            f"{file}: gives {tuple(out.shape)} for one window of {tuple(shape)}; a network with 2 or more classes is needed"
+            f"{file}: gives {tuple(out.shape)} for one window of {tuple(shape)}; a network is needed whose outputs are background, "
+            "fracture and perhaps vertebra"
         )
     return runner

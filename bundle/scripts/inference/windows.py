@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from .localize import SpineMap
 
+MARGIN = 8  # voxels around a hit in its plane
+
 
 @dataclass(frozen=True)
 class WindowGrid:
@@ -87,7 +89,7 @@ def focus_on(
     axis: int,
     hits: Sequence[tuple[int, NDArray[np.bool_]]],
     reach: int,
-    margin: int = 8,
+    margin: int = MARGIN,
     block: int = 4,
 ) -> SpineMap:
     """Map of the places around what was found on a few slices.

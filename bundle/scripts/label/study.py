@@ -72,7 +72,7 @@ class ReadStudyd(MapTransform):
         chosen = self.models / str(name or "model.pt")
         file = chosen if chosen.is_file() else self.models / "model.pt"
         if file.is_file() or not (self.models / "model.ts").is_file():  # TorchScript brings its network with it
-            load_weights(self.network, str(file))
+            load_weights(self.network, str(file), exact=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the items with the scan in place of its path.

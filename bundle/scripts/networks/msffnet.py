@@ -19,6 +19,8 @@ from .rbrab import ResidualBorderRefinementAttention
 from .rcbam import ResidualConvBlockAttention
 from .sem import SqueezeExcitationModule
 
+SILENT_LOGIT = -2.0  # of vertebra before it is trained: a probability of 0.12
+
 
 class MSFFNet(nn.Module):
     """Multi-scale feature-fusion network for the segmentation of spine fractures in CT.
@@ -41,6 +43,8 @@ class MSFFNet(nn.Module):
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
+        vertebra_output: one more output behind the classes, the logit of *vertebra*, intact or fractured. It says no everywhere until
+            ``VertebraLoss`` trains it. Not in the paper.
         features: channels of the five encoder blocks. The paper's "standard U-Net" has the default; a quarter of it is shipped.
         fusion_channels: channels of the fused map from ASPP on; None takes twice ``features[0]``, at least 32: narrower maps are
             cheaper and learn slowly.
@@ -71,6 +75,7 @@ class MSFFNet(nn.Module):
         spatial_dims: int = 2,
         in_channels: int = 1,
         out_channels: int = 2,
+        vertebra_output: bool = False,
         features: Sequence[int] = (64, 128, 256, 512, 1024),
         fusion_channels: int | None = None,
         fusion_stride: int = 2,
@@ -154,7 +159,7 @@ class MSFFNet(nn.Module):
             spatial_dims,
             in_channels=width,
             hidden_channels=features[0],
-            out_channels=out_channels,
+            out_channels=out_channels + vertebra_output,
             in_stride=fusion_stride,
             encoder_strides=encoder_strides,
             transposed_stride=transposed_stride,
@@ -163,9 +168,12 @@ class MSFFNet(nn.Module):
             dropout=dropout,
         )
         nn.init.zeros_(self.decoder.head.bias)
+        if vertebra_output:
+            nn.init.zeros_(self.decoder.head.weight[-1:])
+            nn.init.constant_(self.decoder.head.bias[-1:], SILENT_LOGIT)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size).
+        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size), with that of vertebra behind them if asked for.
 
         ``size`` is (H, W) or (H, W, D); of a 2D network it may be (N, H, W), a volume whose N slices are taken one by one.
         """

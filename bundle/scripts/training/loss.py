@@ -18,14 +18,16 @@ class IgnoringLoss(nn.Module):
     Args:
         loss: loss of logits (B, C, *size) and labels (B, 1, *size).
         ignore_value: value of the label that is left out.
+        classes: outputs that are classes; those behind them are none of this loss's business. None: all.
     """
 
-    def __init__(self, loss: nn.Module, ignore_value: int = 255) -> None:
+    def __init__(self, loss: nn.Module, ignore_value: int = 255, classes: int | None = None) -> None:
         super().__init__()
-        self.loss, self.ignore_value = loss, ignore_value
+        self.loss, self.ignore_value, self.classes = loss, ignore_value, classes
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (B, C, *size) against labels (B, 1, *size)."""
+        prediction = prediction[:, : self.classes]
         known = target != self.ignore_value
         sure = torch.zeros_like(prediction)
         sure[:, 0] = SURE_LOGIT

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.networks.layers.factories import Conv
 from monai.transforms import MapTransform
 from torch import nn
 
 from ..errors import InputError
-from .parallel import world_size
 
+CLASSES = 2  # outputs that are background and fracture
 SACRUM = 26  # VerSe's label; it is not drawn as a vertebra by the phantom either
 
 
@@ -55,52 +53,37 @@ class MarkIntactd(MapTransform):
 
 
 class VertebraLoss(nn.Module):
-    """Loss of the fracture plus that of an auxiliary head that tells vertebra, intact or fractured, from the rest.
-
-    The head is a 1x1 convolution on what the network's last layer is given; it lives in training alone, so the network keeps its
-    one output and checkpoints do not change. Not in the paper.
+    """Loss of the fracture plus that of the network's third output, which tells vertebra, intact or fractured, from the rest.
 
     Args:
         loss: loss of logits (B, 2, *size) and labels (B, 1, *size), used for both tasks.
-        network: network whose layer is listened to.
-        weight: weight of the auxiliary loss.
-        layer: name of the network's last layer, a convolution.
+        weight: weight of the second task.
         intact_value: value of intact vertebrae in the label, see ``MarkIntactd``.
 
     Raises:
-        InputError: when the network has no such layer, or there are several processes, which would not share the head.
+        InputError: for a weight that is not above 0.
     """
 
-    def __init__(
-        self,
-        loss: nn.Module,
-        network: nn.Module,
-        weight: float = 0.5,
-        layer: str = "decoder.head",
-        intact_value: int = 2,
-    ) -> None:
+    def __init__(self, loss: nn.Module, weight: float = 0.5, intact_value: int = 2) -> None:
         super().__init__()
-        last: Any = dict(network.named_modules()).get(layer)
-        if last is None or not hasattr(last, "in_channels"):
-            raise InputError(f"layer={layer!r}: the network has no such convolution; name its last one")
-        if world_size() > 1:
-            raise InputError("configs/vertebra_loss.yaml: is for one process; leave torchrun or this overlay out")
+        if weight <= 0:
+            raise InputError(
+                f"vertebra_loss: weight={weight}; give more than 0, or leave configs/vertebra_loss.yaml out"
+            )
         self.loss, self.weight, self.intact_value = loss, weight, intact_value
-        self.head: nn.Module = Conv[Conv.CONV, last.weight.dim() - 2](last.in_channels, 2, kernel_size=1)
-        self.head.to(last.weight.device)
-        self.features: torch.Tensor | None = None
-        last.register_forward_pre_hook(self._listen)
-
-    def _listen(self, layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        self.features = arguments[0] if layer.training and torch.is_grad_enabled() else None
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss of logits (B, 2, *size) against labels (B, 1, *size) with intact vertebrae marked."""
+        """Return the loss of logits (B, 3, *size) against labels (B, 1, *size) with intact vertebrae marked.
+
+        Raises:
+            InputError: when there is no third output.
+        """
+        if prediction.shape[1] != CLASSES + 1:
+            raise InputError(
+                f"configs/vertebra_loss.yaml: the network has {prediction.shape[1]} outputs; a third is needed, set "
+                "network_def::vertebra_output to true, of other networks network_def::out_channels to 3"
+            )
         intact = target == self.intact_value
-        total = self.loss(prediction, torch.where(intact, torch.zeros_like(target), target))
-        features, self.features = self.features, None
-        if features is None:
-            return total
-        size = [slice(n) for n in prediction.shape[2:]]  # the network crops what it padded
-        seen = self.head(features.float())[(slice(None), slice(None), *size)]
-        return total + self.weight * self.loss(seen, torch.where(intact, torch.ones_like(target), target))
+        fracture = self.loss(prediction[:, :CLASSES], torch.where(intact, torch.zeros_like(target), target))
+        vertebra = torch.cat([torch.zeros_like(prediction[:, CLASSES:]), prediction[:, CLASSES:]], dim=1)
+        return fracture + self.weight * self.loss(vertebra, torch.where(intact, torch.ones_like(target), target))

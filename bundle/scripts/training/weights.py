@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..networks.msffnet import SILENT_LOGIT
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,39 @@ def widened(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, tor
     return result
 
 
+def with_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Fit a state to a network with or without the third output, vertebra: lacking, it stays silent; in excess, it is left out.
+
+    The fracture is told as before. Weights that differ in anything else stay as they are.
+
+    Args:
+        network: network to be filled.
+        state: flat state dict; not changed.
+    """
+    own, result = network.state_dict(), dict(state)
+    for key, value in state.items():
+        name = f"{key.removesuffix('.weight')}.bias"
+        if not key.endswith(".weight") or key not in own or name not in own or name not in state:
+            continue
+        want = own[key].shape
+        if value.shape[1:] != want[1:] or {len(value), want[0]} != {2, 3}:
+            continue
+        if want[0] == 2:
+            result[key], result[name] = value[:2], state[name][:2]
+            logger.info("%s has a third output (vertebra), two are wanted: it is left out", key)
+        else:
+            result[key] = torch.cat([value, torch.zeros_like(value[:1])])
+            result[name] = torch.cat([state[name], torch.full_like(state[name][:1], SILENT_LOGIT)])
+            logger.info("%s has no third output (vertebra): it stays silent until it is trained", key)
+    return result
+
+
 def load_weights(
-    network: nn.Module, path: str | None, device: str | torch.device = "cpu", widen: bool = False
+    network: nn.Module,
+    path: str | None,
+    device: str | torch.device = "cpu",
+    widen: bool = False,
+    exact: bool = False,
 ) -> nn.Module:
     """Load a flat state dict (or one under the key ``model``) into the network, strictly.
 
@@ -63,6 +95,7 @@ def load_weights(
         path: checkpoint; None leaves the network as it is.
         device: where the tensors are mapped to.
         widen: take weights made for fewer input channels, too; see ``widened``.
+        exact: refuse weights with or without the third output where the network differs in it; see ``with_outputs``.
 
     Raises:
         InputError: when the file is missing, unreadable or of another network.
@@ -81,8 +114,9 @@ def load_weights(
         ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
-    if widen and isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
-        state = widened(network, state)
+    if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
+        state = widened(network, state) if widen else state
+        state = state if exact else with_outputs(network, state)
     problem = weight_problem(network, state)
     if problem:
         raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with")
