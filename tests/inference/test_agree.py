@@ -67,7 +67,9 @@ def test_distances_are_mm_and_half_precision_is_kept():
     np.testing.assert_allclose(twice[0][::2], sure, atol=0.02)
 
 
-@pytest.mark.parametrize(("arguments", "word"), [((-1.0, 0.4), "agree_mm=-1.0: give"), ((18.0, 1.0), "agree_share=1.0: give")])
+@pytest.mark.parametrize(
+    ("arguments", "word"), [((-1.0, 0.4), "agree_mm=-1.0: give"), ((18.0, 1.0), "agree_share=1.0: give")]
+)
 def test_values_out_of_range_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
         Agreementd("pred", *arguments)

@@ -21,7 +21,9 @@ def base_loss() -> IgnoringLoss:
 
 def network(spatial_dims: int = 2) -> MSFFNet:
     torch.manual_seed(0)
-    return MSFFNet(spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), vertebra_output=True)
+    return MSFFNet(
+        spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), vertebra_output=True
+    )
 
 
 def test_intact_vertebrae_are_marked_and_nothing_else_changes():

@@ -37,8 +37,8 @@ def agree(
     """Let the slices of a vertebra agree, in place.
 
     A network that sees one slice knows a collapsed body in the slices through the middle and cannot know it in those through a
-    pedicle or a joint. So the share of fracture in what is vertebra is averaged from left to right, and a voxel becomes as sure as the
-    less sure of two things: that it is vertebra, and that the share beside it is at least ``agree_share``. Not in the paper.
+    pedicle or a joint. So the share of fracture in what is vertebra is averaged from left to right, and a voxel becomes as sure as
+    the less sure of two things: that it is vertebra, and that the share beside it is at least ``agree_share``. Not in the paper.
 
     Args:
         fracture: probabilities (R, A, S); overwritten.
@@ -61,7 +61,8 @@ def agree(
         sure = fracture[part].astype(np.float32)
         bone = np.maximum(sure, vertebra[part].astype(np.float32))
         top, bottom = (
-            gaussian_filter1d(a, sigma, axis=0, mode="constant", truncate=REACH, output=np.float32) for a in (sure, bone)
+            gaussian_filter1d(a, sigma, axis=0, mode="constant", truncate=REACH, output=np.float32)
+            for a in (sure, bone)
         )
         share = np.clip(top / np.maximum(bottom, 1e-3), 0, 1)
         # The odds are moved so that agree_share becomes a half.

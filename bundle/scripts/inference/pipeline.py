@@ -68,7 +68,8 @@ class Pipeline:
         search: "spine" looks only around dense bone, "bone" around any bone, "all" everywhere.
         coarse_mm: distance of the slices of the first look; 0 looks at every slice at once, as MONAI's ``SliceInferer`` does.
         coarse_threshold: probability in the first look from which on a place is looked at closely.
-        agree_mm: how far the slices of a vertebra agree from left to right, where the networks tell vertebra; 0 leaves each to itself.
+        agree_mm: how far the slices of a vertebra agree from left to right, where the networks tell vertebra; 0 leaves each to
+            itself.
         agree_share: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
 
     Raises:

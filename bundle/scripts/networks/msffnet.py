@@ -43,8 +43,8 @@ class MSFFNet(nn.Module):
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
-        vertebra_output: one more output behind the classes, the logit of *vertebra*, intact or fractured. It says no everywhere until
-            ``VertebraLoss`` trains it. Not in the paper.
+        vertebra_output: one more output behind the classes, the logit of *vertebra*, intact or fractured. It says no everywhere
+            until ``VertebraLoss`` trains it. Not in the paper.
         features: channels of the five encoder blocks. The paper's "standard U-Net" has the default; a quarter of it is shipped.
         fusion_channels: channels of the fused map from ASPP on; None takes twice ``features[0]``, at least 32: narrower maps are
             cheaper and learn slowly.
