@@ -8,7 +8,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
-from scripts.data.neighbours import NeighbourInferer, TakeNeighboursd, offsets, stack_neighbours
+from scripts.data.neighbours import NeighbourInferer, TakeNeighboursd, offsets, stack_neighbours, steps_apart
+from scripts.errors import InputError
 
 
 def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.Tensor:
@@ -91,3 +92,14 @@ def test_training_draws_the_slices_that_inference_shows(bundle, neighbours):
         torch.testing.assert_close(drawn["label"].as_tensor(), label[k : k + 1])
         found.add(k)
     assert {0, 8} < found
+
+
+def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
+    assert steps_apart(2, 7.5, (1.5, 1, 1)) == 5
+    assert steps_apart(2, 0.1, (1.5, 1, 1)) == 1
+    assert steps_apart(2, 7.5, (-1, -1, -1)) == 1
+    assert steps_apart(0, 0.0, (1.5, 1, 1), dimensions=3) == 1
+    with pytest.raises(InputError, match=r"neighbour_mm=0: give a distance above 0 mm"):
+        steps_apart(1, 0, (1.5, 1, 1))
+    with pytest.raises(InputError, match=r"neighbours=2: 3D windows.*leave spatial_25d\.yaml or spatial_3d"):
+        steps_apart(2, 7.5, (1.5, 1, 1), dimensions=3)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import read_table, write_table, write_text
+from ..provenance import versions
 from .datalist import PATHS, SECTIONS, read_datalist, relative_case, write_datalist
 from .fractured_scan import COLUMNS
 from .phantom_dataset import phantom
@@ -112,7 +114,8 @@ def build(
     write_table(root / "vertebrae.csv", rows, COLUMNS)
     text = f"Built from {Path(recipe).name}: {', '.join(parts)}."
     write_datalist(path, {s: [relative_case(c, path) for c in found] for s, found in merged.items()}, text)
-    counts = {s: len(found) for s, found in merged.items()}
-    write_text(root / "build.json", json.dumps({"parts": parts, "cases": counts, "sha256": digest}, indent=2) + "\n")
-    print(f"{sum(counts.values())} scans, SHA-256 {digest}")
+    facts: dict[str, object] = {"parts": parts, "cases": {s: len(found) for s, found in merged.items()}}
+    facts |= {"sha256": digest, "versions": versions(), "machine": platform.machine()}
+    write_text(root / "build.json", json.dumps(facts, indent=2) + "\n")
+    print(f"{sum(map(len, merged.values()))} scans, SHA-256 {digest}")
     return str(path)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.inferers import SliceInferer
 from monai.transforms import MapTransform
+
+from ..errors import InputError
 
 
 def offsets(neighbours: int, step: int) -> list[int]:
@@ -27,6 +29,27 @@ def offsets(neighbours: int, step: int) -> list[int]:
     if step < 1:
         raise ValueError(f"neighbour_step={step}: give 1 or more slices from one channel to the next")
     return [n * step for n in range(-neighbours, neighbours + 1)]
+
+
+def steps_apart(neighbours: int, neighbour_mm: float, spacing: Sequence[float], dimensions: int = 2) -> int:
+    """Slices from one channel to the next, at least 1.
+
+    Args:
+        neighbours: slices on each side that are channels; 0: nothing is checked.
+        neighbour_mm: distance (mm) from one channel to the next.
+        spacing: mm of the working grid, slices first; -1 (the scan's own) takes the slices next to each other.
+        dimensions: of the network's windows.
+
+    Raises:
+        InputError: for a distance that is not above 0, or neighbours of 3D windows.
+    """
+    if neighbours and neighbour_mm <= 0:
+        raise InputError(f"neighbour_mm={neighbour_mm}: give a distance above 0 mm from one channel to the next")
+    if neighbours and dimensions != 2:
+        raise InputError(
+            f"neighbours={neighbours}: 3D windows have their neighbours in them; leave spatial_25d.yaml or spatial_3d/*.yaml out"
+        )
+    return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
 
 
 def stack_neighbours(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0) -> torch.Tensor:

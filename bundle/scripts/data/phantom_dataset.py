@@ -24,6 +24,7 @@ from .phantom import ScanStyle, SpineScan, make_phantom
 from .simulate import FOLDERS, training_label
 from .variation import wide_style
 
+GENERATOR = 1  # to be raised with every change that makes another scan of the same seed: folders of both are not mixed
 STYLES = {"plain": ScanStyle.random, "wide": wide_style}
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # as scanners and public sets store CT; PIR is that of VerSe
 
@@ -125,6 +126,7 @@ def phantom(
     # More cases may be added later; the rest decides what a case looks like.
     size_mm = [spacing] if isinstance(spacing, (int, float)) else spacing and list(spacing)
     settings = {"seed": seed, "regions": names, "grades": kinds, "healthy": healthy, "spacing": size_mm}
+    settings["generator"] = GENERATOR
     settings |= (
         {} if (style, drawn, min_grade) == ("plain", 0, 1) else {"style": style, "drawn": drawn, "min_grade": min_grade}
     )
