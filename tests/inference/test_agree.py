@@ -12,6 +12,8 @@ from scripts.inference.agree import Agreementd, agree
 from scripts.inference.predict import Window
 
 SHAPE = (60, 8, 6)
+ISO = (1.5, 1.5, 1.5)
+ACROSS = (18.0, 0.0, 0.0)  # from left to right alone
 BODY = slice(10, 50)  # 40 slices of 1.5 mm
 
 
@@ -28,7 +30,7 @@ def vertebra(share: float) -> tuple[np.ndarray, np.ndarray]:
 def test_a_vertebra_that_is_fractured_in_most_slices_becomes_so_in_all_and_one_in_few_slices_in_none():
     for share, expected in ((0.7, True), (0.25, False)):
         sure, bone = vertebra(share)
-        agree(sure, bone, 1.5)
+        agree(sure, bone, ISO, ACROSS)
         assert ((sure[12:48, 1:] > 0.5) == expected).all()
         assert not (sure[:, 0] > 0.5).any()
         assert not (np.delete(sure, np.arange(*BODY.indices(60)), axis=0) > 0.5).any()
@@ -43,7 +45,7 @@ def test_more_fracture_never_gives_less_and_a_greater_share_never_more():
     marks = []
     for sure, share in ((low, 0.4), (high, 0.4), (low, 0.6)):
         own = sure.copy()
-        agree(own, bone, 1.5, agree_share=share)
+        agree(own, bone, ISO, ACROSS, share)
         marks.append(own)
     assert (marks[1] >= marks[0] - 1e-5).all()
     assert (marks[2] <= marks[0] + 1e-5).all()
@@ -51,28 +53,47 @@ def test_more_fracture_never_gives_less_and_a_greater_share_never_more():
 
 def test_without_vertebra_or_distance_nothing_changes():
     sure, bone = vertebra(0.5)
-    for other, mm in ((0.4 * bone, 18.0), (bone, 0.0)):
+    for other, mm in ((0.4 * bone, ACROSS), (bone, None)):
         own = sure.copy()
-        agree(own, other, 1.5, mm)
+        agree(own, other, ISO, mm)
         assert np.array_equal(own, sure)
-    agree(np.zeros((0, 3, 3)), np.zeros((0, 3, 3)), 1.5)
+    agree(np.zeros((0, 3, 3)), np.zeros((0, 3, 3)), ISO)
 
 
 def test_distances_are_mm_and_half_precision_is_kept():
     sure, bone = vertebra(0.6)
     twice = [np.repeat(a, 2, axis=0).astype(np.float16) for a in (sure, bone)]
-    agree(sure, bone, 1.5)
-    agree(*twice, 0.75)
+    agree(sure, bone, ISO, ACROSS)
+    agree(*twice, (0.75, 1.5, 1.5), ACROSS)
     assert twice[0].dtype == np.float16
     np.testing.assert_allclose(twice[0][::2], sure, atol=0.02)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [((-1.0, 0.4), "agree_mm=-1.0: give"), ((18.0, 1.0), "agree_share=1.0: give")]
+    ("arguments", "word"),
+    [
+        ((18.0, 0.4), "agree_mm=18.0: give three"),
+        (((18.0, -1.0, 3.0), 0.4), "agree_mm=.*: give three"),
+        (((18.0, 12.0, 3.0), 1.0), "agree_share=1.0: give"),
+    ],
 )
 def test_values_out_of_range_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
         Agreementd("pred", *arguments)
+
+
+def test_blocks_leave_no_seams(monkeypatch):
+    rng = np.random.default_rng(1)
+    bone = rng.random((12, 9, 40)).astype(np.float32)
+    sure = bone * rng.random(bone.shape).astype(np.float32)
+    results = []
+    for block in (2**22, 12 * 9 * 4, 1):
+        monkeypatch.setattr("scripts.inference.agree.BLOCK", block)
+        own = sure.copy()
+        agree(own, bone, ISO, (6.0, 4.0, 3.0))
+        results.append(own)
+    np.testing.assert_allclose(results[1], results[0], atol=1e-5)
+    np.testing.assert_allclose(results[2], results[0], atol=1e-5)
 
 
 class Telling(torch.nn.Module):
@@ -85,14 +106,14 @@ class Telling(torch.nn.Module):
 
 def test_the_transform_takes_two_outputs_and_slices_as_they_are():
     logits = torch.randn(3, 5, 6, 7)
-    for given, mm in ((logits[:2], 18.0), (logits, 0.0), (logits[:, :, :, 0], 18.0)):
+    for given, mm in ((logits[:2], ACROSS), (logits, None), (logits[:, :, :, 0], ACROSS)):
         torch.testing.assert_close(Agreementd("pred", mm)({"pred": given})["pred"], given[:2].softmax(0))
     affine = torch.diag(torch.tensor([1.5, 1.0, 1.0, 1.0], dtype=torch.float64))
-    told = Agreementd("pred", 18.0)({"pred": MetaTensor(logits, affine=affine)})["pred"]
+    told = Agreementd("pred", (18.0, 12.0, 3.0))({"pred": MetaTensor(logits, affine=affine)})["pred"]
     assert isinstance(told, MetaTensor)
     torch.testing.assert_close(told.sum(0).as_tensor(), torch.ones(5, 6, 7))
     expected = logits[:2].softmax(0)[1].numpy().copy()
-    agree(expected, torch.sigmoid(logits[2]).numpy(), 1.5)
+    agree(expected, torch.sigmoid(logits[2]).numpy(), (1.5, 1.0, 1.0))
     torch.testing.assert_close(told[1].as_tensor(), torch.from_numpy(expected))
 
 
@@ -105,10 +126,10 @@ def test_two_looks_agree_as_one_does(tmp_path, plane):
     data[20:40, 20:40, 18:38] = 900
     path = save(tmp_path / "ct.nii.gz", data, affine_of(shape, (1.5, 1.5, 1.5)))
     marks = {}
-    for mm, coarse in ((0.0, 0.0), (18.0, 0.0), (18.0, 6.0)):
+    for mm, coarse in ((None, 0.0), (ACROSS, 0.0), (ACROSS, 6.0)):
         search = {"spacing": (-1, -1, -1), "search": "all", "coarse_mm": coarse, "agree_mm": mm}
         _, found, grid = look(path, Asked(Telling()), Window((48, 48)), (plane,), **search)
         marks[mm, coarse] = whole(found, grid) > 0.5
-    assert np.array_equal(marks[0.0, 0.0], data == 900)
-    assert np.array_equal(marks[18.0, 0.0], data >= 500)
-    assert np.array_equal(marks[18.0, 6.0], data >= 500)
+    assert np.array_equal(marks[None, 0.0], data == 900)
+    assert np.array_equal(marks[ACROSS, 0.0], data >= 500)
+    assert np.array_equal(marks[ACROSS, 6.0], data >= 500)

@@ -23,7 +23,7 @@ from .scan import Scan, ScanHeader
 from .windows import MARGIN, WindowGrid, focus_on
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
-REACH = 2.0  # standard deviations of the agreement from left to right that are looked at around a hit
+REACH = 2.0  # standard deviations of the agreement that are looked at around a hit
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Pipeline:
         search: "spine" looks only around dense bone, "bone" around any bone, "all" everywhere.
         coarse_mm: distance of the slices of the first look; 0 looks at every slice at once, as MONAI's ``SliceInferer`` does.
         coarse_threshold: probability in the first look from which on a place is looked at closely.
-        agree_mm: how far the slices of a vertebra agree from left to right, where the networks tell vertebra; 0 leaves each to
+        agree_mm: how far the slices of a vertebra agree along R, A, S, where the networks tell vertebra; None leaves each to
             itself.
         agree_share: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
 
@@ -84,7 +84,7 @@ class Pipeline:
         search: str = "spine",
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
-        agree_mm: float = 0.0,
+        agree_mm: Sequence[float] | None = None,
         agree_share: float = 0.4,
     ) -> None:
         known = ("volume",) if len(window.size) == 3 else tuple(PLANES)
@@ -199,11 +199,10 @@ class Pipeline:
             _counter(progress, "looking", total),
         )  # fmt: skip
         hits = [(k, chance[0] > self.coarse_threshold) for k, chance in looked]
-        # The vertebra of a hit is looked at as far as the average from left to right has much weight.
-        far = math.ceil(REACH * self.agree_mm / grid.spacing[0])
-        return focus_on(
-            grid.shape, axis, hits, reach=step + (far if axis == 0 else 0), margin=MARGIN + (far if axis else 0)
-        ), total
+        # The vertebra of a hit is looked at as far as the average has much weight.
+        far = [math.ceil(REACH * mm / size) for mm, size in zip(self.agree_mm or (0, 0, 0), grid.spacing, strict=True)]
+        beside = max(n for a, n in enumerate(far) if a != axis)
+        return focus_on(grid.shape, axis, hits, reach=step + far[axis], margin=MARGIN + beside), total
 
     def _collect(
         self,
@@ -218,7 +217,7 @@ class Pipeline:
         for axis, planes in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
             for k, chances in planes:
-                told = len(chances) if self.agree_mm > 0 else 1
+                told = len(chances) if self.agree_mm is not None else 1
                 while len(volumes) < told:
                     volumes.append(np.zeros_like(volumes[0]))
                 if bounds[axis][0] <= k < bounds[axis][1]:
@@ -227,7 +226,7 @@ class Pipeline:
                             np.float16
                         )
         if len(volumes) > 1:
-            agree.agree(volumes[0], volumes[1], grid.spacing[0], self.agree_mm, self.agree_share)
+            agree.agree(volumes[0], volumes[1], grid.spacing, self.agree_mm, self.agree_share)
         return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
 
 
