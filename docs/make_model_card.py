@@ -22,10 +22,10 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
 sys.path.insert(0, str(ROOT / "bundle"))  # the config names the network of the bundle
-CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml")
+CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml", "vertebra_output.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
-    *("spacing", "hu_window", "patch_size", "neighbours"),
+    *("spacing", "hu_window", "patch_size", "neighbours", "agree_mm", "agree_share"),
 )
 
 

@@ -55,7 +55,7 @@ def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
     (root / "wild.json").write_text(json.dumps({**overlay, "learning_rate": 1e30}))
     torch.manual_seed(0)
     state = read_config(str(root / "tiny.json"), {}).get_parsed_content("network_def").state_dict()
-    state["decoder.head.bias"] = torch.tensor([-0.5, 0.5])
+    state["decoder.head.bias"] = torch.tensor([-0.5, 0.5, -2.0])
     torch.save(state, root / "shipped.pt")
     return root
 

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 from scripts.errors import InputError
 from scripts.networks import MSFFNet
-from scripts.training.freeze import trainable
+from scripts.training.freeze import only_output, trainable
 from scripts.training.precision import CpuBfloat16, low_precision
 from test_resume import workflow
 
@@ -39,6 +39,12 @@ def test_what_cannot_be_frozen_is_refused():
     small = torch.nn.Sequential(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="nothing is left"):
         trainable(small, ["0"])
+    with pytest.raises(InputError, match="layer='head': the network has no such convolution"):
+        only_output(network(), layer="head")
+    with pytest.raises(
+        InputError, match=r"output=2: decoder\.head has 2 outputs; set network_def::vertebra_output to true"
+    ):
+        only_output(network())
 
 
 def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
@@ -87,3 +93,18 @@ def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phan
     assert "encoder" not in changed
     assert "decoder" in changed
     assert (tmp_path / "run" / "model.pt").is_file()
+
+
+def test_older_weights_learn_vertebra_and_say_of_fractures_what_they_said(bundle, phantom_set, tmp_path):
+    old = workflow(bundle, phantom_set, tmp_path / "old", **{"network_def::vertebra_output": False})
+    old.run()
+    before = torch.load(tmp_path / "old" / "model.pt", weights_only=True)
+    start = str(tmp_path / "old" / "model.pt")
+    workflow(
+        bundle, phantom_set, tmp_path / "new", ("vertebra_loss.yaml", "vertebra_output.yaml"), init_checkpoint=start
+    ).run()
+    after = torch.load(tmp_path / "new" / "model.pt", weights_only=True)
+    assert set(before) == set(after)
+    for key, value in before.items():
+        assert torch.equal(after[key][: len(value)] if value.dim() else after[key], value), key
+    assert after["decoder.head.weight"][2].abs().sum() > 0

@@ -20,10 +20,10 @@ from .grid import WorkingGrid
 from .mask_file import slice_file
 from .measure import Measure
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
+from .pieces import finding_planes
 from .pipeline import Clock, Pipeline, Probabilities
 from .postprocess import PostProcessing
 from .predict import SAMPLE_BYTES
-from .resample import restore
 from .scan import Scan, ScanHeader, read_header
 from .views import save_views
 
@@ -65,7 +65,7 @@ def _write(
     found: Probabilities,
     numbers: NDArray[np.int32],
     grid: WorkingGrid,
-    threshold: float,
+    post: PostProcessing,
     base: Path,
     outputs: Outputs,
     vertebrae: Scan | None,
@@ -73,6 +73,7 @@ def _write(
 ) -> tuple[Measure, dict[int, NDArray]]:
     """Write mask and probabilities slice by slice; returns the findings and, where asked for, their planes."""
     measure, planes = Measure(scan.header), {}
+    voxel_mm3 = float(np.prod(scan.header.spacing))
     i, j, _ = scan.header.shape
     with ExitStack() as stack:
         mask_file = chance_file = None
@@ -84,9 +85,7 @@ def _write(
             chance_file = stack.enter_context(
                 slice_file(path, scan.header, np.float32, "probability; research use only")
             )
-        for k, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
-            assert marks is not None
-            mask = (chance > threshold) & (marks > 0)
+        for k, box, chance, marks, mask in finding_planes(found, numbers, grid, post, voxel_mm3):
             if chance_file is not None:
                 full = np.zeros((j, i), np.float32)
                 full[box] = chance
@@ -169,7 +168,7 @@ def segment_case(
             notes.append(f"{base.name}_seg.dcm was not written: {dicom_seg.ABSENT}")
             say(f"note: {notes[-1]}")
         with clock("write"):
-            measure, planes = _write(scan, found, numbers, grid, post.threshold, base, outputs, instances, wants_seg)
+            measure, planes = _write(scan, found, numbers, grid, post, base, outputs, instances, wants_seg)
         rows = measure.rows(base.name)
         if outputs.preview and not outputs.statistics_only:
             with clock("picture"):

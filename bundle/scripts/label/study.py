@@ -23,10 +23,10 @@ from scipy.ndimage import find_objects, label
 from torch import nn
 
 from ..errors import InputError, refusal
+from ..inference.pieces import finding_planes
 from ..inference.pipeline import Clock, Pipeline
 from ..inference.postprocess import PostProcessing
 from ..inference.predict import Window
-from ..inference.resample import restore
 from ..inference.runtimes import TorchRunner
 from ..inference.scan import Scan, ScanHeader, read_header
 from ..training.weights import load_weights
@@ -188,9 +188,8 @@ class ScanInferer(Inferer):
         found = pipeline(scan, grid, clock, ProgressLog())
         numbers = post(found.volume, grid.spacing)
         mask = torch.zeros(k, j, i, dtype=torch.uint8)
-        for at, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
-            assert marks is not None
-            mask[at][box] = torch.from_numpy(((chance > post.threshold) & (marks > 0)).astype(np.uint8))
+        for at, box, _, _, plane in finding_planes(found, numbers, grid, post, float(np.prod(scan.header.spacing))):
+            mask[at][box] = torch.from_numpy(plane.astype(np.uint8))
         spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in clock.seconds.items())
         logger.info("%s: %d and %d windows; %s", name, *found.windows, spent)
         return MetaTensor(mask.permute(2, 1, 0)[None, None], affine=inputs.affine)
