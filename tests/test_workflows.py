@@ -222,12 +222,13 @@ def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained,
     for name in ("decoder.head.weight", "decoder.head.bias"):
         state[name] *= scale
         state[name][2] = state[name][1] - state[name][0]
-    state["decoder.head.bias"] -= scale * torch.tensor([0.0, *torch.quantile(difference, torch.tensor([0.8, 0.6]))])
+    state["decoder.head.bias"] -= scale * torch.tensor([0.0, *torch.quantile(difference, torch.tensor([0.8, 0.7]))])
     torch.save(state, tmp_path / "model.pt")
     shared = {
         "input": str(phantom_set / case["image"]),
         "checkpoint": str(tmp_path / "model.pt"),
         "min_volume_mm3": 0.0,
+        "agree_share": 0.1,
         **tiny,
     }
     masks = []

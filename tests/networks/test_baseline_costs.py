@@ -284,7 +284,7 @@ def test_overlay_builds_the_network_that_training_asks_for(bundle, name):
         assert parser.get_parsed_content("network")(torch.rand(2, 1, 40, 33)).shape == (2, 2, 40, 33)
         return
     with torch.device("meta"):
-        assert parser.get_parsed_content("network_def")(torch.rand(2, 1, 40, 33)).shape == (2, 2, 40, 33)
+        assert parser.get_parsed_content("network_def")(torch.rand(2, 1, 40, 33)).shape == (2, 3, 40, 33)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
