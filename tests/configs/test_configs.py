@@ -148,8 +148,7 @@ def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
     assert meta["network_data_format"]["outputs"]["pred"]["channel_def"] == {
         "0": "background",
         "1": "fractured vertebra",
-        "2": "vertebra, intact or fractured: a logit of its own beside the two classes",
-    }
+    }  # what a mask can hold: MONAI Label offers these as labels; the third output is none
 
 
 def test_licence_in_the_bundle_is_the_projects(bundle):
