@@ -97,7 +97,7 @@ def test_it_says_what_it_offers(server):
     assert (model["type"], model["labels"], model["dimension"]) == ("segmentation", {"fractured vertebra": 1}, 3)
     assert {k: model["config"][k] for k in ("threshold", "min_volume_mm3")} == {
         "threshold": 0.5,
-        "min_volume_mm3": 1000.0,
+        "min_volume_mm3": 2000.0,
     }
     assert model["config"]["device"]
     assert model["config"]["model_filename"] == ["model.pt"]
