@@ -12,10 +12,12 @@ import pytest
 import torch
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigParser
+from monai.transforms import Compose, LoadImage, Orientation, Spacing
 from scripts.data.build import read_recipe
 from scripts.data.phantom_dataset import fractured_phantom
 from scripts.data.variation import wide_style
 from scripts.inference.segment import read_config
+from scripts.training.vertebra_loss import SACRUM
 from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
@@ -79,3 +81,19 @@ def test_a_fracture_of_an_unseen_phantom_is_found_and_an_intact_spine_left_alone
             broken = np.isin(scan.labels, [f["label"] for f in scan.fractures])
             assert (mask & broken).sum() > 0.5 * broken.sum()
     assert marked[0] < 0.2 * marked[1]
+
+
+def test_the_third_output_tells_vertebrae_from_the_rest_in_an_unseen_phantom(tmp_path):
+    scan = fractured_phantom(70_002, "lumbar", 1, (2,), wide_style(np.random.default_rng(5), "lumbar"), drawn=1.0)
+    nib.save(nib.Nifti1Image(scan.image, scan.affine), tmp_path / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(scan.labels.astype(np.uint8), scan.affine), tmp_path / "bone.nii.gz")
+    parser = read_config(None, {"bundle_root": str(BUNDLE), "device": "cpu"})
+    network = load_weights(parser.get_parsed_content("network"), str(WEIGHTS)).eval()
+    image = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "ct.nii.gz")})["image"]
+    steps = [LoadImage(image_only=True, ensure_channel_first=True), Orientation("RAS", labels=None)]
+    bone = Compose([*steps, Spacing(parser["spacing"], mode="nearest")])(str(tmp_path / "bone.nii.gz"))
+    with torch.no_grad():
+        seen = parser.get_parsed_content("stock_inferer")(image.as_tensor()[None], network)[0, 2] > 0
+    vertebra = (bone[0].as_tensor() > 0) & (bone[0].as_tensor() != SACRUM)
+    assert seen.shape == vertebra.shape
+    assert 2 * (seen & vertebra).sum() / (seen.sum() + vertebra.sum()) > 0.7
