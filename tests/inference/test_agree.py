@@ -6,10 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fakes import Asked, affine_of, look, save, whole
+from fakes import Asked, Threshold, affine_of, look, save, whole
 from monai.data import MetaTensor
 from scripts.inference.agree import Agreementd, agree
+from scripts.inference.pipeline import Clock, Pipeline
 from scripts.inference.predict import Window
+from scripts.inference.scan import Scan, read_header
 
 SHAPE = (60, 8, 6)
 ISO = (1.5, 1.5, 1.5)
@@ -133,3 +135,20 @@ def test_two_looks_agree_as_one_does(tmp_path, plane):
     assert np.array_equal(marks[None, 0.0], data == 900)
     assert np.array_equal(marks[ACROSS, 0.0], data >= 500)
     assert np.array_equal(marks[ACROSS, 6.0], data >= 500)
+
+
+def test_planes_of_which_one_does_not_tell_vertebra_are_left_as_they_are(tmp_path):
+    shape = (40, 40, 40)
+    data = np.full(shape, 40, np.int16)
+    data[8:32, 10:30, 10:30] = 500
+    data[14:26, 10:30, 10:30] = 900
+    path = save(tmp_path / "ct.nii.gz", data, affine_of(shape, (1.5, 1.5, 1.5)))
+    header = read_header(path, whole=False)
+    runners = {"sagittal": [Asked(Telling())], "coronal": [Asked(Threshold())]}
+    volumes = []
+    for mm in (ACROSS, None):
+        pipeline = Pipeline(runners, Window((48, 48)), (-1, -1, -1), search="all", coarse_mm=0, agree_mm=mm)
+        grid = pipeline.plan_header(header)
+        volumes.append(whole(pipeline(Scan(header, expect_hu=False), grid, Clock()), grid))
+    assert volumes[1].max() > 0.5
+    assert np.array_equal(*volumes)

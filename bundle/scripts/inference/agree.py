@@ -28,8 +28,8 @@ def check(agree_mm: Sequence[float] | None, agree_share: float) -> None:
     """
     if agree_mm is not None and (isinstance(agree_mm, (int, float)) or len(agree_mm) != 3 or min(agree_mm) < 0):
         raise ValueError(
-            f"agree_mm={agree_mm}: give three distances in mm, right-left, anterior-posterior and up, or null to leave every "
-            "slice to itself"
+            f"agree_mm={agree_mm}: give three distances in mm, right-left, anterior-posterior and up, or add "
+            "configs/inference/each_slice.yaml to leave every slice to itself"
         )
     if not 0 < agree_share < 1:
         raise ValueError(f"agree_share={agree_share}: give a share above 0 and below 1")

@@ -214,10 +214,12 @@ class Pipeline:
         """Mean of the views in a box, after the slices of a vertebra agreed."""
         bounds = bounds or [(0, n) for n in grid.shape]
         volumes = [np.zeros([b - a for a, b in bounds], np.float16)]
+        known = set()  # outputs of each view: what not all of them tell is not averaged
         for axis, planes in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
             for k, chances in planes:
                 told = len(chances) if self.agree_mm is not None else 1
+                known.add(told)
                 while len(volumes) < told:
                     volumes.append(np.zeros_like(volumes[0]))
                 if bounds[axis][0] <= k < bounds[axis][1]:
@@ -225,7 +227,7 @@ class Pipeline:
                         np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += (chance[across] / len(views)).astype(
                             np.float16
                         )
-        if len(volumes) > 1:
+        if known == {2}:
             agree.agree(volumes[0], volumes[1], grid.spacing, self.agree_mm, self.agree_share)
         return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
 

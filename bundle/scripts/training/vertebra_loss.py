@@ -11,8 +11,8 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from ..errors import InputError
+from ..inference.predict import CLASSES
 
-CLASSES = 2  # outputs that are background and fracture
 SACRUM = 26  # VerSe's label; it is not drawn as a vertebra by the phantom either
 
 
