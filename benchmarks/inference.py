@@ -83,8 +83,8 @@ def data(out: str, cases: int = 26, seed: int = 500) -> None:
     """
     from dataclasses import replace
 
-    from scripts.data.phantom import ScanStyle
-    from scripts.data.phantom_dataset import fractured_phantom
+    from scripts.simulation.datasets.phantom import fractured_phantom
+    from scripts.simulation.style import ScanStyle
 
     root, entries = Path(out), []
     (root / "labels").mkdir(parents=True, exist_ok=True)

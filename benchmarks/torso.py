@@ -11,8 +11,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.data.phantom import ScanStyle, SpineScan
-from scripts.data.phantom_dataset import fractured_phantom
+from scripts.simulation.datasets.phantom import fractured_phantom
+from scripts.simulation.spine_scan import SpineScan
+from scripts.simulation.style import ScanStyle
 
 BODY_MM = (165.0, 118.0)  # half axes, right-left and front-back
 

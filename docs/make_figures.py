@@ -18,13 +18,21 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.data.anatomy import LEVELS, REGIONS  # noqa: E402
-from scripts.data.fracture import FracturePlan, simulate_fracture, spine_order  # noqa: E402
-from scripts.data.fractured_scan import whole_vertebrae  # noqa: E402
-from scripts.data.genant import BANDS, SHAPES  # noqa: E402
-from scripts.data.phantom import ScanStyle, SpineScan, make_phantom  # noqa: E402
-from scripts.data.variation import wide_style  # noqa: E402
-from scripts.data.vertebra_frame import FrameError  # noqa: E402
+from scripts.core.genant import BANDS, SHAPES
+from scripts.core.vertebrae import (
+    LEVELS,
+    spine_order,
+)
+from scripts.postprocessing.vertebra_frame import FrameError
+from scripts.simulation.fracture.deformation import FracturePlan, simulate_fracture
+from scripts.simulation.fracture.sampling import whole_vertebrae
+from scripts.simulation.phantom.anatomy import REGIONS
+from scripts.simulation.phantom.generator import make_phantom
+from scripts.simulation.spine_scan import SpineScan
+from scripts.simulation.style import (
+    ScanStyle,
+    wide_style,
+)
 
 SHOWN = (("wedge", 3), ("biconcave", 2), ("crush", 2))
 OUT = ROOT / "docs" / "images"

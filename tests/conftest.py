@@ -55,7 +55,7 @@ def phantom_set(tmp_path_factory) -> Path:
     """
     import nibabel as nib
     import numpy as np
-    from scripts.data.phantom_dataset import phantom
+    from scripts.simulation.datasets.phantom import phantom
 
     root = tmp_path_factory.mktemp("phantoms")
     phantom(str(root), cases=4, seed=3, regions="lumbar", grades=3, healthy=0.25, spacing=(4.0, 3.0, 3.0))

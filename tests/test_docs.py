@@ -11,7 +11,7 @@ import shlex
 
 import pytest
 from conftest import ROOT
-from scripts.cli import check_arguments
+from scripts.core.cli import check_arguments
 
 
 def test_the_worked_example_of_the_evaluation_is_true():

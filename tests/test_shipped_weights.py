@@ -13,10 +13,10 @@ import torch
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, LoadImage, Orientation, Spacing
-from scripts.data.build import read_recipe
-from scripts.data.phantom_dataset import fractured_phantom
-from scripts.data.variation import wide_style
 from scripts.inference.segment import read_config
+from scripts.simulation.datasets.build import read_recipe
+from scripts.simulation.datasets.phantom import fractured_phantom
+from scripts.simulation.style import wide_style
 from scripts.training.vertebra_loss import SACRUM
 from scripts.training.weights import load_weights
 

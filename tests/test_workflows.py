@@ -256,7 +256,7 @@ def test_fractures_simulated_on_the_fly_train(bundle, phantom_set, tmp_path):
 def test_pictures_train_evaluate_and_infer(bundle, phantom_set, tmp_path):
     """Middle sagittal slices of the phantoms as PNG stand for a set of pictures."""
     from PIL import Image
-    from scripts.data.folder import folder
+    from scripts.data.datasets.folder import folder
 
     for number, file in enumerate(sorted((phantom_set / "images").glob("*.nii.gz")) * 2):
         scan, label = (nib.as_closest_canonical(nib.load(phantom_set / d / file.name)) for d in ("images", "labels"))

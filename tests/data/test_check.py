@@ -9,9 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.data.check import check, table
-from scripts.data.findings import Finding, geometry_findings, inspect_case, label_findings, value_findings
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.data.checks.report import check, table
+from scripts.io.image_checks import Finding, geometry_findings, inspect_case, label_findings, value_findings
 
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
 

@@ -8,9 +8,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.data.checks import case_problems, check_cases, preflight
+from scripts.core.errors import InputError
+from scripts.data.checks.cases import case_problems, check_cases
 from scripts.data.datalist import load_datalist, split_by_patient
-from scripts.errors import InputError
+from scripts.training.preflight import preflight
 
 AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
 

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from scripts.core.errors import InputError
 from scripts.data.preview import preview
-from scripts.errors import InputError
 
 
 def test_the_page_shows_every_case_and_needs_nothing_else(phantom_set, tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scripts.core.errors import InputError
 from scripts.data.split import folds_by_patient, leaking_patients, split
-from scripts.errors import InputError
 
 
 @pytest.fixture

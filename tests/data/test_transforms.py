@@ -9,7 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from scripts.data.transforms import KeepWided, LeaveOutUnknownd, longest_run
+from scripts.data.transforms import LeaveOutUnknownd
+from scripts.postprocessing.transforms import KeepWided, longest_run
 
 
 def test_unknown_voxels_become_background_everywhere():

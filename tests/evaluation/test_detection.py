@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scripts.evaluation.aggregation import CaseResult, froc_curve, patient_scores, summarise
 from scripts.evaluation.detection import match, match_case
 from scripts.evaluation.overlap import case_metrics
-from scripts.evaluation.summary import CaseResult, froc_curve, patient_scores, summarise
 
 SHAPE = (6, 6, 40)
 

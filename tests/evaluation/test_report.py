@@ -7,11 +7,11 @@ import re
 
 import numpy as np
 import pytest
+from scripts.evaluation.aggregation import CaseResult, summarise
 from scripts.evaluation.detection import match
 from scripts.evaluation.overlap import case_metrics
 from scripts.evaluation.plots import froc
 from scripts.evaluation.report import worst_cases, write_report
-from scripts.evaluation.summary import CaseResult, summarise
 
 
 def result(name: str, shift: int, fractured: bool = True, marked: bool = True) -> CaseResult:

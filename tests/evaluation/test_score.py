@@ -9,7 +9,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.evaluation.compare import compare
 from scripts.evaluation.pairs import bare, vertebra_rows
 from scripts.evaluation.score import score

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.experiments.search import run_search, search
 from scripts.experiments.search_space import load_space
 from scripts.experiments.search_storage import Timing, hidden, make_sampler, open_storage

@@ -6,10 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.core.paths import SUITES
 from scripts.experiments.config import deciding, differing, digest, merged, read_config, write_config
 from scripts.experiments.member import configs_of
-from scripts.experiments.suite import SUITES, load_suite, read_yaml, runs_of
+from scripts.experiments.suite import load_suite, read_yaml, runs_of
 
 SHIPPED = ("ablation", "comparison", "folds", "seeds")
 MODULES = ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")

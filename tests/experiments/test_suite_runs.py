@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.experiments import schedule
 from scripts.experiments.member import finished
 from scripts.experiments.record import read_record

@@ -12,13 +12,13 @@ import pytest
 from fakes import MARK_HU, Asked, Threshold, affine_of, ball_scan, save
 from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
-from scripts.inference.grid import WorkingGrid
-from scripts.inference.measure import COLUMNS
 from scripts.inference.memory import plan_memory
 from scripts.inference.pipeline import Pipeline
-from scripts.inference.postprocess import PostProcessing
 from scripts.inference.predict import SAMPLE_BYTES, Window
-from scripts.inference.scan import read_header
+from scripts.io.ct_volume import read_header
+from scripts.io.working_grid import WorkingGrid
+from scripts.postprocessing.findings import PostProcessing
+from scripts.postprocessing.measurements import COLUMNS
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 CENTRES = [(0.0, 6.0, -26.0), (4.0, -5.0, 25.0)]
@@ -170,7 +170,7 @@ def test_the_mask_keeps_the_codes_of_the_scan_and_names_its_labels(tmp_path, sca
 
 
 def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, scan, monkeypatch):
-    from scripts.inference import mask_file
+    from scripts.io import nifti_writer as mask_file
 
     def full(self, index, plane):
         raise OSError(28, "No space left on device", str(tmp_path / "ct_fracture.nii.gz"))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import BUNDLE
 from fakes import Threshold, affine_of, ball_scan, save
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.inference.cohort import Segmenter
 
 SHAPE = (24, 28, 44)

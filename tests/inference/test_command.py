@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 from fakes import Threshold, affine_of, ball_scan, save
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.evaluation.tune_postprocessing import candidates
 from scripts.inference import __main__ as program
-from scripts.inference.pipeline import Probabilities
-from scripts.inference.tune import candidates
+from scripts.postprocessing.probability_map import Probabilities
 
 OVERLAY = """
 patch_size: [48, 64]

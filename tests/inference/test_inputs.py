@@ -8,7 +8,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.inference.inputs import find_inputs, preflight, same_output, shared_folder
 
 

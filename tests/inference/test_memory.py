@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.inference.grid import WorkingGrid
 from scripts.inference.memory import parse_bytes, peak_resident, plan_memory
-from scripts.inference.scan import ScanHeader
+from scripts.io.ct_volume import ScanHeader
+from scripts.io.working_grid import WorkingGrid
 
 
 def plan(slices: int, limit: int | None = None, whole_read: bool = False, channels: int = 1):

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from conftest import BUNDLE
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.inference import runtimes
 from scripts.inference.export import export
 from scripts.inference.runtimes import load_runner

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
-from scripts.inference.windows import WindowGrid, focus_on
+from scripts.inference.regions import focus_on
+from scripts.inference.windows import WindowGrid
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
-from scripts.data.checks import preflight
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.label import serve
 from scripts.label.serve import NAME, command, environment, prepare_app
+from scripts.training.preflight import preflight
 
 OVERLAY = {"network_def::features": [4, 4, 8, 8, 8], "spacing": [4.0, 3.0, 3.0], "epochs": 3}
 

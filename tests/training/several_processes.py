@@ -10,9 +10,9 @@ import torch.distributed as dist
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from scripts.networks import MSFFNet
-from scripts.training.loss import IgnoringLoss
-from scripts.training.parallel import rank, share, world_size
-from scripts.training.synchronous import CpuSyncBatchNorm, EqualBuffers, WholeBatchLoss, distributed
+from scripts.training.distributed.processes import rank, share, world_size
+from scripts.training.distributed.synchronous import CpuSyncBatchNorm, EqualBuffers, WholeBatchLoss, distributed
+from scripts.training.ignore_index_loss import IgnoringLoss
 from torch import nn
 
 

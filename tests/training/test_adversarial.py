@@ -20,7 +20,7 @@ from monai.handlers import TensorBoardStatsHandler, from_engine
 from monai.losses import DiceCELoss
 from scripts.networks.baselines import SpineGANDiscriminator, SpineGANSegmenter
 from scripts.training.adversarial import DiscriminatorLoss, GeneratorLoss, SegmentationStep
-from scripts.training.loss import IgnoringLoss
+from scripts.training.ignore_index_loss import IgnoringLoss
 from torch import nn
 from torch.utils.data import DataLoader
 

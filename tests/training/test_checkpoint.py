@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.training import checkpoint
 from scripts.training.checkpoint import CheckpointSaver, forget_state, previous, read_state, write_checkpoint
 from torch import nn

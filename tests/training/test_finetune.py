@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
 from scripts.training.freeze import only_output, trainable
 from scripts.training.precision import CpuBfloat16, low_precision

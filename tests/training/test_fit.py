@@ -16,11 +16,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import LoadImaged
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.training.fit import explain, fit, reason
 from scripts.training.nonfinite import NonFiniteLoss
 from scripts.training.sampling import EpochSampler, SeededItems
-from scripts.training.stop import QuietWorker
+from scripts.training.shutdown import QuietWorker
 from test_resume import workflow
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from test_resume import TINY, same
 from test_resume import workflow as tiny
 

@@ -13,7 +13,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.training.sampling import EpochSampler, SeededItems
 
 TINY = {

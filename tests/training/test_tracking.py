@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
-from scripts.errors import InputError
-from scripts.provenance import file_hash
+from scripts.core.config_overrides import check_command_line
+from scripts.core.errors import InputError
+from scripts.core.provenance import file_hash
 from scripts.training import tracking
-from scripts.training.command_line import check_command_line
 from test_workflows import TINY
 
 NO_MLFLOW = tracking.find_spec("mlflow") is None

@@ -8,9 +8,9 @@ import json
 import pytest
 import torch
 from monai.losses import DiceCELoss
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
-from scripts.training.loss import IgnoringLoss
+from scripts.training.ignore_index_loss import IgnoringLoss
 from scripts.training.vertebra_loss import MarkIntactd, VertebraLoss
 from test_resume import workflow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
 from scripts.training.weights import load_weights
 from torch import nn

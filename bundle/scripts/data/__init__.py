@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data: phantom, fracture simulation, datalists and their checks. Knows nothing of networks."""
+"""Data lists, splits, transforms, caches and checks of training data."""

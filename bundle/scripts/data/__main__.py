@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..cli import run
-from .build import build
-from .check import check
-from .folder import folder
-from .instances import ctspine1k, totalsegmentator
-from .phantom_dataset import phantom
+from ..core.cli import run
+from ..simulation.datasets.build import build
+from ..simulation.datasets.phantom import phantom
+from ..simulation.datasets.render import render
+from ..simulation.datasets.simulate import simulate
+from .checks.report import check
+from .datasets.folder import folder
+from .datasets.rsna import rsna
+from .datasets.verse import verse
+from .datasets.vertebra_masks import ctspine1k, totalsegmentator
 from .preview import preview
-from .render_dataset import render
-from .rsna import rsna
-from .simulate import simulate
 from .split import split
-from .verse import verse
 
 COMMANDS: dict[str, Callable] = {
     "build": build,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import write_text
+from ..core.errors import InputError
+from ..core.files import write_text
 
 SECTIONS = ("training", "validation", "testing")
 PATHS = ("image", "label", "vertebrae")

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..files import read_table, write_text
+from ..core.errors import InputError
+from ..core.files import read_table, write_text
+from ..io.formats import read_volume, stem
 from .datalist import SECTIONS, read_datalist
-from .formats import read_volume, stem
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1f23; }
@@ -64,7 +64,7 @@ def _fractures(source: Path) -> dict[str, list[str]]:
 
 
 def _case(case: Mapping[str, str], section: str, named: Mapping[str, list[str]]) -> tuple[str, dict]:
-    from ..inference.overlay import draw_overlay
+    from ..visualization.overlay import draw_overlay
 
     image = read_volume(case["image"])
     volume = np.asarray(image.dataobj)

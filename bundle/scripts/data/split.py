@@ -10,14 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
-from .datalist import (
-    FRACTIONS,
-    read_datalist,
-    relative_case,
-    split_by_patient,
-    write_datalist,
-)
+from ..core.errors import InputError
+from .datalist import FRACTIONS, read_datalist, relative_case, split_by_patient, write_datalist
 
 
 def leaking_patients(sections: Mapping[str, Sequence[Mapping]]) -> dict[str, list[str]]:
@@ -38,7 +32,7 @@ def is_fractured(case: Mapping[str, str]) -> bool:
     """
     if "label" not in case:
         return False
-    from .formats import read_volume
+    from ..io.formats import read_volume
 
     try:
         return bool((np.asanyarray(read_volume(case["label"]).dataobj) == 1).any())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..cli import run
+from ..core.cli import run
 from .compare import compare
 from .score import score
 

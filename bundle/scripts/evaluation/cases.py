@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.adapter import integer_labels
-from ..data.formats import stem
-from ..provenance import file_hash
+from ..core.provenance import file_hash
+from ..data.datasets.conversion import integer_labels
+from ..io.formats import stem
+from .aggregation import CaseResult, summarise
 from .detection import match_case
 from .overlap import case_metrics
 from .pairs import on_grid, vertebra_rows
 from .report import write_report
-from .summary import CaseResult, summarise
 from .tables import write_tables
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import read_table, write_table, write_text
+from ..core.errors import InputError
+from ..core.files import read_table, write_table, write_text
+from .aggregation import CASE_METRICS
 from .statistics import Bootstrap, holm, paired_test
-from .summary import CASE_METRICS
 
 COLUMNS = ("metric", "run", "against", "patients", "cases", "difference", "low", "high", "p", "p_holm")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.anatomy import LEVELS
+from ..core.vertebrae import LEVELS
 from .overlap import union_box
 
 FRACTURE_SHARE = (

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..data.formats import read_volume
-from ..inference.overlay import save_overlay
+from ..io.formats import read_volume
+from ..visualization.overlay import save_overlay
+from .aggregation import CaseResult
 from .pairs import Job, on_grid
-from .summary import CaseResult
 
 
 def draw_worst(

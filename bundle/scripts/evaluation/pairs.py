@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.anatomy import voxels_per_label
+from ..core.errors import InputError
+from ..core.files import read_table
+from ..core.vertebrae import voxels_per_label
 from ..data.datalist import load_datalist
-from ..data.findings import AFFINE_TOLERANCE_MM, grid_offset
-from ..data.formats import ending, read_volume, stem
-from ..errors import InputError
-from ..files import read_table
+from ..io.formats import ending, read_volume, stem
+from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 
 # Endings that tools give to masks and scans; they do not count when names are compared.
 ENDING = re.compile(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .summary import CaseResult, Summary
+from .aggregation import CaseResult, Summary
 
 PANELS = (
     (("dice", "iou", "nsd"), "share"),

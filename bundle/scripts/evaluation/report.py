@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import replacing, write_text
-from ..provenance import versions
+from ..core.files import replacing, write_text
+from ..core.provenance import versions
+from .aggregation import CaseResult, Summary
 from .overlap import DEFINITIONS
 from .plots import case_boxes, froc, volume_agreement
-from .summary import CaseResult, Summary
 from .tables import cells, rules
 
 STYLE = """

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..provenance import file_hash
+from ..core.errors import InputError
+from ..core.provenance import file_hash
+from .aggregation import CaseResult, summarise
 from .detection import match_case
 from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
 from .pairs import Job, find_jobs, on_grid, read_pair
 from .report import worst_cases, write_report
-from .summary import CaseResult, summarise
 from .tables import write_tables
 
 
@@ -50,11 +50,11 @@ def score_case(
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_value, empty_reference)
         vertebrae = probability = None
         if job.vertebrae is not None:
-            from ..data.adapter import integer_labels
+            from ..data.datasets.conversion import integer_labels
 
             vertebrae = on_grid(integer_labels(job.vertebrae), reference_image, job.vertebrae, resample)
         if job.probability is not None:
-            from ..data.formats import read_volume
+            from ..io.formats import read_volume
 
             probability = on_grid(read_volume(job.probability), reference_image, job.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):

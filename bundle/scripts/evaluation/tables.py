@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_table, write_text
-from ..provenance import versions
+from ..core.files import write_table, write_text
+from ..core.provenance import versions
+from .aggregation import CaseResult, Summary
 from .overlap import DEFINITIONS
 from .statistics import Estimate
-from .summary import CaseResult, Summary
 
 FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "iou", "found")
 FINDING_COLUMNS = ("case", "patient", "finding", "volume_ml", "confidence", "overlap", "right")

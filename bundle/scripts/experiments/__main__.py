@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..cli import run as run_command
+from ..core.cli import run as run_command
 from .reproduce import reproduce
 from .run import run, status
 from .search import search, search_report

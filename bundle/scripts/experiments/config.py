@@ -11,10 +11,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..errors import InputError
-from ..files import replacing
-from ..settings import deciding, differences
-from ..training.command_line import override_problems
+from ..core.config_diff import deciding, differences
+from ..core.config_overrides import override_problems
+from ..core.errors import InputError
+from ..core.files import replacing
 
 
 def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..core.files import write_text
+from ..core.paths import BUNDLE
 from ..data.datalist import read_datalist
-from ..files import write_text
 from .config import digest, read_config
 from .member import TRAIN, Place
 from .record import machine
-from .suite import BUNDLE, Run, Suite
+from .suite import Run, Suite
 
 
 def multiply_adds(network: nn.Module, size: Sequence[int], channels: int = 1) -> float | None:

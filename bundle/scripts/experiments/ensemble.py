@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..provenance import file_hash
+from ..core.paths import SUITES
+from ..core.provenance import file_hash
 from .child import guarded
 from .claims import Claim
 from .config import merged, write_config
 from .launch import bundle_command, launch
 from .member import EVALUATE, Place, RunError, finished
 from .record import environment, read_record, write_record
-from .suite import SUITES, Run, Suite
+from .suite import Run, Suite
 
 OVERLAY = SUITES / "ensemble.yaml"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..evaluation.statistics import holm, paired_test
-from ..inference.overlay import BONE_WINDOW, COLOURS
+from ..visualization.overlay import BONE_WINDOW, COLOURS
 from .results import Row, matrix
 
 

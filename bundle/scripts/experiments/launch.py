@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .suite import BUNDLE
+from ..core.paths import BUNDLE
 
 # Keep freed memory in the process: training allocates the same large buffers in every step (glibc; ignored elsewhere).
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}

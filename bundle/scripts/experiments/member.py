@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..provenance import file_hash
+from ..core.errors import InputError
+from ..core.provenance import file_hash
 from .child import guarded
 from .config import deciding, differing, digest, merged, read_config, write_config
 from .launch import Outcome, bundle_command, launch, tail

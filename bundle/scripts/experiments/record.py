@@ -8,41 +8,16 @@ import json
 import os
 import platform
 import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ..core.errors import InputError
+from ..core.files import write_text
+from ..core.provenance import file_hash, revision, versions
 from ..data.datalist import read_datalist
-from ..errors import InputError
-from ..files import write_text
-from ..provenance import file_hash, versions
-from .suite import BUNDLE
-
-
-def revision() -> dict[str, object]:
-    """Git revision of the bundle and whether it was changed since; the hash of its scripts and configs in any case."""
-    found: dict[str, object] = {}
-    digest = hashlib.sha256()
-    for folder in ("scripts", "configs"):
-        for file in sorted(f for f in (BUNDLE / folder).rglob("*") if f.suffix in (".py", ".yaml", ".json", ".conf")):
-            digest.update(file.relative_to(BUNDLE).as_posix().encode())
-            digest.update(file.read_bytes())
-    found["bundle_sha256"] = digest.hexdigest()
-    try:
-        git = ["git", "-C", str(BUNDLE)]
-        found["git"] = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True
-        ).stdout
-        found["git_changed"] = bool(changed.strip())
-    except (OSError, subprocess.CalledProcessError):
-        found["git"] = "no git repository"
-    return found
 
 
 def machine() -> dict[str, object]:

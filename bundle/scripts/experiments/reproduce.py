@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..core.errors import InputError
+from ..core.files import write_text
+from ..core.provenance import file_hash
 from ..evaluation.compare import read_cases
-from ..files import write_text
-from ..provenance import file_hash
 from .child import guarded
 from .config import digest, read_config
 from .launch import bundle_command, launch, tail

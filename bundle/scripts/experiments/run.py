@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.phantom_dataset import phantom
+from ..core.errors import InputError
+from ..core.files import keep_settings
 from ..data.split import split
-from ..errors import InputError
-from ..files import keep_settings
+from ..simulation.datasets.phantom import phantom
 from .claims import Claim
 from .ensemble import finish_ensembles
 from .launch import last_row
@@ -164,7 +164,7 @@ def status(suite: str, out: str | None = None, setting: str | None = None) -> st
         epoch = f"{row['epoch']:.0f}" if row else ""
         best = ""
         if row:
-            from ..files import read_table
+            from ..core.files import read_table
 
             scores = [float(x["val_mean_dice"]) for x in read_table(folder / "history.csv") if x.get("val_mean_dice")]
             best = f"{max(scores):.3f}" if scores else ""

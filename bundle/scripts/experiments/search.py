@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .launch import bundle_command
 from .member import Place
 from .record import data_hash

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import read_table
+from ..core.files import read_table
 from .search_storage import need_optuna
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import InputError
-from ..settings import PLACES
+from ..core.config_diff import PLACES
+from ..core.errors import InputError
 from .suite import _check_keys
 
 if TYPE_CHECKING:

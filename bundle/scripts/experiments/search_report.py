@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..files import replacing, write_table, write_text
+from ..core.files import replacing, write_table, write_text
 from .search_space import Space
 from .search_study import best_of, counted, values_by_state
 

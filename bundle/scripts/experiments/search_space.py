@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..training.command_line import override_problems
+from ..core.config_overrides import override_problems
+from ..core.errors import InputError
+from ..core.paths import SUITES
 from .config import digest, merged
 from .search_parameter import NOTHING, Parameter, read_parameter
-from .suite import SETTING_KEYS, SUITES, Member, Suite, _check_keys, _paths, find, read_yaml
+from .suite import (
+    SETTING_KEYS,
+    Member,
+    Suite,
+    _check_keys,
+    _paths,
+    find,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     import optuna

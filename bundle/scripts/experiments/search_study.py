@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..files import write_text
+from ..core.errors import InputError
+from ..core.files import write_text
 from .claims import Claim
 from .search_space import Space
 from .search_storage import Opened, Timing, make_pruner, make_sampler, need_optuna

@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..core.errors import InputError
+from ..core.paths import BUNDLE, SUITES
 
-BUNDLE = Path(__file__).resolve().parents[2]
-SUITES = BUNDLE / "configs" / "experiments"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SUITE_KEYS = {"title", "configs", "evaluate", "overrides", "seeds", "folds", "reference", "ticks", "members"}
 MEMBER_KEYS = {"label", "configs", "training_configs", "overrides", "paper"}

@@ -9,10 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..core.errors import InputError
+from ..core.files import replacing, write_table, write_text
 from ..data.datalist import read_datalist
-from ..data.formats import stem
-from ..errors import InputError
-from ..files import replacing, write_table, write_text
+from ..io.formats import stem
 from .config import read_config
 from .cost import measure
 from .figures import boxes, critical_difference, grid

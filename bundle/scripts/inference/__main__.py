@@ -6,10 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..cli import run
+from ..core.cli import run
+from ..evaluation.tune_postprocessing import tune
 from .export import export
 from .segment import segment
-from .tune import tune
 
 COMMANDS: dict[str, Callable] = {"segment": segment, "export": export, "tune": tune}
 

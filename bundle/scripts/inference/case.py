@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.findings import AFFINE_TOLERANCE_MM, grid_offset
-from ..files import write_text
-from . import dicom_seg
-from .grid import WorkingGrid
-from .mask_file import slice_file
-from .measure import Measure
+from ..core.files import write_text
+from ..io import dicom_seg
+from ..io.ct_volume import Scan, ScanHeader, read_header
+from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
+from ..io.nifti_writer import slice_file
+from ..io.working_grid import WorkingGrid
+from ..postprocessing.findings import PostProcessing
+from ..postprocessing.fragments import finding_planes
+from ..postprocessing.measurements import Measure
+from ..postprocessing.probability_map import Probabilities
+from ..visualization.finding_views import save_views
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
-from .pieces import finding_planes
-from .pipeline import Clock, Pipeline, Probabilities
-from .postprocess import PostProcessing
+from .pipeline import Clock, Pipeline
 from .predict import SAMPLE_BYTES
-from .scan import Scan, ScanHeader, read_header
-from .views import save_views
 
 LABELS = {0: "background", 1: "fractured vertebra"}
 DESCRIPTION = "1 = fractured vertebra; research use only"

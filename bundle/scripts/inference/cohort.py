@@ -14,19 +14,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..data.formats import VOLUMES, stem
-from ..errors import InputError
-from ..files import write_text
-from ..provenance import file_hash
+from ..core.errors import InputError
+from ..core.files import write_text
+from ..core.provenance import file_hash
+from ..io.formats import VOLUMES, stem
+from ..postprocessing.findings import PostProcessing
 from .case import Outputs, segment_case
+from .distributed_shard import Share
 from .inputs import find_inputs, same_output, shared_folder
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
-from .postprocess import PostProcessing
 from .predict import PLANES, Window
 from .runtimes import Runner, load_runner
-from .share import Share
-from .summary import finished_cases, line, summarise
+from .tables import finished_cases, line, summarise
 
 
 class _Bar:
@@ -235,9 +235,9 @@ class Segmenter:
         Raises:
             InputError: when nothing can start, or no scan could be segmented.
         """
-        from ..training.command_line import check_command_line
+        from ..training.preflight import check_command
 
-        check_command_line()
+        check_command()
         cases = self._cases()
         try:
             self.output.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..files import replacing, write_table
+from ..core.errors import InputError
+from ..core.files import replacing, write_table
 from .runtimes import load_runner, quiet_openvino
 from .segment import read_config
 
@@ -80,7 +80,7 @@ WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
 
 def phantom_batch(shape: Sequence[int], hu: Sequence[float], count: int = 4) -> torch.Tensor:
     """Windows of a phantom, scaled as in inference: (count, *shape)."""
-    from ..data.phantom import make_phantom
+    from ..simulation.phantom.generator import make_phantom
 
     scan = make_phantom(0, "lumbar")
     volume = torch.from_numpy(np.clip((scan.image.astype(np.float32) - hu[0]) / (hu[1] - hu[0]), 0, 1))

@@ -8,10 +8,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from ..core.errors import InputError
 from ..data.datalist import load_datalist
-from ..data.dicom import is_dicom
-from ..data.formats import VOLUMES, stem
-from ..errors import InputError
+from ..io.dicom import is_dicom
+from ..io.formats import VOLUMES, stem
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) 
     Raises:
         InputError: when nothing can be read.
     """
-    from ..data.checks import check_cases
-    from ..training.command_line import check_command_line
+    from ..data.checks.cases import check_cases
+    from ..training.preflight import check_command
 
-    check_command_line()
+    check_command()
     if not cases:
         raise InputError(
             f"{source}: holds no scan; set input to a file ({', '.join(VOLUMES)}), a folder of such files or a datalist.json"

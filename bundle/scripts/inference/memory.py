@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .grid import WorkingGrid
-from .scan import SLAB_BYTES, ScanHeader
+from ..io.ct_volume import SLAB_BYTES, ScanHeader
+from ..io.working_grid import WorkingGrid
 
 MIB = 2**20
 # Per voxel of the working grid at worst: probability 2, marks 4, numbers 4, thresholded 1.

@@ -13,14 +13,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from . import agree
-from .grid import WorkingGrid
-from .localize import MODES, SpineMap, coarse_copy, find_spine
+from ..io.ct_volume import Scan, ScanHeader
+from ..io.resample import sample
+from ..io.working_grid import WorkingGrid
+from ..postprocessing import vertebra_consistency as agree
+from ..postprocessing.probability_map import Probabilities
 from .predict import PLANES, Sampler, Window, predict_slices, predict_volume
-from .resample import sample
+from .regions import MARGIN, MODES, SpineMap, coarse_copy, find_spine, focus_on
 from .runtimes import Runner
-from .scan import Scan, ScanHeader
-from .windows import MARGIN, WindowGrid, focus_on
+from .windows import WindowGrid
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
 REACH = 2.0  # standard deviations of the agreement that are looked at around a hit
@@ -40,21 +41,6 @@ class Clock:
             yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-@dataclass
-class Probabilities:
-    """Probabilities in a box of the working grid; 0 outside.
-
-    Attributes:
-        volume: (R, A, S), float16.
-        origin: first voxel of the box.
-        windows: windows that networks were asked about, in the first and the second look.
-    """
-
-    volume: NDArray[np.float16]
-    origin: tuple[int, int, int]
-    windows: tuple[int, int] = (0, 0)
 
 
 class Pipeline:

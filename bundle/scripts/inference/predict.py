@@ -12,7 +12,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 
-from ..data.neighbours import offsets
+from ..networks.outputs import CLASSES
+from ..networks.slice_context import offsets
 from .runtimes import Runner
 from .windows import WindowGrid
 
@@ -73,9 +74,6 @@ class Window:
         """HU as the network wants them: 0 to 1, float32."""
         low, high = self.hu
         return ((hu.float() - low) / (high - low)).clamp_(0, 1)
-
-
-CLASSES = 2  # outputs that are background and fracture; one behind them is the logit of vertebra, intact or fractured
 
 
 def ask(runners: Sequence[Runner], batch: torch.Tensor, window: Window) -> torch.Tensor:

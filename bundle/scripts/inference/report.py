@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from ..files import write_text
-from .measure import DEFINITIONS
+from ..core.files import write_text
+from ..postprocessing.measurements import DEFINITIONS
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1f24; }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..training.weights import load_weights
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-
-BUNDLE = Path(__file__).resolve().parents[2]
+from ..core.errors import InputError
+from ..core.paths import BUNDLE
 
 
 def read_config(overlays: Sequence[str] | str | None, values: dict[str, Any]):

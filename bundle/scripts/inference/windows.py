@@ -10,10 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .localize import SpineMap
-
-MARGIN = 8  # voxels around a hit in its plane
-
 
 @dataclass(frozen=True)
 class WindowGrid:
@@ -82,42 +78,3 @@ class WindowGrid:
             left[candidates[best]] = False
             chosen.append(best)
         return chosen
-
-
-def focus_on(
-    shape: Sequence[int],
-    axis: int,
-    hits: Sequence[tuple[int, NDArray[np.bool_]]],
-    reach: int,
-    margin: int = MARGIN,
-    block: int = 4,
-) -> SpineMap:
-    """Map of the places around what was found on a few slices.
-
-    Args:
-        shape: voxels of the working grid.
-        axis: of the slices.
-        hits: working slice and mask of what was found in it.
-        reach: slices on both sides of a hit that are looked at.
-        margin: voxels around a hit in its plane.
-        block: voxels of a coarse voxel in the plane.
-    """
-    others = [a for a in range(3) if a != axis]
-    coarse = [-(-shape[a] // block) for a in others]
-    places: list[NDArray[np.float64]] = [np.arange(n, dtype=float) for n in shape]
-    for a, n in zip(others, coarse, strict=True):
-        places[a] = np.minimum(np.arange(n) * block + (block - 1) / 2, shape[a] - 1)
-    mask = np.zeros([shape[axis], *coarse], bool)
-    grow = -(-margin // block)
-    for index, hit in hits:
-        rows, columns = np.nonzero(hit)
-        if rows.size == 0:
-            continue
-        small = np.zeros(coarse, bool)
-        small[rows // block, columns // block] = True
-        wide = np.pad(small, grow)
-        spread = np.zeros(coarse, bool)
-        for dr, dc in itertools.product(range(2 * grow + 1), repeat=2):
-            spread |= wide[dr : dr + coarse[0], dc : dc + coarse[1]]
-        mask[max(index - reach, 0) : index + reach + 1] |= spread
-    return SpineMap(np.moveaxis(mask, 0, axis), tuple(places))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..cli import run
+from ..core.cli import run
 from .serve import serve
 
 COMMANDS: dict[str, Callable] = {"serve": serve}

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InputError
-from ..files import replacing, write_text
+from ..core.errors import InputError
+from ..core.files import replacing, write_text
 
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "spine_fracture_ct_segmentation"  # MONAI Label reads the task from it

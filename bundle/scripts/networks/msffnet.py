@@ -15,11 +15,10 @@ from .bottleneck import SegmentationDecoder
 from .encoder import UNetEncoder
 from .ffm import FeatureFusionModule
 from .lprab import LocalPositionResidualAttention
+from .outputs import SILENT_LOGIT
 from .rbrab import ResidualBorderRefinementAttention
 from .rcbam import ResidualConvBlockAttention
 from .sem import SqueezeExcitationModule
-
-SILENT_LOGIT = -2.0  # of vertebra before it is trained: a probability of 0.12
 
 
 class MSFFNet(nn.Module):

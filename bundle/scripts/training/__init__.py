@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run needs beside MONAI's engines: checks before the start, weights, history."""
+"""Losses, sampling, resume, checkpoints, history and tracking of a training run."""

@@ -15,8 +15,8 @@ import monai.handlers
 import torch
 from ignite.engine import Engine
 
-from ..errors import InputError
-from ..files import replacing
+from ..core.errors import InputError
+from ..core.files import replacing
 
 logger = logging.getLogger(__name__)
 MAGIC = b"spine-fracture-state-1 "

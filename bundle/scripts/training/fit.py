@@ -13,10 +13,10 @@ import threading
 import torch
 from ignite.engine import Engine
 
-from ..errors import InputError, refusal, served
-from .parallel import is_main
+from ..core.errors import InputError, refusal, served
+from .distributed.processes import is_main
 from .sampling import CaseError
-from .stop import SIGNALS, exit_status
+from .shutdown import SIGNALS, exit_status
 
 logger = logging.getLogger(__name__)
 KILLED = re.compile(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 def trainable(network: nn.Module, frozen: Sequence[str] = ()) -> list[nn.Parameter]:

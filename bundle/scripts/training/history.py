@@ -12,8 +12,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ..files import replacing, write_table
-from .parallel import is_main
+from ..core.files import replacing, write_table
+from .distributed.processes import is_main
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from ..files import write_text
+from ..core.files import write_text
 from .checkpoint import write_checkpoint
+from .distributed.processes import is_main
 from .history import loss_of
-from .parallel import is_main
 
 logger = logging.getLogger(__name__)
 NAME = "nonfinite_batch"

@@ -17,11 +17,11 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointSaver, EarlyStopHandler
 from torch import distributed, nn
 
-from ..errors import InputError
-from ..settings import deciding, differences, running_config
+from ..core.config_diff import deciding, differences, running_config
+from ..core.errors import InputError
 from .checkpoint import forget_state, read_state, write_checkpoint
-from .parallel import is_main, rank
-from .stop import StopRequest
+from .distributed.processes import is_main, rank
+from .shutdown import StopRequest
 
 logger = logging.getLogger(__name__)
 SAVE, STOP = 1, 2

@@ -23,9 +23,9 @@ from urllib.parse import unquote, urlsplit
 
 from ignite.engine import Engine, Events
 
-from ..errors import InputError
-from ..files import write_text
-from ..provenance import file_hash, versions
+from ..core.errors import InputError
+from ..core.files import write_text
+from ..core.provenance import file_hash, versions
 from .history import TrainingHistory
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class RunRecord:
         handler.client.update_run(self.run_id, status="RUNNING")  # one that is taken up again was marked as failed
         atexit.register(self._abandon)
         write_text(self.output_dir / NAME_FILE, f"{run.info.run_name}\n")
-        from ..experiments.record import revision
+        from ..core.provenance import revision
 
         tags: dict[str, object] = {"workflow": self.workflow, "output_dir": self.output_dir.resolve(), **revision()}
         tags |= {f"version.{name}": version for name, version in versions().items()}

@@ -10,8 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import nn
 
-from ..errors import InputError
-from ..inference.predict import CLASSES
+from ..core.errors import InputError
+from ..networks.outputs import CLASSES
 
 SACRUM = 26  # VerSe's label; it is not drawn as a vertebra by the phantom either
 

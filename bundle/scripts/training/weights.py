@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..networks.msffnet import SILENT_LOGIT
+from ..core.errors import InputError
+from ..networks.outputs import SILENT_LOGIT
 
 logger = logging.getLogger(__name__)
 

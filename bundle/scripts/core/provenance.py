@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What results were made of and with: hashes of files, versions of packages."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from .paths import BUNDLE
+
+PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pytorch-ignite")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, or of the names and files of a folder, in hexadecimal."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def revision() -> dict[str, object]:
+    """Git revision of the bundle and whether it was changed since; the hash of its scripts and configs in any case."""
+    found: dict[str, object] = {}
+    digest = hashlib.sha256()
+    for folder in ("scripts", "configs"):
+        for file in sorted(f for f in (BUNDLE / folder).rglob("*") if f.suffix in (".py", ".yaml", ".json", ".conf")):
+            digest.update(file.relative_to(BUNDLE).as_posix().encode())
+            digest.update(file.read_bytes())
+    found["bundle_sha256"] = digest.hexdigest()
+    try:
+        git = ["git", "-C", str(BUNDLE)]
+        found["git"] = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True
+        ).stdout
+        found["git_changed"] = bool(changed.strip())
+    except (OSError, subprocess.CalledProcessError):
+        found["git"] = "no git repository"
+    return found

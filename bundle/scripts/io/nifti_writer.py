@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NIfTI files that are written slice by slice, on the grid of the scan they belong to."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.files import replacing
+from .ct_volume import ScanHeader
+
+COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
+PLAIN = 0  # code of an extension that every reader passes over; TotalSegmentator keeps its names in one like it
+
+
+def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
+    """Names of label values as an extension of a NIfTI header."""
+    rows = []
+    for value, name in names.items():
+        red, green, blue, alpha = COLOURS[value % len(COLOURS)]
+        rows.append(
+            f'<Label Key="{value}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="{alpha}"><![CDATA[{escape(name)}]]></Label>'
+        )
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
+        + "".join(rows)
+        + "</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
+    )
+    return nib.nifti1.Nifti1Extension(PLAIN, text.encode())
+
+
+def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int, str] | None) -> nib.Nifti1Header:
+    empty = nib.Nifti1Image(np.broadcast_to(np.zeros((), dtype), scan.shape), scan.affine)
+    header = empty.header
+    if scan.image is not None:
+        for read, write in (("get_sform", header.set_sform), ("get_qform", header.set_qform)):
+            matrix, code = getattr(scan.image, read)(coded=True)
+            write(matrix, int(code))
+    else:
+        header.set_sform(scan.affine, 1)
+        header.set_qform(scan.affine, 1)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header.set_xyzt_units("mm")
+    header["descrip"] = description.encode()[:79]
+    header["magic"] = b"n+1"
+    if names:
+        header.set_intent("label", name="fracture")
+        header.extensions.append(label_table(names))
+    return header
+
+
+class SliceFile:
+    """Takes the slices of a volume in order; those that are passed over are zero."""
+
+    def __init__(self, file: gzip.GzipFile, scan: ScanHeader, dtype: type) -> None:
+        self._file, self._dtype, self._next = file, np.dtype(dtype), 0
+        i, j, self._count = scan.shape
+        self._empty = bytes(i * j * self._dtype.itemsize)
+
+    def _skip(self, until: int) -> None:
+        for _ in range(self._next, until):
+            self._file.write(self._empty)
+        self._next = until
+
+    def write(self, index: int, plane: NDArray) -> None:
+        """Write slice ``index`` (J, I)."""
+        if index < self._next:
+            raise ValueError(f"slice {index} comes after slice {self._next - 1}; slices are written in order")
+        self._skip(index)
+        self._file.write(np.ascontiguousarray(plane, self._dtype).tobytes())
+        self._next += 1
+
+    def finish(self) -> None:
+        """Write what is left as zero."""
+        self._skip(self._count)
+
+
+@contextmanager
+def slice_file(
+    path: Path, scan: ScanHeader, dtype: type = np.uint8, description: str = "", names: Mapping[int, str] | None = None
+) -> Iterator[SliceFile]:
+    """Open a compressed NIfTI file for slices; it appears under its name only when it is complete.
+
+    Args:
+        path: file to write, ``.nii.gz``.
+        scan: scan whose grid it gets: shape, affine, and for NIfTI the codes of its affines.
+        dtype: of the voxels.
+        description: up to 79 characters for the header.
+        names: names of the label values.
+    """
+    header = _header(scan, dtype, description, names)
+    # A fixed time and no name inside, so that the same result is the same file.
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file,
+    ):
+        header.write_to(file)
+        file.write(bytes(int(header["vox_offset"]) - file.tell()))
+        slices = SliceFile(file, scan, dtype)
+        yield slices
+        slices.finish()

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probabilities in a box of the working grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Probabilities:
+    """Probabilities in a box of the working grid; 0 outside.
+
+    Attributes:
+        volume: (R, A, S), float16.
+        origin: first voxel of the box.
+        windows: windows that networks were asked about, in the first and the second look.
+    """
+
+    volume: NDArray[np.float16]
+    origin: tuple[int, int, int]
+    windows: tuple[int, int] = (0, 0)

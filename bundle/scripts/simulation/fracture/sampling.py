@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which vertebrae of a scan are fractured at random, and what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ...core.files import replacing
+from ...core.genant import SHAPES
+from ...core.vertebrae import LEVELS, spine_order, voxels_per_label
+from ...postprocessing.vertebra_frame import FrameError
+from ..spine_scan import SpineScan
+from .deformation import FracturePlan, simulate_fracture
+
+COLUMNS = (
+    "case",
+    "label",
+    "level",
+    "grade",
+    "shape",
+    "loss_anterior",
+    "loss_middle",
+    "loss_posterior",
+    "density",
+    "volume_ml",
+)
+CUT_SHARE = 0.15  # of the largest section, in the border: more means that the border cuts the body
+NO_BODY = (1, 2, 26)  # atlas, axis and sacrum have no body between two discs
+
+
+def whole_vertebrae(labels: np.ndarray, affine: np.ndarray | None = None) -> list[int]:
+    """Vertebrae whose body neither the upper nor the lower border of a volume cuts, from head to feet.
+
+    A scan cropped to its vertebrae touches the tips of processes; a body that is cut fills much of the border. A narrow sagittal
+    field of view may cut transverse processes; the body, which fractures, is whole all the same.
+
+    Args:
+        labels: VerSe labels.
+        affine: tells which axis runs from feet to head; None means the last one.
+    """
+    axis = 2 if affine is None else int(np.argmax(np.abs(affine[2, :3])))
+    slices = np.moveaxis(labels, axis, 0)
+    kept = []
+    for vertebra in spine_order(labels):
+        # Bodies are large against their processes, so the largest section goes through a body, or through what is left of one.
+        sections = np.count_nonzero(slices == vertebra, axis=(1, 2))
+        if max(sections[0], sections[-1]) < CUT_SHARE * sections.max():
+            kept.append(vertebra)
+    return kept
+
+
+def add_fractures(
+    scan: SpineScan,
+    rng: np.random.Generator,
+    fractures: int,
+    shapes: Sequence[str] = tuple(SHAPES),
+    grades: Sequence[int] = (1, 2, 3),
+    exclude: Sequence[int] = (),
+) -> SpineScan:
+    """Fracture up to ``fractures`` whole vertebrae; those that cannot be measured at the scan's resolution are passed over."""
+    candidates = [v for v in whole_vertebrae(scan.labels, scan.affine) if v not in exclude and v not in NO_BODY]
+    for label in rng.permutation(candidates).tolist():
+        if len(scan.fractures) >= fractures:
+            break
+        plan = FracturePlan(int(label), str(rng.choice(list(shapes))), int(rng.choice(list(grades))))
+        try:
+            scan = simulate_fracture(scan, plan, rng)
+        except FrameError:
+            continue
+    return scan
+
+
+def save_image(image: nib.Nifti1Image, path: Path) -> None:
+    """Write a NIfTI image in mm; the file appears under its name only when it is complete."""
+    image.header.set_xyzt_units("mm")
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
+    """One row of ``COLUMNS`` per vertebra of a scan, from head to feet."""
+    voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
+    counts = voxels_per_label(scan.labels)
+    by_label = {f["label"]: f for f in scan.fractures}
+    return [
+        {
+            "case": case,
+            "label": v,
+            "level": LEVELS[v],
+            "volume_ml": round(float(counts[v]) * voxel_ml, 2),
+            **{c: by_label.get(v, {}).get(c, 0 if c == "grade" else "") for c in COLUMNS[3:-1]},
+        }
+        for v in spine_order(scan.labels)
+    ]

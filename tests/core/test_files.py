@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file is whole or absent; a failed write leaves what was there."""
+
+from __future__ import annotations
+
+import pytest
+from scripts.core.errors import InputError
+from scripts.core.files import keep_settings, replacing, write_table, write_text
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "out" / "table.csv"
+    write_text(target, "old")
+    with pytest.raises(TypeError):
+        write_text(target, 3)  # type: ignore[arg-type]
+    assert target.read_text() == "old"
+    assert [p.name for p in target.parent.iterdir()] == ["table.csv"]
+
+
+def test_the_temporary_name_keeps_the_ending_that_decides_the_format(tmp_path):
+    with replacing(tmp_path / "scan.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
+
+
+def test_a_table_leaves_out_other_keys_and_keeps_missing_ones_empty(tmp_path):
+    write_table(tmp_path / "t.csv", [{"a": 1, "b": 2, "z": 3}, {"a": "x, y"}], ["a", "b"])
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["a,b", "1,2", '"x, y",']
+
+
+def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
+    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    with pytest.raises(InputError, match=r"seed=1, now seed=2"):
+        keep_settings(tmp_path, {"seed": 2, "grades": (1, 2)})
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_damaged_settings_are_one_line(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"settings.json: is damaged"):
+        keep_settings(tmp_path, {"seed": 1})
+    assert (tmp_path / "settings.json").read_text() == text

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Own images and masks: pairs by name, every format, values of the mask, and pictures as single slices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from scripts.core.errors import InputError
+from scripts.data.datasets.folder import find_named, folder
+from scripts.io.formats import read_picture, read_volume
+
+AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.0, 0, 8], [0, 0, 1.5, 7], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Four scans in NIfTI, NRRD and MHA with masks in NIfTI; two of one patient."""
+    import itk
+
+    rng = np.random.default_rng(0)
+    for name, kind in (("p1_a", "nii.gz"), ("p1_b", "nrrd"), ("p2_a", "mha"), ("p3_a", "nii")):
+        data = rng.integers(-500, 900, (6, 7, 8)).astype(np.int16)
+        mask = np.zeros(data.shape, np.uint8)
+        mask[2:4, 2:5, 2:6] = 1
+        image = nib.Nifti1Image(data, AFFINE)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        target = tmp_path / "images" / f"{name}_0000.{kind}"
+        if kind.startswith("nii"):
+            nib.save(image, target)
+        else:
+            nib.save(image, tmp_path / "x.nii.gz")
+            itk.imwrite(itk.imread(str(tmp_path / "x.nii.gz")), str(target))
+        nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "labels" / f"{name}_seg.nii.gz")
+    return tmp_path
+
+
+def cases_of(path) -> dict[str, dict]:
+    content = json.loads(Path(path).read_text())
+    cases = [c | {"section": s} for s in ("training", "validation", "testing") for c in content[s]]
+    return {c["label"].split("/")[-1].removesuffix(".nii.gz") if "label" in c else c["image"]: c for c in cases}
+
+
+def test_formats_are_paired_and_keep_their_grid(volumes):
+    out = volumes / "out"
+    cases = cases_of(folder(str(volumes / "images"), str(volumes / "labels"), out=str(out), patient="^[^_]+"))
+    assert set(cases) == {"p1_a", "p1_b", "p2_a", "p3_a"}
+    assert cases["p1_a"]["section"] == cases["p1_b"]["section"]
+    assert cases["p1_a"]["patient"] == "p1"
+    assert cases["p1_a"]["image"].startswith("../images")  # NIfTI stays where it is
+    assert cases["p1_b"]["image"] == "images/p1_b.nii.gz"
+    for case in cases.values():
+        image, label = nib.load(out / case["image"]), nib.load(out / case["label"])
+        np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+        np.testing.assert_allclose(label.affine, AFFINE, atol=1e-5)
+        assert np.count_nonzero(np.asarray(label.dataobj)) == 2 * 3 * 4
+
+
+def test_values_are_mapped_and_several_must_be_announced(volumes, capsys):
+    path = volumes / "labels" / "p1_a_seg.nii.gz"
+    mask = np.asarray(nib.load(path).dataobj).copy()
+    mask[0, 0, 0], mask[5, 5, 5] = 7, 9
+    nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    with pytest.raises(InputError, match="1 of 4"):
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "a"))
+    assert "values [0, 1, 7, 9]" in capsys.readouterr().out
+    cases = cases_of(
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "b"), fractured=[1, 7], unknown=9)
+    )
+    label = np.asarray(nib.load(volumes / "b" / cases["p1_a"]["label"]).dataobj)
+    assert (label[0, 0, 0], label[5, 5, 5], label[2, 2, 2], label[1, 1, 1]) == (1, 255, 1, 0)
+
+
+def test_pictures_become_one_sagittal_slice_head_up(tmp_path):
+    for place in ("images", "labels"):
+        (tmp_path / place).mkdir()
+    picture = np.tile(np.arange(20, dtype=np.uint8), (30, 1))  # brighter to the right: back of the patient
+    picture[0] = 200  # head
+    mask = np.zeros((30, 20), np.uint8)
+    mask[3:6, 4:9] = 255
+    for k in range(3):
+        Image.fromarray(picture).save(tmp_path / "images" / f"s{k}.png")
+        Image.fromarray(mask).save(tmp_path / "labels" / f"s{k}.png")
+    cases = cases_of(
+        folder(str(tmp_path / "images"), str(tmp_path / "labels"), out=str(tmp_path / "out"), pixel_mm=0.5)
+    )
+    image, label = (nib.load(tmp_path / "out" / cases["s0"][k]) for k in ("image", "label"))
+    canonical = nib.as_closest_canonical(image)  # right, anterior, head
+    data = np.asarray(canonical.dataobj)
+    assert data.shape == (1, 20, 30)
+    assert canonical.header.get_zooms() == (1.0, 0.5, 0.5)
+    assert (data[0, :, -1] == 200).all()
+    assert (np.diff(data[0, :, 0].astype(int)) == -1).all()
+    assert np.unique(np.asarray(label.dataobj)).tolist() == [0, 1]
+    np.testing.assert_array_equal(np.asarray(label.dataobj)[0].T[::-1] * 255, mask)
+
+
+def test_without_labels_everything_is_for_inference(volumes):
+    path = folder(str(volumes / "images"), out=str(volumes / "out"))
+    content = json.loads(Path(path).read_text())
+    assert content["training"] == []
+    assert len(content["testing"]) == 4
+    assert all("label" not in c for c in content["testing"])
+
+
+def test_a_colour_picture_and_a_mask_of_another_size_are_refused(tmp_path, volumes, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 5, 3)).astype(np.uint8)).save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match="in colour"):
+        read_picture(tmp_path / "c.png")
+    nib.save(nib.Nifti1Image(np.zeros((6, 7, 9), np.uint8), AFFINE), volumes / "labels" / "p2_a_seg.nii.gz")
+    with pytest.raises(InputError, match="1 of 4"):
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "out"))
+    assert "p2_a_seg.nii.gz: mask has shape (6, 7, 9)" in capsys.readouterr().out
+
+
+def test_bad_arguments_are_one_line(volumes):
+    images, labels, out = (str(volumes / n) for n in ("images", "labels", "out"))
+    (volumes / "empty").mkdir()
+    (volumes / "series").mkdir()
+    (volumes / "series" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    for arguments, words in [
+        ({"images": str(volumes / "no")}, "no such folder"),
+        ({"images": str(volumes / "empty")}, "holds no image"),
+        ({"images": str(volumes / "series")}, "is a DICOM series itself; give the folder that it lies in"),
+        ({"images": images, "labels": labels, "patient": "("}, "no regular expression"),
+        ({"images": images, "labels": labels, "patient": "^x"}, "finds nothing"),
+        ({"images": images, "labels": labels, "pixel_mm": 0}, "above 0"),
+    ]:
+        with pytest.raises(InputError, match=words) as caught:
+            folder(**arguments, out=out)
+        assert "\n" not in str(caught.value)
+    (volumes / "images" / "p1_a.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="would both be case p1_a"):
+        find_named(volumes / "images")
+
+
+def test_a_file_of_no_known_format_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"scan.doc: is no image"):
+        read_volume(tmp_path / "scan.doc")

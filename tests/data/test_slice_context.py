@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""2.5D: training, validation and inference show a network the same slices in the same order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.inferers import SliceInferer
+from scripts.core.errors import InputError
+from scripts.data.slice_context import TakeNeighboursd
+from scripts.networks.slice_context import NeighbourInferer, offsets, stack_neighbours, steps_apart
+
+
+def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.Tensor:
+    """Channels of one slice, looked up one by one."""
+    wanted = [k + n * step for n in range(-neighbours, neighbours + 1)]
+    return torch.stack([volume[i] if 0 <= i < len(volume) else torch.zeros_like(volume[0]) for i in wanted])
+
+
+@pytest.mark.parametrize(("neighbours", "step"), [(0, 1), (1, 1), (2, 3), (2, 20)])
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_each_slice_gets_its_neighbours_and_nothing_from_beyond_the_border(neighbours, step, dim):
+    volume = torch.rand(2, 1, 7, 8, 9)
+    stacked = stack_neighbours(volume, neighbours, step, dim)
+    assert stacked.shape == (2, 2 * neighbours + 1, 7, 8, 9)
+    for batch, out in zip(volume[:, 0].movedim(dim + 1, 1), stacked.movedim(dim + 2, 1), strict=True):
+        for k in range(len(batch)):
+            torch.testing.assert_close(out[k], by_index(batch, k, neighbours, step))
+
+
+@pytest.mark.parametrize(("arguments", "match"), [((-1, 1), "neighbours=-1"), ((1, 0), "neighbour_step=0")])
+def test_numbers_out_of_range_are_named(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        offsets(*arguments)
+    with pytest.raises(ValueError, match=match):
+        NeighbourInferer(roi_size=(8, 8), neighbours=arguments[0], step=arguments[1])
+    with pytest.raises(ValueError, match=match):
+        TakeNeighboursd(keys="image", image_keys="image", neighbours=arguments[0], step=arguments[1])
+
+
+def test_a_slab_becomes_channels_and_its_label_the_middle_slice():
+    slab = torch.arange(9.0).reshape(1, 9, 1, 1).expand(1, 9, 4, 5)
+    out = TakeNeighboursd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)(
+        {"image": slab, "label": slab}
+    )
+    assert out["image"][:, 0, 0].tolist() == [0, 2, 4, 6, 8]
+    assert out["label"][:, 0, 0].tolist() == [4]
+    with pytest.raises(ValueError, match="`image` has 9 slices; neighbours and step want 5"):
+        TakeNeighboursd(keys="image", image_keys="image", neighbours=1, step=2)({"image": slab})
+
+
+def test_validation_asks_about_every_slice_with_its_neighbours():
+    volume, seen = torch.rand(1, 1, 6, 16, 16), []
+
+    def network(x):
+        seen.append(x)
+        return x[:, 2:3]
+
+    inferer = NeighbourInferer(roi_size=(16, 16), spatial_dim=0, sw_batch_size=4, neighbours=2, step=2)
+    torch.testing.assert_close(inferer(volume, network), volume)
+    given = torch.cat(seen)
+    for k in range(6):
+        torch.testing.assert_close(given[k], by_index(volume[0, 0], k, 2, 2))
+    alone = NeighbourInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square)
+    torch.testing.assert_close(alone, SliceInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square))
+
+
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_training_draws_the_slices_that_inference_shows(bundle, neighbours):
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "train.yaml"))
+    parser["patch_size"], parser["spacing"], parser["slices_per_volume"] = [16, 16], [3.0, 1.0, 1.0], 40
+    parser["neighbours"] = neighbours
+    step = parser.get_parsed_content("neighbour_step")
+    assert step == 2  # 7.5 mm of 3 mm
+    volume = torch.rand(9, 16, 16) * 0.7 + 0.3
+    label = torch.zeros(9, 16, 16)
+    label[0], label[8] = 1, 1  # at both borders
+    sample = {"image": volume[None], "label": label[None], "fracture": label[None]}
+    sample = {key: MetaTensor(value) for key, value in sample.items()}
+    for transform in parser.get_parsed_content("crop"):
+        if isinstance(sample, dict):
+            sample = transform(sample)
+        else:
+            sample = [transform(s) for s in sample]
+    found = set()
+    for drawn in sample:
+        middle = drawn["image"][neighbours].as_tensor()
+        k = next(k for k in range(9) if torch.equal(middle, volume[k]))
+        torch.testing.assert_close(drawn["image"].as_tensor(), by_index(volume, k, neighbours, step))
+        torch.testing.assert_close(drawn["label"].as_tensor(), label[k : k + 1])
+        found.add(k)
+    assert {0, 8} < found
+
+
+def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
+    assert steps_apart(2, 7.5, (1.5, 1, 1)) == 5
+    assert steps_apart(2, 0.1, (1.5, 1, 1)) == 1
+    assert steps_apart(2, 7.5, (-1, -1, -1)) == 1
+    assert steps_apart(0, 0.0, (1.5, 1, 1), dimensions=3) == 1
+    with pytest.raises(InputError, match=r"neighbour_mm=0: give a distance above 0 mm"):
+        steps_apart(1, 0, (1.5, 1, 1))
+    with pytest.raises(InputError, match=r"neighbours=2: 3D windows.*leave spatial_25d\.yaml or spatial_3d"):
+        steps_apart(2, 7.5, (1.5, 1, 1), dimensions=3)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans with a known answer, and a network that needs no training: it marks what is denser than 400 HU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scripts.inference.pipeline import Clock, Pipeline
+from scripts.inference.predict import Window
+from scripts.io.ct_volume import Scan, read_header
+from scripts.postprocessing.probability_map import Probabilities
+
+MARK_HU = 400.0
+
+
+class Threshold(torch.nn.Module):
+    """Logits that grow with the density of the middle channel: 0 at ``MARK_HU`` of the default window."""
+
+    def __init__(self, sharpness: float = 30.0) -> None:
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.tensor(float(sharpness)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        middle = x[:, x.shape[1] // 2 : x.shape[1] // 2 + 1]
+        logit = (middle - (MARK_HU + 200) / 1200) * self.sharpness
+        return torch.cat([-logit / 2, logit / 2], dim=1)
+
+
+class Asked:
+    """A runner around a module that counts the windows it is asked about."""
+
+    name = "fake"
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.windows = network.eval(), 0
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        self.windows += len(batch)
+        with torch.no_grad():
+            return self.network(batch)
+
+
+def ball_scan(shape, affine: np.ndarray, centres, radius: float = 18.0) -> np.ndarray:
+    """Soft tissue with balls of bone; HU fall linearly across the surface, through ``MARK_HU`` at ``radius`` mm."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 3)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    distance = np.min([np.linalg.norm(world - c, axis=1) for c in centres], axis=0)
+    hu = np.clip(MARK_HU + (radius - distance) * 40, 40, 900)
+    return np.round(hu).reshape(shape).astype(np.int16)
+
+
+def affine_of(shape, spacing, directions=None, origin=(0.0, 0.0, 0.0)) -> np.ndarray:
+    """Affine whose middle voxel lies at ``origin``."""
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3) if directions is None else np.asarray(directions)) * np.asarray(spacing)
+    affine[:3, 3] = np.asarray(origin) - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return affine
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def look(
+    path: Path | str, runner, window: Window, planes=("sagittal",), **search
+) -> tuple[Scan, Probabilities, object]:
+    """Run a pipeline on a scan."""
+    header = read_header(path, whole=False)
+    scan = Scan(header, expect_hu=False)
+    keys = ("volume",) if len(window.size) == 3 else planes
+    pipeline = Pipeline({k: runner if isinstance(runner, list) else [runner] for k in keys}, window, **search)
+    grid = pipeline.plan_header(header)
+    return scan, pipeline(scan, grid, Clock()), grid
+
+
+def whole(found: Probabilities, grid) -> np.ndarray:
+    """Probabilities on the whole working grid."""
+    full = np.zeros(grid.shape, np.float32)
+    full[tuple(slice(o, o + n) for o, n in zip(found.origin, found.volume.shape, strict=True))] = found.volume
+    return full

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MONAI Label takes from the configs gives the mask of ``inference``, and refuses with one line; without MONAI Label."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from scripts.core.errors import refusal
+from scripts.inference.segment import read_config
+from scripts.inference.study import ReadStudyd, ScanInferer, given_runner, list_findings
+from scripts.networks import MSFFNet
+from test_workflows import TINY
+
+SMALL = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
+
+
+@pytest.fixture(scope="module")
+def scan(phantom_set) -> str:
+    return str(next((phantom_set / "images").glob("*.nii.gz")))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Weights at random, whose mask is therefore everywhere."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    torch.save(small_config(folder).get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    return folder
+
+
+def small_config(folder: Path, **more) -> ConfigParser:
+    values = {**SMALL, "device": "cpu", "runtime": "torch", "checkpoint": str(folder / "model.pt"), **more}
+    parser = read_config(None, values)
+    parser["pre_transforms::0::models"] = str(folder)
+    return parser
+
+
+def as_monai_label(parser: ConfigParser, image: str, **request) -> dict:
+    """Do with a config what MONAI Label's task does."""
+    parser["displayable_configs"].update(request)
+    parser.parse()
+    data: dict = {"image": image, "image_path": image}
+    for transform in parser.get_parsed_content("pre_transforms"):
+        data = transform(data)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(parser["checkpoint"]))
+    with torch.no_grad():
+        data["pred"] = parser.get_parsed_content("inferer")(data["image"][None], network)[0]
+    for transform in parser.get_parsed_content("post_transforms"):
+        data = transform(data)
+    return data
+
+
+def test_it_gives_the_mask_of_inference(scan, models, tmp_path):
+    threshold = 0.45
+    data = as_monai_label(small_config(models), scan, threshold=threshold, min_volume_mm3="1000")
+    own = small_config(models, input=scan, output=str(tmp_path), threshold=threshold)
+    own.get_parsed_content("segmenter").run()
+    expected = nib.load(next(tmp_path.glob("*_fracture.nii.gz")))
+    mask = data["pred"]
+    np.testing.assert_array_equal(mask[0].numpy(), np.asarray(expected.dataobj))
+    np.testing.assert_allclose(data["image"].meta["original_affine"], expected.affine, atol=1e-5)
+    assert mask.dtype == torch.uint8
+    volume = sum(f["volume_ml"] for f in data["result"]["findings"])
+    assert volume == pytest.approx(float(mask.sum()) * abs(np.linalg.det(expected.affine[:3, :3])) / 1000, abs=0.1)
+
+
+def test_the_options_that_slicer_shows_are_the_knobs_of_the_config(bundle):
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    shown = parser.get_parsed_content("displayable_configs")
+    assert shown == {"threshold": parser["threshold"], "min_volume_mm3": parser["min_volume_mm3"]}
+
+
+def test_the_model_is_shown_as_three_dimensional_and_takes_a_volume_slice_by_slice(bundle):
+    shape = ConfigParser.load_config_file(str(bundle / "configs" / "metadata.json"))["network_data_format"]["inputs"]
+    assert len(shape["image"]["spatial_shape"]) == 3
+    network = MSFFNet(features=(4, 4, 8, 8, 8), fusion_channels=8).eval()
+    volume = torch.rand(2, 1, 3, 20, 36)
+    with torch.no_grad():
+        expected = torch.stack([network(volume[:, :, k]) for k in range(3)], dim=2)
+        torch.testing.assert_close(network(volume), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: (d.clip(-1000, 1000) + 1000) / 10, "8-bit"),
+        (lambda d: d[:, :, 0], "three dimensions"),
+        (lambda d: np.where(d > 200, np.nan, d), "NaN"),
+    ],
+)
+def test_a_study_that_is_no_ct_is_refused_with_its_name(scan, models, tmp_path, change, words):
+    image = nib.load(scan)
+    path = str(tmp_path / "study.nii.gz")
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)).astype(np.float32), image.affine), path)
+    with pytest.raises(ValueError, match=words) as refused:
+        as_monai_label(small_config(models), path)
+    assert str(refused.value).startswith(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("study", ["", 3])
+def test_a_study_that_is_not_there(models, study):
+    with pytest.raises(ValueError, match="no such study"):
+        as_monai_label(small_config(models), study)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_mm3": "much"}, "min_volume_mm3='much'")],
+)
+def test_options_out_of_range_are_refused(scan, models, request_, words):
+    with pytest.raises(ValueError, match=words):
+        as_monai_label(small_config(models), scan, **request_)
+
+
+def test_weights_that_are_missing_or_of_another_network_are_refused(scan, tmp_path):
+    read = ReadStudyd("image", models=str(tmp_path), network=MSFFNet(features=(4, 4, 8, 8, 8)))
+    with pytest.raises(ValueError, match=r"model\.pt: no such checkpoint"):
+        read({"image": scan})
+    torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="another network"):
+        read({"image": scan, "model_filename": ["other.pt"]})
+
+
+def test_an_inferer_wants_one_scan_with_its_affine():
+    with pytest.raises(ValueError, match="give one scan"):
+        ScanInferer({"size": [48, 64]})(torch.zeros(1, 1, 4, 4, 4), torch.nn.Identity())
+    with pytest.raises(ValueError, match="give one scan"):
+        ScanInferer({"size": [48, 64]})(MetaTensor(torch.zeros(2, 1, 4, 4, 4)), torch.nn.Identity())
+
+
+def test_scoring_keeps_its_dropout_and_nothing_else_of_training():
+    network = MSFFNet(features=(4, 4, 8, 8, 8), dropout=0.5).train()
+    before = copy.deepcopy(network.state_dict())
+    window = torch.rand(2, 1, 32, 32)
+    runner = given_runner(network, torch.device("cpu"), amp=True)
+    assert not torch.equal(runner(window), runner(window))
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key])
+    runner = given_runner(network.eval(), torch.device("cpu"), amp=False)
+    torch.testing.assert_close(runner(window), runner(window))
+
+
+def test_findings_are_listed_by_size_with_their_place():
+    mask = np.zeros((10, 10, 10), np.uint8)
+    mask[1:3, 1:3, 1:3] = mask[5:9, 5:9, 5:9] = 1
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    affine[:3, 3] = -10, 0, 100
+    first, second = list_findings(mask, affine)
+    assert first == {"volume_ml": 1.28, "centre_ras_mm": [3.0, 13.0, 132.5]}
+    assert second == {"volume_ml": 0.16, "centre_ras_mm": [-7.0, 3.0, 107.5]}
+    assert list_findings(mask * 0, affine) == []
+
+
+def test_a_refusal_is_one_line():
+    assert str(refusal("a.nii: is broken\nand more")) == "a.nii: is broken"
+    assert str(refusal(MemoryError())) == "MemoryError"

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM series: order by position, geometry, HU, and one clear line for each kind of series that is no clean box."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import SHARED
+from dicom_files import write_series, write_slice
+from scripts.io.dicom import read_series, read_slice
+
+pydicom = pytest.importorskip("pydicom")
+DICOM = SHARED / "data" / "totalsegmentator" / "example_ct_dicom"
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1500, (6, 5, 4)).astype(np.int16)
+
+
+@pytest.mark.parametrize("order", [range(6), range(5, -1, -1), [3, 0, 5, 1, 4, 2]])
+def test_slices_are_ordered_by_position_and_keep_hu_and_place(tmp_path, volume, order):
+    write_series(tmp_path / "s", volume, order=order)
+    image, notes = read_series(tmp_path / "s")
+    assert notes == []
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume.transpose(2, 1, 0))
+    # DICOM says left, posterior, head; NIfTI right, anterior, head.
+    np.testing.assert_allclose(image.affine @ [3, 4, 5, 1], [30 - 3 * 0.6, 20 - 4 * 0.8, 100 + 5 * 2, 1], atol=1e-6)
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+
+
+def test_itk_agrees_on_the_geometry(tmp_path, volume):
+    from monai.transforms import LoadImage
+
+    write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2])
+    ours = nib.as_closest_canonical(read_series(tmp_path / "s")[0])
+    loaded = LoadImage(image_only=True, reader="ITKReader")(str(tmp_path / "s"))
+    theirs = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(loaded), np.asarray(loaded.affine)))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+
+
+def test_a_fractional_slope_is_not_cut_off(tmp_path, volume):
+    write_series(tmp_path / "s", volume, RescaleSlope="0.5")
+    expected = (volume.transpose(2, 1, 0) + 1024.0) * 0.5 - 1024
+    np.testing.assert_allclose(np.asarray(read_series(tmp_path / "s")[0].dataobj), expected, atol=1e-3)
+
+
+def test_localizers_and_repeated_files_are_left_out_and_said_so(tmp_path, volume):
+    files = write_series(tmp_path / "s", volume)
+    write_slice(tmp_path / "s" / "scout.dcm", volume[0], [0, 0, 0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    (tmp_path / "s" / "copy.dcm").write_bytes(files[2].read_bytes())
+    (tmp_path / "s" / "readme.txt").write_text("no DICOM")
+    image, notes = read_series(tmp_path / "s")
+    assert image.shape == (4, 5, 6)
+    assert len(notes) == 2
+    assert "1 localizer" in notes[0]
+    assert "repeat a slice" in notes[1]
+
+
+def test_slices_that_share_a_uid_but_not_a_place_are_kept(tmp_path, volume):
+    write_series(tmp_path / "s", volume, SOPInstanceUID="1.2.3.4")
+    assert read_series(tmp_path / "s")[0].shape == (4, 5, 6)
+
+
+def missing_slice(folder, volume):
+    write_series(folder, volume)[3].unlink()
+
+
+def tilted(folder, volume):
+    write_series(folder, volume, step=[0.0, 0.3, 2.0])
+
+
+def two_series(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 90], SeriesInstanceUID="1.2.4")
+
+
+def two_phases(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 100])
+
+
+def turned(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0], [-30, -20, 112], ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])
+
+
+def other_size(folder, volume):
+    write_series(folder, volume)
+    write_slice(folder / "x.dcm", volume[0][:3], [-30, -20, 112])
+
+
+def empty(folder, volume):
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+
+
+def changed(**changes):
+    return lambda folder, volume: write_series(folder, volume, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (missing_slice, r"1 slice\(s\) are missing near 002.dcm"),
+        (tilted, "tilted by 8.5 degrees"),
+        (two_series, "holds 2 series: 1.2.3"),
+        (two_phases, "lie at the same place"),
+        (turned, "x.dcm: is turned"),
+        (other_size, "x.dcm: has 3 x 4 pixels"),
+        (empty, "no DICOM file"),
+        (changed(Modality="MR"), "Modality is MR"),
+        (changed(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        (changed(RescaleIntercept=None), "lacks RescaleIntercept"),
+        (changed(ImagePositionPatient=None), "lacks ImagePositionPatient"),
+        (changed(NumberOfFrames=3), "multi-frame"),
+        (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "nothing but localizers"),
+    ],
+)
+def test_what_is_no_clean_series_is_refused_in_one_line(tmp_path, volume, make, words):
+    make(tmp_path / "s", volume)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_series(tmp_path / "s")
+    assert str(tmp_path / "s") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_cut_off_pixels_are_named(tmp_path, volume):
+    file = write_series(tmp_path / "s", volume)[2]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_series(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        ("0 1 0 0 0 -1", lambda p: p),
+        ("0 1 0 0 0 1", lambda p: p[::-1]),
+        ("0 -1 0 0 0 -1", lambda p: p[:, ::-1]),
+        ("0 0 -1 0 1 0", lambda p: p.T),
+        ("0 0 1 0 -1 0", lambda p: p[::-1, ::-1].T),
+        ("0.1 0.995 0 0 0 -1", lambda p: p),
+    ],
+)
+def test_a_sagittal_slice_comes_head_up_and_front_to_the_left(tmp_path, volume, orientation, stored):
+    spacing = ["0.8", "0.6"] if stored(np.zeros((2, 3))).shape == (2, 3) else ["0.6", "0.8"]
+    pixels = np.ascontiguousarray(stored(volume[0]))
+    write_slice(
+        tmp_path / "a.dcm", pixels, [0, 0, 0], ImageOrientationPatient=orientation.split(), PixelSpacing=spacing
+    )
+    picture, found = read_slice(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(picture, volume[0])
+    assert found == (0.8, 0.6)
+
+
+@pytest.mark.parametrize(("orientation", "word"), [("1 0 0 0 1 0", "an axial"), ("1 0 0 0 0 -1", "a coronal")])
+def test_a_single_slice_of_another_plane_is_refused(tmp_path, volume, orientation, word):
+    write_slice(tmp_path / "a.dcm", volume[0], [0, 0, 0], ImageOrientationPatient=orientation.split())
+    with pytest.raises(ValueError, match=rf"a\.dcm: is {word} slice.*must be sagittal"):
+        read_slice(tmp_path / "a.dcm")
+
+
+def test_jpeg_lossless_as_rsna_2022_comes_in(tmp_path, volume):
+    itk = pytest.importorskip("itk")
+    for file in write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2]):
+        reader = itk.GDCMImageIO.New()
+        image = itk.imread(str(file), itk.SS, imageio=reader)
+        reader.SetCompressionType(itk.GDCMImageIOEnums.Compression_JPEG)
+        reader.KeepOriginalUIDOn()
+        itk.imwrite(image, str(file), imageio=reader, compression=True)
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    image, notes = read_series(tmp_path / "s")
+    assert notes == []
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume.transpose(2, 1, 0))
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason=f"the DICOM series is not at {DICOM}")
+def test_a_compressed_real_series_reads():
+    image, _ = read_series(DICOM)
+    data = np.asarray(image.dataobj)
+    assert image.shape[2] == len(list(DICOM.iterdir()))
+    assert data.min() >= -1100
+    assert 500 < data.max() < 4000

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A DICOM series in, a DICOM-SEG out, read back by other libraries and laid over its source."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_files import write_slice
+from fakes import MARK_HU, Asked, Threshold, affine_of, ball_scan
+from scipy.spatial.transform import Rotation
+from scripts.inference.case import Outputs, segment_case
+from scripts.inference.pipeline import Pipeline
+from scripts.inference.predict import Window
+from scripts.postprocessing.findings import PostProcessing
+
+pydicom = pytest.importorskip("pydicom")
+SPACING = (0.9, 1.1, 2.0)
+PATIENT = {
+    "PatientName": "Phantom^Ball",
+    "PatientID": "ball",
+    "PatientBirthDate": "",
+    "PatientSex": "O",
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1",
+    "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.2",
+    "StudyDate": "20260101",
+    "StudyTime": "120000",
+    "StudyID": "1",
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "SeriesNumber": "3",
+}
+
+
+def series(folder: Path, turned: bool, **changes) -> tuple[np.ndarray, np.ndarray]:
+    """Write balls as a series whose file names do not follow the position; returns the voxels (I, J, K) and their affine."""
+    folder.mkdir()
+    shape = (64, 60, 44)
+    directions = Rotation.from_euler("xyz", [9, -7, 12], degrees=True).as_matrix() if turned else np.eye(3)
+    lps = affine_of(shape, SPACING, directions)
+    data = ball_scan(shape, lps, [(0, 4, -20), (-3, 0, 22)], 14.0)
+    data += np.random.default_rng(0).integers(-150, -100, shape).astype(np.int16)
+    for n, k in enumerate(np.random.default_rng(1).permutation(shape[2])):
+        place = lps[:3, :3] @ [0, 0, k] + lps[:3, 3]
+        values = {
+            "ImageOrientationPatient": [f"{v:.8f}" for v in (*directions[:, 0], *directions[:, 1])],
+            "PixelSpacing": [str(SPACING[1]), str(SPACING[0])],
+            "InstanceNumber": str(int(k) + 1),
+        }
+        write_slice(folder / f"{n:03d}.dcm", data[:, :, k].T, place, **{**PATIENT, **values, **changes})
+    return data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+
+
+def segment(folder: Path, base: Path) -> dict:
+    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, Window((64, 64)))
+    lines: list[str] = []
+    result = segment_case(str(folder), base, pipeline, PostProcessing(), Outputs(preview=False), say=lines.append)
+    return {**result, "lines": lines}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_mask_of_a_series_lies_on_its_slices(tmp_path, turned):
+    data, affine = series(tmp_path / "ct", turned)
+    result = segment(tmp_path / "ct", tmp_path / "out")
+    mask = nib.load(tmp_path / "out_fracture.nii.gz")
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-3)
+    marked, wanted = np.asarray(mask.dataobj) > 0, data > MARK_HU
+    assert len(result["findings"]) == 2
+    overlap = 2 * (marked & wanted).sum() / (marked.sum() + wanted.sum())
+    assert overlap > 0.95  # resampling averages the noise of 25 HU away
+
+
+@pytest.fixture(params=[False, True], ids=["straight", "oblique"])
+def segmented(request, tmp_path):
+    pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
+    series(tmp_path / "ct", request.param)
+    result = segment(tmp_path / "ct", tmp_path / "out")
+    assert (tmp_path / "out_seg.dcm").is_file(), result["lines"]
+    return tmp_path, result
+
+
+def frames(path: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Pixels by source slice and segment, decoded with pydicom alone."""
+    data = pydicom.dcmread(path)
+    pixels = data.pixel_array if data.pixel_array.ndim == 3 else data.pixel_array[None]
+    found = {}
+    for pixel, frame in zip(pixels, data.PerFrameFunctionalGroupsSequence, strict=True):
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        found[source, int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = pixel
+    return found
+
+
+def test_pixels_lie_over_the_slices_they_refer_to(segmented):
+    root, _ = segmented
+    mask = np.asarray(nib.load(root / "out_fracture.nii.gz").dataobj) > 0
+    affine = nib.load(root / "out_fracture.nii.gz").affine
+    by_source: dict[str, np.ndarray] = {}
+    for (source, _), pixel in frames(root / "out_seg.dcm").items():
+        by_source[source] = by_source.get(source, 0) + pixel
+    total = 0
+    for file in (root / "ct").iterdir():
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        place = np.diag([-1.0, -1.0, 1.0]) @ np.array(header.ImagePositionPatient, float)
+        k = round(float((np.linalg.inv(affine) @ [*place, 1])[2]))
+        drawn = by_source.get(header.SOPInstanceUID, np.zeros(mask.shape[1::-1]))
+        np.testing.assert_array_equal(drawn > 0, mask[:, :, k].T)
+        total += int((drawn > 0).sum())
+    assert total == mask.sum() > 0
+
+
+def test_it_says_what_it_is_and_where_it_comes_from(segmented):
+    root, result = segmented
+    data = pydicom.dcmread(root / "out_seg.dcm", stop_before_pixels=True)
+    source = pydicom.dcmread(next((root / "ct").iterdir()), stop_before_pixels=True)
+    for name in ("StudyInstanceUID", "PatientID", "FrameOfReferenceUID"):
+        assert data.get(name) == source.get(name)
+    assert "RESEARCH USE ONLY" in data.SeriesDescription
+    assert data.Modality == "SEG"
+    assert len(data.SegmentSequence) == len(result["findings"])
+    assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+
+
+def test_dcmqi_reads_the_same_mask(segmented):
+    if importlib.util.find_spec("dcmqi") is None:
+        pytest.skip("dcmqi is not installed")
+    root, _ = segmented
+    program = shutil.which("segimage2itkimage") or str(Path(sys.executable).parent / "segimage2itkimage")
+    out = root / "dcmqi"
+    out.mkdir()
+    command = [program, "--inputDICOM", str(root / "out_seg.dcm"), "--outputDirectory", str(out), "-t", "nii"]
+    subprocess.run(command, check=True, capture_output=True)
+    mask = nib.load(root / "out_fracture.nii.gz")
+    full = np.asarray(mask.dataobj) > 0
+    again = np.zeros(full.shape, bool)
+    for file in out.glob("*.nii.gz"):
+        image = nib.load(file)
+        index = np.argwhere(np.asarray(image.dataobj) > 0)
+        to_mask = np.linalg.inv(mask.affine) @ image.affine
+        voxels = index @ to_mask[:3, :3].T + to_mask[:3, 3]
+        np.testing.assert_allclose(voxels, np.round(voxels), atol=0.02)
+        again[tuple(np.round(voxels).astype(int).T)] = True
+    assert np.array_equal(again, full)
+
+
+def test_gdcm_reads_the_same_number_of_pixels(segmented):
+    import itk
+
+    root, _ = segmented
+    array = itk.array_from_image(itk.imread(str(root / "out_seg.dcm"), itk.UC, imageio=itk.GDCMImageIO.New()))
+    mask = np.asarray(nib.load(root / "out_fracture.nii.gz").dataobj) > 0
+    assert np.count_nonzero(array) == mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda files: files[5].unlink(), "missing"),
+        (lambda files: shutil.copy(files[5], files[5].with_name("copy.dcm")), None),
+        (lambda files: edit(files[5], Modality="MR"), "Modality is MR"),
+        (lambda files: edit(files[5], SeriesInstanceUID="1.2.9"), "2 series"),
+        (lambda files: edit(files[5], PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        (lambda files: edit(files[5], RescaleSlope=None), "RescaleSlope"),
+        (lambda files: files[5].write_bytes(files[5].read_bytes()[:3000]), None),
+    ],
+    ids=["missing slice", "copy", "modality", "two series", "photometric", "no rescale", "truncated"],
+)
+def test_a_series_that_is_no_clean_box(tmp_path, change, word):
+    series(tmp_path / "ct", False)
+    middle = sorted((tmp_path / "ct").iterdir(), key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))
+    change(middle[15:])
+    copied = (tmp_path / "ct" / "copy.dcm").exists()
+    if copied:
+        assert any("repeat a slice" in note for note in segment(tmp_path / "ct", tmp_path / "out")["notes"])
+        return
+    with pytest.raises(ValueError, match=word or str(tmp_path / "ct")):
+        segment(tmp_path / "ct", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def edit(file: Path, **changes) -> None:
+    data = pydicom.dcmread(file)
+    for name, value in changes.items():
+        if value is None:
+            delattr(data, name)
+        else:
+            setattr(data, name, value)
+    data.save_as(file)
+
+
+def test_a_source_without_its_study_costs_only_the_dicom_seg(tmp_path):
+    pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
+    series(tmp_path / "ct", False, StudyInstanceUID=None)
+    result = segment(tmp_path / "ct", tmp_path / "out")
+    assert (tmp_path / "out_fracture.nii.gz").is_file()
+    assert not (tmp_path / "out_seg.dcm").exists()
+    assert any("StudyInstanceUID" in note for note in result["notes"])

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings are what another library finds; settings act as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scripts.postprocessing.findings import PostProcessing
+from skimage.measure import label, regionprops
+
+
+@pytest.fixture
+def chances():
+    rng = np.random.default_rng(4)
+    smooth = gaussian_filter(rng.random((30, 40, 50)), 2)
+    return ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float16)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7)])
+def test_findings_and_their_order_as_scikit_image_has_them(chances, spacing):
+    settings = PostProcessing(threshold=0.6, min_volume_mm3=30)
+    volume = chances.copy()
+    numbers = settings(volume, spacing)
+    regions = regionprops(label(chances > np.float16(0.6), connectivity=1))
+    sizes = sorted((r.num_pixels for r in regions if r.num_pixels * np.prod(spacing) >= 30), reverse=True)
+    inside = np.where(volume > 0.6, numbers, 0)
+    assert [int((inside == n).sum()) for n in range(1, int(numbers.max()) + 1)] == sizes
+    kept = sum(sizes)
+    assert int((volume > 0.6).sum()) == kept
+
+
+def test_numbers_reach_one_voxel_further_and_never_over_another_finding(chances):
+    volume = chances.copy()
+    numbers = PostProcessing(threshold=0.6, min_volume_mm3=0)(volume, (1, 1, 1))
+    own = label(chances > np.float16(0.6), connectivity=1)
+    for n in range(1, int(numbers.max()) + 1):
+        assert len(np.unique(own[(numbers == n) & (own > 0)])) == 1
+    assert (numbers > 0).sum() > (own > 0).sum()
+
+
+def test_a_higher_threshold_or_smallest_volume_never_marks_more(chances):
+    marked = []
+    for threshold in (0.4, 0.5, 0.6, 0.7):
+        volume = chances.copy()
+        PostProcessing(threshold=threshold, min_volume_mm3=50)(volume, (1, 1, 1))
+        marked.append(int((volume > threshold).sum()))
+    assert marked == sorted(marked, reverse=True)
+
+
+def test_findings_that_are_narrow_everywhere_are_dropped():
+    volume = np.zeros((40, 20, 30), np.float16)
+    volume[2:9, 2:18, 2:12] = 0.9  # 7 voxels wide
+    volume[20:30, 2:10, 2:12] = 0.9  # 10 voxels wide, with a narrow part that belongs to it
+    volume[24:26, 10:18, 2:12] = 0.9
+    volume[2:8, 2:6, 20:24] = 0.9
+    volume[9:16, 2:6, 20:24] = 0.9  # 13 voxels in all, with a gap
+    kept = {}
+    for width in (0, 16, 21):
+        shown = volume.copy()
+        numbers = PostProcessing(min_volume_mm3=0, min_width_mm=width)(shown, (2.0, 1.0, 1.0))
+        kept[width] = (int(numbers.max()), int((shown > 0.5).sum()))
+    assert kept == {0: (4, int((volume > 0.5).sum())), 16: (1, 10 * 80 + 2 * 80), 21: (0, 0)}
+
+
+def test_holes_are_filled_and_only_the_largest_kept():
+    volume = np.zeros((20, 20, 40), np.float16)
+    volume[2:12, 2:12, 2:12] = 0.9
+    volume[6, 6, 6] = 0.1
+    volume[2:6, 2:6, 20:24] = 0.9
+    filled = volume.copy()
+    numbers = PostProcessing(min_volume_mm3=0, fill_holes=True, largest=1)(filled, (1, 1, 1))
+    assert filled[6, 6, 6] == 1
+    assert int(numbers.max()) == 1
+    assert not (filled[:, :, 20:] > 0.5).any()
+    plain = volume.copy()
+    assert int(PostProcessing(min_volume_mm3=0)(plain, (1, 1, 1)).max()) == 2
+    assert np.array_equal(plain, volume)
+
+
+def test_nothing_found_and_an_empty_box():
+    assert not PostProcessing()(np.zeros((4, 5, 6), np.float16), (1, 1, 1)).any()
+    assert PostProcessing()(np.zeros((0, 5, 6), np.float16), (1, 1, 1)).shape == (0, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold", 0.0),
+        ("threshold", 1),
+        ("min_volume_mm3", -1),
+        ("largest", 0),
+        ("min_width_mm", -3),
+    ],
+)
+def test_a_wrong_value_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        PostProcessing(**{name: value})

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes that torchrun starts train as one does; what ends one of them ends the job and can be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripts.core.errors import InputError
+from scripts.training.distributed import processes as parallel
+from scripts.training.sampling import EpochSampler
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+DOUBLE = "{'dtype': '$torch.float64'}"
+TINY = {
+    "device": "cpu",
+    "epochs": 5,
+    "patience": 2,
+    "num_workers": 0,
+    "batch_size": 8,
+    "check_data": "header",
+    "patch_size": [32, 48],
+    "spacing": [4.0, 4.0, 4.0],
+    "min_volume_mm3": 0.0,
+    "learning_rate": 0.01,
+    "network_def::features": [4, 4, 4, 4, 4],
+    "network_def::fusion_channels": 8,
+    # In double precision what rounding does stays far below what a wrong gradient would.
+    "network": "$@network_def.to(torch.float64)",
+    "train::trainer::to_kwargs": DOUBLE,
+    "validate::evaluator::to_kwargs": DOUBLE,
+    # An IoU of probabilities changes with every step; the Dice does not yet, so that training stops early.
+    "validate::postprocessing::transforms": "$[monai.transforms.Lambdad('pred', lambda x: x[:2].softmax(0)), "
+    "monai.transforms.Lambdad('label', lambda x: monai.networks.one_hot((x == 1).double(), 2, dim=0))]",
+}
+
+
+def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path) -> subprocess.CompletedProcess:
+    """Run a command in the bundle, whose processes also find the modules in the given folders."""
+    path = os.pathsep.join(map(str, (bundle, *modules)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(
+        [*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=120, **utf_8
+    )
+
+
+def training(files: list[str], data: Path, out: Path, **overrides) -> list[str]:
+    """Arguments of ``monai.bundle run training``."""
+    values = {**TINY, "dataset_dir": data, "output_dir": out, "ckpt_dir": out, **overrides}
+    options = [part for key, value in values.items() for part in (f"--{key}", str(value))]
+    configs = str([f if "/" in f else f"configs/{f}" for f in files])
+    return ["-m", "monai.bundle", "run", "training", "--config_file", configs, *options]
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    with (out / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def cases(phantom_set, tmp_path_factory) -> Path:
+    """Four scans for training, two steps an epoch, and three, of unequal shares, for validation."""
+    listed = json.loads((phantom_set / "datalist.json").read_text(encoding="utf-8"))
+    everything = [case for part in ("training", "validation", "testing") for case in listed[part]]
+    for case in everything:
+        case |= {key: str(phantom_set / case[key]) for key in ("image", "label", "vertebrae") if key in case}
+    validation = [{**case, "patient": case["patient"] + " again"} for case in everything[1:]]
+    root = tmp_path_factory.mktemp("cases")
+    (root / "datalist.json").write_text(
+        json.dumps({"training": everything, "validation": validation, "testing": validation})
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def two(bundle, cases, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("two")
+    done = call(TORCHRUN, training(["train.yaml", "multi_gpu_train.yaml"], cases, out), bundle)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout + done.stderr
+
+
+def test_two_processes_train_as_one_with_the_same_batch(bundle, cases, two, tmp_path):
+    done = call([sys.executable, "-W", "ignore"], training(["train.yaml"], cases, tmp_path), bundle)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = rows(tmp_path), rows(two[0])
+    assert len(one) == len(other) < TINY["epochs"]  # early stopping, too
+    for a, b in zip(one, other, strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
+    assert len({row["train_loss"] for row in one}) == len(one)
+    assert len({row["val_mean_iou"] for row in one}) == len(one)
+
+
+def test_one_process_writes_and_logs(two):
+    out, printed = two
+    assert len(list(out.glob("events.out.tfevents.*"))) == 1
+    assert {p.suffix for p in out.iterdir()} <= {".csv", ".png", ".pt", ".0", ""}
+    import torch
+
+    state = torch.load(out / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
+    assert printed.count("Epoch[1] Metrics") == 1
+
+
+def test_halves_of_a_batch_are_normalised_judged_and_scored_as_the_whole(bundle):
+    done = call(TORCHRUN, [str(HERE / "several_processes.py")], bundle)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.findall(r"^(\w+) (\d) (\S+)$", done.stdout, re.MULTILINE)
+    assert {(name, rank) for name, rank, _ in found} == {
+        (name, rank) for name in ("normalisation", "step", "metrics", "buffers") for rank in "01"
+    }
+    for name, _, worst in found:
+        assert float(worst) < (1e-6 if name == "metrics" else 1e-9), f"{name}: {worst}"
+
+
+BREAK = """
+import torch.distributed as dist
+from ignite.engine import Events
+
+class Break:
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), self.end)
+
+    def end(self, engine):
+        if dist.get_rank() == 1:
+            raise ValueError("the disk of process 1 is full")
+"""
+
+
+def test_an_error_in_one_process_ends_the_job_with_its_own_line(bundle, cases, tmp_path):
+    (tmp_path / "broken.py").write_text(BREAK)
+    (tmp_path / "break.yaml").write_text('"+train::handlers":\n  - _target_: broken.Break\n')
+    files = ["train.yaml", str(tmp_path / "break.yaml"), "multi_gpu_train.yaml"]
+    begun = time.monotonic()
+    done = call(TORCHRUN, training(files, cases, tmp_path / "out"), bundle, tmp_path)
+    assert done.returncode != 0
+    assert time.monotonic() - begun < 60
+    assert re.search(r"process 1 of 2 on \S+: ended by ValueError: the disk of process 1 is full", done.stderr)
+    assert not (tmp_path / "out" / "model.pt").exists()
+
+
+def codes(n: int, batch: int, count: int, epoch: int = 3) -> list[list[list[int]]]:
+    """Batches of every process of an epoch."""
+    found = []
+    for rank in range(count):
+        sampler = EpochSampler(range(n), seed=5, batch_size=batch, rank=rank, world_size=count)
+        sampler.epoch = epoch
+        drawn = list(sampler)
+        assert len(sampler) == len(drawn)
+        found.append([drawn[i : i + batch] for i in range(0, len(drawn), batch)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "count"), [(12, 2, 2), (8, 1, 4), (10, 2, 2), (14, 4, 2), (11, 2, 2), (1, 1, 3), (7, 2, 3)]
+)
+def test_processes_share_every_step_of_one(n, batch, count):
+    shared, (one,) = codes(n, batch, count), codes(n, batch * count, 1)
+    assert len({tuple(map(len, batches)) for batches in shared}) == 1
+    for k, step in enumerate(one):
+        together = [code for batches in shared for code in batches[k]]
+        assert together[: len(step)] == step
+        assert len(together) - len(step) < count  # those of the last step that come twice
+        assert set(together) <= {code for batch in one for code in batch}
+    assert np.ptp([len(batches) for batches in shared]) == 0
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 0}, {"rank": 2, "world_size": 2}])
+def test_a_sampler_of_no_process_is_refused(values):
+    with pytest.raises(ValueError, match="EpochSampler: batch_size="):
+        EpochSampler(range(3), **values)
+
+
+def test_without_torchrun_the_command_is_named(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"multi_gpu_train\.yaml: .* torchrun --nproc_per_node=2 -m monai\.bundle run"):
+        parallel.start("cpu")
+
+
+@pytest.mark.parametrize(("backend", "device"), [("nccl", "cpu"), ("mpi", "cpu")])
+def test_a_backend_that_does_not_fit_is_named(monkeypatch, backend, device):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(InputError, match=f"backend='{backend}', device=cpu: give"):
+        parallel.start(device, backend)
+
+
+def test_a_batch_that_cannot_be_shared_is_named(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    assert parallel.volumes_per_process(16, 4) == 2
+    with pytest.raises(InputError, match=r"batch_size=12 .* 3 volume\(s\) .* 2 processes; give --batch_size 16"):
+        parallel.volumes_per_process(12, 4)
+
+
+def test_more_processes_than_gpus_are_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(InputError, match=r"4 processes .* 2 GPU\(s\); give --nproc_per_node=2"):
+        parallel.own_device()
+
+
+def test_no_process_is_left_without_a_case(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    assert parallel.share("abcde") == ["b", "e"]
+    assert parallel.share("ab") == ["a", "b"]
+    assert parallel.share("") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a batch script")
+@pytest.mark.parametrize(
+    ("job", "signal", "status", "queued"),
+    [("exit 0", False, 0, False), ("exit 3", False, 3, False), ("sleep 20", True, None, True)],
+)
+def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_end(
+    tmp_path, job, signal, status, queued
+):
+    text = (HERE.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", text, re.DOTALL)
+    (tmp_path / "bundle").mkdir()
+    ended = tmp_path / "ended"
+    stubs = {
+        "srun": f'trap "touch {ended}; exit 1" TERM\n{job} &\nwait $!',
+        "scontrol": f'[ "$1" = requeue ] && touch {tmp_path}/queued || echo node1',
+    }
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment)
+    if signal:
+        time.sleep(1.0)
+        process.terminate()
+    found = process.wait(timeout=30)
+    assert found == status if status is not None else found != 0
+    assert (tmp_path / "queued").exists() == queued
+    assert ended.exists() == signal
+
+
+def test_asked_to_end_two_processes_agree_on_a_step_and_go_on_from_there(bundle, cases, two, tmp_path):
+    arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, state_minutes=1000.0)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen([*TORCHRUN, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)
+        limit = time.monotonic() + 60
+        while not (tmp_path / "state.pt").is_file() and time.monotonic() < limit:
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(40) != 0
+    printed = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
+    assert printed.count("SIGTERM: training stopped in epoch") == 1
+    assert (tmp_path / "state.pt").is_file()
+    done = call(TORCHRUN, arguments, bundle)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == rows(two[0])

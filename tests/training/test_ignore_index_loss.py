@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unknown voxels change neither the value nor the gradient of the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from scripts.training.ignore_index_loss import IgnoringLoss
+
+
+def loss() -> IgnoringLoss:
+    return IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 8, 8)])
+def test_unknown_voxels_get_no_gradient_and_others_do(size):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 2, *size, requires_grad=True)
+    target = (torch.rand(2, 1, *size) > 0.5).float()
+    target[..., :3] = 255
+    loss()(logits, target).backward()
+    assert logits.grad[..., :3].abs().max() == 0
+    assert logits.grad[..., 3:].abs().min() > 0
+
+
+def test_what_stands_at_unknown_voxels_does_not_matter():
+    torch.manual_seed(0)
+    target = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    target[..., :3] = 255
+    first = torch.randn(2, 2, 8, 8)
+    second = first.clone()
+    second[..., :3] = torch.randn(2, 2, 8, 3) * 5
+    torch.testing.assert_close(loss()(first, target), loss()(second, target))
+
+
+def test_without_unknown_voxels_the_loss_is_the_plain_one():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 2, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
+    torch.testing.assert_close(loss()(logits, target), loss().loss(logits, target))

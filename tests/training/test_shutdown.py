@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals end a training between two steps, and leave its workers alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from conftest import BUNDLE
+from monai.data import DataLoader, Dataset
+from scripts.training.shutdown import QuietWorker, StopRequest, exit_status
+
+
+def test_a_signal_is_noted_and_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    request = StopRequest()
+    request.listen()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert request.name == "SIGTERM"
+    finally:
+        request.release()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert exit_status("SIGTERM") == 143
+
+
+def test_the_second_signal_ends_the_process_at_once():
+    code = (
+        # a job in the background of a shell is born with SIGINT ignored
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from scripts.training.shutdown import StopRequest; r = StopRequest(); r.listen()\n"
+        "os.kill(os.getpid(), signal.SIGINT); print(r.name, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(5); print('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True)
+    assert done.stdout == "SIGINT\n"
+    assert done.returncode == -signal.SIGINT
+
+
+def test_who_ignores_a_signal_goes_on_to_do_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        request = StopRequest()
+        request.listen()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        request.release()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_outside_the_main_thread_signals_stay_what_they_are():
+    before, request = signal.getsignal(signal.SIGTERM), StopRequest()
+    thread = threading.Thread(target=request.listen)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_workers_survive_a_signal_to_the_whole_group_and_end_with_their_loader():
+    data = Dataset([torch.tensor(float(i)) for i in range(8)], transform=lambda x: (time.sleep(0.02), x)[1])
+    loader = DataLoader(data, batch_size=1, num_workers=2, worker_init_fn=QuietWorker())
+    iterator = iter(loader)
+    found = [float(next(iterator)), float(next(iterator))]  # both workers are there
+    workers = iterator._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    found += [float(x) for x in iterator]
+    assert found == [float(i) for i in range(8)]
+    del iterator
+    assert ended(workers)
+
+
+def ended(workers) -> bool:
+    limit = time.monotonic() + 10
+    while any(w.is_alive() for w in workers) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not any(w.is_alive() for w in workers)
+
+
+def test_a_process_ends_with_workers_that_still_wait():
+    code = (
+        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import QuietWorker\n"
+        "loader = DataLoader(Dataset([0.0] * 9), num_workers=2, worker_init_fn=QuietWorker(), persistent_workers=True)\n"
+        "iterator = iter(loader); next(iterator); print(*[w.pid for w in iterator._workers])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for pid in done.stdout.split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+def test_a_process_ends_although_a_worker_failed():
+    code = (
+        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import QuietWorker\n"
+        "for _ in DataLoader(Dataset([0.0], lambda x: 1 / 0), num_workers=1, worker_init_fn=QuietWorker()): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
