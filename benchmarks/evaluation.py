@@ -48,7 +48,7 @@ def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     from scripts.evaluation.detection import match_case
     from scripts.evaluation.overlap import case_metrics
 
-    metrics = case_metrics(prediction, reference, SPACING, ignore_value=255)
+    metrics = case_metrics(prediction, reference, SPACING, ignore_index=255)
     match_case(prediction, reference, float(np.prod(SPACING)) / 1000)
     return {k: metrics[k] for k in ("dice", "iou", "nsd", "hd95_mm", "assd_mm")}
 

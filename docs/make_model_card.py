@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "bundle"))  # the config names the network of the 
 CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml", "vertebra_output.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
-    *("spacing", "hu_window", "patch_size", "neighbours", "agree_mm", "agree_share"),
+    *("spacing", "hu_window", "patch_size", "neighbours", "consistency_mm", "consistency_fraction"),
 )
 
 

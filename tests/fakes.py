@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scripts.inference.pipeline import Clock, Pipeline
-from scripts.inference.predict import Window
+from scripts.inference.predict import PatchConfig
 from scripts.io.ct_volume import Scan, read_header
 from scripts.postprocessing.probability_map import Probabilities
 
@@ -68,7 +68,7 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
 
 
 def look(
-    path: Path | str, runner, window: Window, planes=("sagittal",), **search
+    path: Path | str, runner, window: PatchConfig, planes=("sagittal",), **search
 ) -> tuple[Scan, Probabilities, object]:
     """Run a pipeline on a scan."""
     header = read_header(path, whole=False)

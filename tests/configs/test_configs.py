@@ -99,7 +99,7 @@ def test_the_learning_rate_follows_validations_not_epochs(bundle):
 
 def test_the_rate_of_the_demo_falls_to_nothing_over_its_validations(bundle):
     demo = merged(bundle, "train.yaml", "demo.yaml")
-    schedule, score = demo.get_parsed_content("lr_scheduler"), demo.get_parsed_content("lr_score")
+    schedule, score = demo.get_parsed_content("lr_scheduler"), demo.get_parsed_content("lr_metric")
     rates = []
     for _ in range(demo["epochs"] // demo["val_interval"]):
         rates.append(schedule.get_last_lr()[0])
@@ -158,7 +158,7 @@ def test_licence_in_the_bundle_is_the_projects(bundle):
 INFERENCE = [
     "inference/axial.yaml",
     "inference/coronal.yaml",
-    "inference/each_slice.yaml",
+    "inference/slicewise.yaml",
     "inference/ensemble.yaml",
     "inference/three_planes.yaml",
     "inference/tta.yaml",

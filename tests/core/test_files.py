@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from scripts.core.errors import InputError
-from scripts.core.files import keep_settings, replacing, write_table, write_text
+from scripts.core.files import atomic_write, ensure_same_settings, write_table, write_text
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -18,7 +18,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
 
 
 def test_the_temporary_name_keeps_the_ending_that_decides_the_format(tmp_path):
-    with replacing(tmp_path / "scan.nii.gz") as temporary:
+    with atomic_write(tmp_path / "scan.nii.gz") as temporary:
         assert temporary.name.endswith(".nii.gz")
         temporary.write_bytes(b"x")
     assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
@@ -30,15 +30,15 @@ def test_a_table_leaves_out_other_keys_and_keeps_missing_ones_empty(tmp_path):
 
 
 def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
-    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
-    keep_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    ensure_same_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    ensure_same_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
     with pytest.raises(InputError, match=r"seed=1, now seed=2"):
-        keep_settings(tmp_path, {"seed": 2, "grades": (1, 2)})
+        ensure_same_settings(tmp_path, {"seed": 2, "grades": (1, 2)})
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_damaged_settings_are_one_line(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(InputError, match=r"settings.json: is damaged"):
-        keep_settings(tmp_path, {"seed": 1})
+        ensure_same_settings(tmp_path, {"seed": 1})
     assert (tmp_path / "settings.json").read_text() == text

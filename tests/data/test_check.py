@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scripts.core.errors import InputError
 from scripts.data.checks.report import check, table
-from scripts.io.image_checks import Finding, geometry_findings, inspect_case, label_findings, value_findings
+from scripts.io.image_checks import Finding, geometry_issues, inspect_case, label_issues, value_issues
 
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
 
@@ -53,9 +53,9 @@ def test_a_good_set_passes_and_its_facts_are_written(datalist):
     ],
 )
 def test_ranges_that_are_no_ct_are_told_apart(low, high, code):
-    found = value_findings("ct.nii", np.linspace(low, high, 50), expect_hu=True)
+    found = value_issues("ct.nii", np.linspace(low, high, 50), expect_hu=True)
     assert [f.code for f in found] == ([code] if code else [])
-    assert value_findings("ct.nii", np.linspace(low, high, 50), expect_hu=False) == []
+    assert value_issues("ct.nii", np.linspace(low, high, 50), expect_hu=False) == []
 
 
 def test_geometry_that_is_no_straight_grid_is_named():
@@ -67,27 +67,27 @@ def test_geometry_that_is_no_straight_grid_is_named():
     for affine, code in ((sheared, "sheared"), (singular, "affine"), (small, "small-field")):
         image = nib.Nifti1Image(data, np.eye(4))
         image._affine = affine  # nibabel's headers cannot hold all of these
-        assert code in [f.code for f in geometry_findings("x.mha", image)]
+        assert code in [f.code for f in geometry_issues("x.mha", image)]
     image = nib.Nifti1Image(data, AFFINE)
     image.set_qform(np.diag([10.0, 10.0, -10.0, 1.0]), code=1)
-    assert [f.code for f in geometry_findings("x.nii", image)] == ["two-affines"]
+    assert [f.code for f in geometry_issues("x.nii", image)] == ["two-affines"]
     image = nib.Nifti1Image(data, AFFINE)
     image.set_sform(None)
     image.set_qform(None)
-    assert "no-orientation" in [f.code for f in geometry_findings("x.nii", image)]
+    assert "no-orientation" in [f.code for f in geometry_issues("x.nii", image)]
 
 
 def test_an_oblique_grid_is_fine():
     turn = np.deg2rad(20)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]]) * 3
-    assert geometry_findings("x.nii", nib.Nifti1Image(np.zeros((20, 20, 20), np.int16), affine)) == []
+    assert geometry_issues("x.nii", nib.Nifti1Image(np.zeros((20, 20, 20), np.int16), affine)) == []
 
 
 def test_labels_of_healthy_scans_warn_and_fractions_fail():
-    assert [f.severity for f in label_findings("m", np.zeros(5), (0, 1))] == ["warning"]
-    assert [f.code for f in label_findings("m", np.array([0, 0.5, 1]), (0, 1))] == ["label-values"]
-    assert [f.code for f in label_findings("m", np.array([0, np.nan]), (0, 1))] == ["nan"]
+    assert [f.severity for f in label_issues("m", np.zeros(5), (0, 1))] == ["warning"]
+    assert [f.code for f in label_issues("m", np.array([0, 0.5, 1]), (0, 1))] == ["label-values"]
+    assert [f.code for f in label_issues("m", np.array([0, np.nan]), (0, 1))] == ["nan"]
 
 
 def test_a_leak_and_a_copy_across_sections_fail_and_a_copy_within_warns(datalist, capsys):

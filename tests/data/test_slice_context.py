@@ -9,8 +9,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from scripts.core.errors import InputError
-from scripts.data.slice_context import TakeNeighboursd
-from scripts.networks.slice_context import NeighbourInferer, offsets, stack_neighbours, steps_apart
+from scripts.data.slice_context import SliceContextd
+from scripts.networks.slice_context import SliceContextInferer, context_step, offsets, stack_neighbours
 
 
 def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.Tensor:
@@ -35,20 +35,20 @@ def test_numbers_out_of_range_are_named(arguments, match):
     with pytest.raises(ValueError, match=match):
         offsets(*arguments)
     with pytest.raises(ValueError, match=match):
-        NeighbourInferer(roi_size=(8, 8), neighbours=arguments[0], step=arguments[1])
+        SliceContextInferer(roi_size=(8, 8), neighbours=arguments[0], step=arguments[1])
     with pytest.raises(ValueError, match=match):
-        TakeNeighboursd(keys="image", image_keys="image", neighbours=arguments[0], step=arguments[1])
+        SliceContextd(keys="image", image_keys="image", neighbours=arguments[0], step=arguments[1])
 
 
 def test_a_slab_becomes_channels_and_its_label_the_middle_slice():
     slab = torch.arange(9.0).reshape(1, 9, 1, 1).expand(1, 9, 4, 5)
-    out = TakeNeighboursd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)(
+    out = SliceContextd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)(
         {"image": slab, "label": slab}
     )
     assert out["image"][:, 0, 0].tolist() == [0, 2, 4, 6, 8]
     assert out["label"][:, 0, 0].tolist() == [4]
     with pytest.raises(ValueError, match="`image` has 9 slices; neighbours and step want 5"):
-        TakeNeighboursd(keys="image", image_keys="image", neighbours=1, step=2)({"image": slab})
+        SliceContextd(keys="image", image_keys="image", neighbours=1, step=2)({"image": slab})
 
 
 def test_validation_asks_about_every_slice_with_its_neighbours():
@@ -58,12 +58,12 @@ def test_validation_asks_about_every_slice_with_its_neighbours():
         seen.append(x)
         return x[:, 2:3]
 
-    inferer = NeighbourInferer(roi_size=(16, 16), spatial_dim=0, sw_batch_size=4, neighbours=2, step=2)
+    inferer = SliceContextInferer(roi_size=(16, 16), spatial_dim=0, sw_batch_size=4, neighbours=2, step=2)
     torch.testing.assert_close(inferer(volume, network), volume)
     given = torch.cat(seen)
     for k in range(6):
         torch.testing.assert_close(given[k], by_index(volume[0, 0], k, 2, 2))
-    alone = NeighbourInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square)
+    alone = SliceContextInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square)
     torch.testing.assert_close(alone, SliceInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square))
 
 
@@ -96,11 +96,11 @@ def test_training_draws_the_slices_that_inference_shows(bundle, neighbours):
 
 
 def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
-    assert steps_apart(2, 7.5, (1.5, 1, 1)) == 5
-    assert steps_apart(2, 0.1, (1.5, 1, 1)) == 1
-    assert steps_apart(2, 7.5, (-1, -1, -1)) == 1
-    assert steps_apart(0, 0.0, (1.5, 1, 1), dimensions=3) == 1
+    assert context_step(2, 7.5, (1.5, 1, 1)) == 5
+    assert context_step(2, 0.1, (1.5, 1, 1)) == 1
+    assert context_step(2, 7.5, (-1, -1, -1)) == 1
+    assert context_step(0, 0.0, (1.5, 1, 1), dimensions=3) == 1
     with pytest.raises(InputError, match=r"neighbour_mm=0: give a distance above 0 mm"):
-        steps_apart(1, 0, (1.5, 1, 1))
+        context_step(1, 0, (1.5, 1, 1))
     with pytest.raises(InputError, match=r"neighbours=2: 3D windows.*leave spatial_25d\.yaml or spatial_3d"):
-        steps_apart(2, 7.5, (1.5, 1, 1), dimensions=3)
+        context_step(2, 7.5, (1.5, 1, 1), dimensions=3)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from scripts.data.transforms import LeaveOutUnknownd
-from scripts.postprocessing.transforms import KeepWided, longest_run
+from scripts.data.transforms import MaskIgnoredd
+from scripts.postprocessing.transforms import RemoveNarrowComponentsd, longest_run
 
 
 def test_unknown_voxels_become_background_everywhere():
     label = torch.tensor([[0, 1, 255, 255]])
     pred = torch.tensor([[1, 1, 1, 0]])
-    out = LeaveOutUnknownd(keys=["label", "pred"], label_key="label")({"label": label, "pred": pred, "other": 3})
+    out = MaskIgnoredd(keys=["label", "pred"], label_key="label")({"label": label, "pred": pred, "other": 3})
     assert out["label"].tolist() == [[0, 1, 0, 0]]
     assert out["pred"].tolist() == [[1, 1, 0, 0]]
     assert out["other"] == 3
@@ -39,7 +39,7 @@ def test_parts_that_are_narrow_from_left_to_right_are_dropped_in_any_orientation
     stored = stored.as_reoriented(ornt_transform(io_orientation(stored.affine), axcodes2ornt(tuple(codes))))
     mask = MetaTensor(torch.from_numpy(np.asarray(stored.dataobj).copy())[None], affine=torch.from_numpy(stored.affine))
     for width, left in ((0, 128 + 540), (9, 128 + 540), (12, 128), (17, 0)):
-        out = KeepWided(keys="pred", min_width=width)({"pred": mask})["pred"]
+        out = RemoveNarrowComponentsd(keys="pred", min_width=width)({"pred": mask})["pred"]
         assert int(out.sum()) == left
         assert out.shape == mask.shape
     assert int(mask.sum()) == 128 + 540
@@ -47,6 +47,6 @@ def test_parts_that_are_narrow_from_left_to_right_are_dropped_in_any_orientation
 
 def test_a_width_that_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="min_width=-1; give a distance in mm"):
-        KeepWided(keys="pred", min_width=-1)
+        RemoveNarrowComponentsd(keys="pred", min_width=-1)
     with pytest.raises(ValueError, match="`pred` has no affine"):
-        KeepWided(keys="pred", min_width=3)({"pred": torch.ones(1, 4, 4, 4)})
+        RemoveNarrowComponentsd(keys="pred", min_width=3)({"pred": torch.ones(1, 4, 4, 4)})

@@ -81,8 +81,8 @@ def test_unknown_voxels_are_judged_by_nobody(masks, seed):
     rng = np.random.default_rng(seed)
     unknown = rng.random(r.shape) < 0.3
     reference = np.where(unknown, 255, r.astype(np.uint8))
-    got = case_metrics(p, reference, (1, 1, 1), ignore_value=255)
-    flipped = case_metrics(np.where(unknown, rng.random(r.shape) < 0.5, p), reference, (1, 1, 1), ignore_value=255)
+    got = case_metrics(p, reference, (1, 1, 1), ignore_index=255)
+    flipped = case_metrics(np.where(unknown, rng.random(r.shape) < 0.5, p), reference, (1, 1, 1), ignore_index=255)
     assert got == pytest.approx(flipped, nan_ok=True)
     assert got["reference_ml"] == pytest.approx(np.sum(r & ~unknown) / 1000)
 
@@ -113,7 +113,7 @@ def test_empty_references_follow_the_rule_that_was_asked_for():
         ({"spacing": (1, 1)}, "size in mm per axis"),
         ({"spacing": (1, 0, 1)}, "size in mm per axis"),
         ({"empty_reference": "drop"}, "score, exclude"),
-        ({"ignore_value": 0}, "is the background"),
+        ({"ignore_index": 0}, "is the background"),
     ],
 )
 def test_bad_arguments_name_the_value_and_the_remedy(arguments, message):

@@ -170,8 +170,8 @@ def test_bad_options_are_one_line(folders):
         ({"min_overlap": 0}, "share above 0"),
         ({"tolerance": -1}, "distance in mm"),
         ({"empty_reference": "drop"}, "score, exclude"),
-        ({"fractured": 255}, "holds ignore_value=255"),
-        ({"ignore_value": 0}, "that is the background"),
+        ({"fractured": 255}, "holds ignore_index=255"),
+        ({"ignore_index": 0}, "that is the background"),
     ):
         with pytest.raises(InputError, match=message):
             run(folders, **option)
@@ -183,8 +183,8 @@ def test_references_that_mark_fractures_by_the_ignore_value_are_pointed_out(fold
     for path in (folders / "references").iterdir():
         save(path, np.asarray(nib.load(path).dataobj) * np.uint8(255))
     run(folders)
-    assert "give --fractured 255 --ignore_value -1" in capsys.readouterr().out
-    got = run(folders, fractured=255, ignore_value=-1)["summary"]
+    assert "give --fractured 255 --ignore_index -1" in capsys.readouterr().out
+    got = run(folders, fractured=255, ignore_index=-1)["summary"]
     assert got["cases: fractured"]["dice"]["value"] == pytest.approx(5 / 6, abs=1e-6)
 
 

@@ -47,7 +47,7 @@ def test_values_of_a_choice_may_be_lists_and_dictionaries(tmp_path):
     content = space.config(space.values(kept), "trial")
     assert content["patch_size"] == [64, 64]
     assert content["loss"]["loss"] == {"_target_": "DiceCELoss"}
-    assert content["loss"]["ignore_value"] == "@ignore_value"
+    assert content["loss"]["ignore_index"] == "@ignore_index"
 
 
 BAD = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts.core.errors import InputError
 from scripts.core.paths import SUITES
-from scripts.experiments.config import deciding, differing, digest, merged, read_config, write_config
+from scripts.experiments.config import differing, digest, merged, read_config, training_relevant, write_config
 from scripts.experiments.member import configs_of
 from scripts.experiments.suite import load_suite, read_yaml, runs_of
 
@@ -46,7 +46,7 @@ def test_the_ablation_is_the_paper_s_table_with_one_line_a_member():
 
 def test_the_comparison_trains_all_networks_alike():
     suite = load_suite("comparison", "small")
-    configs = {r.member.name: deciding(configs_of(suite, r)[0]) for r in runs_of(suite)[: len(suite.members)]}
+    configs = {r.member.name: training_relevant(configs_of(suite, r)[0]) for r in runs_of(suite)[: len(suite.members)]}
     assert {"unet", "unet_plus_plus", "segnet", "fcn", "spinegan", "deeplabv3_plus", "residual_unet"} < set(configs)
     for name, content in configs.items():
         others = [k for k in content if content[k] != configs["msffnet"].get(k) and not k.startswith("network_def::")]

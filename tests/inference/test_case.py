@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.memory import plan_memory
 from scripts.inference.pipeline import Pipeline
-from scripts.inference.predict import SAMPLE_BYTES, Window
+from scripts.inference.predict import SAMPLE_BYTES, PatchConfig
 from scripts.io.ct_volume import read_header
 from scripts.io.working_grid import WorkingGrid
 from scripts.postprocessing.findings import PostProcessing
@@ -26,7 +26,7 @@ RADII = 17.0
 
 
 def segment(path, base, spacing=(1.0, 1.0, 1.0), outputs=None, **kwargs):
-    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, Window((64, 64)), spacing=spacing)
+    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64)), spacing=spacing)
     wanted = outputs or Outputs(preview=False)
     return segment_case(str(path), base, pipeline, PostProcessing(), wanted, say=lambda line: None, **kwargs)
 
@@ -123,7 +123,7 @@ def test_little_memory_holds_the_scan_in_a_file_and_changes_nothing(tmp_path, sc
     peak = plan_memory(header, grid, (64, 64), 8, 0, None, SAMPLE_BYTES).peak
     lines = []
     scarce = segment_case(
-        str(path), tmp_path / "b" / "ct", Pipeline({"sagittal": [Asked(Threshold())]}, Window((64, 64))),
+        str(path), tmp_path / "b" / "ct", Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64))),
         PostProcessing(), Outputs(preview=False), say=lines.append,
         limit=peak - 1,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes import Asked, Threshold, affine_of, ball_scan, look, save, whole
 from monai.inferers import SliceInferer, SlidingWindowInferer
-from scripts.inference.predict import Window, ask
+from scripts.inference.predict import PatchConfig, predict_batch
 
 SHAPE = (28, 70, 90)
 
@@ -37,7 +37,7 @@ def image_of(path) -> torch.Tensor:
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
 def test_slices_of_any_plane_as_monai_does_them(scan_path, network, plane, axis, blend):
-    window = Window((48, 32), overlap=0.4, blend=blend, batch=3)
+    window = PatchConfig((48, 32), overlap=0.4, blend=blend, batch=3)
     _, found, grid = look(scan_path, Asked(network), window, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0)
     inferer = SliceInferer(roi_size=(48, 32), spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_3d_windows_as_monai_does_them(scan_path, size):
     network = torch.nn.Sequential(
         torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1)
     )
-    window = Window(size, overlap=0.5, blend="gaussian", batch=2)
+    window = PatchConfig(size, overlap=0.5, blend="gaussian", batch=2)
     _, found, grid = look(scan_path, Asked(network), window, spacing=(-1, -1, -1), search="all")
     inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_coarse_to_fine_finds_the_same_with_fewer_windows(scan_path):
     results, asked = [], []
     for search in ({"search": "all", "coarse_mm": 0}, {"search": "spine", "coarse_mm": 6.0}):
         runner = Asked(Threshold())
-        _, found, grid = look(scan_path, runner, Window((48, 48)), spacing=(1.0, 1.0, 1.0), **search)
+        _, found, grid = look(scan_path, runner, PatchConfig((48, 48)), spacing=(1.0, 1.0, 1.0), **search)
         results.append(whole(found, grid) > 0.5)
         asked.append(runner.windows)
     assert results[0].any()
@@ -80,7 +80,7 @@ def test_neighbours_are_the_slices_beside_and_blank_beyond_the_border(scan_path,
             seen.append(x)
             return torch.zeros(len(x), 2, *x.shape[2:])
 
-    window = Window((70, 90), neighbours=2, neighbour_step=step, batch=1, overlap=0)
+    window = PatchConfig((70, 90), neighbours=2, neighbour_step=step, batch=1, overlap=0)
     look(scan_path, Asked(Watching()), window, spacing=(-1, -1, -1), search="all", coarse_mm=0)
     image = image_of(scan_path)[0, 0]
     given = torch.cat(seen)
@@ -93,20 +93,22 @@ def test_neighbours_are_the_slices_beside_and_blank_beyond_the_border(scan_path,
 
 def test_mirrored_passes_and_ensembles_are_means_of_probabilities(network):
     batch = torch.rand(2, 1, 32, 48)
-    window = Window((32, 48), flips=((0,), (0, 1)))
+    window = PatchConfig((32, 48), flips=((0,), (0, 1)))
     with torch.no_grad():
         own = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
     expected = torch.stack([o.softmax(1)[:, 1] for o in own]).mean(0)
-    torch.testing.assert_close(torch.sigmoid(ask([Asked(network)], batch, window))[:, 0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.sigmoid(predict_batch([Asked(network)], batch, window))[:, 0], expected, atol=1e-5, rtol=0
+    )
     other = Threshold()
-    pair = torch.sigmoid(ask([Asked(network), Asked(other)], batch, Window((32, 48))))[:, 0]
+    pair = torch.sigmoid(predict_batch([Asked(network), Asked(other)], batch, PatchConfig((32, 48))))[:, 0]
     with torch.no_grad():
         expected = (network(batch).softmax(1)[:, 1] + other(batch).softmax(1)[:, 1]) / 2
     torch.testing.assert_close(pair, expected, atol=1e-5, rtol=0)
 
 
 def test_three_planes_are_averaged(scan_path):
-    window = Window((48, 48))
+    window = PatchConfig((48, 48))
     parts = []
     for planes in (("sagittal",), ("coronal",), ("axial",), ("sagittal", "coronal", "axial")):
         _, found, grid = look(
@@ -125,11 +127,11 @@ class Telling(torch.nn.Module):
 
 def test_the_third_output_is_told_behind_the_fracture_and_an_ensemble_tells_what_all_of_it_know():
     batch = torch.rand(2, 1, 32, 48)
-    window = Window((32, 48), flips=((1,),))
-    told = torch.sigmoid(ask([Asked(Telling())], batch, window))
+    window = PatchConfig((32, 48), flips=((1,),))
+    told = torch.sigmoid(predict_batch([Asked(Telling())], batch, window))
     torch.testing.assert_close(told[:, :1], Telling()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(told[:, 1:], torch.sigmoid(6 * batch - 1), atol=1e-5, rtol=0)
-    assert ask([Asked(Telling()), Asked(Threshold())], batch, window).shape == (2, 1, 32, 48)
+    assert predict_batch([Asked(Telling()), Asked(Threshold())], batch, window).shape == (2, 1, 32, 48)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +147,4 @@ def test_the_third_output_is_told_behind_the_fracture_and_an_ensemble_tells_what
 )
 def test_a_wrong_value_is_named(arguments, word):
     with pytest.raises(ValueError, match=word):
-        Window(**arguments)
+        PatchConfig(**arguments)

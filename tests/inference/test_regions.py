@@ -8,7 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.inference.regions import coarse_copy, find_spine
+from scripts.inference.regions import coarse_copy, spine_region
 from scripts.io.ct_volume import Scan, read_header
 from scripts.io.working_grid import WorkingGrid
 from scripts.simulation.phantom.generator import make_phantom
@@ -19,7 +19,7 @@ def recall(path, labels: np.ndarray, mode: str) -> tuple[float, float]:
     """Share of the labelled voxels that are searched, and share of the scan that is."""
     scan = Scan(read_header(path))
     grid = WorkingGrid.plan(scan.header.shape, scan.header.affine, (1, 1, 1))
-    spine = find_spine(*coarse_copy(scan, grid), grid, mode)
+    spine = spine_region(*coarse_copy(scan, grid), grid, mode)
     index = np.argwhere(labels)
     at = []
     for axis in range(3):
@@ -64,7 +64,7 @@ def test_a_real_torso(verse19):
 def test_everything_and_an_unknown_mode(tmp_path):
     hu, places = np.zeros((4, 5, 6), np.int16), tuple(np.arange(n) * 4.0 for n in (4, 5, 6))
     grid = WorkingGrid.plan((16, 20, 24), np.eye(4), (1, 1, 1))
-    assert find_spine(hu, places, grid, "all").mask.all()
-    assert not find_spine(hu, places, grid, "bone").mask.any()
+    assert spine_region(hu, places, grid, "all").mask.all()
+    assert not spine_region(hu, places, grid, "bone").mask.any()
     with pytest.raises(ValueError, match="search="):
-        find_spine(hu, places, grid, "spines")
+        spine_region(hu, places, grid, "spines")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
-from scripts.inference.regions import focus_on
+from scripts.inference.regions import region_around
 from scripts.inference.windows import WindowGrid
 
 
@@ -50,7 +50,7 @@ def test_the_closer_look_holds_every_hit_and_its_surroundings(axis):
     others = [n for a, n in enumerate(shape) if a != axis]
     hit = np.zeros(others, bool)
     hit[20:24, 30] = True
-    focus = focus_on(shape, axis, [(12, hit), (18, np.zeros(others, bool))], reach=6)
+    focus = region_around(shape, axis, [(12, hit), (18, np.zeros(others, bool))], reach=6)
     slices = np.arange(shape[axis])
     assert focus.holds(axis, slices)[6:19].all()
     assert not focus.holds(axis, slices)[20:].any()

@@ -17,7 +17,7 @@ from fakes import MARK_HU, Asked, Threshold, affine_of, ball_scan
 from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.pipeline import Pipeline
-from scripts.inference.predict import Window
+from scripts.inference.predict import PatchConfig
 from scripts.postprocessing.findings import PostProcessing
 
 pydicom = pytest.importorskip("pydicom")
@@ -58,7 +58,7 @@ def series(folder: Path, turned: bool, **changes) -> tuple[np.ndarray, np.ndarra
 
 
 def segment(folder: Path, base: Path) -> dict:
-    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, Window((64, 64)))
+    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64)))
     lines: list[str] = []
     result = segment_case(str(folder), base, pipeline, PostProcessing(), Outputs(preview=False), say=lines.append)
     return {**result, "lines": lines}

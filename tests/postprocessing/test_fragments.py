@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import label
-from scripts.postprocessing.fragments import Pieces
+from scripts.postprocessing.fragments import SliceComponents
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -17,11 +17,11 @@ def test_pieces_are_those_of_the_whole_volume(seed):
     marks = volume.astype(int)  # one finding
     expected, count = label(volume)
     sizes = np.bincount(expected.ravel())[1:]
-    pieces = Pieces()
+    pieces = SliceComponents()
     for k, plane in enumerate(volume):
         if plane.any():  # slices without anything are not shown
             pieces.add(k, plane, marks[k])
-    drop = pieces.fallen(8)
+    drop = pieces.small_fragments(8)
     at, kept = 0, np.zeros_like(volume)
     for k, plane in enumerate(volume):
         flat, n = label(plane)
@@ -37,10 +37,10 @@ def test_pieces_are_those_of_the_whole_volume(seed):
 
 
 def test_the_largest_piece_of_every_finding_stays_however_small():
-    pieces = Pieces()
+    pieces = SliceComponents()
     plane = np.zeros((4, 12), bool)
     plane[1, [0, 2, 3, 6, 9, 10, 11]] = True
     marks = np.where(np.arange(12) < 5, 1, 2) * plane
     pieces.add(0, plane, marks)
-    assert pieces.fallen(100).tolist() == [True, False, True, False]
-    assert not pieces.fallen(0).any()
+    assert pieces.small_fragments(100).tolist() == [True, False, True, False]
+    assert not pieces.small_fragments(0).any()

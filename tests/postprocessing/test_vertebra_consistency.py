@@ -9,9 +9,9 @@ import torch
 from fakes import Asked, Threshold, affine_of, look, save, whole
 from monai.data import MetaTensor
 from scripts.inference.pipeline import Clock, Pipeline
-from scripts.inference.predict import Window
+from scripts.inference.predict import PatchConfig
 from scripts.io.ct_volume import Scan, read_header
-from scripts.postprocessing.vertebra_consistency import Agreementd, agree
+from scripts.postprocessing.vertebra_consistency import VertebraConsistencyd, agree
 
 SHAPE = (60, 8, 6)
 ISO = (1.5, 1.5, 1.5)
@@ -74,14 +74,14 @@ def test_distances_are_mm_and_half_precision_is_kept():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ((18.0, 0.4), "agree_mm=18.0: give three"),
-        (((18.0, -1.0, 3.0), 0.4), "agree_mm=.*: give three"),
-        (((18.0, 12.0, 3.0), 1.0), "agree_share=1.0: give"),
+        ((18.0, 0.4), "consistency_mm=18.0: give three"),
+        (((18.0, -1.0, 3.0), 0.4), "consistency_mm=.*: give three"),
+        (((18.0, 12.0, 3.0), 1.0), "consistency_fraction=1.0: give"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
-        Agreementd("pred", *arguments)
+        VertebraConsistencyd("pred", *arguments)
 
 
 def test_blocks_leave_no_seams(monkeypatch):
@@ -109,9 +109,9 @@ class Telling(torch.nn.Module):
 def test_the_transform_takes_two_outputs_and_slices_as_they_are():
     logits = torch.randn(3, 5, 6, 7)
     for given, mm in ((logits[:2], ACROSS), (logits, None), (logits[:, :, :, 0], ACROSS)):
-        torch.testing.assert_close(Agreementd("pred", mm)({"pred": given})["pred"], given[:2].softmax(0))
+        torch.testing.assert_close(VertebraConsistencyd("pred", mm)({"pred": given})["pred"], given[:2].softmax(0))
     affine = torch.diag(torch.tensor([1.5, 1.0, 1.0, 1.0], dtype=torch.float64))
-    told = Agreementd("pred", (18.0, 12.0, 3.0))({"pred": MetaTensor(logits, affine=affine)})["pred"]
+    told = VertebraConsistencyd("pred", (18.0, 12.0, 3.0))({"pred": MetaTensor(logits, affine=affine)})["pred"]
     assert isinstance(told, MetaTensor)
     torch.testing.assert_close(told.sum(0).as_tensor(), torch.ones(5, 6, 7))
     expected = logits[:2].softmax(0)[1].numpy().copy()
@@ -129,8 +129,8 @@ def test_two_looks_agree_as_one_does(tmp_path, plane):
     path = save(tmp_path / "ct.nii.gz", data, affine_of(shape, (1.5, 1.5, 1.5)))
     marks = {}
     for mm, coarse in ((None, 0.0), (ACROSS, 0.0), (ACROSS, 6.0)):
-        search = {"spacing": (-1, -1, -1), "search": "all", "coarse_mm": coarse, "agree_mm": mm}
-        _, found, grid = look(path, Asked(Telling()), Window((48, 48)), (plane,), **search)
+        search = {"spacing": (-1, -1, -1), "search": "all", "coarse_mm": coarse, "consistency_mm": mm}
+        _, found, grid = look(path, Asked(Telling()), PatchConfig((48, 48)), (plane,), **search)
         marks[mm, coarse] = whole(found, grid) > 0.5
     assert np.array_equal(marks[None, 0.0], data == 900)
     assert np.array_equal(marks[ACROSS, 0.0], data >= 500)
@@ -147,7 +147,7 @@ def test_planes_of_which_one_does_not_tell_vertebra_are_left_as_they_are(tmp_pat
     runners = {"sagittal": [Asked(Telling())], "coronal": [Asked(Threshold())]}
     volumes = []
     for mm in (ACROSS, None):
-        pipeline = Pipeline(runners, Window((48, 48)), (-1, -1, -1), search="all", coarse_mm=0, agree_mm=mm)
+        pipeline = Pipeline(runners, PatchConfig((48, 48)), (-1, -1, -1), search="all", coarse_mm=0, consistency_mm=mm)
         grid = pipeline.plan_header(header)
         volumes.append(whole(pipeline(Scan(header, expect_hu=False), grid, Clock()), grid))
     assert volumes[1].max() > 0.5

@@ -11,8 +11,8 @@ from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from scripts.networks import MSFFNet
 from scripts.training.distributed.processes import rank, share, world_size
-from scripts.training.distributed.synchronous import CpuSyncBatchNorm, EqualBuffers, WholeBatchLoss, distributed
-from scripts.training.ignore_index_loss import IgnoringLoss
+from scripts.training.distributed.synchronous import BroadcastBuffers, CpuSyncBatchNorm, GlobalBatchLoss, distributed
+from scripts.training.ignore_index_loss import IgnoreIndexLoss
 from torch import nn
 
 
@@ -58,9 +58,9 @@ def step() -> None:
     whole = copy.deepcopy(network)
     x, y = torch.rand(4, 1, 32, 32, dtype=torch.float64), (torch.rand(4, 1, 32, 32) > 0.7).double()
     y[0], y[2, :, :9] = 0, 255
-    loss = IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+    loss = IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
     wrapped = distributed(network)
-    one, ours = loss(whole(x), y), WholeBatchLoss(loss)(wrapped(part(x)), part(y))
+    one, ours = loss(whole(x), y), GlobalBatchLoss(loss)(wrapped(part(x)), part(y))
     one.backward()
     ours.backward()
     pairs = list(zip(whole.parameters(), network.parameters(), strict=True))
@@ -85,7 +85,7 @@ def buffers() -> None:
     """Statistics that every process kept for itself become those of the first."""
     layer = nn.BatchNorm2d(2)
     layer.running_mean.fill_(float(rank() + 1))
-    EqualBuffers(layer)._equalise(None)
+    BroadcastBuffers(layer)._equalise(None)
     say("buffers", difference(layer.running_mean, torch.ones(2)))
 
 

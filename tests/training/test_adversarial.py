@@ -20,11 +20,11 @@ from monai.handlers import TensorBoardStatsHandler, from_engine
 from monai.losses import DiceCELoss
 from scripts.networks.baselines import SpineGANDiscriminator, SpineGANSegmenter
 from scripts.training.adversarial import DiscriminatorLoss, GeneratorLoss, SegmentationStep
-from scripts.training.ignore_index_loss import IgnoringLoss
+from scripts.training.ignore_index_loss import IgnoreIndexLoss
 from torch import nn
 from torch.utils.data import DataLoader
 
-LOSS = IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+LOSS = IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
 
 
 @pytest.fixture(autouse=True)

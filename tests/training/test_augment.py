@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from monai.data import DataLoader, list_data_collate
 from monai.transforms import Affine, Compose, GaussianSmooth
 from scripts.training.augment import DeviceAugmentation, RandSeedd
-from scripts.training.sampling import EpochSampler, SeededItems
+from scripts.training.sampling import EpochSampler, SeededDataset
 
 NOTHING = {f"{name}_prob": 0.0 for name in ("affine", "smooth", "scale", "shift", "noise")}
 
@@ -94,7 +94,7 @@ def numbers(workers: int, epoch: int, batch_size: int = 2) -> list[int]:
     data = Items()
     order = EpochSampler(data, seed=3)
     order.epoch = epoch
-    items = SeededItems(data, seed=3)
+    items = SeededDataset(data, seed=3)
     loader = DataLoader(items, batch_size=batch_size, sampler=order, num_workers=workers, collate_fn=list_data_collate)
     return [int(n) for batch in loader for n in batch["augmentation_seed"]]
 

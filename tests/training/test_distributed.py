@@ -250,7 +250,7 @@ def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_en
 
 
 def test_asked_to_end_two_processes_agree_on_a_step_and_go_on_from_there(bundle, cases, two, tmp_path):
-    arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, state_minutes=1000.0)
+    arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, checkpoint_interval_minutes=1000.0)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
     with (tmp_path / "log.txt").open("wb") as log:
         process = subprocess.Popen([*TORCHRUN, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)

@@ -19,18 +19,18 @@ from monai.transforms import LoadImaged
 from scripts.core.errors import InputError
 from scripts.training.fit import explain, fit, reason
 from scripts.training.nonfinite import NonFiniteLoss
-from scripts.training.sampling import EpochSampler, SeededItems
-from scripts.training.shutdown import QuietWorker
+from scripts.training.sampling import EpochSampler, SeededDataset
+from scripts.training.shutdown import IgnoreSignals
 from test_resume import workflow
 
 
 def loader(data: list, transform, workers: int) -> DataLoader:
     items = Dataset(data, transform)
     return DataLoader(
-        SeededItems(items),
+        SeededDataset(items),
         sampler=EpochSampler(items, shuffle=False),
         num_workers=workers,
-        worker_init_fn=QuietWorker(),
+        worker_init_fn=IgnoreSignals(),
     )
 
 
@@ -132,7 +132,7 @@ def test_signals_are_given_back_however_it_ends():
 
 
 def test_case_names_are_files(tmp_path):
-    items = SeededItems(Dataset([{"image": Path("/a/b.nii.gz"), "x": 1}]))
+    items = SeededDataset(Dataset([{"image": Path("/a/b.nii.gz"), "x": 1}]))
     assert items[0]["case"] == "/a/b.nii.gz"
 
 

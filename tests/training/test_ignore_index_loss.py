@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.losses import DiceCELoss
-from scripts.training.ignore_index_loss import IgnoringLoss
+from scripts.training.ignore_index_loss import IgnoreIndexLoss
 
 
-def loss() -> IgnoringLoss:
-    return IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
+def loss() -> IgnoreIndexLoss:
+    return IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 8, 8)])

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver, MeanDice, ValidationHandler, from_engine
-from scripts.training.initial_checkpoint_guard import KeepBetter
+from scripts.training.initial_checkpoint_guard import InitialCheckpointGuard
 from test_workflows import TINY
 from torch import nn
 
@@ -55,7 +55,7 @@ class Scale(nn.Module):
         return (x * self.weight > 0.5).float()
 
 
-def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> KeepBetter:
+def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> InitialCheckpointGuard:
     """Train with the savers of MONAI a network whose weight after each epoch is known; a weight of 1 is right."""
     network = Scale()
     x = torch.linspace(0, 1, 16).reshape(1, 4, 4)
@@ -74,7 +74,7 @@ def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> K
 
     trainer = Engine(epoch)
     network.weight.data.fill_(begin)
-    keeper = KeepBetter(str(folder), network, evaluator)
+    keeper = InitialCheckpointGuard(str(folder), network, evaluator)
     keeper.attach(trainer)
     ValidationHandler(validator=evaluator, interval=interval, epoch_level=True).attach(trainer)
     trainer.run([0], max_epochs=len(epochs))

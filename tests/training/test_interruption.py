@@ -121,7 +121,7 @@ def test_a_truncated_state_costs_one_epoch_and_not_the_run(bundle, phantom_set, 
 def test_killed_at_random_moments_by_its_command_line(bundle, phantom_set, whole, tmp_path):
     """SIGKILL twice, SIGTERM to the whole group once, with workers; the last start comes to the end."""
     options = {
-        **TINY, **SHORT, "num_workers": 1, "state_minutes": 0.001, "device": "cpu",
+        **TINY, **SHORT, "num_workers": 1, "checkpoint_interval_minutes": 0.001, "device": "cpu",
         "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path,
     }  # fmt: skip
     command = [

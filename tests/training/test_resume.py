@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
-from scripts.training.sampling import EpochSampler, SeededItems
+from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
     "epochs": 3,
@@ -112,7 +112,7 @@ def drawn(epoch: int, workers: int = 0, seed: int = 0) -> torch.Tensor:
     data = noisy()
     sampler = EpochSampler(data, seed=seed)
     sampler.epoch = epoch
-    loader = DataLoader(SeededItems(data, seed=seed), sampler=sampler, batch_size=2, num_workers=workers)
+    loader = DataLoader(SeededDataset(data, seed=seed), sampler=sampler, batch_size=2, num_workers=workers)
     return torch.cat([b["x"] for b in loader])
 
 

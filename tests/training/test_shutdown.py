@@ -14,12 +14,12 @@ import pytest
 import torch
 from conftest import BUNDLE
 from monai.data import DataLoader, Dataset
-from scripts.training.shutdown import QuietWorker, StopRequest, exit_status
+from scripts.training.shutdown import GracefulShutdown, IgnoreSignals, exit_status
 
 
 def test_a_signal_is_noted_and_given_back():
     before = signal.getsignal(signal.SIGTERM)
-    request = StopRequest()
+    request = GracefulShutdown()
     request.listen()
     try:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -35,7 +35,7 @@ def test_the_second_signal_ends_the_process_at_once():
     code = (
         # a job in the background of a shell is born with SIGINT ignored
         "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from scripts.training.shutdown import StopRequest; r = StopRequest(); r.listen()\n"
+        "from scripts.training.shutdown import GracefulShutdown; r = GracefulShutdown(); r.listen()\n"
         "os.kill(os.getpid(), signal.SIGINT); print(r.name, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(5); print('on')"
     )
@@ -47,7 +47,7 @@ def test_the_second_signal_ends_the_process_at_once():
 def test_who_ignores_a_signal_goes_on_to_do_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        request = StopRequest()
+        request = GracefulShutdown()
         request.listen()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         request.release()
@@ -56,7 +56,7 @@ def test_who_ignores_a_signal_goes_on_to_do_so():
 
 
 def test_outside_the_main_thread_signals_stay_what_they_are():
-    before, request = signal.getsignal(signal.SIGTERM), StopRequest()
+    before, request = signal.getsignal(signal.SIGTERM), GracefulShutdown()
     thread = threading.Thread(target=request.listen)
     thread.start()
     thread.join()
@@ -65,7 +65,7 @@ def test_outside_the_main_thread_signals_stay_what_they_are():
 
 def test_workers_survive_a_signal_to_the_whole_group_and_end_with_their_loader():
     data = Dataset([torch.tensor(float(i)) for i in range(8)], transform=lambda x: (time.sleep(0.02), x)[1])
-    loader = DataLoader(data, batch_size=1, num_workers=2, worker_init_fn=QuietWorker())
+    loader = DataLoader(data, batch_size=1, num_workers=2, worker_init_fn=IgnoreSignals())
     iterator = iter(loader)
     found = [float(next(iterator)), float(next(iterator))]  # both workers are there
     workers = iterator._workers
@@ -87,8 +87,8 @@ def ended(workers) -> bool:
 
 def test_a_process_ends_with_workers_that_still_wait():
     code = (
-        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import QuietWorker\n"
-        "loader = DataLoader(Dataset([0.0] * 9), num_workers=2, worker_init_fn=QuietWorker(), persistent_workers=True)\n"
+        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
+        "loader = DataLoader(Dataset([0.0] * 9), num_workers=2, worker_init_fn=IgnoreSignals(), persistent_workers=True)\n"
         "iterator = iter(loader); next(iterator); print(*[w.pid for w in iterator._workers])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=60)
@@ -100,8 +100,8 @@ def test_a_process_ends_with_workers_that_still_wait():
 
 def test_a_process_ends_although_a_worker_failed():
     code = (
-        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import QuietWorker\n"
-        "for _ in DataLoader(Dataset([0.0], lambda x: 1 / 0), num_workers=1, worker_init_fn=QuietWorker()): pass"
+        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
+        "for _ in DataLoader(Dataset([0.0], lambda x: 1 / 0), num_workers=1, worker_init_fn=IgnoreSignals()): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -10,13 +10,13 @@ import torch
 from monai.losses import DiceCELoss
 from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
-from scripts.training.ignore_index_loss import IgnoringLoss
-from scripts.training.vertebra_loss import MarkIntactd, VertebraLoss
+from scripts.training.ignore_index_loss import IgnoreIndexLoss
+from scripts.training.vertebra_loss import RelabelIntactd, VertebraLoss
 from test_resume import workflow
 
 
-def base_loss() -> IgnoringLoss:
-    return IgnoringLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True), classes=2)
+def base_loss() -> IgnoreIndexLoss:
+    return IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True), classes=2)
 
 
 def network(spatial_dims: int = 2) -> MSFFNet:
@@ -29,12 +29,12 @@ def network(spatial_dims: int = 2) -> MSFFNet:
 def test_intact_vertebrae_are_marked_and_nothing_else_changes():
     label = torch.tensor([[0, 0, 1, 255, 0, 0]]).reshape(1, 6, 1, 1).float()
     bone = torch.tensor([[0, 20, 21, 22, 26, 8]]).reshape(1, 6, 1, 1).float()
-    marked = MarkIntactd("label")({"label": label, "vertebrae": bone})["label"]
+    marked = RelabelIntactd("label")({"label": label, "vertebrae": bone})["label"]
     assert marked.flatten().tolist() == [0, 2, 1, 255, 0, 2]
     with pytest.raises(ValueError, match=r"names no `vertebrae`.*leave configs/vertebra_loss\.yaml out"):
-        MarkIntactd("label")({"label": label})
+        RelabelIntactd("label")({"label": label})
     with pytest.raises(ValueError, match=r"shape \(5, 1, 1\) and `label` \(6, 1, 1\); resample"):
-        MarkIntactd("label")({"label": label, "vertebrae": bone[:, 1:]})
+        RelabelIntactd("label")({"label": label, "vertebrae": bone[:, 1:]})
 
 
 @pytest.mark.parametrize(("spatial_dims", "size"), [(2, (40, 24)), (3, (24, 20, 16))])

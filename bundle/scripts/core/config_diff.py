@@ -9,13 +9,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # Ids that may differ between two runs that are the same.
-PLACES = (
+PATH_KEYS = (
     "dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device",
     "tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0",
 )  # fmt: skip
 
 
-def deciding(content: Mapping[str, Any], besides: Collection[str] = ()) -> dict[str, str]:
+def training_relevant(content: Mapping[str, Any], besides: Collection[str] = ()) -> dict[str, str]:
     """Flat view of a merged config without places: value by id, as JSON.
 
     Args:
@@ -34,7 +34,7 @@ def deciding(content: Mapping[str, Any], besides: Collection[str] = ()) -> dict[
         else:
             flat[name] = json.dumps(node, sort_keys=True, default=str)
 
-    walk({k: v for k, v in content.items() if k not in (*PLACES, "_meta_", *besides)}, "")
+    walk({k: v for k, v in content.items() if k not in (*PATH_KEYS, "_meta_", *besides)}, "")
     return flat
 
 

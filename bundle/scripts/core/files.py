@@ -14,7 +14,7 @@ from .errors import InputError
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; it takes the name of ``path`` when the block ends well.
 
     The temporary name is hidden and ends as ``path`` does, so that a library that chooses the format by the ending finds its own.
@@ -32,13 +32,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_table(path: Path | str, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
     """Write ``rows`` as CSV with a header line; keys that are no column are left out, missing ones stay empty."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -50,7 +50,7 @@ def read_table(path: Path | str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def keep_settings(folder: Path | str, settings: Mapping) -> None:
+def ensure_same_settings(folder: Path | str, settings: Mapping) -> None:
     """Remember the settings that a folder is made with; finished cases are kept, so others may not be mixed in.
 
     Raises:

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 from ..networks.slice_context import offsets
 
 
-class TakeNeighboursd(MapTransform):
+class SliceContextd(MapTransform):
     """Turn slabs of slices into 2D samples: the middle slice and its neighbours become channels, of labels the middle alone.
 
     Args:
@@ -38,7 +38,7 @@ class TakeNeighboursd(MapTransform):
             slab = result[key]
             if slab.shape[1] != thick:
                 raise ValueError(
-                    f"TakeNeighboursd: `{key}` has {slab.shape[1]} slices; neighbours and step want {thick}."
+                    f"SliceContextd: `{key}` has {slab.shape[1]} slices; neighbours and step want {thick}."
                 )
             wanted = self.offsets if key in self.image_keys else [0]
             result[key] = torch.cat([slab[:, thick // 2 + o] for o in wanted], dim=0)

@@ -26,23 +26,23 @@ class SafeSpacingd(Spacingd):
         return {**result, **aside}
 
 
-class LeaveOutUnknownd(MapTransform):
+class MaskIgnoredd(MapTransform):
     """Turn voxels that nobody knows into background, in the label and in everything that is judged by it.
 
     Args:
         keys: label maps to clean, the label itself among them.
         label_key: label that marks unknown voxels; it is read before anything is changed.
-        ignore_value: the mark.
+        ignore_index: the mark.
     """
 
-    def __init__(self, keys: KeysCollection, label_key: str = "label", ignore_value: int = 255) -> None:
+    def __init__(self, keys: KeysCollection, label_key: str = "label", ignore_index: int = 255) -> None:
         super().__init__(keys)
-        self.label_key, self.ignore_value = label_key, ignore_value
+        self.label_key, self.ignore_index = label_key, ignore_index
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return the items with 0 where the label holds the mark."""
         result = dict(data)
-        unknown = torch.as_tensor(data[self.label_key] == self.ignore_value)
+        unknown = torch.as_tensor(data[self.label_key] == self.ignore_index)
         for key in self.key_iterator(result):
             result[key] = torch.where(unknown.to(result[key].device), torch.zeros_like(result[key]), result[key])
         return result

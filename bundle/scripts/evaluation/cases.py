@@ -43,7 +43,7 @@ class CaseTable:
     Args:
         output_dir: folder of the tables.
         reference_key: item of the batch that holds the reference on the scan's own grid.
-        ignore_value: value of the reference that marks unknown voxels.
+        ignore_index: value of the reference that marks unknown voxels.
         tolerance_mm: of the normalised surface dice.
         min_overlap: share of a fracture that must be marked, see ``summarise``.
         empty_reference: "score" or "exclude", see ``case_metrics``.
@@ -56,7 +56,7 @@ class CaseTable:
         self,
         output_dir: str,
         reference_key: str = "reference",
-        ignore_value: int = 255,
+        ignore_index: int = 255,
         tolerance_mm: float = 1.0,
         min_overlap: float = 0.5,
         empty_reference: str = "score",
@@ -66,7 +66,7 @@ class CaseTable:
     ) -> None:
         self.pictures = Path(pictures) if pictures else None
         self.output_dir, self.reference_key = Path(output_dir), reference_key
-        self.ignore_value, self.tolerance_mm = ignore_value, tolerance_mm
+        self.ignore_index, self.tolerance_mm = ignore_index, tolerance_mm
         self.min_overlap, self.empty_reference = min_overlap, empty_reference
         self.checkpoint, self.datalist = checkpoint, datalist
         self.results: list[CaseResult] = []
@@ -94,14 +94,14 @@ class CaseTable:
             prediction = np.asarray(item["pred"].cpu())[-1] > 0
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
             metrics = case_metrics(
-                prediction, reference, spacing, self.tolerance_mm, self.ignore_value, self.empty_reference
+                prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference
             )
             vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
             detections = match_case(
                 prediction,
                 reference,
                 float(np.prod(spacing)) / 1000,
-                self.ignore_value,
+                self.ignore_index,
                 vertebrae,
                 self.rows.get(case, {}),
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.vertebrae import LEVELS
 from .overlap import union_box
 
-FRACTURE_SHARE = (
+MIN_FRACTURE_FRACTION = (
     0.5  # share of the known voxels of a vertebra that must be marked for the vertebra to count as fractured
 )
 
@@ -163,9 +163,9 @@ def match(
         if known is not None:
             where &= known[place]
         seen = int(np.count_nonzero(where))
-        if seen < FRACTURE_SHARE * total:
+        if seen < MIN_FRACTURE_FRACTION * total:
             continue
-        fractured = np.count_nonzero(reference[place] & where) >= FRACTURE_SHARE * seen
+        fractured = np.count_nonzero(reference[place] & where) >= MIN_FRACTURE_FRACTION * seen
         add(LEVELS[label], place, where, bool(fractured), (rows or {}).get(label, {}))
     return Detections(components, targets, True)
 
@@ -174,7 +174,7 @@ def match_case(
     prediction: NDArray,
     reference: NDArray,
     voxel_ml: float,
-    ignore_value: int = 255,
+    ignore_index: int = 255,
     vertebrae: NDArray[np.uint8] | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
     probability: NDArray | None = None,
@@ -183,16 +183,16 @@ def match_case(
 
     Args:
         prediction: everything above 0 counts.
-        reference: 1 fracture, ``ignore_value`` unknown.
+        reference: 1 fracture, ``ignore_index`` unknown.
         voxel_ml: volume of a voxel in ml.
-        ignore_value: mark of unknown voxels in the reference.
+        ignore_index: mark of unknown voxels in the reference.
         vertebrae: see ``match``.
         rows: see ``match``.
         probability: see ``match``.
     """
     box = union_box(prediction, reference, *([] if vertebrae is None else [vertebrae]))
     marks = reference[box]
-    known = marks != ignore_value
+    known = marks != ignore_index
     return match(
         (prediction[box] > 0) & known,
         marks == 1,

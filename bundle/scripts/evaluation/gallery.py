@@ -14,14 +14,14 @@ from tqdm import tqdm
 from ..io.formats import read_volume
 from ..visualization.overlay import save_overlay
 from .aggregation import CaseResult
-from .pairs import Job, on_grid
+from .pairs import ScoringCase, on_grid
 
 
 def draw_worst(
     worst: Sequence[CaseResult],
-    jobs: Mapping[str, Job],
+    jobs: Mapping[str, ScoringCase],
     out: str | Path,
-    read: Callable[[Job], tuple[nib.Nifti1Image, NDArray]],
+    read: Callable[[ScoringCase], tuple[nib.Nifti1Image, NDArray]],
 ) -> dict[str, Path]:
     """Draw cases one after another; pictures of earlier runs into the same folder go.
 

@@ -85,17 +85,17 @@ def case_metrics(
     reference: NDArray,
     spacing: Sequence[float],
     tolerance_mm: float = 1.0,
-    ignore_value: int | None = None,
+    ignore_index: int | None = None,
     empty_reference: str = "score",
 ) -> dict[str, float]:
     """All metrics of one case; ``DEFINITIONS`` says what they are.
 
     Args:
         prediction: mask on the grid of the reference, 2D or 3D; everything above 0 counts.
-        reference: mask; everything above 0 that is not ``ignore_value`` counts.
+        reference: mask; everything above 0 that is not ``ignore_index`` counts.
         spacing: size of a voxel along each axis in mm.
         tolerance_mm: of the normalised surface dice.
-        ignore_value: mark of unknown voxels in the reference, not 0, or None.
+        ignore_index: mark of unknown voxels in the reference, not 0, or None.
         empty_reference: "score" gives 1 when the prediction is empty too and 0 when not, "exclude" gives NaN.
 
     Raises:
@@ -109,15 +109,15 @@ def case_metrics(
         raise ValueError(f"spacing={tuple(spacing)} for {reference.ndim} axes; give a positive size in mm per axis")
     if empty_reference not in EMPTY_RULES:
         raise ValueError(f"empty_reference={empty_reference!r}; give one of {', '.join(EMPTY_RULES)}")
-    if ignore_value == 0:
-        raise ValueError("ignore_value=0 is the background; give the value that marks unknown voxels, or None")
+    if ignore_index == 0:
+        raise ValueError("ignore_index=0 is the background; give the value that marks unknown voxels, or None")
     # Everything that counts lies in the box, unknown voxels too.
     box = union_box(prediction, reference)
     marks = np.asarray(reference)[box]
     p, r = np.asarray(prediction)[box] > 0, marks > 0
     known = reference.size
-    if ignore_value is not None:
-        unknown = marks == ignore_value
+    if ignore_index is not None:
+        unknown = marks == ignore_index
         known -= int(np.count_nonzero(unknown))
         p, r = p & ~unknown, r & ~unknown
     box = union_box(p, r)

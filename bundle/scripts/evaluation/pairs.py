@@ -28,7 +28,7 @@ ENDING = re.compile(
 
 
 @dataclass
-class Job:
+class ScoringCase:
     """One case to score.
 
     Attributes:
@@ -139,7 +139,7 @@ def find_jobs(
     probabilities: str | None = None,
     table: str | None = None,
     patient: str | None = None,
-) -> tuple[list[Job], list[str]]:
+) -> tuple[list[ScoringCase], list[str]]:
     """Pair predictions with references.
 
     Args:
@@ -180,7 +180,7 @@ def find_jobs(
         instances = case.get("vertebrae") or extra["vertebrae"].get(names[0])
         found = re.search(patient, case["case"]) if patient else None
         jobs.append(
-            Job(
+            ScoringCase(
                 case["case"],
                 str(case.get("patient") or (found[0] if found else case["case"])),
                 made[name],
@@ -254,16 +254,16 @@ def on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resa
 
 
 def read_pair(
-    job: Job,
+    job: ScoringCase,
     fractured: Sequence[int] | None = None,
     predicted: Sequence[int] | None = None,
-    ignore_value: int = 255,
+    ignore_index: int = 255,
     resample: bool = False,
 ) -> tuple[nib.Nifti1Image, NDArray]:
-    """Read the reference of a case, with 0, 1 and ``ignore_value``, and the prediction on its grid.
+    """Read the reference of a case, with 0, 1 and ``ignore_index``, and the prediction on its grid.
 
     Raises:
         ValueError: as ``read_mask`` and ``on_grid`` do.
     """
-    reference = read_mask(job.reference, fractured, (ignore_value,))
+    reference = read_mask(job.reference, fractured, (ignore_index,))
     return reference, on_grid(read_mask(job.prediction, predicted), reference, job.prediction, resample)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files import replacing, write_text
+from ..core.files import atomic_write, write_text
 from ..core.provenance import versions
 from .aggregation import CaseResult, Summary
 from .overlap import DEFINITIONS
@@ -89,7 +89,7 @@ def write_report(
             continue
         buffer = BytesIO()
         figure.savefig(buffer, dpi=110, format="png")
-        with replacing(root / "plots" / name) as temporary:
+        with atomic_write(root / "plots" / name) as temporary:
             temporary.write_bytes(buffer.getvalue())
         shown.append(_picture(buffer.getvalue(), caption))
     worst = worst_cases(results)

@@ -18,16 +18,16 @@ from .aggregation import CaseResult, summarise
 from .detection import match_case
 from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
-from .pairs import Job, find_jobs, on_grid, read_pair
+from .pairs import ScoringCase, find_jobs, on_grid, read_pair
 from .report import worst_cases, write_report
 from .tables import write_tables
 
 
 def score_case(
-    job: Job,
+    job: ScoringCase,
     fractured: Sequence[int] | None = None,
     predicted: Sequence[int] | None = None,
-    ignore_value: int = 255,
+    ignore_index: int = 255,
     tolerance_mm: float = 1.0,
     empty_reference: str = "score",
     resample: bool = False,
@@ -38,16 +38,16 @@ def score_case(
         job: files.
         fractured: values of the reference that are fractures; None: the only one there is.
         predicted: values of the prediction that are fractures; None: the only one there is.
-        ignore_value: value of the reference that marks unknown voxels.
+        ignore_index: value of the reference that marks unknown voxels.
         tolerance_mm: of the normalised surface dice.
         empty_reference: one of ``EMPTY_RULES``.
         resample: whether a prediction on another grid is resampled to the nearest voxel.
     """
     try:
-        reference_image, prediction = read_pair(job, fractured, predicted, ignore_value, resample)
+        reference_image, prediction = read_pair(job, fractured, predicted, ignore_index, resample)
         reference = np.asarray(reference_image.dataobj)
         spacing = np.linalg.norm(reference_image.affine[:3, :3], axis=0)
-        metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_value, empty_reference)
+        metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_index, empty_reference)
         vertebrae = probability = None
         if job.vertebrae is not None:
             from ..data.datasets.conversion import integer_labels
@@ -60,7 +60,7 @@ def score_case(
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
                 raise ValueError(f"{job.probability}: holds NaN or values outside 0 to 1; give probabilities")
         ml = float(np.prod(spacing)) / 1000
-        detections = match_case(prediction, reference, ml, ignore_value, vertebrae, job.rows, probability)
+        detections = match_case(prediction, reference, ml, ignore_index, vertebrae, job.rows, probability)
         return CaseResult(job.case, job.patient, metrics, detections)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -71,7 +71,7 @@ def score_case(
         )
 
 
-def _results(jobs: Sequence[Job], work: partial, workers: int) -> Iterator[CaseResult | str]:
+def _results(jobs: Sequence[ScoringCase], work: partial, workers: int) -> Iterator[CaseResult | str]:
     if workers < 2:
         yield from map(work, jobs)
         return
@@ -91,7 +91,7 @@ def score(
     patient: str | None = None,
     fractured: Sequence[int] | int | None = None,
     predicted: Sequence[int] | int | None = None,
-    ignore_value: int = 255,
+    ignore_index: int = 255,
     tolerance: float = 1.0,
     min_overlap: float = 0.5,
     empty_reference: str = "score",
@@ -118,7 +118,7 @@ def score(
         patient: regular expression on the case name that gives the patient, for references in a folder.
         fractured: values of the references that are fractures; needed when there are several.
         predicted: values of the predictions that are fractures; needed when there are several.
-        ignore_value: value of the references where nobody knows; such voxels are not judged.
+        ignore_index: value of the references where nobody knows; such voxels are not judged.
         tolerance: of the normalised surface dice, in mm.
         min_overlap: share of a fracture that must be marked for it to be found, and of a finding that must lie in fractures.
         empty_reference: score (1 when the prediction is empty too, else 0) or exclude.
@@ -136,12 +136,12 @@ def score(
         raise InputError(f"tolerance={tolerance!r}: give a distance in mm, 0 or more")
     if empty_reference not in EMPTY_RULES:
         raise InputError(f"empty_reference={empty_reference!r}: give one of {', '.join(EMPTY_RULES)}")
-    if ignore_value == 0:
-        raise InputError("ignore_value=0: that is the background; give the value of unknown voxels, or -1 for none")
+    if ignore_index == 0:
+        raise InputError("ignore_index=0: that is the background; give the value of unknown voxels, or -1 for none")
     wanted = [fractured] if isinstance(fractured, int) else fractured
-    if wanted is not None and ignore_value in wanted:
+    if wanted is not None and ignore_index in wanted:
         raise InputError(
-            f"fractured={wanted}: holds ignore_value={ignore_value}; give --ignore_value another value, such as -1"
+            f"fractured={wanted}: holds ignore_index={ignore_index}; give --ignore_index another value, such as -1"
         )
     jobs, problems = find_jobs(predictions, references, section, vertebrae, probabilities, table, patient)
     for line in problems:
@@ -150,7 +150,7 @@ def score(
         score_case,
         fractured=wanted,
         predicted=[predicted] if isinstance(predicted, int) else predicted,
-        ignore_value=ignore_value,
+        ignore_index=ignore_index,
         tolerance_mm=tolerance,
         empty_reference=empty_reference,
         resample=resample,
@@ -166,8 +166,8 @@ def score(
         raise InputError(problems[0] if problems else f"{references}: holds no case to score")
     if not any(r.fractured for r in results):
         print(
-            f"{references}: no reference holds a fracture; if {ignore_value} marks them there, "
-            f"give --fractured {ignore_value} --ignore_value -1"
+            f"{references}: no reference holds a fracture; if {ignore_index} marks them there, "
+            f"give --fractured {ignore_index} --ignore_index -1"
         )
     summary = summarise(results, min_overlap, samples, seed)
     facts = {
@@ -185,7 +185,7 @@ def score(
         read_pair,
         fractured=wanted,
         predicted=work.keywords["predicted"],
-        ignore_value=ignore_value,
+        ignore_index=ignore_index,
         resample=resample,
     )
     pictures = draw_worst(worst_cases(results), {job.case: job for job in jobs}, Path(out) / "worst", read)

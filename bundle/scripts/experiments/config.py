@@ -11,10 +11,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..core.config_diff import deciding, differences
+from ..core.config_diff import differences, training_relevant
 from ..core.config_overrides import override_problems
 from ..core.errors import InputError
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 
 def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict[str, Any]:
@@ -49,17 +49,17 @@ def merged(files: Sequence[str], overrides: Mapping[str, Any], who: str) -> dict
 
 def digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of what decides the weights."""
-    return hashlib.sha256(json.dumps(deciding(content), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(training_relevant(content), sort_keys=True).encode()).hexdigest()
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], most: int = 5) -> list[str]:
     """Ids in which two merged configs differ, with both values."""
-    return differences(deciding(one), deciding(other), most)
+    return differences(training_relevant(one), training_relevant(other), most)
 
 
 def write_config(path: Path, content: Mapping[str, Any], comment: str) -> None:
     """Write a merged config as YAML with a first line that says what it is."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         ConfigParser.export_config_file(json.loads(json.dumps(content)), str(temporary), fmt="yaml", sort_keys=False)
         text = temporary.read_text(encoding="utf-8")
         temporary.write_text(f"# {comment}\n{text}", encoding="utf-8")

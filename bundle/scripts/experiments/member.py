@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import InputError
 from ..core.provenance import file_hash
 from .child import guarded
-from .config import deciding, differing, digest, merged, read_config, write_config
+from .config import differing, digest, merged, read_config, training_relevant, write_config
 from .launch import Outcome, bundle_command, launch, tail
 from .record import environment, read_record, write_record
 from .suite import Run, Suite
@@ -111,7 +111,7 @@ def prepare(suite: Suite, run: Run, place: Place) -> None:
         )
     # How to score may change between two calls; what was scored already is scored again then.
     path = folder / EVALUATE
-    if not path.is_file() or deciding(read_config(path)) != deciding(evaluating):
+    if not path.is_file() or training_relevant(read_config(path)) != training_relevant(evaluating):
         (folder / "evaluation" / "cases.csv").unlink(missing_ok=True)
         write_config(path, evaluating, f"Evaluation of {run.name}: every config and override, merged.")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.files import keep_settings
+from ..core.files import ensure_same_settings
 from ..data.split import split
 from ..simulation.datasets.phantom import phantom
 from .claims import Claim
@@ -58,7 +58,7 @@ def make_place(suite: Suite, root: Path, dataset_dir: str | None, device: str | 
     """
     datalist = make_data(suite, root, dataset_dir)
     whole = data_hash(datalist, root / "hashes.json")
-    keep_settings(root, {"data_sha256": whole})
+    ensure_same_settings(root, {"data_sha256": whole})
     datalists: dict[int | None, Path] = {None: datalist}
     if suite.folds:
         made = [root / "folds" / f"datalist_fold{k}.json" for k in range(suite.folds)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core.config_diff import PLACES
+from ..core.config_diff import PATH_KEYS
 from ..core.errors import InputError
 from .suite import _check_keys
 
@@ -141,7 +141,7 @@ def read_parameter(name: object, content: object, place: str) -> Parameter:
         kind = content.get("kind") if isinstance(content, dict) else content
         raise InputError(f"{place}: kind={kind!r}; give a mapping with kind: {', '.join(KINDS)}")
     _check_keys(content, KINDS[content["kind"]], place)
-    if name.split("::")[0] in PLACES:
+    if name.split("::")[0] in PATH_KEYS:
         raise InputError(f"{place}: is set by the search itself; leave it out")
     made = (_choice if content["kind"] == "choice" else _range)(name, content, place)
     if "default" not in content:

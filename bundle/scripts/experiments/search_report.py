@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.files import replacing, write_table, write_text
+from ..core.files import atomic_write, write_table, write_text
 from .search_space import Space
 from .search_study import best_of, counted, values_by_state
 
@@ -92,7 +92,7 @@ def _plot(study: optuna.Study, out: Path, name: str, done: int) -> str | None:
                 figure.set_size_inches(4 * len(axes), 4)
             if name == "intermediate" and axes[0].get_legend() is not None and len(study.trials) > SHOWN:
                 axes[0].get_legend().remove()  # it would be longer than the plot
-            with replacing(out / f"{name}.png") as temporary:
+            with atomic_write(out / f"{name}.png") as temporary:
                 figure.savefig(temporary, dpi=110, bbox_inches="tight")
             plt.close(figure)
     except (ValueError, RuntimeError, ImportError, IndexError, ZeroDivisionError) as error:

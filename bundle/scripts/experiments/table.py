@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..core.errors import InputError
-from ..core.files import replacing, write_table, write_text
+from ..core.files import atomic_write, write_table, write_text
 from ..data.datalist import read_datalist
 from ..io.formats import stem
 from .config import read_config
@@ -138,7 +138,7 @@ def _runs(suite: Suite, rows: Sequence[Row]) -> list[Run]:
 def _save(figure: Figure | None, path: Path) -> bool:
     if figure is None:
         return False
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return True
 

@@ -20,7 +20,7 @@ from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 from ..io.nifti_writer import slice_file
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.findings import PostProcessing
-from ..postprocessing.fragments import finding_planes
+from ..postprocessing.fragments import finding_slices
 from ..postprocessing.measurements import Measure
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
@@ -86,7 +86,7 @@ def _write(
             chance_file = stack.enter_context(
                 slice_file(path, scan.header, np.float32, "probability; research use only")
             )
-        for k, box, chance, marks, mask in finding_planes(found, numbers, grid, post, voxel_mm3):
+        for k, box, chance, marks, mask in finding_slices(found, numbers, grid, post, voxel_mm3):
             if chance_file is not None:
                 full = np.zeros((j, i), np.float32)
                 full[box] = chance

@@ -20,11 +20,11 @@ from ..core.provenance import file_hash
 from ..io.formats import VOLUMES, stem
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, segment_case
-from .distributed_shard import Share
+from .distributed_shard import DistributedShard
 from .inputs import find_inputs, same_output, shared_folder
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
-from .predict import PLANES, Window
+from .predict import PLANES, PatchConfig
 from .runtimes import Runner, load_runner
 from .tables import finished_cases, line, summarise
 
@@ -71,7 +71,7 @@ class Segmenter:
         cases: scans as ``find_inputs`` gives them; None lets it look for them.
         output: folder of the results.
         channels: channels of the network's input without neighbouring slices.
-        window: arguments of ``Window``.
+        window: arguments of ``PatchConfig``.
         planes: planes whose slices a 2D network sees; the probabilities of several are averaged.
         search: arguments ``search``, ``coarse_mm`` and ``coarse_threshold`` of ``Pipeline``, and ``spacing``.
         post: arguments of ``PostProcessing``.
@@ -113,7 +113,7 @@ class Segmenter:
                 if name in arguments:
                     arguments[name] = tuple(arguments[name])
             arguments["flips"] = tuple(tuple(axes) for axes in arguments.get("flips", ()))
-            self.window = Window(**arguments)
+            self.window = PatchConfig(**arguments)
             self.post = PostProcessing(**dict(post or {}))
             self.outputs = Outputs(**dict(outputs or {}))
             self.limit = parse_bytes(max_memory)
@@ -254,7 +254,7 @@ class Segmenter:
         settings = self._settings()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
         finished = {c["name"]: r for c in cases if (r := self._done(c, digest)) is not None}
-        with Share() as share:
+        with DistributedShard() as share:
             mine = share.part([c for c in cases if c["name"] not in finished])
             results, problems = self._segment(mine, digest, share)
             results, problems = share.gather(results), share.gather(problems)
@@ -269,7 +269,9 @@ class Segmenter:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
         return results
 
-    def _segment(self, cases: Sequence[dict[str, str]], digest: str, share: Share) -> tuple[list[dict], list[dict]]:
+    def _segment(
+        self, cases: Sequence[dict[str, str]], digest: str, share: DistributedShard
+    ) -> tuple[list[dict], list[dict]]:
         if not cases:
             return [], []
         if "device" in self.runtime:

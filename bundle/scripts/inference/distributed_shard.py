@@ -13,7 +13,7 @@ import torch
 T = TypeVar("T")
 
 
-class Share:
+class DistributedShard:
     """Part of the work that falls to one process; alone, all of it.
 
     Outside ``torchrun`` nothing of ``torch.distributed`` is touched. Inside, the processes only meet at the end, over gloo, which
@@ -24,7 +24,7 @@ class Share:
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._started = False
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> DistributedShard:
         import torch.distributed as dist
 
         if self.count > 1 and not dist.is_initialized():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
-from ..core.files import replacing, write_table
+from ..core.files import atomic_write, write_table
 from .runtimes import load_runner, quiet_openvino
 from .segment import read_config
 
@@ -144,7 +144,7 @@ def export(
             path.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[name](network, batches["random"], path)
         else:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 WRITERS[name](network, batches["random"], temporary)
         runner = load_runner(network, str(path), shape, "cpu", "torch" if name == "torchscript" else "auto")
         row: dict[str, object] = {"format": name, "file": path.name, "mib": round(path.stat().st_size / 2**20, 2)}

@@ -18,8 +18,8 @@ from ..io.resample import sample
 from ..io.working_grid import WorkingGrid
 from ..postprocessing import vertebra_consistency as agree
 from ..postprocessing.probability_map import Probabilities
-from .predict import PLANES, Sampler, Window, predict_slices, predict_volume
-from .regions import MARGIN, MODES, SpineMap, coarse_copy, find_spine, focus_on
+from .predict import PLANES, PatchConfig, Sampler, predict_slices, predict_volume
+from .regions import MARGIN, MODES, RegionMap, coarse_copy, region_around, spine_region
 from .runtimes import Runner
 from .windows import WindowGrid
 
@@ -54,9 +54,9 @@ class Pipeline:
         search: "spine" looks only around dense bone, "bone" around any bone, "all" everywhere.
         coarse_mm: distance of the slices of the first look; 0 looks at every slice at once, as MONAI's ``SliceInferer`` does.
         coarse_threshold: probability in the first look from which on a place is looked at closely.
-        agree_mm: how far the slices of a vertebra agree along R, A, S, where the networks tell vertebra; None leaves each to
+        consistency_mm: how far the slices of a vertebra agree along R, A, S, where the networks tell vertebra; None leaves each to
             itself.
-        agree_share: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
+        consistency_fraction: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
 
     Raises:
         ValueError: for a value out of range.
@@ -65,13 +65,13 @@ class Pipeline:
     def __init__(
         self,
         runners: Mapping[str, Sequence[Runner]],
-        window: Window,
+        window: PatchConfig,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         search: str = "spine",
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
-        agree_mm: Sequence[float] | None = None,
-        agree_share: float = 0.4,
+        consistency_mm: Sequence[float] | None = None,
+        consistency_fraction: float = 0.4,
     ) -> None:
         known = ("volume",) if len(window.size) == 3 else tuple(PLANES)
         wrong = [p for p in runners if p not in known]
@@ -85,8 +85,8 @@ class Pipeline:
             raise ValueError(f"coarse_threshold={coarse_threshold}: give a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):
             raise ValueError(f"spacing={list(spacing)}: give three distances in mm")
-        agree.check(agree_mm, agree_share)
-        self.agree_mm, self.agree_share = agree_mm, agree_share
+        agree.check(consistency_mm, consistency_fraction)
+        self.consistency_mm, self.consistency_fraction = consistency_mm, consistency_fraction
         self.runners, self.window, self.spacing = runners, window, tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
 
@@ -105,7 +105,7 @@ class Pipeline:
         """
         with clock("search"):
             hu, places = coarse_copy(scan, grid)
-            spine = find_spine(hu, places, grid, self.search)
+            spine = spine_region(hu, places, grid, self.search)
 
         def sampler(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.int16]:
             with clock("resample"):
@@ -118,7 +118,7 @@ class Pipeline:
         clock.seconds["network"] = spent - (clock.seconds.get("resample", 0.0) - before)
         return found
 
-    def _look(self, sampler: Sampler, grid: WorkingGrid, spine: SpineMap, progress: Progress | None) -> Probabilities:
+    def _look(self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None) -> Probabilities:
         shape = grid.shape
         if len(self.window.size) == 3:
             windows = WindowGrid.plan(shape, self.window.size, self.window.overlap)
@@ -157,7 +157,7 @@ class Pipeline:
         return self._collect(grid, views, (looked, total), bounds)
 
     def _wanted(
-        self, grid: WorkingGrid, plane: str, focus: SpineMap
+        self, grid: WorkingGrid, plane: str, focus: RegionMap
     ) -> tuple[dict[int, list[tuple[int, ...]]], WindowGrid]:
         """Windows of every slice of a plane that hold any of what is looked at."""
         axis = PLANES[plane]
@@ -169,8 +169,8 @@ class Pipeline:
         }, windows
 
     def _first_look(
-        self, sampler: Sampler, grid: WorkingGrid, spine: SpineMap, plane: str, progress: Progress | None
-    ) -> tuple[SpineMap, int]:
+        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, plane: str, progress: Progress | None
+    ) -> tuple[RegionMap, int]:
         """Look at slices some distance apart, with no more windows than cover what can hold spine."""
         axis = PLANES[plane]
         step = max(round(self.coarse_mm / grid.spacing[axis]), 1)
@@ -186,9 +186,12 @@ class Pipeline:
         )  # fmt: skip
         hits = [(k, chance[0] > self.coarse_threshold) for k, chance in looked]
         # The vertebra of a hit is looked at as far as the average has much weight.
-        far = [math.ceil(REACH * mm / size) for mm, size in zip(self.agree_mm or (0, 0, 0), grid.spacing, strict=True)]
+        far = [
+            math.ceil(REACH * mm / size)
+            for mm, size in zip(self.consistency_mm or (0, 0, 0), grid.spacing, strict=True)
+        ]
         beside = max(n for a, n in enumerate(far) if a != axis)
-        return focus_on(grid.shape, axis, hits, reach=step + far[axis], margin=MARGIN + beside), total
+        return region_around(grid.shape, axis, hits, reach=step + far[axis], margin=MARGIN + beside), total
 
     def _collect(
         self,
@@ -204,7 +207,7 @@ class Pipeline:
         for axis, planes in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
             for k, chances in planes:
-                told = len(chances) if self.agree_mm is not None else 1
+                told = len(chances) if self.consistency_mm is not None else 1
                 known.add(told)
                 while len(volumes) < told:
                     volumes.append(np.zeros_like(volumes[0]))
@@ -214,7 +217,7 @@ class Pipeline:
                             np.float16
                         )
         if known == {2}:
-            agree.agree(volumes[0], volumes[1], grid.spacing, self.agree_mm, self.agree_share)
+            agree.agree(volumes[0], volumes[1], grid.spacing, self.consistency_mm, self.consistency_fraction)
         return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Window:
+class PatchConfig:
     """How a network is shown a scan.
 
     Args:
@@ -76,28 +76,28 @@ class Window:
         return ((hu.float() - low) / (high - low)).clamp_(0, 1)
 
 
-def ask(runners: Sequence[Runner], batch: torch.Tensor, window: Window) -> torch.Tensor:
+def predict_batch(runners: Sequence[Runner], batch: torch.Tensor, window: PatchConfig) -> torch.Tensor:
     """Mean opinion of networks and mirrored passes on a batch (B, C, *size): logits (B, 1, *size) of the fracture, or with those of
     vertebra behind them (B, 2, *size), where every network tells vertebra, too.
 
     A single opinion is returned as it is; several are averaged as probabilities.
     """
-    opinions = []
+    outputs = []
     for runner in runners:
         for axes in ((), *window.flips):
             dims = [a + 2 for a in axes]
             logits = runner(batch.flip(dims) if dims else batch)
             # The sigmoid of the difference is the softmax of the fracture.
             opinion = torch.cat([logits[:, 1:CLASSES] - logits[:, :1], logits[:, CLASSES:]], dim=1).float()
-            opinions.append(opinion.flip(dims) if dims else opinion)
-    if len(opinions) == 1:
-        return opinions[0]
-    told = min(o.shape[1] for o in opinions)
-    mean = torch.stack([torch.sigmoid(o[:, :told]) for o in opinions]).mean(0)
+            outputs.append(opinion.flip(dims) if dims else opinion)
+    if len(outputs) == 1:
+        return outputs[0]
+    told = min(o.shape[1] for o in outputs)
+    mean = torch.stack([torch.sigmoid(o[:, :told]) for o in outputs]).mean(0)
     return torch.logit(mean, eps=1e-7)
 
 
-def _padded(image: torch.Tensor, grid: WindowGrid, window: Window) -> torch.Tensor:
+def _padded(image: torch.Tensor, grid: WindowGrid, window: PatchConfig) -> torch.Tensor:
     """Pad scaled slices (..., *size) to at least a window with the lower end of the HU window."""
     pads: list[int] = []
     for n, p, b in zip(reversed(grid.size), reversed(grid.padded), reversed(grid.before), strict=True):
@@ -111,7 +111,7 @@ def predict_slices(
     axis: int,
     wanted: dict[int, list[tuple[int, ...]]],
     grid: WindowGrid,
-    window: Window,
+    window: PatchConfig,
     runners: Sequence[Runner],
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -158,7 +158,7 @@ def predict_slices(
                 seen[torch.from_numpy((places < 0) | (places >= shape[axis]))] = 0
                 ready[k] = _padded(seen, grid, window)
             batch = torch.stack([ready[k][(slice(None), *_box(s, window.size))] for k, s in part])
-            for (k, start), opinion in zip(part, ask(runners, batch, window), strict=True):
+            for (k, start), opinion in zip(part, predict_batch(runners, batch, window), strict=True):
                 if k not in sums:
                     sums[k] = torch.zeros(len(opinion) + 1, *grid.padded)
                 box = (slice(None), *_box(start, window.size))
@@ -188,7 +188,7 @@ def predict_volume(
     shape: Sequence[int],
     wanted: Sequence[tuple[int, ...]],
     grid: WindowGrid,
-    window: Window,
+    window: PatchConfig,
     runners: Sequence[Runner],
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -218,7 +218,7 @@ def predict_volume(
         for at in range(0, len(starts), window.batch):
             part = starts[at : at + window.batch]
             batch = torch.stack([image[(slice(None), *_box(s[1:], window.size[1:]))][None] for s in part])
-            answer = ask(runners, batch, window)
+            answer = predict_batch(runners, batch, window)
             if not told:
                 told = answer.shape[1]
                 sums = torch.zeros(told + 1, 0, *size)

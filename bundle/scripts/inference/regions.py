@@ -26,7 +26,7 @@ MODES = ("all", "bone", "spine")
 
 
 @dataclass(frozen=True)
-class SpineMap:
+class RegionMap:
     """Coarse map of places to look at.
 
     Attributes:
@@ -77,9 +77,9 @@ def coarse_copy(
     return np.ascontiguousarray(turned), tuple(places)
 
 
-def find_spine(
+def spine_region(
     hu: NDArray[np.int16], places: tuple[NDArray[np.float64], ...], grid: WorkingGrid, mode: str = "spine"
-) -> SpineMap:
+) -> RegionMap:
     """Mark where a spine can be.
 
     A network that is asked about every place decides better than a rule, so the rule only leaves out what is far from any dense
@@ -98,7 +98,7 @@ def find_spine(
     if mode not in MODES:
         raise ValueError(f"search={mode!r}: give one of {', '.join(MODES)}")
     if mode == "all":
-        return SpineMap(np.ones(hu.shape, bool), places)
+        return RegionMap(np.ones(hu.shape, bool), places)
     pitch = [float(np.diff(p).mean()) * s if len(p) > 1 else s for p, s in zip(places, grid.spacing, strict=True)]
     bone = (hu > BONE_HU).astype(np.float32)
     density = gaussian_filter(bone, [b / p for b, p in zip(BALL_MM, pitch, strict=True)], mode="nearest", truncate=2.5)
@@ -111,17 +111,17 @@ def find_spine(
         reach = int(np.ceil(MARGIN_MM / width))
         line = np.ones([2 * reach + 1 if a == axis else 1 for a in range(3)], bool)
         core = binary_dilation(core, line)
-    return SpineMap(core, places)
+    return RegionMap(core, places)
 
 
-def focus_on(
+def region_around(
     shape: Sequence[int],
     axis: int,
     hits: Sequence[tuple[int, NDArray[np.bool_]]],
     reach: int,
     margin: int = MARGIN,
     block: int = 4,
-) -> SpineMap:
+) -> RegionMap:
     """Map of the places around what was found on a few slices.
 
     Args:
@@ -150,4 +150,4 @@ def focus_on(
         for dr, dc in itertools.product(range(2 * grow + 1), repeat=2):
             spread |= wide[dr : dr + coarse[0], dc : dc + coarse[1]]
         mask[max(index - reach, 0) : index + reach + 1] |= spread
-    return SpineMap(np.moveaxis(mask, 0, axis), tuple(places))
+    return RegionMap(np.moveaxis(mask, 0, axis), tuple(places))

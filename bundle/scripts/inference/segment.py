@@ -99,7 +99,7 @@ def segment(
             "coarse_mm": coarse_mm,
             "runtime": runtime,
             "precision": precision,
-            "slices_per_step": batch,
+            "sw_batch_size": batch,
             "max_memory": max_memory,
             "statistics_only": statistics_only or None,
             "save_probabilities": save_probabilities or None,

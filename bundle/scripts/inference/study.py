@@ -25,10 +25,10 @@ from torch import nn
 from ..core.errors import InputError, refusal
 from ..io.ct_volume import Scan, ScanHeader, read_header
 from ..postprocessing.findings import PostProcessing
-from ..postprocessing.fragments import finding_planes
+from ..postprocessing.fragments import finding_slices
 from ..training.weights import load_weights
 from .pipeline import Clock, Pipeline
-from .predict import Window
+from .predict import PatchConfig
 from .runtimes import TorchRunner
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class ScanInferer(Inferer):
     """Segment a whole scan: search, two looks, post-processing and the way back to its grid, as ``inference`` does.
 
     Args:
-        window: arguments of ``Window``.
+        window: arguments of ``PatchConfig``.
         planes: planes whose slices a 2D network sees.
         search: arguments ``search``, ``coarse_mm`` and ``spacing`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; they may come as text.
@@ -177,7 +177,7 @@ class ScanInferer(Inferer):
         arguments: dict[str, Any] = {n: tuple(v) if n in ("size", "hu") else v for n, v in self.window.items()}
         arguments["flips"] = tuple(tuple(axes) for axes in arguments.get("flips", ()))
         try:
-            post, window = self._post(), Window(**arguments)
+            post, window = self._post(), PatchConfig(**arguments)
             planes = self.planes if len(window.size) == 2 else ["volume"]
             runner = given_runner(network, inputs.device, self.amp)
             pipeline = Pipeline({plane: [runner] for plane in planes}, window, **self.search)
@@ -188,7 +188,7 @@ class ScanInferer(Inferer):
         found = pipeline(scan, grid, clock, ProgressLog())
         numbers = post(found.volume, grid.spacing)
         mask = torch.zeros(k, j, i, dtype=torch.uint8)
-        for at, box, _, _, plane in finding_planes(found, numbers, grid, post, float(np.prod(scan.header.spacing))):
+        for at, box, _, _, plane in finding_slices(found, numbers, grid, post, float(np.prod(scan.header.spacing))):
             mask[at][box] = torch.from_numpy(plane.astype(np.uint8))
         spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in clock.seconds.items())
         logger.info("%s: %d and %d windows; %s", name, *found.windows, spent)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .dicom import SeriesFiles, find_series, read_slabs
 from .formats import NIFTI, VOLUMES, ending
-from .image_checks import geometry_findings, value_findings
+from .image_checks import geometry_issues, value_issues
 
 SLAB_BYTES = 16 * 2**20
 MIN_EXTENT_MM = 25.0  # less than one vertebra
@@ -156,8 +156,8 @@ def read_header(path: str | Path, whole: bool = True) -> ScanHeader:
         raise ValueError(
             f"{source}: shows only {shown} mm, a scout or a fragment; at least {MIN_EXTENT_MM:.0f} mm each way are needed"
         )
-    stand_in = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)
-    found = geometry_findings(header.path, header.image if header.image is not None else stand_in)
+    fallback_dataset = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    found = geometry_issues(header.path, header.image if header.image is not None else fallback_dataset)
     for finding in found:
         if finding.severity == "error":
             raise ValueError(finding.line)
@@ -272,7 +272,7 @@ class Scan:
             if done != k:
                 raise ValueError(f"{header.path}: holds {done} of {k} slices; copy it again")
             self.range = (low, high)
-            for finding in [] if is_mask else value_findings(header.path, np.array([low, high]), expect_hu):
+            for finding in [] if is_mask else value_issues(header.path, np.array([low, high]), expect_hu):
                 if finding.severity == "error":
                     raise ValueError(finding.line)
         except BaseException:

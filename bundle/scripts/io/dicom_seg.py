@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 from .dicom import SeriesFiles
 
 RESEARCH = "RESEARCH USE ONLY"
@@ -96,5 +96,5 @@ def write_segmentation(
         content_description=f"Automatic, {RESEARCH}",
         omit_empty_frames=True,
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         made.save_as(temporary)

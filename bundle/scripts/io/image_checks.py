@@ -21,7 +21,7 @@ SAMPLES = 200_000  # voxels that the value statistics are taken from
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """One line of a check.
 
     Attributes:
@@ -60,17 +60,17 @@ def _shape(image: nib.Nifti1Image) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def geometry_findings(path: str, image: nib.Nifti1Image) -> list[Finding]:
+def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
     """Findings about the grid of a CT."""
     found = []
     matrix = np.asarray(image.affine, float)[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     if not np.all(np.isfinite(image.affine)) or spacing.min() < 1e-4 or abs(np.linalg.det(matrix)) < 1e-9:
-        return [Finding("error", "affine", path, "its affine is singular; export the scan anew with its geometry")]
+        return [Issue("error", "affine", path, "its affine is singular; export the scan anew with its geometry")]
     off = float(np.abs((matrix / spacing).T @ (matrix / spacing) - np.eye(3)).max())
     if off > SHEAR_TOLERANCE:
         found.append(
-            Finding(
+            Issue(
                 "error",
                 "sheared",
                 path,
@@ -81,12 +81,12 @@ def geometry_findings(path: str, image: nib.Nifti1Image) -> list[Finding]:
         (s, s_code), (q, q_code) = image.get_sform(coded=True), image.get_qform(coded=True)
         if s_code == 0 and q_code == 0:
             found.append(
-                Finding("warning", "no-orientation", path, "says nothing of its orientation (sform and qform are unset); "
+                Issue("warning", "no-orientation", path, "says nothing of its orientation (sform and qform are unset); "
                         "left and right, head and feet are a guess")
             )  # fmt: skip
         elif s_code > 0 and q_code > 0 and grid_offset(_shape(image)[:3], s, q) > 1.0:
             found.append(
-                Finding(
+                Issue(
                     "warning",
                     "two-affines",
                     path,
@@ -95,50 +95,50 @@ def geometry_findings(path: str, image: nib.Nifti1Image) -> list[Finding]:
             )
     extent = [n * d for n, d in zip(_shape(image)[:3], spacing, strict=True) if n > 1]
     if extent and min(extent) < SMALL_FIELD_MM:
-        found.append(Finding("warning", "small-field", path, f"shows only {' x '.join(f'{e:.0f}' for e in extent)} mm"))
+        found.append(Issue("warning", "small-field", path, f"shows only {' x '.join(f'{e:.0f}' for e in extent)} mm"))
     return found
 
 
-def value_findings(path: str, data: NDArray, expect_hu: bool) -> list[Finding]:
+def value_issues(path: str, data: NDArray, expect_hu: bool) -> list[Issue]:
     """Findings about the voxel values of a CT."""
     if not np.all(np.isfinite(data)):
         remedy = "replace them by -1024 (air) or leave the case out"
-        return [Finding("error", "nan", path, f"holds NaN or infinite values; {remedy}")]
+        return [Issue("error", "nan", path, f"holds NaN or infinite values; {remedy}")]
     low, high = float(data.min()), float(data.max())
     if low == high:
-        return [Finding("error", "constant", path, f"every voxel is {high:g}; the file holds no image")]
+        return [Issue("error", "constant", path, f"every voxel is {high:g}; the file holds no image")]
     if not expect_hu:
         return []
     span = f"its values run from {low:g} to {high:g}"
     if low >= -2 and high <= 2:
-        return [Finding("error", "rescaled", path, f"{span}, no HU: it was normalised; give the CT itself")]
+        return [Issue("error", "rescaled", path, f"{span}, no HU: it was normalised; give the CT itself")]
     if low >= 0 and high <= 255:
         return [
-            Finding(
+            Issue(
                 "error", "8-bit", path, f"{span}, no HU: an 8-bit picture; give the CT itself, or set check_hu to false"
             )
         ]
     if low >= 0 and high > 1000:
         return [
-            Finding(
+            Issue(
                 "error", "offset", path, f"{span}: HU plus 1024, it seems, for fat and air lie below 0; subtract 1024"
             )
         ]
     if high < 250:
-        return [Finding("warning", "no-bone", path, f"{span}: too low for bone; is it a CT in HU?")]
+        return [Issue("warning", "no-bone", path, f"{span}: too low for bone; is it a CT in HU?")]
     return []
 
 
-def label_findings(path: str, mask: NDArray, values: Sequence[int]) -> list[Finding]:
+def label_issues(path: str, mask: NDArray, values: Sequence[int]) -> list[Issue]:
     """Findings about the voxel values of a label."""
     if not np.all(np.isfinite(mask)):
-        return [Finding("error", "nan", path, f"holds NaN or infinite values; a label holds only {sorted(values)}")]
+        return [Issue("error", "nan", path, f"holds NaN or infinite values; a label holds only {sorted(values)}")]
     found = np.unique(mask)
     wrong = [v for v in found.tolist() if v not in set(values)]
     if wrong:
         shown = ", ".join(f"{v:g}" for v in wrong[:5]) + (" ..." if len(wrong) > 5 else "")
         return [
-            Finding(
+            Issue(
                 "error",
                 "label-values",
                 path,
@@ -147,7 +147,7 @@ def label_findings(path: str, mask: NDArray, values: Sequence[int]) -> list[Find
             )
         ]
     if 1 not in found:
-        return [Finding("warning", "empty-label", path, "holds no fracture; right for a scan without one")]
+        return [Issue("warning", "empty-label", path, "holds no fracture; right for a scan without one")]
     return []
 
 
@@ -176,7 +176,7 @@ def inspect_case(
     label_values: Sequence[int] = (0, 1, 255),
     expect_hu: bool = True,
     read: Callable[[str], nib.Nifti1Image] = read_volume,
-) -> tuple[list[Finding], dict]:
+) -> tuple[list[Issue], dict]:
     """Look at one case.
 
     Args:
@@ -191,13 +191,11 @@ def inspect_case(
     """
     path, label = case.get("image"), case.get("label")
     if not isinstance(path, str):
-        return [
-            Finding("error", "no-image", f"case {dict(case)}", "has no `image` path; give every case an `image`")
-        ], {}
+        return [Issue("error", "no-image", f"case {dict(case)}", "has no `image` path; give every case an `image`")], {}
     missing = [p for p in (path, label) if isinstance(p, str) and not Path(p).exists()]
     if missing:
         return [
-            Finding("error", "missing", p, "does not exist; correct the datalist or restore the file") for p in missing
+            Issue("error", "missing", p, "does not exist; correct the datalist or restore the file") for p in missing
         ], {}
     current = path
     try:
@@ -205,37 +203,37 @@ def inspect_case(
         shape = _shape(image)
         if len(shape) != 3 or min(shape) < 1:
             message = f"has shape {shape}; a three-dimensional volume is needed, so split a series into its volumes"
-            return [Finding("error", "shape", path, message)], {}
-        found = geometry_findings(path, image)
+            return [Issue("error", "shape", path, message)], {}
+        found = geometry_issues(path, image)
         mask = None
         if isinstance(label, str):
             current = label
             mask = read(label)
             if _shape(mask) != shape:
                 message = f"has shape {_shape(mask)} but its image {shape}; resample the label to the grid of {path}"
-                found.append(Finding("error", "grid", label, message))
+                found.append(Issue("error", "grid", label, message))
             elif (off := grid_offset(shape, np.asarray(image.affine), np.asarray(mask.affine))) > AFFINE_TOLERANCE_MM:
                 message = (
                     f"lies up to {off:.2f} mm off its image (affines differ); copy the affine of {path} or resample"
                 )
-                found.append(Finding("error", "grid", label, message))
+                found.append(Issue("error", "grid", label, message))
         if level != "full" or any(f.severity == "error" for f in found):
             return found, _facts(image, None, None)
         current = path
         data = np.asanyarray(image.dataobj)
-        found.extend(value_findings(path, data, expect_hu))
+        found.extend(value_issues(path, data, expect_hu))
         marks = None
         if mask is not None and isinstance(label, str):
             current = label
             marks = np.asanyarray(mask.dataobj)
-            found.extend(label_findings(label, marks, label_values))
+            found.extend(label_issues(label, marks, label_values))
         return found, _facts(image, data if np.all(np.isfinite(data)) else None, marks)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, ValueError) and reason.startswith(current):
-            return [Finding("error", "unreadable", current, reason)], {}
+            return [Issue("error", "unreadable", current, reason)], {}
         return [
-            Finding(
+            Issue(
                 "error", "unreadable", current, f"cannot be read ({reason}); the file may be truncated, copy it again"
             )
         ], {}

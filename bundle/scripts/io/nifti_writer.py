@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 from .ct_volume import ScanHeader
 
 COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
@@ -99,7 +99,7 @@ def slice_file(
     header = _header(scan, dtype, description, names)
     # A fixed time and no name inside, so that the same result is the same file.
     with (
-        replacing(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file,
     ):

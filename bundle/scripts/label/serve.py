@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.files import replacing, write_text
+from ..core.files import atomic_write, write_text
 
 BUNDLE = Path(__file__).resolve().parents[2]
 NAME = "spine_fracture_ct_segmentation"  # MONAI Label reads the task from it
@@ -60,7 +60,7 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
         # The shipped weights are of the shipped widths; who trains another network begins without any.
         notes.append(f"weights: none, {reason}; the server can store labels and train, and segments after that")
     elif source.is_file():
-        with replacing(own) as temporary:
+        with atomic_write(own) as temporary:
             shutil.copyfile(source, temporary)
         notes.append(f"weights: {source}, copied to {own}")
     else:

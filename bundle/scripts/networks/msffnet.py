@@ -15,7 +15,7 @@ from .bottleneck import SegmentationDecoder
 from .encoder import UNetEncoder
 from .ffm import FeatureFusionModule
 from .lprab import LocalPositionResidualAttention
-from .outputs import SILENT_LOGIT
+from .outputs import UNTRAINED_LOGIT
 from .rbrab import ResidualBorderRefinementAttention
 from .rcbam import ResidualConvBlockAttention
 from .sem import SqueezeExcitationModule
@@ -169,7 +169,7 @@ class MSFFNet(nn.Module):
         nn.init.zeros_(self.decoder.head.bias)
         if vertebra_output:
             nn.init.zeros_(self.decoder.head.weight[-1:])
-            nn.init.constant_(self.decoder.head.bias[-1:], SILENT_LOGIT)
+            nn.init.constant_(self.decoder.head.bias[-1:], UNTRAINED_LOGIT)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map an image (B, in_channels, *size) to logits (B, out_channels, *size), with that of vertebra behind them if asked for.

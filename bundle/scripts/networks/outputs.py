@@ -4,4 +4,4 @@
 from __future__ import annotations
 
 CLASSES = 2  # outputs that are background and fracture; one behind them is the logit of vertebra, intact or fractured
-SILENT_LOGIT = -2.0  # of vertebra before it is trained: a probability of 0.12
+UNTRAINED_LOGIT = -2.0  # of vertebra before it is trained: a probability of 0.12

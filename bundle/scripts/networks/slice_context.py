@@ -29,7 +29,7 @@ def offsets(neighbours: int, step: int) -> list[int]:
     return [n * step for n in range(-neighbours, neighbours + 1)]
 
 
-def steps_apart(neighbours: int, neighbour_mm: float, spacing: Sequence[float], dimensions: int = 2) -> int:
+def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], dimensions: int = 2) -> int:
     """Slices from one channel to the next, at least 1.
 
     Args:
@@ -73,7 +73,7 @@ def stack_neighbours(volume: torch.Tensor, neighbours: int, step: int = 1, dim: 
     return stack.movedim(0, 1).flatten(1, 2)
 
 
-class NeighbourInferer(SliceInferer):
+class SliceContextInferer(SliceInferer):
     """``SliceInferer`` that gives the network each slice with its neighbours, stacked for one volume at a time.
 
     Args:

@@ -17,7 +17,7 @@ from .probability_map import Probabilities
 Plane = tuple[int, tuple[slice, slice], NDArray[np.float32], NDArray, NDArray[np.bool_]]
 
 
-class Pieces:
+class SliceComponents:
     """Connected pieces of a mask that is shown slice by slice and never held as a whole."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Pieces:
                     self.voxels[one] += self.voxels[other]
         self._last = (k, numbered)
 
-    def fallen(self, smallest: float) -> NDArray[np.bool_]:
+    def small_fragments(self, smallest: float) -> NDArray[np.bool_]:
         """Which parts of slices, in the order in which they were taken, belong to pieces of fewer than ``smallest`` voxels beside a
         larger piece of the same finding.
         """
@@ -67,12 +67,12 @@ class Pieces:
         return np.array([self.voxels[r] < smallest and largest[self.finding[r]] != r for r in roots], bool)
 
 
-def finding_planes(
+def finding_slices(
     found: Probabilities, numbers: NDArray[np.int32], grid: WorkingGrid, post: PostProcessing, voxel_mm3: float
 ) -> Iterator[Plane]:
     """Findings on the scan's grid.
 
-    A finding that hangs together by a thread on the working grid can fall to pieces on another. Pieces that are smaller than the
+    A finding that hangs together by a thread on the working grid can fall apart on another. Fragments smaller than the
     smallest finding are dropped; the largest piece of a finding always stays.
 
     Args:
@@ -87,11 +87,11 @@ def finding_planes(
     """
     drop, at = np.zeros(0, bool), 0
     if numbers.any() and post.min_volume_mm3 > 0:
-        pieces = Pieces()
+        pieces = SliceComponents()
         for k, _, chance, marks in restore(found.volume, found.origin, grid, numbers):
             assert marks is not None
             pieces.add(k, (chance > post.threshold) & (marks > 0), marks)
-        drop = pieces.fallen(post.min_volume_mm3 / voxel_mm3)
+        drop = pieces.small_fragments(post.min_volume_mm3 / voxel_mm3)
     for k, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
         assert marks is not None
         mask = (chance > post.threshold) & (marks > 0)

@@ -23,7 +23,7 @@ def longest_run(mask: NDArray[np.bool_]) -> int:
     return longest
 
 
-class KeepWided(MapTransform):
+class RemoveNarrowComponentsd(MapTransform):
     """Drop connected parts of a mask that nowhere reach far enough from left to right: bodies are wider than what is beside them.
 
     Args:
@@ -37,7 +37,7 @@ class KeepWided(MapTransform):
     def __init__(self, keys: KeysCollection, min_width: float = 0.0) -> None:
         super().__init__(keys)
         if min_width < 0:
-            raise ValueError(f"KeepWided: min_width={min_width}; give a distance in mm, or 0 for any.")
+            raise ValueError(f"RemoveNarrowComponentsd: min_width={min_width}; give a distance in mm, or 0 for any.")
         self.min_width = min_width
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -46,7 +46,9 @@ class KeepWided(MapTransform):
         for key in self.key_iterator(result) if self.min_width > 0 else ():
             mask = result[key]
             if not isinstance(mask, MetaTensor):
-                raise ValueError(f"KeepWided: `{key}` has no affine; load it as a MetaTensor, or set min_width to 0.")
+                raise ValueError(
+                    f"RemoveNarrowComponentsd: `{key}` has no affine; load it as a MetaTensor, or set min_width to 0."
+                )
             affine = mask.affine.cpu().numpy()[:3, :3]
             size = np.linalg.norm(affine, axis=0)
             axis = int(np.argmax(np.abs(affine[0]) / size))

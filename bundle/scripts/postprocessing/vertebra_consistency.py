@@ -20,50 +20,52 @@ BLOCK = 2**22  # voxels that are worked on at a time, in float32
 REACH = 3.0  # standard deviations of the average
 
 
-def check(agree_mm: Sequence[float] | None, agree_share: float) -> None:
+def check(consistency_mm: Sequence[float] | None, consistency_fraction: float) -> None:
     """Check the arguments of ``agree``.
 
     Raises:
         ValueError: for a value out of range, with the remedy.
     """
-    if agree_mm is not None and (isinstance(agree_mm, (int, float)) or len(agree_mm) != 3 or min(agree_mm) < 0):
+    if consistency_mm is not None and (
+        isinstance(consistency_mm, (int, float)) or len(consistency_mm) != 3 or min(consistency_mm) < 0
+    ):
         raise ValueError(
-            f"agree_mm={agree_mm}: give three distances in mm, right-left, anterior-posterior and up, or add "
-            "configs/inference/each_slice.yaml to leave every slice to itself"
+            f"consistency_mm={consistency_mm}: give three distances in mm, right-left, anterior-posterior and up, or add "
+            "configs/inference/slicewise.yaml to leave every slice to itself"
         )
-    if not 0 < agree_share < 1:
-        raise ValueError(f"agree_share={agree_share}: give a share above 0 and below 1")
+    if not 0 < consistency_fraction < 1:
+        raise ValueError(f"consistency_fraction={consistency_fraction}: give a share above 0 and below 1")
 
 
 def agree(
     fracture: NDArray,
     vertebra: NDArray,
     spacing: Sequence[float],
-    agree_mm: Sequence[float] | None = (18.0, 12.0, 3.0),
-    agree_share: float = 0.4,
+    consistency_mm: Sequence[float] | None = (18.0, 12.0, 3.0),
+    consistency_fraction: float = 0.4,
 ) -> None:
     """Let the slices of a vertebra agree, in place.
 
     A network that sees one slice knows a collapsed body in the slices through the middle and cannot know it in those through a
     pedicle or a joint. So the share of fracture in what is vertebra is averaged, farthest from left to right and hardly over the
     height, where the next vertebra is; and a voxel becomes as sure as the less sure of two things: that it is vertebra, and that
-    the share around it is at least ``agree_share``. Not in the paper.
+    the share around it is at least ``consistency_fraction``. Not in the paper.
 
     Args:
         fracture: probabilities (R, A, S); overwritten.
         vertebra: probabilities of vertebra, intact or fractured, of the same shape. Where they nowhere reach a half (an output that
             was never trained), ``fracture`` stays as it is.
         spacing: mm.
-        agree_mm: standard deviations of the average along R, A, S (mm); None leaves ``fracture`` as it is.
-        agree_share: share of fracture in the vertebra from which on the vertebra is fractured, at a threshold of 0.5.
+        consistency_mm: standard deviations of the average along R, A, S (mm); None leaves ``fracture`` as it is.
+        consistency_fraction: share of fracture in the vertebra from which on the vertebra is fractured, at a threshold of 0.5.
 
     Raises:
         ValueError: for a value out of range.
     """
-    check(agree_mm, agree_share)
-    if agree_mm is None or fracture.size == 0 or float(vertebra.max()) < 0.5:
+    check(consistency_mm, consistency_fraction)
+    if consistency_mm is None or fracture.size == 0 or float(vertebra.max()) < 0.5:
         return
-    sigma = [mm / step for mm, step in zip(agree_mm, spacing, strict=True)]
+    sigma = [mm / step for mm, step in zip(consistency_mm, spacing, strict=True)]
     height = fracture.shape[2]
     rows, halo = max(BLOCK // int(np.prod(fracture.shape[:2])), 1), math.ceil(REACH * sigma[2])
     below = fracture[:, :, :0]  # rows under the block as they were before they were overwritten
@@ -75,28 +77,34 @@ def agree(
         bone = np.maximum(seen, vertebra[:, :, start:top].astype(np.float32))
         above, under = (gaussian_filter(a, sigma, mode="constant", truncate=REACH) for a in (seen, bone))
         share = np.clip(above / np.maximum(under, 1e-3), 0, 1)
-        # The odds are moved so that agree_share becomes a half.
-        moved = share * (1 - agree_share) / np.maximum(share * (1 - agree_share) + (1 - share) * agree_share, 1e-6)
+        # The odds are moved so that consistency_fraction becomes a half.
+        moved = (
+            share
+            * (1 - consistency_fraction)
+            / np.maximum(share * (1 - consistency_fraction) + (1 - share) * consistency_fraction, 1e-6)
+        )
         own = np.s_[:, :, first - start : last - start]
         fracture[:, :, first:last] = np.minimum(bone, moved)[own].astype(fracture.dtype)
 
 
-class Agreementd(MapTransform):
+class VertebraConsistencyd(MapTransform):
     """Logits of a network as probabilities of background and fracture, after the slices of a vertebra agreed; see ``agree``.
 
     Args:
         keys: logits (C, *size) of background, fracture and perhaps vertebra; volumes (C, R, A, S) know their affine.
-        agree_mm: standard deviations of the average along R, A, S (mm); None, two outputs or slices (C, H, W): no agreement.
-        agree_share: share of fracture in a vertebra that makes it fractured.
+        consistency_mm: standard deviations of the average along R, A, S (mm); None, two outputs or slices (C, H, W): no agreement.
+        consistency_fraction: share of fracture in a vertebra that makes it fractured.
 
     Raises:
         ValueError: for a value out of range.
     """
 
-    def __init__(self, keys: KeysCollection, agree_mm: Sequence[float] | None = None, agree_share: float = 0.4) -> None:
+    def __init__(
+        self, keys: KeysCollection, consistency_mm: Sequence[float] | None = None, consistency_fraction: float = 0.4
+    ) -> None:
         super().__init__(keys)
-        check(agree_mm, agree_share)
-        self.agree_mm, self.agree_share = agree_mm, agree_share
+        check(consistency_mm, consistency_fraction)
+        self.consistency_mm, self.consistency_fraction = consistency_mm, consistency_fraction
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return the items with probabilities (2, *size) in place of logits."""
@@ -104,11 +112,11 @@ class Agreementd(MapTransform):
         for key in self.key_iterator(result):
             logits = result[key]
             chances = torch.softmax(logits[:CLASSES].float(), dim=0)
-            if self.agree_mm is not None and len(logits) > CLASSES and logits.ndim == 4:
+            if self.consistency_mm is not None and len(logits) > CLASSES and logits.ndim == 4:
                 spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
                 fracture = np.array(torch.as_tensor(chances)[1].cpu().numpy())
                 vertebra = torch.sigmoid(torch.as_tensor(logits)[CLASSES].float()).cpu().numpy()
-                agree(fracture, vertebra, spacing, self.agree_mm, self.agree_share)
+                agree(fracture, vertebra, spacing, self.consistency_mm, self.consistency_fraction)
                 told = torch.from_numpy(fracture).to(logits.device)
                 chances[0], chances[1] = 1 - told, told
             result[key] = chances

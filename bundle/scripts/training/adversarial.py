@@ -53,10 +53,10 @@ class SegmentationStep:
     leaves out without AMP, and ``MODEL_COMPLETED`` is fired, without which nothing is decollated and TensorBoard gets no loss.
 
     As in the trainer's own iteration the network learns first and the discriminator second, from the same prediction. Where the
-    label holds ``ignore_value``, both maps show the same background: nobody is judged by these voxels, no gradient leaves them.
+    label holds ``ignore_index``, both maps show the same background: nobody is judged by these voxels, no gradient leaves them.
 
     Args:
-        ignore_value: value of the label that is left out.
+        ignore_index: value of the label that is left out.
         smoothing: true maps hold this and 1 - this instead of 0 and 1, so that they are not told by their hard values alone;
             the authors' code of Spine-GAN has 0.01.
 
@@ -64,14 +64,14 @@ class SegmentationStep:
         ValueError: when ``smoothing`` is out of range.
     """
 
-    def __init__(self, ignore_value: int = 255, smoothing: float = 0.01) -> None:
+    def __init__(self, ignore_index: int = 255, smoothing: float = 0.01) -> None:
         if not 0.0 <= smoothing < 0.5:
             raise ValueError(f"SegmentationStep: smoothing={smoothing}; give at least 0 and less than 0.5.")
-        self.ignore_value, self.smoothing = ignore_value, smoothing
+        self.ignore_index, self.smoothing = ignore_index, smoothing
 
     def maps(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the discriminator sees of logits (B, C, *size) and labels (B, 1, *size): predicted and true class map."""
-        known = target != self.ignore_value
+        known = target != self.ignore_index
         labels = torch.where(known, target, torch.zeros_like(target))
         real = one_hot(labels, logits.shape[1], dtype=torch.float).clamp(self.smoothing, 1 - self.smoothing)
         return torch.where(known, logits.float().softmax(dim=1), real), real

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine
 
 from ..core.errors import InputError
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 logger = logging.getLogger(__name__)
 MAGIC = b"spine-fracture-state-1 "
@@ -64,7 +64,7 @@ def write_checkpoint(path: Path, content: object, header: bool = False) -> None:
     torch.save(content, buffer)
     data = buffer.getbuffer()
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             with temporary.open("wb") as file:
                 if header:
                     file.write(MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n")
@@ -84,7 +84,7 @@ def previous(path: Path) -> Path:
 
 def _keep(path: Path) -> None:
     """Give the file a second name; at no moment is it missing under the first."""
-    with replacing(previous(path)) as temporary:
+    with atomic_write(previous(path)) as temporary:
         try:
             os.link(path, temporary)
         except OSError:  # a file system without links

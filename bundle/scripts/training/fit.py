@@ -41,7 +41,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
     loggers = [engine.logger for engine in (trainer, evaluator) if engine is not None]
     loggers.append(logging.getLogger("monai.handlers.StatsHandler"))
     for item in loggers:
-        item.addFilter(_said_here)
+        item.addFilter(_is_duplicate_log)
     try:
         trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
@@ -51,7 +51,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
         _fail(line, error)
     finally:
         for item in loggers:
-            item.removeFilter(_said_here)
+            item.removeFilter(_is_duplicate_log)
         if threading.current_thread() is threading.main_thread():
             for name, handler in before.items():
                 if handler is not None:
@@ -68,7 +68,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
     logger.info("%s", reason(trainer, evaluator))
 
 
-def _said_here(record: logging.LogRecord) -> bool:
+def _is_duplicate_log(record: logging.LogRecord) -> bool:
     """Whether a record may pass: engines and handlers log an error, its traceback too, that is raised and said once anyway."""
     raised = record.exc_info is not None and record.exc_info[1] is not None and record.msg.startswith("Exception: ")
     return not (raised or ENDS.match(str(record.msg)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ..core.files import replacing, write_table
+from ..core.files import atomic_write, write_table
 from .distributed.processes import is_main
 
 logger = logging.getLogger(__name__)
@@ -142,5 +142,5 @@ class TrainingHistory:
             bbox_to_anchor=(0.5, -0.12),
         )
         left.set_title("Training")
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=120)

@@ -12,14 +12,14 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 from .distributed.processes import is_main
 
 logger = logging.getLogger(__name__)
 FOLDER = "kept"
 
 
-class KeepBetter:
+class InitialCheckpointGuard:
     """Handler that scores the weights a training starts from, so that they count as its first candidate for the best.
 
     Put it in front of the ``ValidationHandler`` of the trainer. The evaluator's ``CheckpointSaver`` then writes the file of
@@ -57,7 +57,7 @@ class KeepBetter:
         if self.file.is_file() and is_main():
             for name in ("original.pt", "previous.pt"):
                 if name == "previous.pt" or not (self.kept / name).is_file():
-                    with replacing(self.kept / name) as temporary:
+                    with atomic_write(self.kept / name) as temporary:
                         shutil.copyfile(self.file, temporary)
         self.evaluator.run(1)  # type: ignore[arg-type]  # MONAI's evaluator takes the number of the epoch
         self.before = self._metric()
@@ -69,7 +69,7 @@ class KeepBetter:
         ):  # an interval between validations must not cost a short training its result
             self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]
         if is_main():
-            with replacing(self.kept / "last.pt") as temporary:
+            with atomic_write(self.kept / "last.pt") as temporary:
                 torch.save(self.network.state_dict(), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
         if math.isnan(self.before):

@@ -17,16 +17,16 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointSaver, EarlyStopHandler
 from torch import distributed, nn
 
-from ..core.config_diff import deciding, differences, running_config
+from ..core.config_diff import differences, running_config, training_relevant
 from ..core.errors import InputError
 from .checkpoint import forget_state, read_state, write_checkpoint
 from .distributed.processes import is_main, rank
-from .shutdown import StopRequest
+from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
 SAVE, STOP = 1, 2
 # Ids that may change between the parts of a run: they decide how long it goes on, or only how fast.
-MAY_CHANGE = ("epochs", "check_data", "cache_rate", "cache_dir", "state_minutes")
+MAY_CHANGE = ("epochs", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes")
 SCALERS = ("scaler", "g_scaler", "d_scaler")  # MONAI's trainers keep them at the engine, adversarial ones at its state
 
 
@@ -68,8 +68,8 @@ class TrainingState:
         self.path, self.modules, self.sampler, self.evaluator = Path(path), dict(modules), sampler, evaluator
         self.val_handlers, self.seed, self.resume = list(val_handlers), seed, resume
         self.minutes, self.data = minutes, data
-        self.settings = deciding(running_config(), MAY_CHANGE)
-        self.stop = StopRequest()
+        self.settings = training_relevant(running_config(), MAY_CHANGE)
+        self.stop = GracefulShutdown()
         self._saved, self._random, self._start = time.monotonic(), None, 0
         self._trainer: Engine | None = None
 

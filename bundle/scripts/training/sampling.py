@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 class EpochSampler(Sampler[int]):
     """Yield every case once an epoch in an order that follows from seed and epoch.
 
-    What it yields holds the epoch too, ``epoch * n + index``, for ``SeededItems`` to draw by: persistent workers are told nothing
+    What it yields holds the epoch too, ``epoch * n + index``, for ``SeededDataset`` to draw by: persistent workers are told nothing
     else about the epoch. An epoch that was cut off goes on at ``start``, a number of cases.
 
     Of several processes, each gets its part of every step: their k-th batches together, in the order of the ranks, are the k-th
@@ -83,7 +83,7 @@ def case_name(item: Any, index: int) -> str:
     )
 
 
-class SeededItems(Dataset):
+class SeededDataset(Dataset):
     """Hand out the items of a data set with their random transforms seeded anew for every case and epoch.
 
     Every sample gets the name of its case as ``case``, so that a batch can say what it was made of.

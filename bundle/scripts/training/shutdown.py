@@ -14,7 +14,7 @@ from typing import Any
 SIGNALS = ("SIGTERM", "SIGINT")
 
 
-class StopRequest:
+class GracefulShutdown:
     """Note a signal, so that work ends between two steps; the same signal a second time ends the process at once.
 
     Only the main thread of a process can do so; elsewhere, as inside a server, signals stay what they were.
@@ -56,7 +56,7 @@ def exit_status(name: str) -> int:
     return 128 + int(getattr(signal, name))
 
 
-class QuietWorker:
+class IgnoreSignals:
     """Make a data worker leave signals to its parent: clusters and terminals send them to all processes of a job.
 
     A worker that ended at once would fail the training before it could save its state. When the parent itself ends, it ends

@@ -16,7 +16,7 @@ from ..networks.outputs import CLASSES
 SACRUM = 26  # VerSe's label; it is not drawn as a vertebra by the phantom either
 
 
-class MarkIntactd(MapTransform):
+class RelabelIntactd(MapTransform):
     """Give intact vertebrae a value of their own in a label of fractures, from a mask of vertebra instances.
 
     Args:
@@ -58,7 +58,7 @@ class VertebraLoss(nn.Module):
     Args:
         loss: loss of logits (B, 2, *size) and labels (B, 1, *size), used for both tasks.
         weight: weight of the second task.
-        intact_value: value of intact vertebrae in the label, see ``MarkIntactd``.
+        intact_value: value of intact vertebrae in the label, see ``RelabelIntactd``.
 
     Raises:
         InputError: for a weight that is not above 0.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
-from ..networks.outputs import SILENT_LOGIT
+from ..networks.outputs import UNTRAINED_LOGIT
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def with_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str
             logger.info("%s has a third output (vertebra), two are wanted: it is left out", key)
         else:
             result[key] = torch.cat([value, torch.zeros_like(value[:1])])
-            result[name] = torch.cat([state[name], torch.full_like(state[name][:1], SILENT_LOGIT)])
+            result[name] = torch.cat([state[name], torch.full_like(state[name][:1], UNTRAINED_LOGIT)])
             logger.info("%s has no third output (vertebra): it stays silent until it is trained", key)
     return result
 

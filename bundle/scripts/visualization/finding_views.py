@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.working_grid import WorkingGrid
@@ -102,5 +102,5 @@ def save_views(
     title: str,
 ) -> None:
     """Write ``draw_views`` as PNG; it appears under its name only when complete."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         draw_views(scan, grid, found, numbers, threshold, title).savefig(temporary, dpi=90)

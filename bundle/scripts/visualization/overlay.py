@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 BONE_WINDOW = (-200.0, 900.0)  # HU
 COLOURS = {"reference": "#39d353", "prediction": "#ff9f1c", "unknown": "#b0b7c3"}
@@ -118,5 +118,5 @@ def save_overlay(
         number: slices to show.
     """
     masks = {n: np.asarray(m) > 0 for n, m in (("reference", reference), ("prediction", prediction)) if m is not None}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         draw_overlay(image, affine, masks, title, number).savefig(temporary, dpi=110)

@@ -19,10 +19,10 @@ from monai.data import MetaTensor
 
 INDEX = "entry.json"
 BLOCK, BLOCKS = 1 << 16, 8  # bytes and number of the blocks that tell a damaged file without reading all of it
-ABANDONED_S = 86400.0  # a temporary folder this old belongs to no process any more
+STALE_TMP_S = 86400.0  # a temporary folder this old belongs to no process any more
 
 
-class DamagedError(Exception):
+class CorruptEntryError(Exception):
     """An entry that cannot be used; the message says why."""
 
 
@@ -110,7 +110,7 @@ def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: when there is no such entry.
-        DamagedError: when it is incomplete or was changed.
+        CorruptEntryError: when it is incomplete or was changed.
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
@@ -122,11 +122,11 @@ def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
             path = folder / about["file"]
             size = path.stat().st_size
             if size != about["bytes"]:
-                raise DamagedError(f"{path.name} has {size} bytes, {about['bytes']} were written")
+                raise CorruptEntryError(f"{path.name} has {size} bytes, {about['bytes']} were written")
             if verify and _check(path) != about["check"]:
-                raise DamagedError(f"{path.name} was changed after it was written")
+                raise CorruptEntryError(f"{path.name} was changed after it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(str(error)) from None
+        raise CorruptEntryError(str(error)) from None
     return index
 
 
@@ -137,7 +137,7 @@ def read_entry(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: when there is no such entry.
-        DamagedError: when it cannot be used.
+        CorruptEntryError: when it cannot be used.
     """
     item: dict[str, Any] = {}
     for key, about in read_index(folder).items():
@@ -149,7 +149,7 @@ def read_entry(folder: Path) -> dict[str, Any]:
             large = about["bytes"] > BLOCK  # an empty array cannot be mapped, a small one need not be
             array = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DamagedError(f"{about['file']}: {error}") from None
+            raise CorruptEntryError(f"{about['file']}: {error}") from None
         item[key] = torch.from_numpy(np.asarray(array)) if about["tensor"] else array
         if "meta" in about:
             item[key] = MetaTensor(item[key], meta={k: _rich(v) for k, v in about["meta"].items()})
@@ -170,7 +170,7 @@ def sweep(root: Path) -> None:
     """Take away temporary folders that a process left behind which was killed."""
     for path in root.glob("*/.*"):
         try:
-            if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_S:
+            if path.is_dir() and time.time() - path.stat().st_mtime > STALE_TMP_S:
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
             continue

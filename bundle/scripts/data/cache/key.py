@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 FORMAT = 1  # of an entry; a new one leaves every older entry aside
-SETTLED_S = 2.0  # a file this young may change again within the resolution of its time stamp
+MTIME_RESOLUTION_S = 2.0  # a file this young may change again within the resolution of its time stamp
 MEMO = "files.json"
 
 
@@ -129,7 +129,7 @@ class FileDigests:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        if time.time() - facts.st_mtime > SETTLED_S:
+        if time.time() - facts.st_mtime > MTIME_RESOLUTION_S:
             self.known[name] = [*stamp, digest.hexdigest()]
             self.changed = True
         return digest.hexdigest()
@@ -137,7 +137,7 @@ class FileDigests:
     def save(self) -> None:
         """Write what was learnt, together with what another process wrote meanwhile."""
         if self.changed:
-            # Not by the process's number, as `scripts.core.files.replacing` does: containers that share the folder have equal ones.
+            # Not named by the process id, as `core.files.atomic_write` does: containers that share the folder have equal ones.
             temporary = self.path.with_name(f".{uuid.uuid4().hex}")
             try:
                 temporary.write_text(json.dumps({**self._read(), **self.known}), encoding="utf-8")

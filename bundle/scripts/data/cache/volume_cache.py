@@ -17,7 +17,7 @@ from monai.transforms import Compose, RandomizableTrait, Transform
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from .entry import DamagedError, read_entry, read_index, remove_entry, sweep, write_entry
+from .entry import CorruptEntryError, read_entry, read_index, remove_entry, sweep, write_entry
 from .key import FileDigests, config_digest, item_digest
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class VolumeCache(Dataset):
             read_index(folder, verify=True)
         except FileNotFoundError:
             return False
-        except DamagedError as error:
+        except CorruptEntryError as error:
             logger.warning(f"{folder}: damaged ({error}); it is made again")
             remove_entry(folder)
             return False
@@ -133,7 +133,7 @@ class VolumeCache(Dataset):
         source = self.data[index]
         try:
             item = read_entry(self.folders[index])
-        except (FileNotFoundError, DamagedError) as error:
+        except (FileNotFoundError, CorruptEntryError) as error:
             logger.warning(f"{self.folders[index]}: lost during the run ({error}); the case is read from its files")
             return self._compute(index)
         for key, value in item.items():

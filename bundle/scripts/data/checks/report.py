@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from ...core.errors import InputError
 from ...core.files import write_text
-from ...io.image_checks import Finding, inspect_case
+from ...io.image_checks import Issue, inspect_case
 from ..datalist import read_datalist
 from ..split import leaking_patients
 
 ORDER = {"error": 0, "warning": 1}
 
 
-def set_findings(datalist: str, sections: Mapping[str, Sequence[Mapping]], facts: Sequence[Mapping]) -> list[Finding]:
+def set_findings(datalist: str, sections: Mapping[str, Sequence[Mapping]], facts: Sequence[Mapping]) -> list[Issue]:
     """Findings that concern several cases: leaking patients and repeated images.
 
     Args:
@@ -29,7 +29,7 @@ def set_findings(datalist: str, sections: Mapping[str, Sequence[Mapping]], facts
         facts: of ``inspect_case``, for the cases in the order of the sections.
     """
     found = [
-        Finding(
+        Issue(
             "error", "leak", datalist, f"patient {p} stands in {' and '.join(s)}; split by patient (scripts.data split)"
         )
         for p, s in leaking_patients(sections).items()
@@ -44,7 +44,7 @@ def set_findings(datalist: str, sections: Mapping[str, Sequence[Mapping]], facts
         for other in others:
             across = first[0] != other[0]
             found.append(
-                Finding(
+                Issue(
                     "error" if across else "warning",
                     "duplicate",
                     str(other[1]["image"]),
@@ -56,7 +56,7 @@ def set_findings(datalist: str, sections: Mapping[str, Sequence[Mapping]], facts
     return found
 
 
-def table(findings: Sequence[Finding]) -> str:
+def table(findings: Sequence[Issue]) -> str:
     """Findings as text, errors first."""
     rows = sorted(findings, key=lambda f: ORDER[f.severity])
     width = max((len(f.code) for f in rows), default=0)
@@ -69,7 +69,7 @@ def inspect_datalist(
     label_values: Sequence[int] = (0, 1, 255),
     expect_hu: bool = True,
     workers: int = 2,
-) -> tuple[list[Finding], list[dict]]:
+) -> tuple[list[Issue], list[dict]]:
     """Look at every case with a progress bar; findings in the order of the cases, and the facts of each."""
     cases = [case for items in sections.values() for case in items]
     with ThreadPoolExecutor(max(workers, 1)) as pool:

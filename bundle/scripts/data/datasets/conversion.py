@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import replacing, write_table, write_text
+from ...core.files import atomic_write, write_table, write_text
 from ...core.vertebrae import LEVELS, voxels_per_label
 from ...io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 from ..datalist import split_by_patient, write_datalist
@@ -27,7 +27,7 @@ IGNORE = 255  # voxels that neither loss nor metrics may judge
 
 
 @dataclass
-class MadeCase:
+class ConvertedCase:
     """What an adapter makes of a scan; every image lies on the grid of the CT.
 
     Attributes:
@@ -58,7 +58,7 @@ class SourceCase:
     name: str
     patient: str
     image: Path
-    make: Callable[[], MadeCase | None]
+    make: Callable[[], ConvertedCase | None]
     listed: bool = True
 
 
@@ -161,7 +161,7 @@ def _write(case: SourceCase, root: Path, record: Path) -> dict:
         if image is not None:
             files[key] = f"{folder}/{case.name}.nii.gz"
             image.header.set_xyzt_units("mm")
-            with replacing(root / files[key]) as temporary:
+            with atomic_write(root / files[key]) as temporary:
                 nib.save(image, temporary)
     if made.label is not None:
         fractured = bool((np.asarray(made.label.dataobj) == 1).any())
@@ -240,7 +240,7 @@ def finish(path: Path, problems: Sequence[str], cases: int) -> str:
     return str(path)
 
 
-def pair_or_complain(ct: Path, vertebrae: nib.Nifti1Image) -> nib.Nifti1Image:
+def require_same_grid(ct: Path, vertebrae: nib.Nifti1Image) -> nib.Nifti1Image:
     """Return the CT when the vertebrae lie on its grid.
 
     Raises:

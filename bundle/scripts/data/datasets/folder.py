@@ -13,10 +13,10 @@ import nibabel as nib
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.files import keep_settings
+from ...core.files import ensure_same_settings
 from ...io.dicom import is_dicom
 from ...io.formats import NIFTI, PICTURES, ending, read_volume, stem
-from .conversion import IGNORE, MadeCase, SourceCase, convert, finish, same_grid
+from .conversion import IGNORE, ConvertedCase, SourceCase, convert, finish, same_grid
 
 # What people append to the names of images and of masks; nnU-Net's channel number among them.
 SUFFIX = re.compile(
@@ -77,7 +77,7 @@ def own_label(
 
 def _make(
     image_path: Path, label_path: Path | None, fractured: Sequence[int] | None, unknown: int | None, pixel_mm: float
-) -> MadeCase:
+) -> ConvertedCase:
     image = read_volume(image_path, pixel_mm)
     if len(image.shape) != 3:
         raise ValueError(f"{image_path}: has shape {image.shape}; a volume of three dimensions is needed")
@@ -91,7 +91,7 @@ def _make(
             raise ValueError(f"{label_path}: {reason}; resample the mask to the grid of its image")
         label = own_label(mask, label_path, fractured, unknown)
     stays = image_path.is_file() and ending(image_path) in NIFTI
-    return MadeCase(label=label, image=None if stays else image)
+    return ConvertedCase(label=label, image=None if stays else image)
 
 
 def folder(
@@ -154,7 +154,7 @@ def folder(
             raise InputError(f"patient={patient!r}: finds nothing in the case name {name}; change the expression")
         patients[name] = name if match is None else match[1 if match.re.groups else 0]
     wanted = [fractured] if isinstance(fractured, int) else fractured and [int(v) for v in fractured]
-    keep_settings(
+    ensure_same_settings(
         out,
         {
             "images": str(Path(images).resolve()),

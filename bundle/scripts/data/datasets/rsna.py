@@ -13,12 +13,12 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from ...core.errors import InputError
-from ...core.files import keep_settings, read_table
+from ...core.files import ensure_same_settings, read_table
 from ...core.vertebrae import LABELS, voxels_per_label
 from ...io.dicom import read_series
 from .conversion import (
     IGNORE,
-    MadeCase,
+    ConvertedCase,
     SourceCase,
     convert,
     finish,
@@ -79,7 +79,7 @@ def level_mask(vertebrae: NDArray[np.uint8], fractured: Mapping[int, bool]) -> N
     return value[vertebrae]
 
 
-def _make(study: str, images: Path, mask: Path, fractured: Mapping[int, bool]) -> MadeCase:
+def _make(study: str, images: Path, mask: Path, fractured: Mapping[int, bool]) -> ConvertedCase:
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; download the images of this study")
     ct, _ = read_series(images)
@@ -88,7 +88,7 @@ def _make(study: str, images: Path, mask: Path, fractured: Mapping[int, bool]) -
     rows = table_rows(study, vertebrae, {})
     for row in rows:
         row["fractured"] = int(fractured[row["label"]]) if row["label"] in fractured else ""
-    return MadeCase(label, vertebrae, ct, rows)
+    return ConvertedCase(label, vertebrae, ct, rows)
 
 
 def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
@@ -122,7 +122,7 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
         raise InputError(
             f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?"
         )
-    keep_settings(out, {"source": str(root.resolve())})
+    ensure_same_settings(out, {"source": str(root.resolve())})
     cases = []
     for uid in chosen:
         images = root / "train_images" / uid

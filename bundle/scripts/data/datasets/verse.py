@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from ...core.errors import InputError
-from ...core.files import keep_settings
+from ...core.files import ensure_same_settings
 from ...core.vertebrae import spine_order
 from .conversion import (
     IGNORE,
-    MadeCase,
+    ConvertedCase,
     SourceCase,
     convert,
     finish,
     fracture_mask,
     integer_labels,
-    pair_or_complain,
+    require_same_grid,
     table_rows,
 )
 from .grades import read_grades
@@ -163,13 +163,13 @@ def verse(
     # Of the grades in use, so that both forms of one table count as one.
     used = repr([(case, sorted(table[case].items())) for case in wanted if case in table])
     digest = hashlib.sha256(used.encode()).hexdigest()[:16]
-    keep_settings(out, {**settings, "masks_only": masks_only, "grades_sha256": digest})
+    ensure_same_settings(out, {**settings, "masks_only": masks_only, "grades_sha256": digest})
     for line in missing:
         print(line)
 
-    def make(case: str) -> MadeCase | None:
+    def make(case: str) -> ConvertedCase | None:
         vertebrae = integer_labels(masks[case])
-        ct = pair_or_complain(images[case], vertebrae) if case in images else None
+        ct = require_same_grid(images[case], vertebrae) if case in images else None
         known = table.get(case, {})
         mask = fracture_mask(np.asarray(vertebrae.dataobj), known, min_grade, unknown)
         if mask is None:
@@ -177,7 +177,7 @@ def verse(
         if unknown == "ignore" and ct is not None:
             mask[unlabelled_bone(ct, vertebrae) & (mask == 0)] = IGNORE
         label = nib.Nifti1Image(mask, vertebrae.affine)
-        return MadeCase(label, vertebrae, rows=table_rows(case, vertebrae, known, min_grade))
+        return ConvertedCase(label, vertebrae, rows=table_rows(case, vertebrae, known, min_grade))
 
     cases = [
         SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(make, c), listed=c in images) for c in wanted

@@ -12,16 +12,16 @@ import nibabel as nib
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.files import keep_settings
+from ...core.files import ensure_same_settings
 from ...core.vertebrae import LABELS
 from ...io.formats import stem
 from .conversion import (
-    MadeCase,
+    ConvertedCase,
     SourceCase,
     convert,
     finish,
     integer_labels,
-    pair_or_complain,
+    require_same_grid,
     table_rows,
 )
 
@@ -53,10 +53,10 @@ def merge_vertebrae(folder: Path) -> nib.Nifti1Image:
     return nib.Nifti1Image(merged, affine)
 
 
-def _make(case: str, ct: Path, vertebrae: Callable[[], nib.Nifti1Image]) -> MadeCase:
+def _make(case: str, ct: Path, vertebrae: Callable[[], nib.Nifti1Image]) -> ConvertedCase:
     labels = vertebrae()
-    pair_or_complain(ct, labels)
-    return MadeCase(vertebrae=labels, rows=table_rows(case, labels, {}))
+    require_same_grid(ct, labels)
+    return ConvertedCase(vertebrae=labels, rows=table_rows(case, labels, {}))
 
 
 def _convert(
@@ -66,7 +66,7 @@ def _convert(
     seed: int,
     workers: int,
 ) -> str:
-    keep_settings(out, {"source": str(Path(source).resolve())})
+    ensure_same_settings(out, {"source": str(Path(source).resolve())})
     cases = [SourceCase(name, patient, ct, partial(_make, name, ct, read)) for name, patient, ct, read in found]
     path, problems = convert(cases, out, "CT with vertebra instances, no grades; input to simulate.", seed, workers)
     return finish(path, problems, len(cases))

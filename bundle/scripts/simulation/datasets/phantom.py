@@ -14,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import keep_settings, read_table, write_table
+from ...core.files import ensure_same_settings, read_table, write_table
 from ...core.genant import SHAPES
 from ...data.datalist import split_by_patient, write_datalist
 from ...data.datasets.conversion import IGNORE
@@ -131,7 +131,7 @@ def phantom(
     settings |= (
         {} if (style, drawn, min_grade) == ("plain", 0, 1) else {"style": style, "drawn": drawn, "min_grade": min_grade}
     )
-    keep_settings(out, settings)
+    ensure_same_settings(out, settings)
     root = Path(out)
     for folder in FOLDERS.values():
         (root / folder).mkdir(parents=True, exist_ok=True)

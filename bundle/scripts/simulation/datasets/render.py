@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import keep_settings, read_table, write_table
+from ...core.files import ensure_same_settings, read_table, write_table
 from ...data.datalist import SECTIONS, read_datalist, write_datalist
 from ...data.datasets.conversion import IGNORE, integer_labels
 from ...io.formats import stem
@@ -105,7 +105,7 @@ def render(
     if not work:
         raise InputError(f"{source}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
     settings = {"datalist": str(source.resolve()), "grades": kinds, "fractures": fractures, "healthy": healthy}
-    keep_settings(out, settings | {"min_grade": min_grade, "copies": copies, "seed": seed})
+    ensure_same_settings(out, settings | {"min_grade": min_grade, "copies": copies, "seed": seed})
     root = Path(out)
 
     def run(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict | str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import keep_settings, read_table, write_table
+from ...core.files import ensure_same_settings, read_table, write_table
 from ...core.genant import SHAPES
 from ...core.vertebrae import voxels_per_label
 from ...data.datalist import SECTIONS, read_datalist, write_datalist
@@ -154,7 +154,7 @@ def simulate(
         raise InputError(
             f"{source}: {names[double[0]]} cases are called {double[0]}; give each its own `patient` or file name"
         )
-    keep_settings(
+    ensure_same_settings(
         out,
         {
             "datalist": str(source.resolve()),

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ...core.files import replacing
+from ...core.files import atomic_write
 from ...core.genant import SHAPES
 from ...core.vertebrae import LEVELS, spine_order, voxels_per_label
 from ...postprocessing.vertebra_frame import FrameError
@@ -77,7 +77,7 @@ def add_fractures(
 def save_image(image: nib.Nifti1Image, path: Path) -> None:
     """Write a NIfTI image in mm; the file appears under its name only when it is complete."""
     image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         nib.save(image, temporary)
 
 

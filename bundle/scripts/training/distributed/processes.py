@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from ...core.errors import InputError
-from ...data.checks import cases as checks
 from ...data.datalist import load_datalist
 
 CONFIG = "configs/multi_gpu_train.yaml"
@@ -89,7 +88,7 @@ def start(device: str | torch.device, backend: str | None = None, timeout: float
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"the processes could not meet at {address} ({reason[:160]}); see docs/scaling.md") from None
-    sys.excepthook = _say_which
+    sys.excepthook = _report_rank
     if not is_main():
         logging.disable(logging.INFO)
 
@@ -102,7 +101,7 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _say_which(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_rank(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error and, as the last line, its first cause and whose it is: ``torchrun`` prints a page of its own behind it."""
     cause = error
     while cause.__cause__ or cause.__context__:
@@ -114,14 +113,6 @@ def _say_which(kind: type[BaseException], error: BaseException, trace: Traceback
     text = (str(cause).strip().splitlines() or ["no message"])[0]
     traceback.print_exception(kind, error, trace)
     print(f"{name}: ended by {type(cause).__name__}: {text}", file=sys.stderr, flush=True)
-
-
-def preflight(**arguments: Any) -> None:
-    """Let the first process check the data, see ``scripts.training.preflight.preflight``, while the others wait."""
-    if is_main():
-        checks.preflight(**arguments)
-    if world_size() > 1:
-        dist.barrier()
 
 
 def volumes_per_process(batch_size: int, slices_per_volume: int) -> int:
@@ -160,7 +151,7 @@ def load_share(path: str, section: str) -> list[dict[str, str]]:
     return share(load_datalist(path, section))
 
 
-class NoWriter:
+class NullSummaryWriter:
     """What the other processes have in place of TensorBoard's writer: it takes every call and writes nothing."""
 
     def __getattr__(self, name: str) -> Any:
@@ -168,9 +159,9 @@ class NoWriter:
 
 
 def summary_writer(log_dir: str) -> Any:
-    """Return TensorBoard's writer for the folder in the first process, ``NoWriter`` in the others."""
+    """Return TensorBoard's writer for the folder in the first process, ``NullSummaryWriter`` in the others."""
     if not is_main():
-        return NoWriter()
+        return NullSummaryWriter()
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir)

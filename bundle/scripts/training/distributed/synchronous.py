@@ -71,7 +71,7 @@ def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
     return [axis for axis in range(x.dim()) if axis != 1], [1, -1] + [1] * (x.dim() - 2)
 
 
-class WholeBatchLoss(nn.Module):
+class GlobalBatchLoss(nn.Module):
     """Loss of the batches of all processes together, the same value in each of them.
 
     A Dice over the batch is no mean of the Dices of its parts. Below ``DistributedDataParallel`` the gradients are those of one
@@ -136,7 +136,7 @@ def distributed(
         network: on its device already, with equal weights in every process or not: those of the first are taken.
         sync_batchnorm: normalise over the batches of all processes; changed in ``network`` itself, whose keys stay the same.
             Without it every process normalises by its own part of the batch and keeps running statistics of its own, of which
-            those of the first count, see ``EqualBuffers``.
+            those of the first count, see ``BroadcastBuffers``.
         find_unused_parameters: for networks of which a step does not use all weights.
     """
     device = next(network.parameters()).device
@@ -156,7 +156,7 @@ def distributed(
     )
 
 
-class EqualBuffers:
+class BroadcastBuffers:
     """Handler of an evaluator: every process validates with the buffers of the first, which are those that are saved.
 
     Args:

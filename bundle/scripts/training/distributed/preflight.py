@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks before the first epoch in several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from ..preflight import preflight as check_all
+from .processes import is_main, world_size
+
+
+def preflight(**arguments: Any) -> None:
+    """Check the data in the main process, see ``scripts.training.preflight.preflight``, while the others wait."""
+    if is_main():
+        check_all(**arguments)
+    if world_size() > 1:
+        dist.barrier()
