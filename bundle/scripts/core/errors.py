@@ -34,10 +34,15 @@ def refusal(reason: BaseException | str) -> Exception:
     Returns:
         ``HTTPException`` with status 422 below MONAI Label, else ``ValueError``.
     """
-    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    line = lines[0] if lines else type(reason).__name__
+    line = first_line(reason)
     if not served():
         return ValueError(line)
     from starlette.exceptions import HTTPException
 
     return HTTPException(UNUSABLE, line)
+
+
+def first_line(error: BaseException | str) -> str:
+    """First non-empty line of an error's message, or the name of its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

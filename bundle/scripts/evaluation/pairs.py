@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.files import read_table
+from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
 from ..data.datalist import load_datalist
 from ..io.formats import ending, read_volume, stem
-from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 
 # Endings that tools give to masks and scans; they do not count when names are compared.
 ENDING = re.compile(

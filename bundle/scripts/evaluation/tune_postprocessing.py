@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from ..core.errors import InputError
 from ..core.files import write_table, write_text
+from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..data.datalist import load_datalist
 from ..inference.pipeline import Clock, Pipeline
 from ..inference.segment import read_config
 from ..io.ct_volume import Scan, read_header
-from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 from ..io.resample import sample
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.transforms import longest_run

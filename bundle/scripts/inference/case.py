@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import write_text
+from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..io import dicom_seg
 from ..io.ct_volume import Scan, ScanHeader, read_header
-from ..io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 from ..io.nifti_writer import slice_file
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.findings import PostProcessing

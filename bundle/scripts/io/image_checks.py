@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from .formats import NIFTI, ending, read_volume
 
-AFFINE_TOLERANCE_MM = 0.05
 SHEAR_TOLERANCE = 1e-3
 SMALL_FIELD_MM = 40.0  # less than one vertebra with its discs
 SAMPLES = 200_000  # voxels that the value statistics are taken from
@@ -44,13 +44,6 @@ class Issue:
     def as_dict(self) -> dict[str, str]:
         """For JSON."""
         return asdict(self)
-
-
-def grid_offset(shape: Sequence[int], first: NDArray, second: NDArray) -> float:
-    """Return how far apart (mm) two affines place a corner of a volume of ``shape``, at most."""
-    corners = np.array([[(0, n - 1)[b] for n, b in zip(shape, bits, strict=True)] for bits in np.ndindex(2, 2, 2)])
-    difference = first - second
-    return float(np.abs(corners @ difference[:3, :3].T + difference[:3, 3]).max())
 
 
 def _shape(image: nib.Nifti1Image) -> tuple[int, ...]:

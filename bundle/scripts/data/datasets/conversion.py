@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_table, write_text
+from ...core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ...core.vertebrae import LEVELS, voxels_per_label
-from ...io.image_checks import AFFINE_TOLERANCE_MM, grid_offset
 from ..datalist import split_by_patient, write_datalist
 from .grades import VertebraGrade
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of version 0.5 that version 0.6 reads with a warning; version 0.7 drops this file.
+
+Four kinds of names were changed: ids of configs, targets in configs, keys of JSON files and columns of tables, and options of
+commands. Each table maps the old name to the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# Ids at the top level of a config. An id whose unit changed has a factor in SCALES.
+IDS = {
+    "agree_mm": "consistency_mm",
+    "agree_share": "consistency_fraction",
+    "ignore_value": "ignore_index",
+    "keep_better": "require_improvement",
+    "known": "valid_mask",
+    "lr_score": "lr_metric",
+    "mark_intact": "relabel_intact_vertebrae",
+    "min_volume_mm3": "min_volume_ml",
+    "resumed": "stateful_objects",
+    "slices_per_step": "sw_batch_size",
+    "start_weights": "init_weights",
+    "state_minutes": "checkpoint_interval_minutes",
+}
+SCALES = {"min_volume_mm3": 1e-3}
+
+# Targets of components.
+TARGETS: dict[str, str] = {}
+
+# Arguments of components, by their new target.
+ARGUMENTS: dict[str, dict[str, str]] = {}
+
+# Keys of JSON files and columns of CSV tables.
+KEYS: dict[str, str] = {}
+
+# Options of commands.
+OPTIONS: dict[str, str] = {}
+
+REFERENCE = re.compile(r"(?<=[@%])([A-Za-z_]\w*)")
+
+
+def warn(old: str, new: str, where: str = "") -> None:
+    """Log that an old name was used, and the new one."""
+    place = f"{where}: " if where else ""
+    logger.warning("%s`%s` is called `%s` since version 0.6; the old name works until 0.7", place, old, new)
+
+
+def _value(old: str, value: Any) -> Any:
+    scale = SCALES.get(old)
+    return value * scale if scale and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _migrate(node: Any, used: dict[str, str]) -> Any:
+    """Copy of a part of a config with new targets, arguments and references."""
+    if isinstance(node, Mapping):
+        content = {key: _migrate(value, used) for key, value in node.items()}
+        target = content.get("_target_")
+        if isinstance(target, str) and target in TARGETS:
+            used[target] = content["_target_"] = target = TARGETS[target]
+        for old, new in ARGUMENTS.get(target, {}).items() if isinstance(target, str) else ():
+            if old in content:
+                used[old] = new
+                content[new] = _value(old, content.pop(old))
+        return content
+    if isinstance(node, list):
+        return [_migrate(value, used) for value in node]
+    if isinstance(node, str) and node[:1] in ("@", "$", "%"):
+        # A reference to an id whose unit changed would need another expression, so it is left to fail by its name.
+        return REFERENCE.sub(lambda m: IDS[m[1]] if m[1] in IDS and m[1] not in SCALES else m[1], node)
+    return node
+
+
+def migrate_config(content: Mapping[str, Any], where: str = "", quiet: bool = False) -> dict[str, Any]:
+    """Copy of a merged config with the names of this version.
+
+    Args:
+        content: merged config, overrides included.
+        where: name of the config, for the warning.
+        quiet: whether the warning is left out.
+
+    Returns:
+        Config in which an old id gives its value to the new id, an explicit value of the new one included.
+    """
+    used: dict[str, str] = {}
+    migrated: dict[str, Any] = {}
+    late: dict[str, Any] = {}
+    for key, value in content.items():
+        first, separator, rest = key.lstrip("+").replace("#", "::").partition("::")
+        if first in IDS:
+            new = IDS[first]
+            used[first] = new
+            late[f"{'+' if key.startswith('+') else ''}{new}{separator}{rest}"] = _migrate(_value(first, value), used)
+        else:
+            migrated[key] = _migrate(value, used)
+    migrated.update(late)
+    if not quiet:
+        for old, new in used.items():
+            warn(old, new, where)
+    return migrated
+
+
+def migrate_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of a row or JSON object whose old keys have their new names; a new name that is present is kept."""
+    return {KEYS.get(k, k) if KEYS.get(k) not in content else k: v for k, v in content.items()}
+
+
+def migrate_running_config() -> None:
+    """Rename old ids and targets of the config whose resolution called this function.
+
+    The command line and overlays are merged by MONAI before any code of the bundle runs, so this is the first expression of
+    ``initialize``. The parser that resolves it stands further up the stack.
+    """
+    from monai.bundle import ConfigParser
+
+    frame = sys._getframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            before = dict(parser.config)
+            after = migrate_config(before)
+            if after != before:
+                parser.set(after)
+            return
+        frame = frame.f_back  # type: ignore[assignment]
