@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from scripts.core.errors import InputError
 from scripts.data.slice_context import SliceContextd
-from scripts.networks.slice_context import SliceContextInferer, context_step, offsets, stack_neighbours
+from scripts.networks.slice_context import SliceContextInferer, context_step, slice_offsets, stack_slice_context
 
 
 def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.Tensor:
@@ -23,7 +23,7 @@ def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_each_slice_gets_its_neighbours_and_nothing_from_beyond_the_border(neighbours, step, dim):
     volume = torch.rand(2, 1, 7, 8, 9)
-    stacked = stack_neighbours(volume, neighbours, step, dim)
+    stacked = stack_slice_context(volume, neighbours, step, dim)
     assert stacked.shape == (2, 2 * neighbours + 1, 7, 8, 9)
     for batch, out in zip(volume[:, 0].movedim(dim + 1, 1), stacked.movedim(dim + 2, 1), strict=True):
         for k in range(len(batch)):
@@ -33,7 +33,7 @@ def test_each_slice_gets_its_neighbours_and_nothing_from_beyond_the_border(neigh
 @pytest.mark.parametrize(("arguments", "match"), [((-1, 1), "neighbours=-1"), ((1, 0), "neighbour_step=0")])
 def test_numbers_out_of_range_are_named(arguments, match):
     with pytest.raises(ValueError, match=match):
-        offsets(*arguments)
+        slice_offsets(*arguments)
     with pytest.raises(ValueError, match=match):
         SliceContextInferer(roi_size=(8, 8), neighbours=arguments[0], step=arguments[1])
     with pytest.raises(ValueError, match=match):

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from ..networks.slice_context import offsets
+from ..networks.slice_context import slice_offsets
 
 
 class SliceContextd(MapTransform):
@@ -28,7 +28,7 @@ class SliceContextd(MapTransform):
     def __init__(self, keys: KeysCollection, image_keys: KeysCollection, neighbours: int = 0, step: int = 1) -> None:
         super().__init__(keys)
         self.image_keys = (image_keys,) if isinstance(image_keys, str) else tuple(image_keys)  # type: ignore[arg-type]
-        self.offsets = offsets(neighbours, step)
+        self.offsets = slice_offsets(neighbours, step)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return the items as 2D samples."""

@@ -12,8 +12,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 
-from ..networks.outputs import CLASSES
-from ..networks.slice_context import offsets
+from ..networks.outputs import NUM_CLASSES
+from ..networks.slice_context import slice_offsets
 from .runtimes import Runner
 from .windows import WindowGrid
 
@@ -60,7 +60,7 @@ class PatchConfig:
             raise ValueError(f"overlap={self.overlap}: give a share of at least 0 and below 1")
         if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):
             raise ValueError(f"neighbours={self.neighbours}: give 0 or more, and 0 for 3D windows")
-        offsets(self.neighbours, self.neighbour_step)
+        slice_offsets(self.neighbours, self.neighbour_step)
         if any(a not in range(len(self.size)) for axes in self.flips for a in axes):
             raise ValueError(f"flips={self.flips}: give axes of the window, 0 to {len(self.size) - 1}")
         if self.blend not in ("constant", "gaussian"):
@@ -88,7 +88,7 @@ def predict_batch(runners: Sequence[Runner], batch: torch.Tensor, window: PatchC
             dims = [a + 2 for a in axes]
             logits = runner(batch.flip(dims) if dims else batch)
             # The sigmoid of the difference is the softmax of the fracture.
-            opinion = torch.cat([logits[:, 1:CLASSES] - logits[:, :1], logits[:, CLASSES:]], dim=1).float()
+            opinion = torch.cat([logits[:, 1:NUM_CLASSES] - logits[:, :1], logits[:, NUM_CLASSES:]], dim=1).float()
             outputs.append(opinion.flip(dims) if dims else opinion)
     if len(outputs) == 1:
         return outputs[0]
@@ -137,7 +137,7 @@ def predict_slices(
     channels = 2 * window.neighbours + 1
     per_chunk = max(SAMPLE_BYTES // (2 * channels * int(np.prod([shape[a] for a in others]))), 1)
     slices = sorted(k for k, starts in wanted.items() if starts)
-    beside = np.array(offsets(window.neighbours, window.neighbour_step))
+    beside = np.array(slice_offsets(window.neighbours, window.neighbour_step))
     crop = tuple(slice(b, b + n) for b, n in zip(grid.before, grid.size, strict=True))
     for first in range(0, len(slices), per_chunk):
         chunk = slices[first : first + per_chunk]

@@ -12,7 +12,7 @@ from monai.inferers import SliceInferer
 from ..core.errors import InputError
 
 
-def offsets(neighbours: int, step: int) -> list[int]:
+def slice_offsets(neighbours: int, step: int) -> list[int]:
     """Places of the channels relative to the slice, in slices, lowest first: 2 n + 1 numbers.
 
     Args:
@@ -50,7 +50,7 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
     return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
 
 
-def stack_neighbours(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0) -> torch.Tensor:
+def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0) -> torch.Tensor:
     """Give every slice its neighbours as channels; those outside the scan are 0.
 
     Args:
@@ -62,7 +62,7 @@ def stack_neighbours(volume: torch.Tensor, neighbours: int, step: int = 1, dim: 
     Raises:
         ValueError: for a number out of range.
     """
-    beside, axis, count = offsets(neighbours, step), dim + 2, volume.shape[dim + 2]
+    beside, axis, count = slice_offsets(neighbours, step), dim + 2, volume.shape[dim + 2]
     if not neighbours:
         return volume
     stack = volume.new_zeros((len(beside), *volume.shape))
@@ -87,7 +87,7 @@ class SliceContextInferer(SliceInferer):
 
     def __init__(self, *args: Any, neighbours: int = 0, step: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        offsets(neighbours, step)
+        slice_offsets(neighbours, step)
         self.neighbours, self.step = neighbours, step
 
     def __call__(
@@ -95,5 +95,5 @@ class SliceContextInferer(SliceInferer):
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
         """Run the network over (B, C, X, Y, Z), slice by slice."""
         return super().__call__(
-            stack_neighbours(inputs, self.neighbours, self.step, self.spatial_dim), network, *args, **kwargs
+            stack_slice_context(inputs, self.neighbours, self.step, self.spatial_dim), network, *args, **kwargs
         )

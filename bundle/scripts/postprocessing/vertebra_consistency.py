@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..networks.outputs import CLASSES
+from ..networks.outputs import NUM_CLASSES
 
 BLOCK = 2**22  # voxels that are worked on at a time, in float32
 REACH = 3.0  # standard deviations of the average
@@ -111,11 +111,11 @@ class VertebraConsistencyd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             logits = result[key]
-            chances = torch.softmax(logits[:CLASSES].float(), dim=0)
-            if self.consistency_mm is not None and len(logits) > CLASSES and logits.ndim == 4:
+            chances = torch.softmax(logits[:NUM_CLASSES].float(), dim=0)
+            if self.consistency_mm is not None and len(logits) > NUM_CLASSES and logits.ndim == 4:
                 spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
                 fracture = np.array(torch.as_tensor(chances)[1].cpu().numpy())
-                vertebra = torch.sigmoid(torch.as_tensor(logits)[CLASSES].float()).cpu().numpy()
+                vertebra = torch.sigmoid(torch.as_tensor(logits)[NUM_CLASSES].float()).cpu().numpy()
                 agree(fracture, vertebra, spacing, self.consistency_mm, self.consistency_fraction)
                 told = torch.from_numpy(fracture).to(logits.device)
                 chances[0], chances[1] = 1 - told, told

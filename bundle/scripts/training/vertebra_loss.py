@@ -11,7 +11,7 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from ..core.errors import InputError
-from ..networks.outputs import CLASSES
+from ..networks.outputs import NUM_CLASSES
 
 SACRUM = 26  # VerSe's label; it is not drawn as a vertebra by the phantom either
 
@@ -78,12 +78,12 @@ class VertebraLoss(nn.Module):
         Raises:
             InputError: when there is no third output.
         """
-        if prediction.shape[1] != CLASSES + 1:
+        if prediction.shape[1] != NUM_CLASSES + 1:
             raise InputError(
                 f"configs/vertebra_loss.yaml: the network has {prediction.shape[1]} outputs; a third is needed, set "
                 "network_def::vertebra_output to true, of other networks network_def::out_channels to 3"
             )
         intact = target == self.intact_value
-        fracture = self.loss(prediction[:, :CLASSES], torch.where(intact, torch.zeros_like(target), target))
-        vertebra = torch.cat([torch.zeros_like(prediction[:, CLASSES:]), prediction[:, CLASSES:]], dim=1)
+        fracture = self.loss(prediction[:, :NUM_CLASSES], torch.where(intact, torch.zeros_like(target), target))
+        vertebra = torch.cat([torch.zeros_like(prediction[:, NUM_CLASSES:]), prediction[:, NUM_CLASSES:]], dim=1)
         return fracture + self.weight * self.loss(vertebra, torch.where(intact, torch.ones_like(target), target))
