@@ -16,10 +16,10 @@ import yaml
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import read_table, write_table, write_text
+from ...core.files import write_text
 from ...core.provenance import versions
 from ...data.datalist import PATHS, SECTIONS, read_datalist, relative_case, write_datalist
-from ..fracture.sampling import COLUMNS
+from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from .phantom import phantom
 from .render import render
 from .simulate import simulate
@@ -108,10 +108,10 @@ def build(
         made = PARTS[part](out=str(root / part), workers=workers, **options)
         for section, found in read_datalist(made)[1].items():
             merged[section] += found
-        rows += [row | {"case": f"{part}/{row['case']}"} for row in read_table(root / part / "vertebrae.csv")]
+        rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / "vertebrae.csv")]
     digest = data_hash(merged)
     path = root / "datalist.json"
-    write_table(root / "vertebrae.csv", rows, COLUMNS)
+    write_vertebra_table(root / "vertebrae.csv", rows)
     text = f"Built from {Path(recipe).name}: {', '.join(parts)}."
     write_datalist(path, {s: [relative_case(c, path) for c in found] for s, found in merged.items()}, text)
     facts: dict[str, object] = {"parts": parts, "cases": {s: len(found) for s, found in merged.items()}}

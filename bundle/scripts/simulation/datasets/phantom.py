@@ -14,11 +14,12 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings, read_table, write_table
+from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
 from ...data.datalist import split_by_patient, write_datalist
 from ...data.datasets.conversion import IGNORE
-from ..fracture.sampling import COLUMNS, add_fractures, save_image, vertebra_rows, whole_vertebrae
+from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
+from ..fracture.sampling import add_fractures, save_image, scan_rows, whole_vertebrae
 from ..phantom.anatomy import REGIONS
 from ..phantom.generator import make_phantom
 from ..spine_scan import SpineScan
@@ -144,7 +145,7 @@ def phantom(
     def make(k: int) -> list[dict]:
         part = root / "vertebrae" / f"{_name(seed + k)}.csv"
         if part.exists():
-            return list(read_table(part))
+            return read_vertebra_table(part)
         rng = np.random.default_rng([seed + k, 11])
         region = names[k % len(names)]
         looks = STYLES[style](rng, region)
@@ -159,8 +160,8 @@ def phantom(
         mask[np.isin(scan.labels, doubtful(scan, min_grade))] = IGNORE
         for key, array in (("image", scan.image), ("vertebrae", scan.labels), ("label", mask)):
             save_image(_oriented(array, scan.affine, codes), root / entries[k][key])
-        case_rows = vertebra_rows(_name(seed + k), scan)
-        write_table(part, case_rows, COLUMNS)
+        case_rows = scan_rows(_name(seed + k), scan)
+        write_vertebra_table(part, case_rows)
         return case_rows
 
     rows: list[dict] = []
@@ -168,7 +169,7 @@ def phantom(
         for case_rows in tqdm(pool.map(make, range(cases)), total=cases, desc="phantoms", unit="scan"):
             rows.extend(case_rows)
 
-    write_table(root / "vertebrae.csv", rows, COLUMNS)
+    write_vertebra_table(root / "vertebrae.csv", rows)
     fractured = [any(str(r["grade"]) != "0" for r in rows if r["case"] == e["patient"]) for e in entries]
     split = split_by_patient([e["patient"] for e in entries], fractured, seed)
     path = root / "datalist.json"

@@ -13,11 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings, read_table, write_table
+from ...core.files import ensure_same_settings
 from ...data.datalist import SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import IGNORE, integer_labels
+from ...data.datasets.conversion import IGNORE
+from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from ...io.formats import stem
-from ..fracture.sampling import COLUMNS, add_fractures, save_image, vertebra_rows
+from ...io.label_maps import read_label_map
+from ..fracture.sampling import add_fractures, save_image, scan_rows
 from ..rendering import render_ct
 from ..style import wide_style
 from .simulate import FOLDERS, marked_vertebrae, training_label
@@ -35,7 +37,7 @@ class Wanted:
 
 def _render_case(case: Mapping[str, str], root: Path, name: str, wanted: Wanted) -> None:
     """Write one rendered scan; its table comes last and marks it as finished."""
-    mask = nib.as_closest_canonical(integer_labels(Path(case["vertebrae"])))
+    mask = nib.as_closest_canonical(read_label_map(Path(case["vertebrae"])))
     labels = np.asarray(mask.dataobj).astype(np.uint8)
     old = None
     if case.get("label"):
@@ -54,9 +56,7 @@ def _render_case(case: Mapping[str, str], root: Path, name: str, wanted: Wanted)
     label[np.isin(scan.labels, small)] = IGNORE
     for key, array in (("image", scan.image), ("label", label), ("vertebrae", scan.labels)):
         save_image(nib.Nifti1Image(array, scan.affine), root / FOLDERS[key] / f"{name}.nii.gz")
-    blank = {"grade": "", "shape": ""}
-    rows = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(name, scan)]
-    write_table(root / "vertebrae" / f"{name}.csv", rows, COLUMNS)
+    write_vertebra_table(root / "vertebrae" / f"{name}.csv", scan_rows(name, scan, fractured, unknown))
 
 
 def render(
@@ -118,7 +118,7 @@ def render(
                 count = 0 if rng.random() < healthy else int(rng.integers(1, fractures + 1))
                 _render_case(case, root, name, Wanted(count, kinds, min_grade, int(rng.integers(2**31))))
             files = {f: f"{d}/{name}.nii.gz" for f, d in FOLDERS.items()}
-            return {"entry": {**files, "patient": case.get("patient", name)}, "rows": read_table(part)}
+            return {"entry": {**files, "patient": case.get("patient", name)}, "rows": read_vertebra_table(part)}
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             line = line if str(case["vertebrae"]) in line else f"{case['vertebrae']}: {line}"
@@ -136,7 +136,7 @@ def render(
     problems = [r for r in results if isinstance(r, str)]
     if not any(done.values()):
         raise InputError(f"{problems[0]}; no mask is left")
-    write_table(root / "vertebrae.csv", rows, COLUMNS)
+    write_vertebra_table(root / "vertebrae.csv", rows)
     write_datalist(root / "datalist.json", done, f"CTs drawn around the vertebra masks of {source.name}.")
     if problems:
         raise InputError(f"{len(problems)} of {len(work)} masks were left out, see above; the others are in {root}")

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings, read_table, write_table
+from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
 from ...core.vertebrae import voxels_per_label
 from ...data.datalist import SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import IGNORE, integer_labels, same_grid
+from ...data.datasets.conversion import IGNORE, same_grid
+from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from ...io.formats import stem
-from ..fracture.sampling import COLUMNS, add_fractures, save_image, vertebra_rows
+from ...io.label_maps import read_label_map
+from ..fracture.sampling import add_fractures, save_image, scan_rows
 from ..spine_scan import SpineScan
 
 FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
@@ -47,7 +49,7 @@ def training_label(
 
 def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti1Image]:
     image = nib.load(case["image"])
-    vertebrae = integer_labels(Path(case["vertebrae"]))
+    vertebrae = read_label_map(Path(case["vertebrae"]))
     reason = same_grid(image, vertebrae)
     if reason:
         raise ValueError(f"{case['vertebrae']}: {reason}; resample the mask to the grid of the CT")
@@ -94,10 +96,7 @@ def _simulate_case(
         save_image(nib.Nifti1Image(array, image.affine), root / FOLDERS[name] / f"{case_name}.nii.gz")
     if wanted and not scan.fractures:
         tqdm.write(f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged")
-    # Grades of old fractures and of unknown vertebrae are not this command's to state: blank, not 0.
-    blank = {"grade": "", "shape": ""}
-    table = [r | blank if r["label"] in (*fractured, *unknown) else r for r in vertebra_rows(case_name, scan)]
-    write_table(part, table, COLUMNS)
+    write_vertebra_table(part, scan_rows(case_name, scan, fractured, unknown))
 
 
 def simulate(
@@ -181,7 +180,7 @@ def simulate(
                 wanted = 0 if share else int(rng.integers(1, fractures + 1))
                 _simulate_case(case, root, case_name, part, rng, wanted, chosen, drawn)
             files = {f: f"{d}/{case_name}.nii.gz" for f, d in FOLDERS.items()}
-            return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_table(part)}
+            return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_vertebra_table(part)}
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             line = line if case.get("image", "") in line else f"{case.get('image')}: {line}"
@@ -199,7 +198,7 @@ def simulate(
             rows.extend(result["rows"])
     if not any(done.values()):
         raise InputError(f"{problems[0]}; no case is left")
-    write_table(root / "vertebrae.csv", rows, COLUMNS)
+    write_vertebra_table(root / "vertebrae.csv", rows)
     write_datalist(root / "datalist.json", done, f"Simulated fractures on the scans of {source.name}.")
     if problems:
         raise InputError(f"{len(problems)} of {len(work)} scans were left out, see above; the others are in {root}")

@@ -11,23 +11,12 @@ import numpy as np
 
 from ...core.files import atomic_write
 from ...core.genant import SHAPES
-from ...core.vertebrae import LEVELS, spine_order, voxels_per_label
+from ...core.vertebrae import spine_order
+from ...data.vertebra_table import vertebra_rows
 from ...postprocessing.vertebra_frame import FrameError
 from ..spine_scan import SpineScan
 from .deformation import FracturePlan, simulate_fracture
 
-COLUMNS = (
-    "case",
-    "label",
-    "level",
-    "grade",
-    "shape",
-    "loss_anterior",
-    "loss_middle",
-    "loss_posterior",
-    "density",
-    "volume_ml",
-)
 CUT_SHARE = 0.15  # of the largest section, in the border: more means that the border cuts the body
 NO_BODY = (1, 2, 26)  # atlas, axis and sacrum have no body between two discs
 
@@ -81,18 +70,18 @@ def save_image(image: nib.Nifti1Image, path: Path) -> None:
         nib.save(image, temporary)
 
 
-def vertebra_rows(case: str, scan: SpineScan) -> list[dict]:
-    """One row of ``COLUMNS`` per vertebra of a scan, from head to feet."""
-    voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
-    counts = voxels_per_label(scan.labels)
-    by_label = {f["label"]: f for f in scan.fractures}
-    return [
-        {
-            "case": case,
-            "label": v,
-            "level": LEVELS[v],
-            "volume_ml": round(float(counts[v]) * voxel_ml, 2),
-            **{c: by_label.get(v, {}).get(c, 0 if c == "grade" else "") for c in COLUMNS[3:-1]},
-        }
-        for v in spine_order(scan.labels)
-    ]
+def scan_rows(
+    case: str, scan: SpineScan, fractured: Sequence[int] = (), unknown: Sequence[int] = ()
+) -> list[dict[str, object]]:
+    """Rows of the table of vertebrae (``data.vertebra_table``) for a scan with simulated fractures.
+
+    Args:
+        case: name of the case.
+        scan: scan; its other vertebrae have grade 0.
+        fractured: vertebrae that the source marks as fractured; their grade is blank.
+        unknown: vertebrae that the source marks as unknown; fracture and grade are blank.
+    """
+    attributes: dict[int, dict] = {v: {"fractured": 0, "grade": 0} for v in spine_order(scan.labels)}
+    attributes |= {f["label"]: {"fractured": 1} | f for f in scan.fractures}
+    attributes |= {v: {"fractured": 1} for v in fractured} | {v: {} for v in unknown}
+    return vertebra_rows(case, scan.labels, scan.affine, attributes)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vertebrae.csv``: one row per labelled vertebra of every case, with one set of columns for all writers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.deprecations import migrate_keys
+from ..core.files import read_table, write_table
+from ..core.vertebrae import LEVELS, spine_order, voxels_per_label
+
+FILE_NAME = "vertebrae.csv"
+# A blank value is unknown. fractured: 1 or 0; grade: 0 to 3 (Genant); loss_* and density: relative height loss and kind of density
+# change of a simulated fracture; volume_ml: volume of the whole vertebra.
+COLUMNS = (
+    "case",
+    "label",
+    "level",
+    "fractured",
+    "grade",
+    "shape",
+    "loss_anterior",
+    "loss_middle",
+    "loss_posterior",
+    "density",
+    "volume_ml",
+)
+
+
+def vertebra_rows(
+    case: str, labels: NDArray, affine: NDArray, attributes: Mapping[int, Mapping[str, object]]
+) -> list[dict[str, object]]:
+    """One row of ``COLUMNS`` per vertebra, from head to feet.
+
+    Args:
+        case: name of the case.
+        labels: (X, Y, Z) VerSe labels; other values are left out.
+        affine: (4, 4) of the labels, in mm.
+        attributes: values of further columns by label; what is missing is blank.
+    """
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    counts = voxels_per_label(labels)
+    return [
+        {
+            **{c: attributes.get(v, {}).get(c, "") for c in COLUMNS},
+            "case": case,
+            "label": v,
+            "level": LEVELS[v],
+            "volume_ml": round(counts[v] * voxel_ml, 2),
+        }
+        for v in spine_order(np.fromiter(counts, np.uint8))
+    ]
+
+
+def write_vertebra_table(path: Path | str, rows: Iterable[Mapping]) -> None:
+    """Write rows with all ``COLUMNS``."""
+    write_table(path, rows, COLUMNS)
+
+
+def read_vertebra_table(path: Path | str) -> list[dict[str, str]]:
+    """Read rows with all ``COLUMNS``, also of tables of version 0.5, in which simulated sets had no column ``fractured``."""
+    rows = []
+    for row in map(migrate_keys, read_table(path)):
+        grade = row.get("grade") or ""
+        fractured = row.get("fractured", grade and str(int(grade != "0")))
+        rows.append({**dict.fromkeys(COLUMNS, ""), **row, "fractured": fractured})
+    return rows
