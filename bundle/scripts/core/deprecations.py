@@ -33,10 +33,16 @@ IDS = {
 SCALES = {"min_volume_mm3": 1e-3}
 
 # Targets of components.
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "scripts.data.cache.cached": "scripts.data.cache.volume_cache.cached_dataset",
+    "scripts.data.neighbours.TakeNeighboursd": "scripts.data.slice_context.SliceContextd",
+    "scripts.data.transforms.LeaveOutUnknownd": "scripts.data.transforms.MaskIgnoredd",
+}
 
 # Arguments of components, by their new target.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "scripts.data.transforms.MaskIgnoredd": {"ignore_value": "ignore_index"},
+}
 
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {}

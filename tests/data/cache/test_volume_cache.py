@@ -32,7 +32,7 @@ from monai.transforms import (
 from scripts.core.errors import InputError
 from scripts.data.cache import entry as cache_entry
 from scripts.data.cache.key import config_digest
-from scripts.data.cache.volume_cache import VolumeCache, cached
+from scripts.data.cache.volume_cache import VolumeCache, cached_dataset
 
 
 class Counting(MapTransform):
@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(cases, tmp_path, monkeyp
 
 
 def test_without_a_folder_it_is_the_cache_in_memory(cases, tmp_path):
-    data = cached(cases, chain(tmp_path / "log"), cache_rate=0.5)
+    data = cached_dataset(cases, chain(tmp_path / "log"), cache_rate=0.5)
     assert type(data) is CacheDataset
     assert computed(tmp_path / "log") == 1
 

@@ -23,7 +23,7 @@ from .key import FileDigests, config_digest, item_digest
 logger = logging.getLogger(__name__)
 
 
-def cached(
+def cached_dataset(
     data: Sequence[dict],
     transform: Compose,
     cache_dir: str | None = None,
