@@ -99,8 +99,8 @@ def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
     assert context_step(2, 7.5, (1.5, 1, 1)) == 5
     assert context_step(2, 0.1, (1.5, 1, 1)) == 1
     assert context_step(2, 7.5, (-1, -1, -1)) == 1
-    assert context_step(0, 0.0, (1.5, 1, 1), dimensions=3) == 1
+    assert context_step(0, 0.0, (1.5, 1, 1), spatial_dims=3) == 1
     with pytest.raises(InputError, match=r"neighbour_mm=0: give a distance above 0 mm"):
         context_step(1, 0, (1.5, 1, 1))
     with pytest.raises(InputError, match=r"neighbours=2: 3D windows.*leave spatial_25d\.yaml or spatial_3d"):
-        context_step(2, 7.5, (1.5, 1, 1), dimensions=3)
+        context_step(2, 7.5, (1.5, 1, 1), spatial_dims=3)

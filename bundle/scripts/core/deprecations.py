@@ -35,13 +35,17 @@ SCALES = {"min_volume_mm3": 1e-3}
 # Targets of components.
 TARGETS: dict[str, str] = {
     "scripts.data.cache.cached": "scripts.data.cache.volume_cache.cached_dataset",
+    "scripts.data.neighbours.NeighbourInferer": "scripts.networks.slice_context.SliceContextInferer",
     "scripts.data.neighbours.TakeNeighboursd": "scripts.data.slice_context.SliceContextd",
+    "scripts.data.neighbours.steps_apart": "scripts.networks.slice_context.context_step",
     "scripts.data.transforms.LeaveOutUnknownd": "scripts.data.transforms.MaskIgnoredd",
 }
 
 # Arguments of components, by their new target.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "scripts.data.transforms.MaskIgnoredd": {"ignore_value": "ignore_index"},
+    "scripts.networks.ensemble.MeanEnsemble": {"classes": "num_classes"},
+    "scripts.networks.slice_context.context_step": {"dimensions": "spatial_dims"},
 }
 
 # Keys of JSON files and columns of CSV tables.

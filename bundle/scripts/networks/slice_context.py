@@ -29,21 +29,21 @@ def slice_offsets(neighbours: int, step: int) -> list[int]:
     return [n * step for n in range(-neighbours, neighbours + 1)]
 
 
-def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], dimensions: int = 2) -> int:
+def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], spatial_dims: int = 2) -> int:
     """Slices from one channel to the next, at least 1.
 
     Args:
         neighbours: slices on each side that are channels; 0: nothing is checked.
         neighbour_mm: distance (mm) from one channel to the next.
         spacing: mm of the working grid, slices first; -1 (the scan's own) takes the slices next to each other.
-        dimensions: of the network's windows.
+        spatial_dims: of the network's windows.
 
     Raises:
         InputError: for a distance that is not above 0, or neighbours of 3D windows.
     """
     if neighbours and neighbour_mm <= 0:
         raise InputError(f"neighbour_mm={neighbour_mm}: give a distance above 0 mm from one channel to the next")
-    if neighbours and dimensions != 2:
+    if neighbours and spatial_dims != 2:
         raise InputError(
             f"neighbours={neighbours}: 3D windows have their neighbours in them; leave spatial_25d.yaml or spatial_3d/*.yaml out"
         )
