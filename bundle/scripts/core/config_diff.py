@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a merged config decides the weights of a run, and in what two configs differ."""
+"""Part of a merged config that decides the weights of a run, and the differences between two configs."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 # Ids that may differ between two runs that are the same.
 PATH_KEYS = (
@@ -16,7 +19,7 @@ PATH_KEYS = (
 
 
 def training_relevant(content: Mapping[str, Any], besides: Collection[str] = ()) -> dict[str, str]:
-    """Flat view of a merged config without places: value by id, as JSON.
+    """Flat view of a merged config without paths: value by id, as JSON.
 
     Args:
         content: merged config.
@@ -45,11 +48,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], most: int = 5
     return [*lines, f"and {len(ids) - most} more"] if len(ids) > most else lines
 
 
-def running_config() -> dict[str, Any]:
-    """Merged config whose resolution called this function, overrides included; empty when no config did.
+def running_parser() -> ConfigParser | None:
+    """Parser of the config whose resolution called this function; None when no config did.
 
-    A component of a config is told its own arguments alone, and the command line is not there when a program runs the config.
-    The parser that resolves it stands further up the stack.
+    A component of a config receives its own arguments alone, and a program may run a config without any command line. The parser
+    that resolves it stands further up the stack.
     """
     from monai.bundle import ConfigParser
 
@@ -57,6 +60,12 @@ def running_config() -> dict[str, Any]:
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            return dict(parser.config)
+            return parser
         frame = frame.f_back  # type: ignore[assignment]
-    return {}
+    return None
+
+
+def running_config() -> dict[str, Any]:
+    """Merged config whose resolution called this function, overrides included; empty when no config did."""
+    parser = running_parser()
+    return dict(parser.config) if parser is not None else {}  # type: ignore[call-overload]

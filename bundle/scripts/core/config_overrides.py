@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 
+from .deprecations import IDS
 from .errors import InputError
 
 # Options of `python -m monai.bundle run` itself.
@@ -104,7 +105,8 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
         if plain in RUN_OPTIONS and (plain not in config or plain in RUN_ONLY):
             continue
         node: object = config
-        for part in plain.split("::"):
+        first, *rest = plain.split("::")
+        for part in (IDS.get(first, first), *rest):
             if isinstance(node, dict) and part in node:
                 node = node[part]
             elif isinstance(node, list) and part.lstrip("-").isdigit() and int(part) < len(node):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
+
+from .config_diff import running_parser
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def migrate_config(content: Mapping[str, Any], where: str = "", quiet: bool = Fa
         quiet: whether the warning is left out.
 
     Returns:
-        Config in which an old id gives its value to the new id, an explicit value of the new one included.
+        Config in which the value of an old id replaces that of the new id; two dictionaries are merged.
     """
     used: dict[str, str] = {}
     migrated: dict[str, Any] = {}
@@ -110,7 +111,10 @@ def migrate_config(content: Mapping[str, Any], where: str = "", quiet: bool = Fa
             late[f"{'+' if key.startswith('+') else ''}{new}{separator}{rest}"] = _migrate(_value(first, value), used)
         else:
             migrated[key] = _migrate(value, used)
-    migrated.update(late)
+    for key, value in late.items():
+        present = migrated.get(key)
+        both = isinstance(value, Mapping) and isinstance(present, Mapping)
+        migrated[key] = {**present, **value} if both else value  # type: ignore[dict-item]
     if not quiet:
         for old, new in used.items():
             warn(old, new, where)
@@ -128,15 +132,10 @@ def migrate_running_config() -> None:
     The command line and overlays are merged by MONAI before any code of the bundle runs, so this is the first expression of
     ``initialize``. The parser that resolves it stands further up the stack.
     """
-    from monai.bundle import ConfigParser
-
-    frame = sys._getframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            before = dict(parser.config)
-            after = migrate_config(before)
-            if after != before:
-                parser.set(after)
-            return
-        frame = frame.f_back  # type: ignore[assignment]
+    parser = running_parser()
+    if parser is None:
+        return
+    before = dict(parser.config)  # type: ignore[call-overload]
+    after = migrate_config(before)
+    if after != before:
+        parser.set(after)
