@@ -227,7 +227,7 @@ def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained,
     shared = {
         "input": str(phantom_set / case["image"]),
         "checkpoint": str(tmp_path / "model.pt"),
-        "min_volume_mm3": 0.0,
+        "min_volume_ml": 0.0,
         "consistency_fraction": 0.1,
         **tiny,
     }

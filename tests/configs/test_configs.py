@@ -116,7 +116,7 @@ def test_validation_drops_specks_as_evaluation_does(bundle):
     logits = torch.zeros(2, 24, 24, 24)
     logits[0] = 1.0
     logits[1, 2:16, 2:16, 2:16] = logits[1, 19:22, 19:22, 19:22] = 2.0
-    assert 3**3 < parser["min_volume_mm3"] < 14**3
+    assert 3**3 < 1000 * parser["min_volume_ml"] < 14**3
     label = MetaTensor(torch.zeros(1, 24, 24, 24))
     item = {"pred": MetaTensor(logits), "label": label}
     kept = parser.get_parsed_content("validate::postprocessing")(item)["pred"][1]

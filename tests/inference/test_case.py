@@ -15,7 +15,7 @@ from scripts.inference.case import Outputs, segment_case
 from scripts.inference.memory import plan_memory
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import SAMPLE_BYTES, PatchConfig
-from scripts.io.ct_volume import read_header
+from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
 from scripts.postprocessing.findings import PostProcessing
 from scripts.postprocessing.measurements import COLUMNS
@@ -170,12 +170,12 @@ def test_the_mask_keeps_the_codes_of_the_scan_and_names_its_labels(tmp_path, sca
 
 
 def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, scan, monkeypatch):
-    from scripts.io import nifti_writer as mask_file
+    from scripts.io import nifti_writer
 
     def full(self, index, plane):
         raise OSError(28, "No space left on device", str(tmp_path / "ct_fracture.nii.gz"))
 
-    monkeypatch.setattr(mask_file.SliceFile, "write", full)
+    monkeypatch.setattr(nifti_writer.SliceWriter, "write", full)
     with pytest.raises(OSError, match="No space left"):
         segment(scan[0], tmp_path / "out" / "ct")
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

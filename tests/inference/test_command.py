@@ -97,7 +97,7 @@ def test_a_section_of_a_datalist_is_segmented(monkeypatch, data):
 def test_tuning_finds_the_smallest_volume_that_leaves_the_specks_out(monkeypatch, data):
     run(monkeypatch, "tune", data, "--out", data / "tuned", *options(data))
     chosen = yaml.safe_load((data / "tuned" / "postprocessing.yaml").read_text())
-    assert chosen["min_volume_mm3"] > 1000  # the default, which leaves the specks in
+    assert chosen["min_volume_ml"] > 1  # the default, which leaves the specks in
     assert chosen["largest"] is None
     rows = list(csv.DictReader((data / "tuned" / "postprocessing.csv").open()))
     assert float(rows[0]["mean_dsc"]) == max(float(r["mean_dsc"]) for r in rows)

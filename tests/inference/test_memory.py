@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scripts.inference.memory import parse_bytes, peak_resident, plan_memory
-from scripts.io.ct_volume import ScanHeader
+from scripts.io.scan_header import ScanHeader
 from scripts.io.working_grid import WorkingGrid
 
 

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.inference.regions import coarse_copy, spine_region
-from scripts.io.ct_volume import Scan, read_header
+from scripts.io.ct_volume import Scan
+from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
 from scripts.simulation.phantom.generator import make_phantom
 from scripts.simulation.style import ScanStyle

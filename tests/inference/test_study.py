@@ -60,7 +60,7 @@ def as_monai_label(parser: ConfigParser, image: str, **request) -> dict:
 
 def test_it_gives_the_mask_of_inference(scan, models, tmp_path):
     threshold = 0.45
-    data = as_monai_label(small_config(models), scan, threshold=threshold, min_volume_mm3="1000")
+    data = as_monai_label(small_config(models), scan, threshold=threshold, min_volume_ml="1")
     own = small_config(models, input=scan, output=str(tmp_path), threshold=threshold)
     own.get_parsed_content("segmenter").run()
     expected = nib.load(next(tmp_path.glob("*_fracture.nii.gz")))
@@ -76,7 +76,7 @@ def test_the_options_that_slicer_shows_are_the_knobs_of_the_config(bundle):
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
     shown = parser.get_parsed_content("displayable_configs")
-    assert shown == {"threshold": parser["threshold"], "min_volume_mm3": parser["min_volume_mm3"]}
+    assert shown == {"threshold": parser["threshold"], "min_volume_ml": parser["min_volume_ml"]}
 
 
 def test_the_model_is_shown_as_three_dimensional_and_takes_a_volume_slice_by_slice(bundle):
@@ -115,7 +115,7 @@ def test_a_study_that_is_not_there(models, study):
 
 @pytest.mark.parametrize(
     ("request_", "words"),
-    [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_mm3": "much"}, "min_volume_mm3='much'")],
+    [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_ml": "much"}, "min_volume_ml='much'")],
 )
 def test_options_out_of_range_are_refused(scan, models, request_, words):
     with pytest.raises(ValueError, match=words):

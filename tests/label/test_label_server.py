@@ -95,9 +95,9 @@ def test_it_says_what_it_offers(server):
     model = info["models"][NAME]
     assert info["labels"] == ["fractured vertebra"]
     assert (model["type"], model["labels"], model["dimension"]) == ("segmentation", {"fractured vertebra": 1}, 3)
-    assert {k: model["config"][k] for k in ("threshold", "min_volume_mm3")} == {
+    assert {k: model["config"][k] for k in ("threshold", "min_volume_ml")} == {
         "threshold": 0.5,
-        "min_volume_mm3": 2000.0,
+        "min_volume_ml": 2.0,
     }
     assert model["config"]["device"]
     assert model["config"]["model_filename"] == ["model.pt"]

@@ -19,7 +19,7 @@ def chances():
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7)])
 def test_findings_and_their_order_as_scikit_image_has_them(chances, spacing):
-    settings = PostProcessing(threshold=0.6, min_volume_mm3=30)
+    settings = PostProcessing(threshold=0.6, min_volume_ml=0.03, min_width_mm=0)
     volume = chances.copy()
     numbers = settings(volume, spacing)
     regions = regionprops(label(chances > np.float16(0.6), connectivity=1))
@@ -32,7 +32,7 @@ def test_findings_and_their_order_as_scikit_image_has_them(chances, spacing):
 
 def test_numbers_reach_one_voxel_further_and_never_over_another_finding(chances):
     volume = chances.copy()
-    numbers = PostProcessing(threshold=0.6, min_volume_mm3=0)(volume, (1, 1, 1))
+    numbers = PostProcessing(threshold=0.6, min_volume_ml=0, min_width_mm=0)(volume, (1, 1, 1))
     own = label(chances > np.float16(0.6), connectivity=1)
     for n in range(1, int(numbers.max()) + 1):
         assert len(np.unique(own[(numbers == n) & (own > 0)])) == 1
@@ -43,7 +43,7 @@ def test_a_higher_threshold_or_smallest_volume_never_marks_more(chances):
     marked = []
     for threshold in (0.4, 0.5, 0.6, 0.7):
         volume = chances.copy()
-        PostProcessing(threshold=threshold, min_volume_mm3=50)(volume, (1, 1, 1))
+        PostProcessing(threshold=threshold, min_volume_ml=0.05, min_width_mm=0)(volume, (1, 1, 1))
         marked.append(int((volume > threshold).sum()))
     assert marked == sorted(marked, reverse=True)
 
@@ -58,7 +58,7 @@ def test_findings_that_are_narrow_everywhere_are_dropped():
     kept = {}
     for width in (0, 16, 21):
         shown = volume.copy()
-        numbers = PostProcessing(min_volume_mm3=0, min_width_mm=width)(shown, (2.0, 1.0, 1.0))
+        numbers = PostProcessing(min_volume_ml=0, min_width_mm=width)(shown, (2.0, 1.0, 1.0))
         kept[width] = (int(numbers.max()), int((shown > 0.5).sum()))
     assert kept == {0: (4, int((volume > 0.5).sum())), 16: (1, 10 * 80 + 2 * 80), 21: (0, 0)}
 
@@ -69,12 +69,12 @@ def test_holes_are_filled_and_only_the_largest_kept():
     volume[6, 6, 6] = 0.1
     volume[2:6, 2:6, 20:24] = 0.9
     filled = volume.copy()
-    numbers = PostProcessing(min_volume_mm3=0, fill_holes=True, largest=1)(filled, (1, 1, 1))
+    numbers = PostProcessing(min_volume_ml=0, min_width_mm=0, fill_holes=True, largest=1)(filled, (1, 1, 1))
     assert filled[6, 6, 6] == 1
     assert int(numbers.max()) == 1
     assert not (filled[:, :, 20:] > 0.5).any()
     plain = volume.copy()
-    assert int(PostProcessing(min_volume_mm3=0)(plain, (1, 1, 1)).max()) == 2
+    assert int(PostProcessing(min_volume_ml=0, min_width_mm=0)(plain, (1, 1, 1)).max()) == 2
     assert np.array_equal(plain, volume)
 
 
@@ -88,7 +88,7 @@ def test_nothing_found_and_an_empty_box():
     [
         ("threshold", 0.0),
         ("threshold", 1),
-        ("min_volume_mm3", -1),
+        ("min_volume_ml", -1),
         ("largest", 0),
         ("min_width_mm", -3),
     ],

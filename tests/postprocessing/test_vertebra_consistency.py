@@ -10,8 +10,9 @@ from fakes import Asked, Threshold, affine_of, look, save, whole
 from monai.data import MetaTensor
 from scripts.inference.pipeline import Clock, Pipeline
 from scripts.inference.predict import PatchConfig
-from scripts.io.ct_volume import Scan, read_header
-from scripts.postprocessing.vertebra_consistency import VertebraConsistencyd, agree
+from scripts.io.ct_volume import Scan
+from scripts.io.scan_header import read_header
+from scripts.postprocessing.vertebra_consistency import VertebraConsistencyd, apply_consistency
 
 SHAPE = (60, 8, 6)
 ISO = (1.5, 1.5, 1.5)
@@ -32,7 +33,7 @@ def vertebra(share: float) -> tuple[np.ndarray, np.ndarray]:
 def test_a_vertebra_that_is_fractured_in_most_slices_becomes_so_in_all_and_one_in_few_slices_in_none():
     for share, expected in ((0.7, True), (0.25, False)):
         sure, bone = vertebra(share)
-        agree(sure, bone, ISO, ACROSS)
+        apply_consistency(sure, bone, ISO, ACROSS, 0.4)
         assert ((sure[12:48, 1:] > 0.5) == expected).all()
         assert not (sure[:, 0] > 0.5).any()
         assert not (np.delete(sure, np.arange(*BODY.indices(60)), axis=0) > 0.5).any()
@@ -47,7 +48,7 @@ def test_more_fracture_never_gives_less_and_a_greater_share_never_more():
     marks = []
     for sure, share in ((low, 0.4), (high, 0.4), (low, 0.6)):
         own = sure.copy()
-        agree(own, bone, ISO, ACROSS, share)
+        apply_consistency(own, bone, ISO, ACROSS, share)
         marks.append(own)
     assert (marks[1] >= marks[0] - 1e-5).all()
     assert (marks[2] <= marks[0] + 1e-5).all()
@@ -57,16 +58,16 @@ def test_without_vertebra_or_distance_nothing_changes():
     sure, bone = vertebra(0.5)
     for other, mm in ((0.4 * bone, ACROSS), (bone, None)):
         own = sure.copy()
-        agree(own, other, ISO, mm)
+        apply_consistency(own, other, ISO, mm, 0.4)
         assert np.array_equal(own, sure)
-    agree(np.zeros((0, 3, 3)), np.zeros((0, 3, 3)), ISO)
+    apply_consistency(np.zeros((0, 3, 3)), np.zeros((0, 3, 3)), ISO, ACROSS, 0.4)
 
 
 def test_distances_are_mm_and_half_precision_is_kept():
     sure, bone = vertebra(0.6)
     twice = [np.repeat(a, 2, axis=0).astype(np.float16) for a in (sure, bone)]
-    agree(sure, bone, ISO, ACROSS)
-    agree(*twice, (0.75, 1.5, 1.5), ACROSS)
+    apply_consistency(sure, bone, ISO, ACROSS, 0.4)
+    apply_consistency(*twice, (0.75, 1.5, 1.5), ACROSS, 0.4)
     assert twice[0].dtype == np.float16
     np.testing.assert_allclose(twice[0][::2], sure, atol=0.02)
 
@@ -74,9 +75,9 @@ def test_distances_are_mm_and_half_precision_is_kept():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ((18.0, 0.4), "consistency_mm=18.0: give three"),
-        (((18.0, -1.0, 3.0), 0.4), "consistency_mm=.*: give three"),
-        (((18.0, 12.0, 3.0), 1.0), "consistency_fraction=1.0: give"),
+        ((18.0, 0.4), "consistency_mm=18.0: must be three"),
+        (((18.0, -1.0, 3.0), 0.4), "consistency_mm=.*: must be three"),
+        (((18.0, 12.0, 3.0), 1.0), "consistency_fraction=1.0: must be"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, word):
@@ -90,9 +91,9 @@ def test_blocks_leave_no_seams(monkeypatch):
     sure = bone * rng.random(bone.shape).astype(np.float32)
     results = []
     for block in (2**22, 12 * 9 * 4, 1):
-        monkeypatch.setattr("scripts.postprocessing.vertebra_consistency.BLOCK", block)
+        monkeypatch.setattr("scripts.postprocessing.vertebra_consistency.BLOCK_VOXELS", block)
         own = sure.copy()
-        agree(own, bone, ISO, (6.0, 4.0, 3.0))
+        apply_consistency(own, bone, ISO, (6.0, 4.0, 3.0), 0.4)
         results.append(own)
     np.testing.assert_allclose(results[1], results[0], atol=1e-5)
     np.testing.assert_allclose(results[2], results[0], atol=1e-5)
@@ -115,7 +116,7 @@ def test_the_transform_takes_two_outputs_and_slices_as_they_are():
     assert isinstance(told, MetaTensor)
     torch.testing.assert_close(told.sum(0).as_tensor(), torch.ones(5, 6, 7))
     expected = logits[:2].softmax(0)[1].numpy().copy()
-    agree(expected, torch.sigmoid(logits[2]).numpy(), (1.5, 1.0, 1.0))
+    apply_consistency(expected, torch.sigmoid(logits[2]).numpy(), (1.5, 1.0, 1.0), (18.0, 12.0, 3.0), 0.4)
     torch.testing.assert_close(told[1].as_tensor(), torch.from_numpy(expected))
 
 
@@ -143,7 +144,7 @@ def test_planes_of_which_one_does_not_tell_vertebra_are_left_as_they_are(tmp_pat
     data[8:32, 10:30, 10:30] = 500
     data[14:26, 10:30, 10:30] = 900
     path = save(tmp_path / "ct.nii.gz", data, affine_of(shape, (1.5, 1.5, 1.5)))
-    header = read_header(path, whole=False)
+    header = read_header(path, require_volume=False)
     runners = {"sagittal": [Asked(Telling())], "coronal": [Asked(Threshold())]}
     volumes = []
     for mm in (ACROSS, None):

@@ -30,7 +30,7 @@ TINY = {
     "check_data": "header",
     "patch_size": [32, 48],
     "spacing": [4.0, 4.0, 4.0],
-    "min_volume_mm3": 0.0,
+    "min_volume_ml": 0.0,
     "learning_rate": 0.01,
     "network_def::features": [4, 4, 4, 4, 4],
     "network_def::fusion_channels": 8,

@@ -19,17 +19,18 @@ from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..data.datalist import load_datalist
 from ..inference.pipeline import Clock, Pipeline
 from ..inference.segment import read_config
-from ..io.ct_volume import Scan, read_header
+from ..io.ct_volume import Scan
+from ..io.scan_header import read_header
 from ..io.resample import sample
 from ..postprocessing.probability_map import Probabilities
-from ..postprocessing.transforms import longest_run
+from ..postprocessing.findings import longest_run
 from .statistics import Bootstrap
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 VOLUMES_ML = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 WIDTHS_MM = (0.0, 12.0, 16.0, 20.0, 24.0)
 LARGEST = (None, 1, 2, 3)
-COLUMNS = ("threshold", "min_volume_mm3", "min_width_mm", "fill_holes", "largest", "mean_dsc", "cases")
+COLUMNS = ("threshold", "min_volume_ml", "min_width_mm", "fill_holes", "largest", "mean_dsc", "cases")
 
 
 @dataclass
@@ -49,9 +50,9 @@ class Candidate:
     reference: int
     voxel_mm3: float
 
-    def dice(self, min_volume_mm3: float, largest: int | None, min_width_mm: float = 0.0) -> float:
+    def dice(self, min_volume_ml: float, largest: int | None, min_width_mm: float = 0.0) -> float:
         """DSC with small and narrow findings dropped; both empty is 1, one empty is 0."""
-        large = [c for c in self.components if c.voxels * self.voxel_mm3 >= min_volume_mm3]
+        large = [c for c in self.components if c.voxels * self.voxel_mm3 >= 1000 * min_volume_ml]
         kept = [c for c in large if c.width_mm >= min_width_mm][:largest]
         total = sum(c.voxels for c in kept) + self.reference
         return 2 * sum(c.shared for c in kept) / total if total else 1.0
@@ -85,7 +86,7 @@ def candidates(
 def _look(
     case: dict[str, str], pipeline: Pipeline, thresholds: Sequence[float], expect_hu: bool
 ) -> dict[tuple[float, bool], Candidate]:
-    header, reference = read_header(case["image"], expect_hu), read_header(case["label"], whole=False)
+    header, reference = read_header(case["image"], expect_hu), read_header(case["label"], require_volume=False)
     if (
         reference.shape != header.shape
         or grid_offset(header.shape, reference.affine, header.affine) > AFFINE_TOLERANCE_MM
@@ -135,7 +136,7 @@ def tune(
     pipeline = segmenter.pipeline()
     now = segmenter.post
     thresholds = sorted({*THRESHOLDS, now.threshold})
-    volumes = sorted({*(1000 * v for v in VOLUMES_ML), now.min_volume_mm3})
+    volumes = sorted({*VOLUMES_ML, now.min_volume_ml})
     widths = sorted({*WIDTHS_MM, now.min_width_mm})
     looked, patients = [], []
     for case in tqdm(cases, desc="cases", unit="case"):
@@ -153,14 +154,14 @@ def tune(
         scores = [case[threshold, fill].dice(volume, largest, width) for case in looked]
         rows.append(
             {
-                "threshold": threshold, "min_volume_mm3": volume, "min_width_mm": width, "fill_holes": fill, "largest": largest,
+                "threshold": threshold, "min_volume_ml": volume, "min_width_mm": width, "fill_holes": fill, "largest": largest,
                 "mean_dsc": round(float(np.mean(scores)), 4), "cases": len(scores), "scores": scores,
             }
         )  # fmt: skip
 
     def distance(row: dict) -> tuple:
         plain = (row["fill_holes"] != now.fill_holes, row["largest"] != now.largest)
-        names = ("threshold", "min_width_mm", "min_volume_mm3")
+        names = ("threshold", "min_width_mm", "min_volume_ml")
         return (*plain, *(abs(row[n] - getattr(now, n)) for n in names))
 
     # Of equally good ones the one nearest to what the config has.
@@ -172,7 +173,7 @@ def tune(
         f"# Chosen by `python -m scripts.inference tune` on {len(looked)} {section} case(s): mean DSC {best['mean_dsc']:.3f},\n"
         f"# {current['mean_dsc']:.3f} before; difference {change.value:+.3f} (95 % bootstrap interval "
         f"{change.low:+.3f} to {change.high:+.3f}). An overlay of inference.yaml.\n"
-        f"threshold: {best['threshold']}\nmin_volume_mm3: {best['min_volume_mm3']}\n"
+        f"threshold: {best['threshold']}\nmin_volume_ml: {best['min_volume_ml']}\n"
         f"min_width_mm: {best['min_width_mm']}\n"
         f"fill_holes: {str(best['fill_holes']).lower()}\nlargest: {'null' if best['largest'] is None else best['largest']}\n"
     )

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ..core.files import write_text
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..io import dicom_seg
-from ..io.ct_volume import Scan, ScanHeader, read_header
-from ..io.nifti_writer import slice_file
+from ..io.ct_volume import Scan
+from ..io.nifti_writer import open_slice_writer
+from ..io.scan_header import ScanHeader, read_header
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.findings import PostProcessing
 from ..postprocessing.fragments import finding_slices
@@ -55,7 +56,7 @@ def _vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
     """Mask of vertebra instances on the grid of the scan."""
     if path is None:
         return None
-    mask = read_header(path, whole=False)
+    mask = read_header(path, require_volume=False)
     if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
         raise ValueError(f"{path}: lies on another grid than {header.path}; resample it to the grid of its scan")
     return Scan(mask, is_mask=True)
@@ -80,11 +81,11 @@ def _write(
         mask_file = chance_file = None
         if not outputs.statistics_only:
             path = base.with_name(base.name + "_fracture.nii.gz")
-            mask_file = stack.enter_context(slice_file(path, scan.header, np.uint8, DESCRIPTION, LABELS))
+            mask_file = stack.enter_context(open_slice_writer(path, scan.header, np.uint8, DESCRIPTION, LABELS))
         if outputs.save_probabilities:
             path = base.with_name(base.name + "_probability.nii.gz")
             chance_file = stack.enter_context(
-                slice_file(path, scan.header, np.float32, "probability; research use only")
+                open_slice_writer(path, scan.header, np.float32, "probability; research use only")
             )
         for k, box, chance, marks, mask in finding_slices(found, numbers, grid, post, voxel_mm3):
             if chance_file is not None:
@@ -142,7 +143,7 @@ def segment_case(
     """
     clock = Clock()
     with clock("read"):
-        header = read_header(source, whole=expect_hu)
+        header = read_header(source, require_volume=expect_hu)
     notes = list(header.notes)
     for note in notes:
         say(f"note: {note}")
@@ -166,7 +167,7 @@ def segment_case(
         wants_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
         if wants_seg and not dicom_seg.available():
             wants_seg = False
-            notes.append(f"{base.name}_seg.dcm was not written: {dicom_seg.ABSENT}")
+            notes.append(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
             say(f"note: {notes[-1]}")
         with clock("write"):
             measure, planes = _write(scan, found, numbers, grid, post, base, outputs, instances, wants_seg)

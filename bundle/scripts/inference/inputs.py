@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..data.datalist import load_datalist
-from ..io.dicom import is_dicom
+from ..io.dicom_series import is_dicom
 from ..io.formats import VOLUMES, stem
 
 logger = logging.getLogger(__name__)

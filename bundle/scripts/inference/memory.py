@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..io.ct_volume import SLAB_BYTES, ScanHeader
+from ..io.ct_volume import SLAB_BYTES
+from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
 
 MIB = 2**20

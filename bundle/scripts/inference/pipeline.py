@@ -13,11 +13,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.ct_volume import Scan, ScanHeader
+from ..io.ct_volume import Scan
 from ..io.resample import sample
+from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
-from ..postprocessing import vertebra_consistency as agree
 from ..postprocessing.probability_map import Probabilities
+from ..postprocessing.vertebra_consistency import apply_consistency, check_consistency
 from .predict import PLANES, PatchConfig, Sampler, predict_slices, predict_volume
 from .regions import MARGIN, MODES, RegionMap, coarse_copy, region_around, spine_region
 from .runtimes import Runner
@@ -56,7 +57,7 @@ class Pipeline:
         coarse_threshold: probability in the first look from which on a place is looked at closely.
         consistency_mm: how far the slices of a vertebra agree along R, A, S, where the networks tell vertebra; None leaves each to
             itself.
-        consistency_fraction: share of fracture in a vertebra that makes it fractured; see ``agree.agree``.
+        consistency_fraction: share of fracture in a vertebra that makes it fractured; see ``apply_consistency``.
 
     Raises:
         ValueError: for a value out of range.
@@ -85,7 +86,7 @@ class Pipeline:
             raise ValueError(f"coarse_threshold={coarse_threshold}: give a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):
             raise ValueError(f"spacing={list(spacing)}: give three distances in mm")
-        agree.check(consistency_mm, consistency_fraction)
+        check_consistency(consistency_mm, consistency_fraction)
         self.consistency_mm, self.consistency_fraction = consistency_mm, consistency_fraction
         self.runners, self.window, self.spacing = runners, window, tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
@@ -217,7 +218,7 @@ class Pipeline:
                             np.float16
                         )
         if known == {2}:
-            agree.agree(volumes[0], volumes[1], grid.spacing, self.consistency_mm, self.consistency_fraction)
+            apply_consistency(volumes[0], volumes[1], grid.spacing, self.consistency_mm, self.consistency_fraction)
         return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
 
 

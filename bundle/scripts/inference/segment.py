@@ -94,7 +94,7 @@ def segment(
             "device": device,
             "vertebrae": vertebrae,
             "threshold": threshold,
-            "min_volume_mm3": None if min_volume_ml is None else 1000 * min_volume_ml,
+            "min_volume_ml": min_volume_ml,
             "search": search,
             "coarse_mm": coarse_mm,
             "runtime": runtime,

@@ -23,7 +23,8 @@ from scipy.ndimage import find_objects, label
 from torch import nn
 
 from ..core.errors import InputError, refusal
-from ..io.ct_volume import Scan, ScanHeader, read_header
+from ..io.ct_volume import Scan
+from ..io.scan_header import ScanHeader, read_header
 from ..postprocessing.findings import PostProcessing
 from ..postprocessing.fragments import finding_slices
 from ..training.weights import load_weights
@@ -94,7 +95,7 @@ class ReadStudyd(MapTransform):
     def _read(self, path: object) -> MetaTensor:
         if not isinstance(path, str) or not path:
             raise ValueError("there is no such study in the server's folder; choose one that is there, or send a scan")
-        header = read_header(path, whole=self.expect_hu)
+        header = read_header(path, require_volume=self.expect_hu)
         for note in header.notes:
             logger.warning("note: %s", note)
         voxels = Scan(header, expect_hu=self.expect_hu).slab(0, header.shape[2])
@@ -154,7 +155,7 @@ class ScanInferer(Inferer):
 
     def _post(self) -> PostProcessing:
         values = dict(self.post)
-        for name in ("threshold", "min_volume_mm3"):
+        for name in ("threshold", "min_volume_ml"):
             if name in values:
                 try:
                     values[name] = float(values[name])

@@ -1,90 +1,185 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From probabilities to findings, on the working grid and only where something was found."""
+"""From probabilities to findings: threshold, connected components, size and width."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
 
-from .transforms import longest_run
+from .vertebra_consistency import check_consistency
+
+
+def longest_run(mask: NDArray[np.bool_], axis: int = 0) -> int:
+    """Greatest number of True in a row along an axis."""
+    layers = np.moveaxis(mask, axis, 0)
+    run, longest = np.zeros(layers.shape[1:], np.int32), 0
+    for layer in layers:
+        run = np.where(layer, run + 1, 0)
+        longest = max(longest, int(run.max(initial=0)))
+    return longest
+
+
+class Sized(Protocol):
+    """Component with its number of voxels and its width (mm)."""
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+
+    @property
+    def width_mm(self) -> float:
+        """Longest run from left to right."""
+
+
+S = TypeVar("S", bound=Sized)
+
+
+@dataclass
+class Component:
+    """Connected component of a mask.
+
+    Attributes:
+        box: its bounding box in the mask.
+        mask: its voxels in that box, filled cavities included.
+        spacing: mm along the axes of the mask.
+        lateral_axis: axis from left to right.
+        filled: voxels of ``mask`` that were cavities.
+    """
+
+    box: tuple[slice, ...]
+    mask: NDArray[np.bool_]
+    spacing: Sequence[float]
+    lateral_axis: int = 0
+    filled: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def width_mm(self) -> float:
+        """Longest run of voxels from left to right."""
+        return float(longest_run(self.mask, self.lateral_axis) * self.spacing[self.lateral_axis])
+
+
+def connected_components(
+    mask: NDArray[np.bool_], spacing: Sequence[float], fill_holes: bool = False, lateral_axis: int = 0
+) -> list[Component]:
+    """Components of a mask whose voxels share a face, the largest first.
+
+    Args:
+        mask: three axes.
+        spacing: mm along these axes.
+        fill_holes: include the cavities of a component.
+        lateral_axis: axis from left to right.
+    """
+    numbered, _ = label(mask, output=np.int32)
+    components = []
+    for number, box in enumerate(find_objects(numbered), 1):
+        inside = numbered[box] == number
+        whole = binary_fill_holes(inside) if fill_holes else inside
+        components.append(Component(box, whole, spacing, lateral_axis, whole & ~inside if fill_holes else None))
+    return sorted(components, key=lambda c: -c.voxels)
 
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """What becomes of probabilities.
+    """Settings of the post-processing, the same in validation, evaluation, inference, tuning and MONAI Label.
 
     Args:
         threshold: probability above which a voxel is fracture.
-        min_volume_mm3: connected findings that are smaller are dropped.
-        fill_holes: whether cavities inside a finding become part of it.
+        min_volume_ml: smaller findings are dropped; the smallest whole vertebra (a C4) in seven masks of VerSe has 13 ml.
+        min_width_mm: findings that nowhere reach this far from left to right without a gap are dropped: joints and processes. The
+            narrowest thoracic body in seven masks of VerSe has 26 mm.
+        fill_holes: include cavities in a finding.
         largest: number of findings that are kept, the largest first; None keeps all.
-        min_width_mm: findings that nowhere reach this far from left to right without a gap are dropped: a broken body is wider
-            than the joints and processes beside it.
+        consistency_mm: standard deviations of the average over a vertebra along R, A, S (mm); None switches it off. See
+            ``vertebra_consistency``.
+        consistency_fraction: fraction of fracture in a vertebra above which the whole vertebra is fractured.
 
     Raises:
         ValueError: for a value out of range.
     """
 
     threshold: float = 0.5
-    min_volume_mm3: float = 1000.0
+    min_volume_ml: float = 2.0
+    min_width_mm: float = 12.0
     fill_holes: bool = False
     largest: int | None = None
-    min_width_mm: float = 0.0
+    consistency_mm: Sequence[float] | None = (18.0, 12.0, 3.0)
+    consistency_fraction: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}: give a probability above 0 and below 1")
-        if self.min_volume_mm3 < 0:
-            raise ValueError(f"min_volume_mm3={self.min_volume_mm3}: give 0 or more")
+            raise ValueError(f"threshold={self.threshold}: must be a probability above 0 and below 1")
+        if self.min_volume_ml < 0:
+            raise ValueError(f"min_volume_ml={self.min_volume_ml}: must be 0 or more")
         if self.min_width_mm < 0:
-            raise ValueError(f"min_width_mm={self.min_width_mm}: give a distance in mm, or 0 for any")
+            raise ValueError(f"min_width_mm={self.min_width_mm}: must be a distance in mm, or 0 for any width")
         if self.largest is not None and self.largest < 1:
-            raise ValueError(f"largest={self.largest}: give 1 or more, or None for all")
+            raise ValueError(f"largest={self.largest}: must be 1 or more, or None for all")
+        check_consistency(self.consistency_mm, self.consistency_fraction)
 
-    def is_wide(self, finding: NDArray[np.bool_], spacing: Sequence[float]) -> bool:
-        """Whether a finding (R, A, S) somewhere reaches ``min_width_mm`` from left to right."""
-        return self.min_width_mm <= 0 or longest_run(finding) * spacing[0] >= self.min_width_mm
+    def select(self, components: Sequence[S], spacing: Sequence[float]) -> list[S]:
+        """Components that are large and wide enough, at most ``largest``, in the order in which they come."""
+        min_voxels = 1000 * self.min_volume_ml / float(np.prod(spacing))
+        large = (c for c in components if c.voxels >= min_voxels)
+        return [c for c in large if self.min_width_mm <= 0 or c.width_mm >= self.min_width_mm][: self.largest]
 
-    def __call__(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> NDArray[np.int32]:
-        """Find connected findings and number them by size, the largest first.
+    def filter_mask(
+        self, mask: NDArray[np.bool_], spacing: Sequence[float], lateral_axis: int = 0
+    ) -> NDArray[np.bool_]:
+        """Mask of the findings that remain of a mask.
 
         Args:
-            volume: probabilities (R, A, S); what is dropped is set to 0 in it, filled cavities to 1.
+            mask: three axes, any orientation.
+            spacing: mm along these axes.
+            lateral_axis: axis from left to right.
+        """
+        result = np.zeros(mask.shape, bool)
+        for component in self.select(connected_components(mask, spacing, self.fill_holes, lateral_axis), spacing):
+            result[component.box] |= component.mask
+        return result
+
+    def __call__(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> NDArray[np.int32]:
+        """Number the findings by size, the largest first.
+
+        Args:
+            volume: probabilities (R, A, S); dropped findings are set to 0 in it, filled cavities to 1.
             spacing: mm.
 
         Returns:
-            Number of the finding at every voxel, 0 elsewhere. A number reaches one voxel further than its finding, so that a voxel
-            of a finer grid finds it at its nearest voxel.
+            Number of the finding at every voxel, 0 elsewhere. Numbers extend one voxel beyond their finding, for nearest-neighbour
+            lookup from a finer grid.
         """
         if volume.size == 0:
             return np.zeros(volume.shape, np.int32)
-        marked, _ = label(volume > self.threshold, output=np.int32)
-        boxes = find_objects(marked)
-        smallest = self.min_volume_mm3 / float(np.prod(spacing))
-        found = []
-        for number, box in enumerate(boxes, 1):
-            inside = marked[box] == number
-            if self.fill_holes:
-                filled = binary_fill_holes(inside)
-                volume[box][filled & ~inside] = 1
-                inside = filled
-            found.append((int(np.count_nonzero(inside)), number, box, inside))
-        found.sort(key=lambda f: (-f[0], f[1]))
-        kept = [f for f in found if f[0] >= smallest and self.is_wide(f[3], spacing)][: self.largest]
-        keep = {f[1] for f in kept}
-        for _, number, box, inside in found:
-            if number not in keep:
-                volume[box][inside] = 0
+        components = connected_components(volume > self.threshold, spacing, self.fill_holes)
+        selected = self.select(components, spacing)
+        remaining = {id(c) for c in selected}
+        for component in components:
+            view = volume[component.box]
+            if component.filled is not None:
+                view[component.filled] = 1
+            if id(component) not in remaining:
+                view[component.mask] = 0
         numbers = np.zeros(volume.shape, np.int32)
-        for new, (_, _, box, inside) in enumerate(kept, 1):
-            wide = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, volume.shape, strict=True))
+        for number, component in enumerate(selected, 1):
+            wide = tuple(
+                slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(component.box, volume.shape, strict=True)
+            )
             core = np.zeros([s.stop - s.start for s in wide], bool)
-            core[tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))] = inside
-            spread = binary_dilation(core, np.ones((3, 3, 3), bool))
+            core[
+                tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(component.box, wide, strict=True))
+            ] = component.mask
+            dilated = binary_dilation(core, np.ones((3, 3, 3), bool))
             view = numbers[wide]
-            view[core | (spread & (view == 0))] = new
+            view[core | (dilated & (view == 0))] = number
         return numbers

@@ -86,12 +86,12 @@ def finding_slices(
         Number of the slice, where in it the values lie, probabilities (J, I), numbers of findings, and the mask.
     """
     drop, at = np.zeros(0, bool), 0
-    if numbers.any() and post.min_volume_mm3 > 0:
+    if numbers.any() and post.min_volume_ml > 0:
         pieces = SliceComponents()
         for k, _, chance, marks in restore(found.volume, found.origin, grid, numbers):
             assert marks is not None
             pieces.add(k, (chance > post.threshold) & (marks > 0), marks)
-        drop = pieces.small_fragments(post.min_volume_mm3 / voxel_mm3)
+        drop = pieces.small_fragments(1000 * post.min_volume_ml / voxel_mm3)
     for k, box, chance, marks in restore(found.volume, found.origin, grid, numbers):
         assert marks is not None
         mask = (chance > post.threshold) & (marks > 0)

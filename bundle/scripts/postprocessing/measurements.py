@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.vertebrae import LEVELS
-from ..io.ct_volume import ScanHeader
+from ..io.scan_header import ScanHeader
 
 COLUMNS = (
     "case", "finding", "level", "level_share", "volume_ml", "mean_probability", "max_probability", "uncertainty", "mean_hu",

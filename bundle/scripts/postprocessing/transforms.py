@@ -3,28 +3,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
+
+from ..core.geometry import spacing_of
+from .findings import PostProcessing
+from .vertebra_consistency import consistent_probabilities
+
+DEFAULTS = PostProcessing()
 
 
-def longest_run(mask: NDArray[np.bool_]) -> int:
-    """Greatest number of True in a row along the first axis."""
-    run, longest = np.zeros(mask.shape[1:], np.int32), 0
-    for layer in mask:
-        run = np.where(layer, run + 1, 0)
-        longest = max(longest, int(run.max(initial=0)))
-    return longest
+def _remaining(mask: torch.Tensor, settings: PostProcessing, name: str) -> torch.Tensor:
+    """Findings that remain of a mask (1, X, Y, Z) in any orientation, bool."""
+    if not isinstance(mask, MetaTensor):
+        raise ValueError(f"{name} has no affine; load it as a MetaTensor, or set the smallest volume and width to 0")
+    affine = mask.affine.cpu().numpy()[:3, :3]
+    spacing = spacing_of(affine)
+    lateral_axis = int(np.argmax(np.abs(affine[0]) / spacing))
+    remaining = settings.filter_mask(mask[0].cpu().numpy() > 0, spacing, lateral_axis)
+    return torch.from_numpy(remaining).to(mask.device)[None]
+
+
+class PostProcessd(MapTransform):
+    """Logits to a label map (1, *size) of 0 and 1, float32: the post-processing of ``PostProcessing`` as a transform.
+
+    Volumes: vertebra-level consistency, threshold, removal of small and narrow connected components (voxels that share a face).
+    Slices (C, H, W): threshold only.
+
+    Args:
+        keys: logits (C, R, A, S) with their affine (``MetaTensor``), or (C, H, W).
+        threshold: see ``PostProcessing``, as the following ones.
+        min_volume_ml: 0 keeps every size.
+        min_width_mm: 0 keeps every width.
+        fill_holes: include cavities in a finding.
+        largest: number of findings that are kept; None keeps all.
+        consistency_mm: None switches the consistency off.
+        consistency_fraction: fraction of fracture in a vertebra above which the whole vertebra is fractured.
+        softmax: False for probabilities (2, *size) in place of logits, in any orientation, as ``VertebraConsistencyd`` and an
+            ``Invertd`` after it return them; the consistency is not applied to them.
+
+    Raises:
+        ValueError: for a value out of range, or a volume without an affine where a volume or width is required.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float = DEFAULTS.threshold,
+        min_volume_ml: float = DEFAULTS.min_volume_ml,
+        min_width_mm: float = DEFAULTS.min_width_mm,
+        fill_holes: bool = DEFAULTS.fill_holes,
+        largest: int | None = DEFAULTS.largest,
+        consistency_mm: Sequence[float] | None = DEFAULTS.consistency_mm,
+        consistency_fraction: float = DEFAULTS.consistency_fraction,
+        softmax: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        self.settings = PostProcessing(
+            threshold, min_volume_ml, min_width_mm, fill_holes, largest, consistency_mm, consistency_fraction
+        )
+        self.softmax = softmax
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Replace logits by label maps."""
+        result, s = dict(data), self.settings
+        filtering = s.min_volume_ml > 0 or s.min_width_mm > 0 or s.fill_holes or s.largest is not None
+        for key in self.key_iterator(result):
+            probabilities = result[key]
+            if self.softmax:
+                probabilities = consistent_probabilities(probabilities, s.consistency_mm, s.consistency_fraction)
+            # At 0.5 the same as an argmax, also where rounding or resampling keeps the sum of the two from being 1.
+            mask = (probabilities[1:2] * (1 - s.threshold) > probabilities[:1] * s.threshold).float()
+            if filtering and mask.ndim == 4:
+                remaining = _remaining(mask, s, f"PostProcessd: `{key}`")
+                mask = torch.where(remaining, torch.ones_like(mask), torch.zeros_like(mask))
+            result[key] = mask
+        return result
 
 
 class RemoveNarrowComponentsd(MapTransform):
-    """Drop connected parts of a mask that nowhere reach far enough from left to right: bodies are wider than what is beside them.
+    """Remove connected components that are narrow from left to right: vertebral bodies are wider than joints and processes.
 
     Args:
         keys: masks (1, X, Y, Z) with their affine (``MetaTensor``); any orientation.
@@ -37,28 +100,16 @@ class RemoveNarrowComponentsd(MapTransform):
     def __init__(self, keys: KeysCollection, min_width: float = 0.0) -> None:
         super().__init__(keys)
         if min_width < 0:
-            raise ValueError(f"RemoveNarrowComponentsd: min_width={min_width}; give a distance in mm, or 0 for any.")
-        self.min_width = min_width
+            raise ValueError(
+                f"RemoveNarrowComponentsd: min_width={min_width}; must be a distance in mm, or 0 for any width"
+            )
+        self.settings = PostProcessing(min_volume_ml=0, min_width_mm=min_width)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items without the narrow parts of the masks."""
+        """Remove the narrow components of the masks."""
         result = dict(data)
-        for key in self.key_iterator(result) if self.min_width > 0 else ():
+        for key in self.key_iterator(result) if self.settings.min_width_mm > 0 else ():
             mask = result[key]
-            if not isinstance(mask, MetaTensor):
-                raise ValueError(
-                    f"RemoveNarrowComponentsd: `{key}` has no affine; load it as a MetaTensor, or set min_width to 0."
-                )
-            affine = mask.affine.cpu().numpy()[:3, :3]
-            size = np.linalg.norm(affine, axis=0)
-            axis = int(np.argmax(np.abs(affine[0]) / size))
-            across = np.moveaxis(mask[0].cpu().numpy() > 0, axis, 0)
-            parts, _ = label(across)
-            narrow = np.zeros(across.shape, bool)
-            for number, box in enumerate(find_objects(parts), 1):
-                part = parts[box] == number
-                if longest_run(part) * size[axis] < self.min_width:
-                    narrow[box] |= part
-            drop = torch.from_numpy(np.ascontiguousarray(np.moveaxis(narrow, 0, axis))).to(mask.device)[None]
-            result[key] = torch.where(drop, torch.zeros_like(mask), mask)
+            remaining = _remaining(mask, self.settings, f"RemoveNarrowComponentsd: `{key}`")
+            result[key] = torch.where(remaining, mask, torch.zeros_like(mask))
         return result

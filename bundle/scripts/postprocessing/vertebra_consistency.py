@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One opinion on a vertebra: what its slices say of it is averaged, mostly from left to right."""
+"""Vertebra-level consistency: one decision per vertebra in place of one per slice. Not in the paper."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..networks.outputs import NUM_CLASSES
+from ..networks.outputs import FRACTURE, NUM_CLASSES, VERTEBRA
 
-BLOCK = 2**22  # voxels that are worked on at a time, in float32
-REACH = 3.0  # standard deviations of the average
+BLOCK_VOXELS = 2**22  # processed at a time, in float32
+TRUNCATE_SIGMAS = 3.0  # of the Gaussian average
 
 
-def check(consistency_mm: Sequence[float] | None, consistency_fraction: float) -> None:
-    """Check the arguments of ``agree``.
+def check_consistency(consistency_mm: Sequence[float] | None, consistency_fraction: float) -> None:
+    """Check the arguments of ``apply_consistency``.
 
     Raises:
         ValueError: for a value out of range, with the remedy.
@@ -30,70 +30,91 @@ def check(consistency_mm: Sequence[float] | None, consistency_fraction: float) -
         isinstance(consistency_mm, (int, float)) or len(consistency_mm) != 3 or min(consistency_mm) < 0
     ):
         raise ValueError(
-            f"consistency_mm={consistency_mm}: give three distances in mm, right-left, anterior-posterior and up, or add "
-            "configs/inference/slicewise.yaml to leave every slice to itself"
+            f"consistency_mm={consistency_mm}: must be three distances in mm, right-left, anterior-posterior and up; "
+            "configs/inference/slicewise.yaml switches the consistency off"
         )
     if not 0 < consistency_fraction < 1:
-        raise ValueError(f"consistency_fraction={consistency_fraction}: give a share above 0 and below 1")
+        raise ValueError(f"consistency_fraction={consistency_fraction}: must be a fraction above 0 and below 1")
 
 
-def agree(
+def apply_consistency(
     fracture: NDArray,
     vertebra: NDArray,
     spacing: Sequence[float],
-    consistency_mm: Sequence[float] | None = (18.0, 12.0, 3.0),
-    consistency_fraction: float = 0.4,
+    consistency_mm: Sequence[float] | None,
+    consistency_fraction: float,
 ) -> None:
-    """Let the slices of a vertebra agree, in place.
+    """Make the slices of a vertebra consistent, in place.
 
-    A network that sees one slice knows a collapsed body in the slices through the middle and cannot know it in those through a
-    pedicle or a joint. So the share of fracture in what is vertebra is averaged, farthest from left to right and hardly over the
-    height, where the next vertebra is; and a voxel becomes as sure as the less sure of two things: that it is vertebra, and that
-    the share around it is at least ``consistency_fraction``. Not in the paper.
+    A single sagittal slice shows the collapse of a body through its middle and hides it at a pedicle or a joint. So the fraction of
+    fracture in vertebra is averaged by a Gaussian, wide from left to right and narrow along the spine, where the next vertebra is.
+    The new probability is the smaller of two: that of vertebra, and the average fraction on a scale on which
+    ``consistency_fraction`` is 0.5.
 
     Args:
         fracture: probabilities (R, A, S); overwritten.
-        vertebra: probabilities of vertebra, intact or fractured, of the same shape. Where they nowhere reach a half (an output that
+        vertebra: probabilities of vertebra, intact or fractured, of the same shape. Where they nowhere reach 0.5 (an output that
             was never trained), ``fracture`` stays as it is.
         spacing: mm.
         consistency_mm: standard deviations of the average along R, A, S (mm); None leaves ``fracture`` as it is.
-        consistency_fraction: share of fracture in the vertebra from which on the vertebra is fractured, at a threshold of 0.5.
+        consistency_fraction: fraction of fracture in the vertebra that maps to a probability of 0.5.
 
     Raises:
         ValueError: for a value out of range.
     """
-    check(consistency_mm, consistency_fraction)
+    check_consistency(consistency_mm, consistency_fraction)
     if consistency_mm is None or fracture.size == 0 or float(vertebra.max()) < 0.5:
         return
     sigma = [mm / step for mm, step in zip(consistency_mm, spacing, strict=True)]
     height = fracture.shape[2]
-    rows, halo = max(BLOCK // int(np.prod(fracture.shape[:2])), 1), math.ceil(REACH * sigma[2])
-    below = fracture[:, :, :0]  # rows under the block as they were before they were overwritten
+    rows, halo = max(BLOCK_VOXELS // int(np.prod(fracture.shape[:2])), 1), math.ceil(TRUNCATE_SIGMAS * sigma[2])
+    below = fracture[:, :, :0]  # rows under the block before they were overwritten
     for first in range(0, height, rows):
         last, top = min(first + rows, height), min(first + rows + halo, height)
-        seen = np.concatenate([below, fracture[:, :, first:top]], axis=2).astype(np.float32)
+        block = np.concatenate([below, fracture[:, :, first:top]], axis=2).astype(np.float32)
         start = first - below.shape[2]
-        below = seen[:, :, max(last - halo, start) - start : last - start].astype(fracture.dtype)
-        bone = np.maximum(seen, vertebra[:, :, start:top].astype(np.float32))
-        above, under = (gaussian_filter(a, sigma, mode="constant", truncate=REACH) for a in (seen, bone))
-        share = np.clip(above / np.maximum(under, 1e-3), 0, 1)
-        # The odds are moved so that consistency_fraction becomes a half.
-        moved = (
-            share
-            * (1 - consistency_fraction)
-            / np.maximum(share * (1 - consistency_fraction) + (1 - share) * consistency_fraction, 1e-6)
+        below = block[:, :, max(last - halo, start) - start : last - start].astype(fracture.dtype)
+        bone = np.maximum(block, vertebra[:, :, start:top].astype(np.float32))
+        numerator, denominator = (
+            gaussian_filter(a, sigma, mode="constant", truncate=TRUNCATE_SIGMAS) for a in (block, bone)
         )
-        own = np.s_[:, :, first - start : last - start]
-        fracture[:, :, first:last] = np.minimum(bone, moved)[own].astype(fracture.dtype)
+        fraction = np.clip(numerator / np.maximum(denominator, 1e-3), 0, 1)
+        # Odds scaled so that consistency_fraction becomes 0.5.
+        scaled = (
+            fraction
+            * (1 - consistency_fraction)
+            / np.maximum(fraction * (1 - consistency_fraction) + (1 - fraction) * consistency_fraction, 1e-6)
+        )
+        interior = np.s_[:, :, first - start : last - start]
+        fracture[:, :, first:last] = np.minimum(bone, scaled)[interior].astype(fracture.dtype)
+
+
+def consistent_probabilities(
+    logits: torch.Tensor, consistency_mm: Sequence[float] | None, consistency_fraction: float
+) -> torch.Tensor:
+    """Probabilities (2, *size) of background and fracture of logits (C, *size).
+
+    The consistency is applied to volumes (C, R, A, S) with an output of vertebra; slices (C, H, W) pass through the softmax only.
+    """
+    probabilities = torch.softmax(logits[:NUM_CLASSES].float(), dim=0)
+    if consistency_mm is not None and len(logits) > VERTEBRA and logits.ndim == 4:
+        spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
+        fracture = np.array(torch.as_tensor(probabilities)[FRACTURE].cpu().numpy())
+        vertebra = torch.sigmoid(torch.as_tensor(logits)[VERTEBRA].float()).cpu().numpy()
+        apply_consistency(fracture, vertebra, spacing, consistency_mm, consistency_fraction)
+        updated = torch.from_numpy(fracture).to(logits.device)
+        probabilities[0], probabilities[1] = 1 - updated, updated
+    return probabilities
 
 
 class VertebraConsistencyd(MapTransform):
-    """Logits of a network as probabilities of background and fracture, after the slices of a vertebra agreed; see ``agree``.
+    """Logits to probabilities of background and fracture with vertebra-level consistency.
 
     Args:
-        keys: logits (C, *size) of background, fracture and perhaps vertebra; volumes (C, R, A, S) know their affine.
-        consistency_mm: standard deviations of the average along R, A, S (mm); None, two outputs or slices (C, H, W): no agreement.
-        consistency_fraction: share of fracture in a vertebra that makes it fractured.
+        keys: logits (C, *size) of background, fracture and optionally vertebra; volumes (C, R, A, S) with their affine
+            (``MetaTensor``).
+        consistency_mm: see ``apply_consistency``; None applies the softmax only.
+        consistency_fraction: see ``apply_consistency``.
 
     Raises:
         ValueError: for a value out of range.
@@ -103,21 +124,12 @@ class VertebraConsistencyd(MapTransform):
         self, keys: KeysCollection, consistency_mm: Sequence[float] | None = None, consistency_fraction: float = 0.4
     ) -> None:
         super().__init__(keys)
-        check(consistency_mm, consistency_fraction)
+        check_consistency(consistency_mm, consistency_fraction)
         self.consistency_mm, self.consistency_fraction = consistency_mm, consistency_fraction
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items with probabilities (2, *size) in place of logits."""
+        """Replace logits by probabilities (2, *size)."""
         result = dict(data)
         for key in self.key_iterator(result):
-            logits = result[key]
-            chances = torch.softmax(logits[:NUM_CLASSES].float(), dim=0)
-            if self.consistency_mm is not None and len(logits) > NUM_CLASSES and logits.ndim == 4:
-                spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
-                fracture = np.array(torch.as_tensor(chances)[1].cpu().numpy())
-                vertebra = torch.sigmoid(torch.as_tensor(logits)[NUM_CLASSES].float()).cpu().numpy()
-                agree(fracture, vertebra, spacing, self.consistency_mm, self.consistency_fraction)
-                told = torch.from_numpy(fracture).to(logits.device)
-                chances[0], chances[1] = 1 - told, told
-            result[key] = chances
+            result[key] = consistent_probabilities(result[key], self.consistency_mm, self.consistency_fraction)
         return result
