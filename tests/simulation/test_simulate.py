@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 from scripts.core.errors import InputError
-from scripts.data.datasets.conversion import IGNORE
+from scripts.data.datalist import IGNORE_INDEX
 from scripts.simulation.datasets.simulate import marked_vertebrae, simulate, training_label
 from scripts.simulation.fracture.sampling import add_fractures
 from scripts.simulation.fracture.transforms import RandSimulatedFractured
@@ -56,7 +56,9 @@ def test_simulate_adds_fractures_and_keeps_what_was_known(healthy_set, tmp_path)
         assert {int(r["label"]) for r in rows if r["case"] == stem and r["grade"] == ""} >= set(before)
         assert set(before).isdisjoint(new)
         assert sorted(np.unique(labels[mask == 1]).tolist()) == sorted({*before, *new})
-        assert np.isin(labels[mask == IGNORE], marked_vertebrae(read(source["vertebrae"]), old, IGNORE)).all()
+        assert np.isin(
+            labels[mask == IGNORE_INDEX], marked_vertebrae(read(source["vertebrae"]), old, IGNORE_INDEX)
+        ).all()
         for vertebra in new:
             was, now = (int((read(f) == vertebra).sum()) for f in (source["vertebrae"], out / case["vertebrae"]))
             assert now < 0.95 * was
@@ -108,7 +110,7 @@ def test_training_label_keeps_unknown_bone_outside_the_vertebrae():
     labels = np.array([[[20, 21, 0, 0]]], np.uint8)
     scan = SpineScan(np.zeros((1, 1, 4), np.int16), labels, np.eye(4), [{"label": 21}])
     old = np.array([[[255, 0, 255, 0]]])
-    assert training_label(scan, [], [20], old).ravel().tolist() == [IGNORE, 1, IGNORE, 0]
+    assert training_label(scan, [], [20], old).ravel().tolist() == [IGNORE_INDEX, 1, IGNORE_INDEX, 0]
     assert training_label(scan, [20], [], None).ravel().tolist() == [1, 1, 0, 0]
 
 

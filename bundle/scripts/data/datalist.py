@@ -15,14 +15,15 @@ from ..core.errors import InputError
 from ..core.files import write_text
 
 SECTIONS = ("training", "validation", "testing")
-PATHS = ("image", "label", "vertebrae")
+FILE_KEYS = ("image", "label", "vertebrae")
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
-ABSENT = "lists no"
+IGNORE_INDEX = 255  # of training labels: voxels that are left out of loss and metrics
+EMPTY_SECTION = "has no"
 logger = logging.getLogger(__name__)
 
 
 def _read_section(file: Path, section: str) -> tuple[list[dict], str | None]:
-    """Return the cases of a section and, when there are none, the reason."""
+    """Cases of a section and, when there are none, the reason."""
     if not file.is_file():
         return [], "does not exist"
     try:
@@ -32,27 +33,27 @@ def _read_section(file: Path, section: str) -> tuple[list[dict], str | None]:
     cases = content.get(section, []) if isinstance(content, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         return [], f"is no datalist: `{section}` must be a list of objects with `image` and `label`"
-    return cases, None if cases else f"{ABSENT} `{section}` case"
+    return cases, None if cases else f"{EMPTY_SECTION} `{section}` case"
 
 
-def section_problem(path: str, section: str) -> str | None:
-    """Return why a section of a datalist gives no case, or None when it gives some."""
+def section_error(path: str, section: str) -> str | None:
+    """Reason why a section of a datalist has no case, or None when it has some."""
     return _read_section(Path(path), section)[1]
 
 
 def _absolute(cases: Sequence[Mapping], file: Path) -> list[dict[str, str]]:
     root = file.resolve().parent
     return [
-        {k: os.path.join(root, v) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
+        {k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()}
         for case in cases
     ]
 
 
 def load_datalist(path: str, section: str) -> list[dict[str, str]]:
-    """Return the cases of one section with absolute paths.
+    """Cases of one section with absolute paths.
 
-    A missing or broken file or section gives an empty list and a warning, not an error: MONAI Label resolves the whole config on
-    machines where no datalist exists and then sets the data itself. ``preflight`` refuses an empty list before training.
+    A missing or damaged file or section results in an empty list and a warning, not in an error: MONAI Label resolves the whole
+    config on machines without a datalist and then sets the data. ``training.preflight`` refuses an empty list before training.
 
     Args:
         path: datalist, JSON; relative paths in it are relative to its folder.
@@ -66,30 +67,30 @@ def load_datalist(path: str, section: str) -> list[dict[str, str]]:
 
 
 def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]]]]:
-    """Return the file and the cases of every section with absolute paths; sections that are absent are empty.
+    """Path of a datalist, and the cases of every section with absolute paths; a missing section is empty.
 
     Args:
         path: datalist, or the folder of a ``datalist.json``.
 
     Raises:
-        InputError: when the file is missing or broken, or lists no case.
+        InputError: when the file is missing or damaged, or has no case.
     """
     file = Path(path) / "datalist.json" if Path(path).is_dir() else Path(path)
     sections: dict[str, list[dict[str, str]]] = {}
     for section in SECTIONS:
         cases, problem = _read_section(file, section)
-        if problem and not problem.startswith(ABSENT):
-            raise InputError(f"{file}: {problem}; give a datalist.json")
+        if problem and not problem.startswith(EMPTY_SECTION):
+            raise InputError(f"{file}: {problem}; expected a datalist.json")
         sections[section] = _absolute(cases, file)
     if not any(sections.values()):
-        raise InputError(f"{file}: lists no case; make one with another command of scripts.data")
+        raise InputError(f"{file}: has no case; make a datalist with a converter of scripts.data")
     return file, sections
 
 
 def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:
-    """Return a case of ``load_datalist`` with its paths relative to another datalist."""
+    """Case of ``load_datalist`` with its paths relative to another datalist."""
     root = datalist.resolve().parent
-    return {k: os.path.relpath(v, root) if k in PATHS and isinstance(v, str) else v for k, v in case.items()}
+    return {k: os.path.relpath(v, root) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()}
 
 
 def split_by_patient(
@@ -98,15 +99,13 @@ def split_by_patient(
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
 ) -> dict[str, list[int]]:
-    """Split cases into training, validation and testing so that no patient is in two of them.
-
-    Patients with and without a fracture are spread separately, so that every part has its share of both.
+    """Split of cases into training, validation and testing by patient, stratified by the presence of a fracture.
 
     Args:
         patients: patient of every case.
         fractured: whether the case shows a fracture.
         seed: the same seed gives the same split on every machine.
-        fractions: shares of training, validation and testing; 70/10/20 as in the paper.
+        fractions: of training, validation and testing; 70/10/20 as in the paper.
 
     Returns:
         Indices of the cases per section.
@@ -120,7 +119,7 @@ def split_by_patient(
         group = sorted(p for p, f in has_fracture.items() if f == flag)
         group = [group[i] for i in rng.permutation(len(group))]
         ends = np.round(np.cumsum(fractions) * len(group)).astype(int)
-        # Rounding must not leave the small parts empty while the group could fill them.
+        # Rounding must not leave a small section empty while the group has patients for it.
         if len(group) >= 3:
             ends[0] = min(ends[0], len(group) - 2)
             ends[1] = min(max(ends[1], ends[0] + 1), len(group) - 1)

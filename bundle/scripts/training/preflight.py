@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
 from ..data.checks.cases import check_cases
-from ..data.datalist import section_problem
+from ..data.datalist import section_error
 from ..data.split import leaking_patients
 from .tracking import ready
 
@@ -62,7 +62,7 @@ def preflight(
                 "press Submit Label, then train again"
             )
         if not sections.get(name):
-            reason = (section_problem(source, name) if source else None) or f"gives no `{name}` case"
+            reason = (section_error(source, name) if source else None) or f"gives no `{name}` case"
             raise InputError(
                 f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
                 "(make one with: python -m scripts.data phantom --out DIR)"

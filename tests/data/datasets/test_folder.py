@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts.core.errors import InputError
-from scripts.data.datasets.folder import find_named, folder
+from scripts.data.datasets.folder import folder, images_by_case
 from scripts.io.formats import read_picture, read_volume
 
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.0, 0, 8], [0, 0, 1.5, 7], [0, 0, 0, 1]])
@@ -126,9 +126,9 @@ def test_bad_arguments_are_one_line(volumes):
     for arguments, words in [
         ({"images": str(volumes / "no")}, "no such folder"),
         ({"images": str(volumes / "empty")}, "holds no image"),
-        ({"images": str(volumes / "series")}, "is a DICOM series itself; give the folder that it lies in"),
+        ({"images": str(volumes / "series")}, "is a DICOM series itself; expected its parent folder"),
         ({"images": images, "labels": labels, "patient": "("}, "no regular expression"),
-        ({"images": images, "labels": labels, "patient": "^x"}, "finds nothing"),
+        ({"images": images, "labels": labels, "patient": "^x"}, "does not match the case name"),
         ({"images": images, "labels": labels, "pixel_mm": 0}, "above 0"),
     ]:
         with pytest.raises(InputError, match=words) as caught:
@@ -136,9 +136,9 @@ def test_bad_arguments_are_one_line(volumes):
         assert "\n" not in str(caught.value)
     (volumes / "images" / "p1_a.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match="would both be case p1_a"):
-        find_named(volumes / "images")
+        images_by_case(volumes / "images")
 
 
 def test_a_file_of_no_known_format_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"scan.doc: is no image"):
+    with pytest.raises(ValueError, match=r"scan.doc: has no supported format"):
         read_volume(tmp_path / "scan.doc")

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.datasets.rsna import on_grid, read_train_table, rsna
+from scripts.data.datasets.rsna import read_train_table, rsna, to_grid
 
 pytest.importorskip("pydicom")
 from dicom_files import write_series
@@ -80,7 +80,7 @@ def test_masks_of_another_patient_are_refused():
     far = affine.copy()
     far[2, 3] = 500.0
     with pytest.raises(ValueError, match="lie inside the CT"):
-        on_grid(nib.Nifti1Image(np.ones((9, 10, 10), np.uint8), far), ct)
+        to_grid(nib.Nifti1Image(np.ones((9, 10, 10), np.uint8), far), ct)
 
 
 def test_wrong_tables_are_one_line(tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from scripts.core.errors import InputError
-from scripts.data.datasets.conversion import IGNORE, fracture_mask
-from scripts.data.datasets.grades import VertebraGrade, case_name, read_grades
+from scripts.data.datalist import IGNORE_INDEX
+from scripts.data.datasets.grades import VertebraGrade, case_name, fracture_mask, read_grades
 from scripts.data.datasets.verse import find_cases, unlabelled_bone, verse
 
 GRADING = SHARED / "data" / "grading"
@@ -68,9 +68,9 @@ def test_masks_and_grades_are_joined(tree, tmp_path):
     folder, table = tree
     path = verse(str(folder), table, str(tmp_path / "out"))
     out = tmp_path / "out"
-    assert values_by_vertebra(out, "sub-verse004") == {0: [0, IGNORE], 18: [0], 19: [1], 20: [IGNORE]}
-    assert values_by_vertebra(out, "sub-verse410_split-verse267") == {0: [0, IGNORE], 21: [1], 22: [0]}
-    assert values_by_vertebra(out, "sub-gl003") == {0: [0, IGNORE], 20: [IGNORE], 21: [IGNORE]}
+    assert values_by_vertebra(out, "sub-verse004") == {0: [0, IGNORE_INDEX], 18: [0], 19: [1], 20: [IGNORE_INDEX]}
+    assert values_by_vertebra(out, "sub-verse410_split-verse267") == {0: [0, IGNORE_INDEX], 21: [1], 22: [0]}
+    assert values_by_vertebra(out, "sub-gl003") == {0: [0, IGNORE_INDEX], 20: [IGNORE_INDEX], 21: [IGNORE_INDEX]}
     rows = {(r["case"], r["level"]): r for r in csv.DictReader((out / "vertebrae.csv").open())}
     assert (rows["sub-verse004", "T12"]["grade"], rows["sub-verse004", "T12"]["shape"]) == ("2", "wedge")
     assert rows["sub-verse004", "L1"]["grade"] == ""
@@ -86,7 +86,7 @@ def test_unlabelled_bone_above_is_unknown_and_below_the_last_too(tree, tmp_path)
     folder, table = tree
     verse(str(folder), table, str(tmp_path / "out"))
     mask = np.asarray(nib.load(tmp_path / "out" / "labels" / "sub-verse004.nii.gz").dataobj)
-    assert (mask[4:8, 4:8, 30:] == IGNORE).all()
+    assert (mask[4:8, 4:8, 30:] == IGNORE_INDEX).all()
     assert (mask[0, 0] == 0).all()
 
 
@@ -133,7 +133,7 @@ def test_masks_without_ct_give_shapes_but_no_training_case(tree, tmp_path):
     found = values_by_vertebra(out, "sub-verse004")
     assert found[19] == [1]
     assert found[18] == [0]
-    assert found[20] == [IGNORE]
+    assert found[20] == [IGNORE_INDEX]
     for ct in folder.rglob("*_ct.nii.gz"):
         ct.unlink()
     with pytest.raises(InputError, match=r"3 mask.*0 CT.*--masks_only"):
@@ -180,7 +180,7 @@ def test_case_names():
 def test_the_sacrum_is_never_unknown():
     labels = np.array([26, 24, 0], np.uint8)
     assert fracture_mask(labels, {24: VertebraGrade(0)}).tolist() == [0, 0, 0]
-    assert fracture_mask(labels, {}).tolist() == [0, IGNORE, 0]
+    assert fracture_mask(labels, {}).tolist() == [0, IGNORE_INDEX, 0]
 
 
 @pytest.mark.skipif(not GRADING.is_dir(), reason=f"the grading table is not at {GRADING}")
@@ -218,7 +218,7 @@ def test_real_masks_without_ct_show_the_severe_fractures(verse19, tmp_path):
     assert {v for v, values in found.items() if values == [1]} == {12, 22}
     # The table has no grades of the cervico-thoracic scans.
     found = values_by_vertebra(tmp_path, "sub-gl017")
-    assert {x for v, values in found.items() if v for x in values} == {IGNORE}
+    assert {x for v, values in found.items() if v for x in values} == {IGNORE_INDEX}
 
 
 def test_t13_is_not_taken_for_the_lowest_vertebra(tmp_path):

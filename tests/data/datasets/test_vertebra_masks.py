@@ -66,7 +66,7 @@ def test_a_case_without_a_vertebra_costs_only_itself(tmp_path, capsys):
 def test_masks_on_another_grid_are_refused(tmp_path):
     case(tmp_path, "s")
     save(tmp_path / "s" / "segmentations" / "vertebrae_T11.nii.gz", np.zeros((6, 6, 11), np.uint8))
-    with pytest.raises(ValueError, match="another grid"):
+    with pytest.raises(ValueError, match="a different grid"):
         merge_vertebrae(tmp_path / "s" / "segmentations")
 
 

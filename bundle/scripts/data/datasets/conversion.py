@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all adapters of public sets share: write labels, table of vertebrae and datalist; one bad case costs only itself."""
+"""Shared part of the converters: label maps, table of vertebrae and datalist of a data set; failures are isolated per case."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ...core.errors import InputError
-from ...core.files import atomic_write, write_table, write_text
+from ...core.errors import InputError, first_line
+from ...core.files import atomic_write, write_text
 from ...core.geometry import AFFINE_TOLERANCE_MM, grid_offset
-from ...core.vertebrae import LEVELS, voxels_per_label
 from ..datalist import split_by_patient, write_datalist
-from .grades import VertebraGrade
+from ..vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 
-COLUMNS = ("case", "label", "level", "fractured", "grade", "shape", "volume_ml")
-IGNORE = 255  # voxels that neither loss nor metrics may judge
+Case = TypeVar("Case")
+Result = TypeVar("Result")
 
 
 @dataclass
 class ConvertedCase:
-    """What an adapter makes of a scan; every image lies on the grid of the CT.
+    """Converted scan; all its images have the grid of the CT.
 
     Attributes:
-        label: training label, or None for a set without one.
+        label: training label (0, 1, 255), or None for a set without one.
         vertebrae: vertebra instances, VerSe labels, or None.
-        image: CT to write, or None when it stays where it is.
-        rows: one row of ``COLUMNS`` per vertebra.
+        image: CT to write, or None when the datalist refers to the source file.
+        attributes: columns of the table of vertebrae by label, see ``vertebra_table.COLUMNS``.
     """
 
     label: nib.Nifti1Image | None = None
     vertebrae: nib.Nifti1Image | None = None
     image: nib.Nifti1Image | None = None
-    rows: list[dict] = field(default_factory=list)
+    attributes: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,123 +49,111 @@ class SourceCase:
 
     Attributes:
         name: case, unique in the source.
-        patient: patient; all scans of a patient go to one side of a split.
+        patient: patient; all scans of a patient are in one section of the split.
         image: CT file or folder.
-        make: reads the case; None leaves it out without a complaint, an exception with one.
-        listed: False keeps the case out of the datalist, as ``image`` is a mask that has no CT.
+        convert: conversion; None leaves the case out silently, an exception with a message.
+        in_datalist: False for a mask without CT, which ``image`` then is.
     """
 
     name: str
     patient: str
     image: Path
-    make: Callable[[], ConvertedCase | None]
-    listed: bool = True
+    convert: Callable[[], ConvertedCase | None]
+    in_datalist: bool = True
 
 
-def integer_labels(path: Path) -> nib.Nifti1Image:
-    """Read a label image of any numeric type; values must be whole numbers from 0 to 255.
-
-    Raises:
-        ValueError: when they are not.
-    """
-    image = nib.load(path)
-    data = np.asanyarray(image.dataobj)
-    low, high = data.min(initial=0), data.max(initial=0)
-    if not np.isfinite(high - low):
-        raise ValueError(f"{path}: holds fractions or NaN; a mask of vertebrae holds whole numbers")
-    if low < -0.5 or high > 255.5:
-        raise ValueError(f"{path}: holds values from {low:g} to {high:g}; vertebra labels lie between 0 and 255")
-    if data.dtype == np.uint8:
-        return nib.Nifti1Image(data, image.affine)
-    whole = np.empty(data.shape, np.uint8)
-    # Slab by slab: a mask of floating point takes eight times the memory of its labels.
-    for k in range(data.shape[-1]):
-        slab = np.rint(data[..., k])
-        if np.abs(data[..., k] - slab).max(initial=0) > 1e-3:
-            raise ValueError(f"{path}: holds fractions or NaN; a mask of vertebrae holds whole numbers")
-        whole[..., k] = slab
-    return nib.Nifti1Image(whole, image.affine)
+def grid_mismatch(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> str | None:
+    """Difference of the grids of two volumes in words, or None when they are the same within ``AFFINE_TOLERANCE_MM``."""
+    if image.shape[:3] != mask.shape[:3]:
+        return f"mask has shape {mask.shape[:3]} and image {image.shape[:3]}"
+    offset = grid_offset(image.shape[:3], image.affine, mask.affine)
+    return f"mask is up to {offset:.2f} mm off its image" if offset > AFFINE_TOLERANCE_MM else None
 
 
-def same_grid(image: nib.Nifti1Image, labels: nib.Nifti1Image) -> str | None:
-    """Return why two images do not share a grid, or None."""
-    if image.shape[:3] != labels.shape[:3]:
-        return f"mask has shape {labels.shape[:3]} and CT {image.shape[:3]}"
-    off = grid_offset(image.shape[:3], image.affine, labels.affine)
-    return f"mask lies up to {off:.2f} mm off the CT" if off > AFFINE_TOLERANCE_MM else None
-
-
-def fracture_mask(
-    vertebrae: NDArray[np.uint8],
-    grades: Mapping[int, VertebraGrade],
-    min_grade: int = 1,
-    unknown: str = "ignore",
-) -> NDArray[np.uint8] | None:
-    """Make the training label: 1 where the grade is at least ``min_grade``, 0 elsewhere.
+def require_same_grid(path: Path | str, image: nib.Nifti1Image, mask: nib.Nifti1Image) -> None:
+    """Refuse a mask on another grid than its image.
 
     Args:
-        vertebrae: VerSe labels.
-        grades: grade per label; a label that is missing, or whose grade is None, is unknown.
-        min_grade: smallest grade that counts as a fracture.
-        unknown: "ignore" gives unknown vertebrae 255, "background" 0; "drop-case" gives None when there is one.
+        path: file to name in the message.
+        image: CT.
+        mask: label map.
+
+    Raises:
+        ValueError: when the grids differ.
     """
-    value = np.zeros(256, np.uint8)
-    for label in voxels_per_label(vertebrae):
-        grade = grades[label].grade if label in grades else None
-        if grade is None and label in LEVELS and label != 26:
-            if unknown == "drop-case":
-                return None
-            value[label] = IGNORE if unknown == "ignore" else 0
-        elif grade is not None and grade >= min_grade:
-            value[label] = 1
-    return value[vertebrae]
+    if mismatch := grid_mismatch(image, mask):
+        raise ValueError(f"{path}: {mismatch}; resample the mask to the grid of its image")
 
 
-def table_rows(
-    case: str, vertebrae: nib.Nifti1Image, grades: Mapping[int, VertebraGrade], min_grade: int = 1
-) -> list[dict]:
-    """One row per labelled vertebra; whether it is fractured, and its grade, are blank where that is unknown."""
-    voxel_ml = abs(float(np.linalg.det(vertebrae.affine[:3, :3]))) / 1000
-    rows = []
-    for label, count in voxels_per_label(np.asarray(vertebrae.dataobj)).items():
-        if label not in LEVELS:
-            continue
-        given = grades.get(label)
-        grade = given.grade if given is not None else None
-        rows.append(
-            {
-                "case": case,
-                "label": label,
-                "level": LEVELS[label],
-                "fractured": "" if grade is None else int(grade >= min_grade),
-                "grade": "" if grade is None else grade,
-                "shape": given.shape if given is not None else "",
-                "volume_ml": round(count * voxel_ml, 2),
-            }
-        )
-    return rows
+def map_labels(labels: NDArray[np.uint8], values: Mapping[int, int]) -> NDArray[np.uint8]:
+    """Replace every label by its value; labels without a value become 0."""
+    lookup = np.zeros(256, np.uint8)
+    lookup[list(values)] = list(values.values())
+    return lookup[labels]
 
 
-def _write(case: SourceCase, root: Path, record: Path) -> dict:
-    """Write the files of a case, its record last: that marks it as finished."""
-    made = case.make()
-    if made is None:
+def save_image(image: nib.Nifti1Image, path: Path) -> None:
+    """Write a NIfTI image in mm; the file appears under its name only when it is complete."""
+    image.header.set_xyzt_units("mm")
+    with atomic_write(path) as temporary:
+        nib.save(image, temporary)
+
+
+def process_cases(
+    process: Callable[[Case], Result],
+    cases: Sequence[Case],
+    source: Callable[[Case], Path | str],
+    workers: int = 1,
+    description: str = "cases",
+    unit: str = "case",
+) -> tuple[list[Result | None], list[str]]:
+    """Apply a function to all cases in threads, with a progress bar; failures are printed and isolated per case.
+
+    Args:
+        process: function of one case.
+        cases: its arguments.
+        source: file of a case, for messages.
+        workers: number of threads.
+        description: title of the progress bar.
+        unit: unit of the progress bar.
+
+    Returns:
+        Results in the order of the cases, None for those that failed, and one message per failure.
+    """
+    failures: dict[int, str] = {}
+
+    def run(number: int) -> Result | None:
+        try:
+            return process(cases[number])
+        except Exception as error:
+            file, message = str(source(cases[number])), first_line(error)
+            failures[number] = message if file in message else f"{file}: {message}"
+            tqdm.write(f"left out: {failures[number]}")
+            return None
+
+    with ThreadPoolExecutor(max(int(workers), 1)) as pool:
+        results = list(tqdm(pool.map(run, range(len(cases))), total=len(cases), desc=description, unit=unit))
+    return results, [failures[k] for k in sorted(failures)]
+
+
+def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
+    """Write the files of a case, and its record last, which marks it as finished."""
+    converted = case.convert()
+    if converted is None:
         return {}
     files: dict[str, str] = {}
-    fractured = False
-    for key, folder, image in (
-        ("image", "images", made.image),
-        ("label", "labels", made.label),
-        ("vertebrae", "vertebrae", made.vertebrae),
-    ):
-        if image is not None:
+    for key, folder in (("image", "images"), ("label", "labels"), ("vertebrae", "vertebrae")):
+        if (image := getattr(converted, key)) is not None:
             files[key] = f"{folder}/{case.name}.nii.gz"
-            image.header.set_xyzt_units("mm")
-            with atomic_write(root / files[key]) as temporary:
-                nib.save(image, temporary)
-    if made.label is not None:
-        fractured = bool((np.asarray(made.label.dataobj) == 1).any())
-    content = {"files": files, "fractured": fractured, "rows": made.rows}
+            save_image(image, root / files[key])
+    label, vertebrae = converted.label, converted.vertebrae
+    content = {
+        "files": files,
+        "fractured": label is not None and bool((np.asarray(label.dataobj) == 1).any()),
+        "rows": []
+        if vertebrae is None
+        else vertebra_rows(case.name, np.asarray(vertebrae.dataobj), vertebrae.affine, converted.attributes),
+    }
     write_text(record, json.dumps(content) + "\n")
     return content
 
@@ -177,77 +165,48 @@ def convert(
     seed: int = 0,
     workers: int = 1,
     split: bool = True,
-) -> tuple[Path, list[str]]:
-    """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json`` for the cases; finished cases are kept.
+) -> str:
+    """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json``; finished cases are kept.
 
-    CTs that can be used as they are stay where they are: the datalist points at them. Every case that fails gives one line and the
-    others go on.
+    The datalist refers to CTs that need no conversion where they are.
 
     Args:
         cases: scans.
         out: folder to write to.
-        description: goes into the datalist.
+        description: text of the datalist.
         seed: of the split.
-        workers: cases at a time.
+        workers: number of threads.
         split: False puts every case into the testing section.
 
     Returns:
-        Path of the datalist, or of the table of vertebrae when no case has an image, and one line per failed case.
+        Path of the datalist, or of the table of vertebrae when no case has a CT.
 
     Raises:
-        InputError: when no case is left.
+        InputError: when no case could be converted, or, after everything is written, when some could not.
     """
     root = Path(out).resolve()
 
-    def run(case: SourceCase) -> dict | str:
+    def process(case: SourceCase) -> dict:
         record = root / "cases" / f"{case.name}.json"
-        try:
-            if record.is_file():
-                return json.loads(record.read_text(encoding="utf-8"))
-            return _write(case, root, record)
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            line = line if str(case.image) in line else f"{case.image}: {line}"
-            tqdm.write(f"left out: {line}")
-            return line
+        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else _write_case(case, root, record)
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        results = list(tqdm(pool.map(run, cases), total=len(cases), desc="cases", unit="case"))
-    problems = [r for r in results if isinstance(r, str)]
-    done = [(c, r) for c, r in zip(cases, results, strict=True) if isinstance(r, dict) and r]
-    if not done:
-        raise InputError(problems[0] if problems else f"{out}: no case is left to write")
-    rows = [row for _, r in done for row in r["rows"]]
+    results, failures = process_cases(process, cases, lambda case: case.image, workers)
+    converted = [(c, r) for c, r in zip(cases, results, strict=True) if r]
+    if not converted:
+        raise InputError(failures[0] if failures else f"{out}: no case is left to write")
+    rows = [row for _, r in converted for row in r["rows"]]
     if rows:
-        write_table(root / "vertebrae.csv", rows, COLUMNS)
-    done = [(c, r) for c, r in done if c.listed]
-    if not done:
-        return root / "vertebrae.csv", problems
-    entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in done]
-    if split:
-        parts = split_by_patient([e["patient"] for e in entries], [r["fractured"] for _, r in done], seed)
+        write_vertebra_table(root / FILE_NAME, rows)
+    listed = [(c, r) for c, r in converted if c.in_datalist]
+    if listed:
+        entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in listed]
+        fractured = [r["fractured"] for _, r in listed]
+        parts = {"testing": list(range(len(entries)))}
+        if split:
+            parts = split_by_patient([e["patient"] for e in entries], fractured, seed)
         sections = {s: [entries[i] for i in part] for s, part in parts.items()}
-    else:
-        sections = {"testing": entries}
-    write_datalist(root / "datalist.json", sections, description)
-    return root / "datalist.json", problems
-
-
-def finish(path: Path, problems: Sequence[str], cases: int) -> str:
-    """Return the path of a finished datalist, or end with an error that says how many cases it lacks."""
-    if problems:
-        raise InputError(f"{len(problems)} of {cases} cases were left out, see above; the others are in {path}")
+        write_datalist(root / "datalist.json", sections, description)
+    path = root / ("datalist.json" if listed else FILE_NAME)
+    if failures:
+        raise InputError(f"{len(failures)} of {len(cases)} cases were left out, see above; the others are in {path}")
     return str(path)
-
-
-def require_same_grid(ct: Path, vertebrae: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Return the CT when the vertebrae lie on its grid.
-
-    Raises:
-        ValueError: when they do not.
-    """
-    image = nib.load(ct)
-    reason = same_grid(image, vertebrae)
-    if reason:
-        raise ValueError(f"{ct}: {reason}; resample the mask to the grid of the CT")
-    return image

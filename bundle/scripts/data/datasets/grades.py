@@ -6,16 +6,22 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...core.errors import InputError
-from ...core.vertebrae import LABELS
+from ...core.vertebrae import LABELS, LEVELS, voxels_per_label
+from ..datalist import IGNORE_INDEX
+from .conversion import map_labels
 
 SHAPE_CODES = {"0": "", "1": "wedge", "2": "biconcave", "3": "crush"}
 GRADE_COLUMN = re.compile(r"^([CTL]\d{1,2})_fx-([gs])$")
-MAX_COLUMNS, MAX_ROWS = 48, 1000  # the spreadsheet says that it has 16384 columns
+MAX_COLUMNS, MAX_ROWS = 48, 1000  # the published sheet declares 16384 columns
+SACRUM = LABELS["S1"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class VertebraGrade:
     """Genant grade of one vertebra.
 
     Attributes:
-        grade: 0 to 3; None when the reader gave none (``x``, foreign material).
+        grade: 0 to 3; None when it could not be graded (``x``, foreign material).
         shape: "wedge", "biconcave", "crush" or "".
     """
 
@@ -38,7 +44,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
         return
     if path.suffix.lower() != ".xlsx":
-        raise InputError(f"{path}: is no .csv and no .xlsx; give appendix E1 in one of these forms")
+        raise InputError(f"{path}: must be .csv or .xlsx, as appendix E1 is published")
     try:
         import openpyxl
     except ImportError:
@@ -64,14 +70,14 @@ def _text(cell: object) -> str:
 
 
 def case_name(subject: int, series: int) -> str:
-    """Return the stem of VerSe's file names: several series of one subject are told apart by ``_split-``."""
+    """Stem of VerSe's file names, in which ``_split-`` distinguishes the series of one subject."""
     return f"sub-verse{subject:03d}" if subject == series else f"sub-verse{subject:03d}_split-verse{series:03d}"
 
 
 def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
     """Read the grades per case and vertebra label.
 
-    A blank cell is a vertebra that nobody graded: it is left out. ``x`` is one that could not be graded: its grade is None.
+    Ungraded vertebrae (blank cells) are left out; the grade of those that could not be graded (``x``) is None.
 
     Args:
         path: appendix E1 as ``.xlsx`` (as published) or ``.csv``.
@@ -80,11 +86,11 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
         ``{"sub-verse007": {19: VertebraGrade(2, "wedge"), ...}, ...}``.
 
     Raises:
-        InputError: when the file is missing or no such table.
+        InputError: when the file is missing or is another table.
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{file}: no such grading table; give appendix E1 of Löffler et al. 2020 as .xlsx or .csv")
+        raise InputError(f"{file}: no such grading table; expected appendix E1 of Löffler et al. 2020, .xlsx or .csv")
     grades: dict[str, dict[int, VertebraGrade]] = {}
     for number, row in enumerate(_rows(file), start=2):
         levels = {m[1] for name in row if name and (m := GRADE_COLUMN.match(name)) and m[2] == "g"}
@@ -102,7 +108,7 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
             if grade == "":
                 continue
             if grade not in ("0", "1", "2", "3", "x"):
-                raise InputError(f"{file}: row {number}, {level}_fx-g={grade!r}; a grade is 0 to 3, x or blank")
+                raise InputError(f"{file}: row {number}, {level}_fx-g={grade!r}; a grade must be 0 to 3, x or blank")
             case[LABELS[level]] = (
                 VertebraGrade(None) if grade == "x" else VertebraGrade(int(grade), SHAPE_CODES.get(shape, ""))
             )
@@ -110,3 +116,39 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
     if not grades:
         raise InputError(f"{file}: holds no graded case")
     return grades
+
+
+def fracture_mask(
+    vertebrae: NDArray[np.uint8],
+    grades: Mapping[int, VertebraGrade],
+    min_grade: int = 1,
+    unknown: str = "ignore",
+) -> NDArray[np.uint8] | None:
+    """Training label: 1 where the grade is at least ``min_grade``, 0 elsewhere.
+
+    Args:
+        vertebrae: (X, Y, Z) VerSe labels.
+        grades: grade per label; a missing label or grade is unknown.
+        min_grade: smallest grade that counts as a fracture.
+        unknown: value of unknown vertebrae: 255 for "ignore", 0 for "background"; "drop-case" returns None if there is one.
+    """
+    values: dict[int, int] = {}
+    for label in voxels_per_label(vertebrae):
+        grade = grades[label].grade if label in grades else None
+        if grade is not None:
+            values[label] = int(grade >= min_grade)
+        elif label in LEVELS and label != SACRUM:
+            if unknown == "drop-case":
+                return None
+            values[label] = IGNORE_INDEX if unknown == "ignore" else 0
+    return map_labels(vertebrae, values)
+
+
+def grade_attributes(grades: Mapping[int, VertebraGrade], min_grade: int = 1) -> dict[int, dict[str, object]]:
+    """Columns of the table of vertebrae by label."""
+    return {
+        label: {"shape": g.shape}
+        if g.grade is None
+        else {"fractured": int(g.grade >= min_grade), "grade": g.grade, "shape": g.shape}
+        for label, g in grades.items()
+    }

@@ -16,88 +16,77 @@ from ...core.errors import InputError
 from ...core.files import ensure_same_settings, read_table
 from ...core.vertebrae import LABELS, voxels_per_label
 from ...io.dicom import read_series
-from .conversion import (
-    IGNORE,
-    ConvertedCase,
-    SourceCase,
-    convert,
-    finish,
-    integer_labels,
-    same_grid,
-    table_rows,
-)
+from ...io.formats import stem
+from ...io.label_maps import read_label_map
+from ..datalist import IGNORE_INDEX
+from .conversion import ConvertedCase, SourceCase, convert, grid_mismatch, map_labels
 
 CERVICAL = [f"C{i}" for i in range(1, 8)]
 
 
 def read_train_table(path: Path) -> dict[str, dict[int, bool]]:
-    """Read ``train.csv``: per study, whether each cervical vertebra is fractured.
+    """Read ``train.csv``: fracture by cervical vertebra for every study.
 
     Raises:
-        InputError: when it is missing or another table.
+        InputError: when the file is missing or is another table.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such table; give the folder that holds train.csv, train_images and segmentations")
+        raise InputError(f"{path}: no such table; expected a folder with train.csv, train_images/ and segmentations/")
     studies: dict[str, dict[int, bool]] = {}
     for number, row in enumerate(read_table(path), start=2):
         if not {"StudyInstanceUID", *CERVICAL} <= set(row):
             raise InputError(f"{path}: lacks StudyInstanceUID or C1 to C7; is it train.csv of RSNA 2022?")
         values = {level: (row[level] or "").strip() for level in CERVICAL}
-        wrong = [f"{k}={v!r}" for k, v in values.items() if v not in ("0", "1")]
-        if wrong:
-            raise InputError(f"{path}: row {number} has {wrong[0]}; a level is 0 or 1")
+        invalid = [f"{k}={v!r}" for k, v in values.items() if v not in ("0", "1")]
+        if invalid:
+            raise InputError(f"{path}: row {number} has {invalid[0]}; a level must be 0 or 1")
         studies[row["StudyInstanceUID"]] = {LABELS[level]: v == "1" for level, v in values.items()}
     if not studies:
         raise InputError(f"{path}: holds no study")
     return studies
 
 
-def on_grid(labels: nib.Nifti1Image, ct: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Bring sagittal labels onto the grid of an axial CT: by turning axes where that suffices, else by resampling.
+def to_grid(labels: nib.Nifti1Image, ct: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Bring sagittal labels to the grid of an axial CT: by reorientation where that suffices, else by nearest neighbour.
 
     Raises:
-        ValueError: when CT and labels hardly overlap.
+        ValueError: when less than 80 % of the labelled volume is inside the CT.
     """
-    turned = labels.as_reoriented(ornt_transform(io_orientation(labels.affine), io_orientation(ct.affine)))
-    if same_grid(ct, turned) is None:
-        return nib.Nifti1Image(np.asarray(turned.dataobj), ct.affine)
+    reoriented = labels.as_reoriented(ornt_transform(io_orientation(labels.affine), io_orientation(ct.affine)))
+    if grid_mismatch(ct, reoriented) is None:
+        return nib.Nifti1Image(np.asarray(reoriented.dataobj), ct.affine)
     from nibabel.processing import resample_from_to
 
-    moved = resample_from_to(labels, ct, order=0)
-    voxel = [abs(np.linalg.det(i.affine[:3, :3])) for i in (labels, moved)]
-    before, after = (np.count_nonzero(np.asarray(i.dataobj)) * v for i, v in zip((labels, moved), voxel, strict=True))
+    resampled = resample_from_to(labels, ct, order=0)
+    before, after = (
+        np.count_nonzero(np.asarray(i.dataobj)) * abs(np.linalg.det(i.affine[:3, :3])) for i in (labels, resampled)
+    )
     if after < 0.8 * before:
         raise ValueError(f"of {before / 1000:.0f} ml of vertebrae only {after / 1000:.0f} ml lie inside the CT")
-    return nib.Nifti1Image(np.asarray(moved.dataobj).astype(np.uint8), ct.affine)
+    return nib.Nifti1Image(np.asarray(resampled.dataobj).astype(np.uint8), ct.affine)
 
 
 def level_mask(vertebrae: NDArray[np.uint8], fractured: Mapping[int, bool]) -> NDArray[np.uint8]:
-    """Training label: 1 for fractured levels, 255 for levels that the table does not speak of, 0 elsewhere."""
-    value = np.zeros(256, np.uint8)
-    for label in voxels_per_label(vertebrae):
-        value[label] = int(fractured[label]) if label in fractured else IGNORE
-    return value[vertebrae]
+    """Training label (X, Y, Z): 1 for fractured levels, 0 for intact ones, 255 for levels that the table does not list."""
+    return map_labels(vertebrae, {v: int(fractured.get(v, IGNORE_INDEX)) for v in voxels_per_label(vertebrae)})
 
 
-def _make(study: str, images: Path, mask: Path, fractured: Mapping[int, bool]) -> ConvertedCase:
+def _convert_case(images: Path, mask: Path, fractured: Mapping[int, bool]) -> ConvertedCase:
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; download the images of this study")
     ct, _ = read_series(images)
-    vertebrae = on_grid(integer_labels(mask), ct)
+    vertebrae = to_grid(read_label_map(mask), ct)
     label = nib.Nifti1Image(level_mask(np.asarray(vertebrae.dataobj), fractured), ct.affine)
-    rows = table_rows(study, vertebrae, {})
-    for row in rows:
-        row["fractured"] = int(fractured[row["label"]]) if row["label"] in fractured else ""
-    return ConvertedCase(label, vertebrae, ct, rows)
+    return ConvertedCase(label, vertebrae, ct, {v: {"fractured": int(flag)} for v, flag in fractured.items()})
 
 
 def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     """Make a fracture data set from RSNA 2022 cervical spine: the studies that have vertebra masks.
 
-    Label 1 is every cervical vertebra that train.csv calls fractured, as a whole: the set does not outline fractures, and a
-    fracture may lie in any part of the vertebra. Thoracic vertebrae are not judged there and get 255, which loss and metrics leave
-    out. Writes images/ (CT as NIfTI, slices ordered by position), labels/, vertebrae/, vertebrae.csv and datalist.json (70/10/20)
-    into OUT. Studies that cannot be read are named and left out; running again goes on where it stopped.
+    Label 1 is every cervical vertebra that is fractured according to train.csv, as a whole: the set does not outline fractures,
+    and a fracture may be in any part of the vertebra. Thoracic vertebrae are not graded there and are 255 (ignore), which loss and
+    metrics leave out. Writes images/ (CT as NIfTI, slices ordered by position), labels/, vertebrae/, vertebrae.csv and
+    datalist.json (70/10/20) into OUT. Unreadable studies are named and left out; rerun the same command to resume.
 
     Args:
         source: folder that holds train.csv, train_images/ and segmentations/.
@@ -110,22 +99,19 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     """
     root = Path(source)
     studies = read_train_table(root / "train.csv")
-    masks = {
-        f.name.removesuffix(".gz").removesuffix(".nii"): f for f in sorted((root / "segmentations").glob("*.nii*"))
-    }
+    masks = {stem(f): f for f in sorted((root / "segmentations").glob("*.nii*"))}
     if not masks:
         raise InputError(f"{root / 'segmentations'}: holds no .nii; only studies with vertebra masks can be used")
     for uid in sorted(set(masks) - set(studies)):
         print(f"{masks[uid]}: {uid} is not in train.csv; left out")
-    chosen = sorted(set(masks) & set(studies))
-    if not chosen:
+    names = sorted(set(masks) & set(studies))
+    if not names:
         raise InputError(
             f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?"
         )
     ensure_same_settings(out, {"source": str(root.resolve())})
     cases = []
-    for uid in chosen:
+    for uid in names:
         images = root / "train_images" / uid
-        cases.append(SourceCase(uid, uid, images, partial(_make, uid, images, masks[uid], studies[uid])))
-    path, problems = convert(cases, out, "RSNA 2022 cervical spine: fractured levels.", seed, workers)
-    return finish(path, problems, len(cases))
+        cases.append(SourceCase(uid, uid, images, partial(_convert_case, images, masks[uid], studies[uid])))
+    return convert(cases, out, "RSNA 2022 cervical spine: fractured levels.", seed, workers)

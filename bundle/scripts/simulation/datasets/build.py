@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...core.errors import InputError
 from ...core.files import write_text
 from ...core.provenance import versions
-from ...data.datalist import PATHS, SECTIONS, read_datalist, relative_case, write_datalist
+from ...data.datalist import FILE_KEYS, SECTIONS, read_datalist, relative_case, write_datalist
 from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from .phantom import phantom
 from .render import render
@@ -58,7 +58,7 @@ def data_hash(sections: Mapping[str, list[dict[str, str]]]) -> str:
     cases = [(s, case) for s in SECTIONS for case in sections[s]]
     for section, case in tqdm(cases, desc="hashing", unit="scan"):
         total.update(section.encode())
-        for key in PATHS:
+        for key in FILE_KEYS:
             if key in case:
                 image = nib.load(case[key])
                 array = np.ascontiguousarray(np.asanyarray(image.dataobj))

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
-from ...data.datalist import split_by_patient, write_datalist
-from ...data.datasets.conversion import IGNORE
+from ...data.datalist import IGNORE_INDEX, split_by_patient, write_datalist
+from ...data.datasets.conversion import save_image
 from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
-from ..fracture.sampling import add_fractures, save_image, scan_rows, whole_vertebrae
+from ..fracture.sampling import add_fractures, scan_rows, whole_vertebrae
 from ..phantom.anatomy import REGIONS
 from ..phantom.generator import make_phantom
 from ..spine_scan import SpineScan
@@ -157,7 +157,7 @@ def phantom(
         scan = fractured_phantom(seed + k, region, fractures, kinds, looks, drawn)
         codes = str(rng.choice(ORIENTATIONS))
         mask = training_label(scan, [], [], None)
-        mask[np.isin(scan.labels, doubtful(scan, min_grade))] = IGNORE
+        mask[np.isin(scan.labels, doubtful(scan, min_grade))] = IGNORE_INDEX
         for key, array in (("image", scan.image), ("vertebrae", scan.labels), ("label", mask)):
             save_image(_oriented(array, scan.affine, codes), root / entries[k][key])
         case_rows = scan_rows(_name(seed + k), scan)

@@ -4,22 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings
-from ...data.datalist import SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import IGNORE
+from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
+from ...data.datasets.conversion import process_cases, save_image
 from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from ..fracture.sampling import add_fractures, save_image, scan_rows
+from ..fracture.sampling import add_fractures, scan_rows
 from ..rendering import render_ct
 from ..style import wide_style
 from .simulate import FOLDERS, marked_vertebrae, training_label
@@ -45,7 +43,7 @@ def _render_case(case: Mapping[str, str], root: Path, name: str, wanted: Wanted)
         if old.shape != labels.shape:
             raise ValueError(f"{case['label']}: its grid differs from that of {case['vertebrae']}; resample it")
     fractured = [] if old is None else marked_vertebrae(labels, old, 1)
-    unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE)
+    unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE_INDEX)
     rng = np.random.default_rng([wanted.seed, 23])
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()[:3]), 1.0])
     affine[:3, 3] = mask.affine[:3, 3]
@@ -53,7 +51,7 @@ def _render_case(case: Mapping[str, str], root: Path, name: str, wanted: Wanted)
     scan = add_fractures(scan, rng, wanted.fractures, grades=wanted.grades, exclude=[*fractured, *unknown])
     label = training_label(scan, fractured, unknown, None)
     small = [f["label"] for f in scan.fractures if f["grade"] < wanted.min_grade]
-    label[np.isin(scan.labels, small)] = IGNORE
+    label[np.isin(scan.labels, small)] = IGNORE_INDEX
     for key, array in (("image", scan.image), ("label", label), ("vertebrae", scan.labels)):
         save_image(nib.Nifti1Image(array, scan.affine), root / FOLDERS[key] / f"{name}.nii.gz")
     write_vertebra_table(root / "vertebrae" / f"{name}.csv", scan_rows(name, scan, fractured, unknown))
@@ -108,32 +106,26 @@ def render(
     ensure_same_settings(out, settings | {"min_grade": min_grade, "copies": copies, "seed": seed})
     root = Path(out)
 
-    def run(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict | str:
+    def make(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict:
         number, (_, case, copy) = job
         name = f"{case.get('patient') or stem(case['vertebrae'])}_{number // copies:04d}_{copy}"
         part = root / "vertebrae" / f"{name}.csv"
-        try:
-            if not part.is_file():
-                rng = np.random.default_rng([seed, number])
-                count = 0 if rng.random() < healthy else int(rng.integers(1, fractures + 1))
-                _render_case(case, root, name, Wanted(count, kinds, min_grade, int(rng.integers(2**31))))
-            files = {f: f"{d}/{name}.nii.gz" for f, d in FOLDERS.items()}
-            return {"entry": {**files, "patient": case.get("patient", name)}, "rows": read_vertebra_table(part)}
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            line = line if str(case["vertebrae"]) in line else f"{case['vertebrae']}: {line}"
-            tqdm.write(f"left out: {line}")
-            return line
+        if not part.is_file():
+            rng = np.random.default_rng([seed, number])
+            count = 0 if rng.random() < healthy else int(rng.integers(1, fractures + 1))
+            _render_case(case, root, name, Wanted(count, kinds, min_grade, int(rng.integers(2**31))))
+        files = {f: f"{d}/{name}.nii.gz" for f, d in FOLDERS.items()}
+        return {"entry": {**files, "patient": case.get("patient", name)}, "rows": read_vertebra_table(part)}
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        results = list(tqdm(pool.map(run, enumerate(work)), total=len(work), desc="rendering", unit="scan"))
+    results, problems = process_cases(
+        make, list(enumerate(work)), lambda job: job[1][1]["vertebrae"], workers, "rendering", "scan"
+    )
     done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []
     for (section, _, _), result in zip(work, results, strict=True):
         if isinstance(result, dict):
             done[section].append(result["entry"])
             rows.extend(result["rows"])
-    problems = [r for r in results if isinstance(r, str)]
     if not any(done.values()):
         raise InputError(f"{problems[0]}; no mask is left")
     write_vertebra_table(root / "vertebrae.csv", rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -17,12 +16,12 @@ from ...core.errors import InputError
 from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
 from ...core.vertebrae import voxels_per_label
-from ...data.datalist import SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import IGNORE, same_grid
+from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
+from ...data.datasets.conversion import process_cases, require_same_grid, save_image
 from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from ..fracture.sampling import add_fractures, save_image, scan_rows
+from ..fracture.sampling import add_fractures, scan_rows
 from ..spine_scan import SpineScan
 
 FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
@@ -41,8 +40,8 @@ def training_label(
     """Label of a simulated scan: 1 for new and old fractures, 255 where the old label did not know, 0 elsewhere."""
     mask = np.zeros(scan.labels.shape, np.uint8)
     if old is not None:
-        mask[(old == IGNORE) & (scan.labels == 0)] = IGNORE
-    mask[np.isin(scan.labels, list(unknown))] = IGNORE
+        mask[(old == IGNORE_INDEX) & (scan.labels == 0)] = IGNORE_INDEX
+    mask[np.isin(scan.labels, list(unknown))] = IGNORE_INDEX
     mask[np.isin(scan.labels, [*fractured, *(f["label"] for f in scan.fractures)])] = 1
     return mask
 
@@ -50,9 +49,7 @@ def training_label(
 def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti1Image]:
     image = nib.load(case["image"])
     vertebrae = read_label_map(Path(case["vertebrae"]))
-    reason = same_grid(image, vertebrae)
-    if reason:
-        raise ValueError(f"{case['vertebrae']}: {reason}; resample the mask to the grid of the CT")
+    require_same_grid(case["vertebrae"], image, vertebrae)
     values = np.asarray(image.dataobj, np.float32)
     if not np.all(np.isfinite(values)):
         raise ValueError(
@@ -85,7 +82,7 @@ def _simulate_case(
     """Write one simulated scan; its table comes last and marks it as finished."""
     scan, old, image = _read(case)
     fractured = [] if old is None else marked_vertebrae(scan.labels, old, 1)
-    unknown = [] if old is None else marked_vertebrae(scan.labels, old, IGNORE)
+    unknown = [] if old is None else marked_vertebrae(scan.labels, old, IGNORE_INDEX)
     scan = add_fractures(scan, rng, wanted, shapes, grades, exclude=[*fractured, *unknown])
     arrays = {
         "image": scan.image,
@@ -167,29 +164,23 @@ def simulate(
     )
     root = Path(out)
 
-    def run(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict | str:
+    def make(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict:
         number, (_, case, copy) = job
         case_name = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
         part = root / "vertebrae" / f"{case_name}.csv"
-        try:
-            if "vertebrae" not in case:
-                raise ValueError(f"{case['image']}: names no `vertebrae`; add the mask of vertebra instances")
-            if not part.is_file():
-                share = int((number + 1) * healthy) > int(number * healthy)
-                rng = np.random.default_rng([seed, number])
-                wanted = 0 if share else int(rng.integers(1, fractures + 1))
-                _simulate_case(case, root, case_name, part, rng, wanted, chosen, drawn)
-            files = {f: f"{d}/{case_name}.nii.gz" for f, d in FOLDERS.items()}
-            return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_vertebra_table(part)}
-        except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            line = line if case.get("image", "") in line else f"{case.get('image')}: {line}"
-            tqdm.write(f"left out: {line}")
-            return line
+        if "vertebrae" not in case:
+            raise ValueError(f"{case['image']}: names no `vertebrae`; add the mask of vertebra instances")
+        if not part.is_file():
+            share = int((number + 1) * healthy) > int(number * healthy)
+            rng = np.random.default_rng([seed, number])
+            wanted = 0 if share else int(rng.integers(1, fractures + 1))
+            _simulate_case(case, root, case_name, part, rng, wanted, chosen, drawn)
+        files = {f: f"{d}/{case_name}.nii.gz" for f, d in FOLDERS.items()}
+        return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_vertebra_table(part)}
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        results = list(tqdm(pool.map(run, enumerate(work)), total=len(work), desc="simulating", unit="scan"))
-    problems = [r for r in results if isinstance(r, str)]
+    results, problems = process_cases(
+        make, list(enumerate(work)), lambda job: job[1][1].get("image", "a case"), workers, "simulating", "scan"
+    )
     done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []
     for (section, _, _), result in zip(work, results, strict=True):

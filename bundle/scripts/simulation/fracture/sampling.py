@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from ...core.files import atomic_write
 from ...core.genant import SHAPES
 from ...core.vertebrae import spine_order
 from ...data.vertebra_table import vertebra_rows
@@ -61,13 +58,6 @@ def add_fractures(
         except FrameError:
             continue
     return scan
-
-
-def save_image(image: nib.Nifti1Image, path: Path) -> None:
-    """Write a NIfTI image in mm; the file appears under its name only when it is complete."""
-    image.header.set_xyzt_units("mm")
-    with atomic_write(path) as temporary:
-        nib.save(image, temporary)
 
 
 def scan_rows(

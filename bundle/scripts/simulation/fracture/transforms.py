@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ...core.genant import SHAPES
-from ...data.datasets.conversion import IGNORE
+from ...data.datalist import IGNORE_INDEX
 from ..datasets.simulate import marked_vertebrae, training_label
 from ..spine_scan import SpineScan
 from .sampling import add_fractures
@@ -56,7 +56,7 @@ class RandSimulatedFractured(RandomizableTransform, MapTransform):
         values = np.clip(np.round(np.asarray(image)[0]), -1024, 3071).astype(np.int16)
         old = np.asarray(result[self.label_key])[0] if self.label_key in result else None
         fractured = [] if old is None else marked_vertebrae(labels, old, 1)
-        unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE)
+        unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE_INDEX)
         scan = SpineScan(values, labels, affine)
         if self._do_transform:
             rng = np.random.default_rng(self.R.randint(2**31))
