@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from fakes import affine_of, ball_scan, save
 from monai.transforms import SaveImage
-from scripts.io.ct_volume import Scan, read_header
+from scripts.io.ct_volume import Scan
+from scripts.io.scan_header import read_header
 
 SHAPE = (20, 24, 28)
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import write_slice
-from fakes import MARK_HU, Asked, Threshold, affine_of, ball_scan
+from fakes import MARK_HU, FakeRunner, Threshold, affine_of, ball_scan
 from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.pipeline import Pipeline
@@ -58,7 +58,7 @@ def series(folder: Path, turned: bool, **changes) -> tuple[np.ndarray, np.ndarra
 
 
 def segment(folder: Path, base: Path) -> dict:
-    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64)))
+    pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)))
     lines: list[str] = []
     result = segment_case(str(folder), base, pipeline, PostProcessing(), Outputs(preview=False), say=lines.append)
     return {**result, "lines": lines}

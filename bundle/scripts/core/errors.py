@@ -46,3 +46,9 @@ def first_line(error: BaseException | str) -> str:
     """First non-empty line of an error's message, or the name of its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def last_line(error: BaseException | str) -> str:
+    """Last non-empty line of an error's message, where ITK and zlib put the cause, or the name of its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,167 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CT as it is stored: its header at once, its voxels slab by slab as 16-bit HU."""
+"""Voxels of a stored CT, slab by slab as 16-bit HU."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from .dicom import SeriesFiles, find_series, read_slabs
-from .formats import NIFTI, VOLUMES, ending
-from .image_checks import geometry_issues, value_issues
+from ..core.errors import last_line
+from .dicom import read_slabs
+from .formats import NIFTI, file_suffix
+from .image_checks import value_issues
+from .scan_header import ScanHeader
 
 SLAB_BYTES = 16 * 2**20
-MIN_EXTENT_MM = 25.0  # less than one vertebra
 HU_RANGE = (-32768, 32767)
-
-
-@dataclass(frozen=True)
-class ScanHeader:
-    """What is known of a scan before its voxels are read.
-
-    Attributes:
-        path: file, or folder of a DICOM series.
-        shape: voxels along I, J, K; K runs slowest in the file.
-        affine: voxel to world (R, A, S, mm).
-        dtype: of the stored voxels.
-        whole_read: whether the library that reads it holds the whole scan as stored while it does.
-        notes: what was noticed or repaired, a line each.
-        image: NIfTI image without its voxels, for the header of the output.
-        series: files of a DICOM series in order.
-    """
-
-    path: str
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-    dtype: np.dtype
-    whole_read: bool = False
-    notes: tuple[str, ...] = ()
-    image: nib.Nifti1Image | None = None
-    series: SeriesFiles | None = field(default=None, repr=False)
-
-    @property
-    def spacing(self) -> NDArray[np.float64]:
-        """Voxel size in mm along I, J, K."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _openable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise ValueError(f"{path}: is empty (0 bytes); copy it again")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: does not exist; correct the path") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be opened ({error.strerror}); change its permissions") from None
-
-
-def _nifti_header(path: Path) -> ScanHeader:
-    try:
-        image = nib.load(path)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({_reason(error)}); copy or convert it again") from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise ValueError(f"{path}: is {type(image).__name__}, not NIfTI; convert it")
-    dtype = image.get_data_dtype()
-    if dtype.fields is not None:
-        raise ValueError(f"{path}: holds colours; give the CT itself")
-    if dtype.kind not in "iuf":
-        raise ValueError(f"{path}: holds values of type {dtype}; give a CT of whole numbers or floats")
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if image.get_sform(coded=True)[1] == 0 and image.get_qform(coded=True)[1] == 0:
-        raise ValueError(
-            f"{path}: says nothing of its orientation (sform and qform are unset), and an affine is never made up; "
-            "convert the scan again from its DICOM files"
-        )
-    return ScanHeader(str(path), shape, np.asarray(image.affine, np.float64), dtype, image=image)  # type: ignore[arg-type]
-
-
-def _itk_header(path: Path) -> ScanHeader:
-    import itk
-
-    try:
-        io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-        io.SetFileName(str(path))
-        io.ReadImageInformation()
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({_reason(error)}); copy or convert it again") from None
-    if io.GetNumberOfComponents() != 1:
-        raise ValueError(
-            f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; give the CT itself"
-        )
-    number = io.GetNumberOfDimensions()
-    shape = [int(io.GetDimensions(d)) for d in range(number)]
-    matrix = np.eye(4)
-    if number >= 3:
-        for d in range(3):
-            matrix[:3, d] = np.array(io.GetDirection(d)[:3]) * io.GetSpacing(d)
-            matrix[d, 3] = io.GetOrigin(d)
-    kinds = {"double": "f8", "float": "f4", "unsigned_char": "u1", "char": "i1", "unsigned_short": "u2", "short": "i2"}
-    dtype = np.dtype(kinds.get(io.GetComponentTypeAsString(io.GetComponentType()), "i4"))
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    return ScanHeader(str(path), tuple(shape), affine, dtype, whole_read=True)  # type: ignore[arg-type]
-
-
-def read_header(path: str | Path, whole: bool = True) -> ScanHeader:
-    """Read what is known of a scan without its voxels, and refuse what cannot be segmented.
-
-    Args:
-        path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
-        whole: whether a single slice or a few slices, such as a scout, are refused.
-
-    Raises:
-        ValueError: one line with path, value and remedy.
-    """
-    source = Path(path)
-    if source.is_dir():
-        series = find_series(source)
-        header = ScanHeader(
-            str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series
-        )
-    elif ending(source) in VOLUMES:
-        _openable(source)
-        header = _nifti_header(source) if ending(source) in NIFTI else _itk_header(source)
-    else:
-        raise ValueError(f"{source}: is no scan; give one of {', '.join(VOLUMES)} or the folder of a DICOM series")
-    if len(header.shape) != 3 or min(header.shape) < 1:
-        raise ValueError(f"{source}: has shape {header.shape}; give one volume of three dimensions")
-    if whole and min(header.shape) < 2:
-        raise ValueError(f"{source}: has shape {header.shape}, a single slice; give a whole scan")
-    extents = np.array(header.shape) * header.spacing
-    if whole and extents.min() < MIN_EXTENT_MM:
-        shown = " x ".join(f"{e:.0f}" for e in extents)
-        raise ValueError(
-            f"{source}: shows only {shown} mm, a scout or a fragment; at least {MIN_EXTENT_MM:.0f} mm each way are needed"
-        )
-    fallback_dataset = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)
-    found = geometry_issues(header.path, header.image if header.image is not None else fallback_dataset)
-    for finding in found:
-        if finding.severity == "error":
-            raise ValueError(finding.line)
-    return ScanHeader(**{**header.__dict__, "notes": (*header.notes, *(f.line for f in found))})
 
 
 def _nifti_slabs(header: ScanHeader) -> Iterator[NDArray]:
@@ -171,17 +29,17 @@ def _nifti_slabs(header: ScanHeader) -> Iterator[NDArray]:
     i, j, k = header.shape
     bytes_per_slice = i * j * header.dtype.itemsize
     step = max(SLAB_BYTES // bytes_per_slice, 1)
-    slope, inter = float(proxy.slope), float(proxy.inter)
+    slope, intercept = float(proxy.slope), float(proxy.inter)
     with ImageOpener(header.path) as file:
         file.seek(proxy.offset)
         for start in range(0, k, step):
-            wanted = min(step, k - start) * bytes_per_slice
-            raw = file.read(wanted)
-            if len(raw) < wanted:
-                done = start + len(raw) // bytes_per_slice
-                raise ValueError(f"{header.path}: ends after {done} of {k} slices; it is truncated, copy it again")
+            size = min(step, k - start) * bytes_per_slice
+            raw = file.read(size)
+            if len(raw) < size:
+                complete = start + len(raw) // bytes_per_slice
+                raise ValueError(f"{header.path}: ends after {complete} of {k} slices; it is truncated, copy it again")
             slab = np.frombuffer(raw, header.dtype).reshape(-1, j, i)
-            yield slab if (slope, inter) == (1.0, 0.0) else slab * np.float32(slope) + np.float32(inter)
+            yield slab if (slope, intercept) == (1.0, 0.0) else slab * np.float32(slope) + np.float32(intercept)
         while file.read(1 << 20):  # past the last voxel gzip compares its checksum
             pass
 
@@ -192,7 +50,7 @@ def _itk_slabs(header: ScanHeader) -> Iterator[NDArray]:
     try:
         array = np.asarray(itk.array_view_from_image(image := itk.imread(header.path)))
     except Exception as error:
-        raise ValueError(f"{header.path}: cannot be read ({_reason(error)}); copy it again") from None
+        raise ValueError(f"{header.path}: cannot be read ({last_line(error)}); copy it again") from None
     i, j, k = header.shape
     array = array.reshape(k, j, i)
     step = max(SLAB_BYTES // (i * j * array.itemsize), 1)
@@ -201,19 +59,20 @@ def _itk_slabs(header: ScanHeader) -> Iterator[NDArray]:
     del array, image
 
 
+def _stored_slabs(header: ScanHeader) -> Iterator[NDArray]:
+    if header.series is not None:
+        return read_slabs(header.series)
+    return _nifti_slabs(header) if file_suffix(header.path) in NIFTI else _itk_slabs(header)
+
+
 def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
     """Voxels in HU, slab by slab along K, each (K, J, I), int16.
 
     Raises:
         ValueError: one line; truncated data, NaN.
     """
-    source = (
-        read_slabs(header.series)
-        if header.series is not None
-        else (_nifti_slabs(header) if ending(header.path) in NIFTI else _itk_slabs(header))
-    )
     try:
-        for slab in source:
+        for slab in _stored_slabs(header):
             if slab.dtype == np.int16:
                 yield slab
                 continue
@@ -226,22 +85,25 @@ def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
         raise
     except Exception as error:  # gzip, zlib and ITK have exceptions of their own for damaged files
         raise ValueError(
-            f"{header.path}: cannot be read ({_reason(error)}); it may be truncated, copy it again"
+            f"{header.path}: cannot be read ({last_line(error)}); it may be truncated, copy it again"
         ) from None
 
 
 class Scan:
-    """Voxels of a scan in memory or in a temporary file, given out as slabs.
+    """Voxels of a scan, held in memory or in a temporary file and returned as slabs.
 
     Args:
         header: of the scan.
-        spool: file that takes the voxels when memory is short; it is removed by ``close``. None keeps them in memory.
-        expect_hu: whether values that are no HU are refused.
+        spool: temporary file for the voxels when memory is short, removed by ``close``; None holds them in memory.
+        expect_hu: whether values that are not HU are refused.
         progress: called with the number of slices read.
         is_mask: whether the values are labels, of which one alone may fill the volume.
 
+    Attributes:
+        range: smallest and largest voxel value.
+
     Raises:
-        ValueError: one line that says what is wrong with the voxels.
+        ValueError: one line about unreadable, missing or implausible voxels.
     """
 
     def __init__(
@@ -272,15 +134,15 @@ class Scan:
             if done != k:
                 raise ValueError(f"{header.path}: holds {done} of {k} slices; copy it again")
             self.range = (low, high)
-            for finding in [] if is_mask else value_issues(header.path, np.array([low, high]), expect_hu):
-                if finding.severity == "error":
-                    raise ValueError(finding.line)
+            for issue in [] if is_mask else value_issues(header.path, np.array([low, high]), expect_hu):
+                if issue.severity == "error":
+                    raise ValueError(issue.line)
         except BaseException:
             self.close()
             raise
 
     def slab(self, start: int, stop: int) -> NDArray[np.int16]:
-        """Slices ``start`` to ``stop`` (K, J, I)."""
+        """HU of slices ``start`` to ``stop``, (K, J, I)."""
         if self._voxels is not None:
             return self._voxels[start:stop]
         assert self._spool is not None
@@ -289,7 +151,7 @@ class Scan:
         return np.fromfile(self._spool, np.int16, count, offset=start * i * j * 2).reshape(-1, j, i)
 
     def close(self) -> None:
-        """Give memory and the temporary file back."""
+        """Free the memory and remove the temporary file."""
         self._voxels = None
         if self._spool is not None and self._spool.exists():
             os.unlink(self._spool)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Findings as a DICOM Segmentation that refers to the series it was made from."""
+"""Findings as a DICOM Segmentation that references its source series."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import atomic_write
-from .dicom import SeriesFiles
+from ..core.geometry import spacing_of
+from .dicom_series import DicomSeries
 
-RESEARCH = "RESEARCH USE ONLY"
+DISCLAIMER = "RESEARCH USE ONLY"
 MANUFACTURER = "spine_fracture_ct_segmentation"
-ABSENT = "highdicom is not installed; pip install highdicom, which needs pydicom 3 or newer"
+NOT_INSTALLED = "highdicom is not installed; pip install highdicom, which needs pydicom 3 or newer"
 
 
 def available() -> bool:
-    """Whether highdicom, which writes these files, is installed."""
+    """Return True when highdicom, which writes these files, is installed."""
     return importlib.util.find_spec("highdicom") is not None
 
 
-def _plain(text: str, length: int) -> str:
+def _ascii(text: str, length: int) -> str:
     return text.encode("ascii", "replace").decode()[:length]
 
 
 def write_segmentation(
-    path: Path, series: SeriesFiles, planes: Mapping[int, NDArray], findings: Sequence[dict], version: str
+    path: Path, series: DicomSeries, planes: Mapping[int, NDArray], findings: Sequence[dict], version: str
 ) -> None:
     """Write one DICOM-SEG with a segment per finding.
 
     Args:
         path: file to write.
-        series: the source.
-        planes: number of the finding at every pixel (rows, columns) of the slices that hold any, by slice in order of position.
-        findings: rows of the table of findings.
+        series: source series.
+        planes: number of the finding at every pixel (rows, columns) of the slices with findings, by index in order of position.
+        findings: rows of the table of findings, with ``finding`` and ``level``.
         version: of this program with its weights.
 
     Raises:
-        ValueError: when there is no finding, or the source lacks what a DICOM-SEG has to repeat.
+        ValueError: when there is no finding, or the source lacks an attribute that a DICOM-SEG must repeat.
     """
     import highdicom as hd
     import pydicom
@@ -48,27 +49,24 @@ def write_segmentation(
     from pydicom.sr.coding import Code
 
     if not planes:
-        raise ValueError(f"{path}: there is nothing to write, no finding")
+        raise ValueError(f"{path}: not written, as there is no finding")
     slices = sorted(planes)
     sources = [pydicom.dcmread(series.files[k], stop_before_pixels=True) for k in slices]
     missing = [n for n in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID") if not sources[0].get(n)]
     if missing:
         raise ValueError(
-            f"{series.files[slices[0]]}: lacks {', '.join(missing)}; without it no DICOM-SEG can refer to it"
+            f"{series.files[slices[0]]}: lacks {', '.join(missing)}, which a DICOM-SEG must reference; export the series again"
         )
-    distance = float(np.linalg.norm(series.affine[:3, 2]))
     for source in sources:
-        if (
-            "SliceThickness" not in source
-        ):  # highdicom repeats it; the distance of the slices is known from their positions
-            source.SliceThickness = f"{distance:.4f}"
+        if "SliceThickness" not in source:  # highdicom repeats it; the distance of the slices is a substitute
+            source.SliceThickness = f"{spacing_of(series.affine)[2]:.4f}"
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=MANUFACTURER, version=_plain(version, 64), family=Code("123110", "DCM", "Artificial Intelligence")
+        name=MANUFACTURER, version=_ascii(version, 64), family=Code("123110", "DCM", "Artificial Intelligence")
     )
     segments = [
         SegmentDescription(
             segment_number=f["finding"],
-            segment_label=_plain(f"Fractured vertebra {f['finding']}" + (f" ({f['level']})" if f["level"] else ""), 64),
+            segment_label=_ascii(f"Fractured vertebra {f['finding']}" + (f" ({f['level']})" if f["level"] else ""), 64),
             segmented_property_category=Code("49755003", "SCT", "Morphologically Altered Structure"),
             segmented_property_type=Code("72704001", "SCT", "Fracture"),
             anatomic_regions=[Code("51282000", "SCT", "Vertebra")],
@@ -78,7 +76,7 @@ def write_segmentation(
         for f in findings
     ]
     labels = np.stack([planes[k] for k in slices]).astype(np.uint8 if len(findings) < 256 else np.uint16)
-    made = Segmentation(
+    segmentation = Segmentation(
         source_images=sources,
         pixel_array=labels,
         segmentation_type=SegmentationTypeValues.BINARY,
@@ -89,12 +87,12 @@ def write_segmentation(
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name="MSFFNet",
-        software_versions=_plain(version, 64),
+        software_versions=_ascii(version, 64),
         device_serial_number="0",
-        series_description=f"Vertebral fractures, {RESEARCH}",
+        series_description=f"Vertebral fractures, {DISCLAIMER}",
         content_label="FRACTURES",
-        content_description=f"Automatic, {RESEARCH}",
+        content_description=f"Automatic, {DISCLAIMER}",
         omit_empty_frames=True,
     )
     with atomic_write(path) as temporary:
-        made.save_as(temporary)
+        segmentation.save_as(temporary)

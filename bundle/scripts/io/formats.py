@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans and masks in the formats people have them in, as NIfTI images in memory."""
+"""File formats of scans and masks, read as NIfTI images in memory."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ PICTURES = (".png", ".bmp", ".tif", ".tiff")
 SLICES = (*PICTURES, ".dcm")
 
 
-def ending(path: Path | str) -> str:
-    """Return the ending of a file name that a format is known by, or ""."""
+def file_suffix(path: Path | str) -> str:
+    """Suffix of a supported format in lower case, such as ".nii.gz", or ""."""
     name = Path(path).name.lower()
     return next((e for e in (*VOLUMES, *SLICES) if name.endswith(e)), "")
 
 
 def stem(path: Path | str) -> str:
-    """Return the name of a file without that ending."""
+    """Name of a file without ``file_suffix``."""
     name = Path(path).name
-    return name[: len(name) - len(ending(path))]
+    return name[: len(name) - len(file_suffix(path))]
 
 
 def as_sagittal(picture: NDArray, spacing: tuple[float, float]) -> nib.Nifti1Image:
-    """Make a volume of one sagittal slice from a picture: rows from head to feet, columns from front to back.
+    """Volume (1, columns, rows) of one sagittal slice, with its affine (R, A, S, mm).
 
     Args:
-        picture: indexed row, column.
-        spacing: distance of rows and of columns in mm.
+        picture: (row from head to feet, column from anterior to posterior).
+        spacing: spacing of rows and of columns in mm.
     """
     affine = np.diag([1.0, -spacing[1], spacing[0], 1.0])
     return nib.Nifti1Image(np.ascontiguousarray(picture[::-1].T[None]), affine)
 
 
 def read_picture(path: Path | str) -> NDArray:
-    """Read a picture of 8 or 16 bits as (rows, columns); colours that are all grey are accepted.
+    """Read a picture of 8 or 16 bits as (rows, columns); an RGB picture must be grey.
 
     Raises:
         ValueError: for a picture in colour, or one that cannot be read.
@@ -56,7 +56,7 @@ def read_picture(path: Path | str) -> NDArray:
     if data.ndim == 3:
         colours = data[..., :3] if data.shape[-1] > 2 else data[..., :1]
         if (colours != colours[..., :1]).any():
-            raise ValueError(f"{path}: is in colour; save it in grey values")
+            raise ValueError(f"{path}: is in colour; save it as greyscale")
         data = colours[..., 0]
     return data
 
@@ -66,18 +66,18 @@ def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
 
     Args:
         path: file or folder.
-        pixel_mm: size of a pixel of a picture, which does not know it.
+        pixel_mm: pixel size of a picture in mm, which its file lacks.
 
     Returns:
-        The image with its affine (R, A, S, mm); a picture or single slice becomes a volume of one sagittal slice.
+        The image (X, Y, Z) with its affine (R, A, S, mm); a picture or single slice becomes a volume of one sagittal slice.
 
     Raises:
-        ValueError: one line that says why it cannot be read.
+        ValueError: one line with the file and the reason it cannot be read.
     """
     source = Path(path)
     if source.is_dir():
         return read_series(source)[0]
-    kind = ending(source)
+    kind = file_suffix(source)
     if kind in NIFTI:
         return nib.load(source)
     if kind in PICTURES:
@@ -91,4 +91,4 @@ def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
         array = np.asarray(image)
         whole = np.abs(array).max(initial=0) < 2**15 and not np.any(array % 1)
         return nib.Nifti1Image(array.astype(np.int16) if whole else array, np.asarray(image.affine, np.float64))
-    raise ValueError(f"{source}: is no image this program reads; give one of {', '.join((*VOLUMES, *SLICES))}")
+    raise ValueError(f"{source}: has no supported format; expected one of {', '.join((*VOLUMES, *SLICES))}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NIfTI files that are written slice by slice, on the grid of the scan they belong to."""
+"""Streaming writer of NIfTI files: slice by slice, on the grid of a scan."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import atomic_write
-from .ct_volume import ScanHeader
+from .scan_header import ScanHeader
 
 COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
-PLAIN = 0  # code of an extension that every reader passes over; TotalSegmentator keeps its names in one like it
+EXTENSION_CODE = 0  # ignored by every reader; TotalSegmentator stores its names in an extension of this code
 
 
 def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
-    """Names of label values as an extension of a NIfTI header."""
+    """Extension of a NIfTI header with the names and colours of label values, in the XML of Connectome Workbench."""
     rows = []
     for value, name in names.items():
         red, green, blue, alpha = COLOURS[value % len(COLOURS)]
@@ -33,7 +33,7 @@ def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
         + "".join(rows)
         + "</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
     )
-    return nib.nifti1.Nifti1Extension(PLAIN, text.encode())
+    return nib.nifti1.Nifti1Extension(EXTENSION_CODE, text.encode())
 
 
 def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int, str] | None) -> nib.Nifti1Header:
@@ -57,8 +57,8 @@ def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int,
     return header
 
 
-class SliceFile:
-    """Takes the slices of a volume in order; those that are passed over are zero."""
+class SliceWriter:
+    """Writer of the slices of a volume in increasing order; skipped slices are zero."""
 
     def __init__(self, file: gzip.GzipFile, scan: ScanHeader, dtype: type) -> None:
         self._file, self._dtype, self._next = file, np.dtype(dtype), 0
@@ -71,33 +71,39 @@ class SliceFile:
         self._next = until
 
     def write(self, index: int, plane: NDArray) -> None:
-        """Write slice ``index`` (J, I)."""
+        """Write slice ``index``, (J, I).
+
+        Raises:
+            ValueError: for a slice at or before the last one written.
+        """
         if index < self._next:
-            raise ValueError(f"slice {index} comes after slice {self._next - 1}; slices are written in order")
+            raise ValueError(
+                f"slice {index} follows slice {self._next - 1}; slices must be written in increasing order"
+            )
         self._skip(index)
         self._file.write(np.ascontiguousarray(plane, self._dtype).tobytes())
         self._next += 1
 
     def finish(self) -> None:
-        """Write what is left as zero."""
+        """Write the remaining slices as zero."""
         self._skip(self._count)
 
 
 @contextmanager
-def slice_file(
+def open_slice_writer(
     path: Path, scan: ScanHeader, dtype: type = np.uint8, description: str = "", names: Mapping[int, str] | None = None
-) -> Iterator[SliceFile]:
-    """Open a compressed NIfTI file for slices; it appears under its name only when it is complete.
+) -> Iterator[SliceWriter]:
+    """Open a compressed NIfTI file for writing slices; it appears under its name only when complete.
 
     Args:
         path: file to write, ``.nii.gz``.
-        scan: scan whose grid it gets: shape, affine, and for NIfTI the codes of its affines.
+        scan: scan whose grid is copied: shape, affine, and for NIfTI sform and qform with their codes.
         dtype: of the voxels.
         description: up to 79 characters for the header.
         names: names of the label values.
     """
     header = _header(scan, dtype, description, names)
-    # A fixed time and no name inside, so that the same result is the same file.
+    # Without time and name in the gzip header, equal masks are equal files.
     with (
         atomic_write(path) as temporary,
         temporary.open("wb") as raw,
@@ -105,6 +111,6 @@ def slice_file(
     ):
         header.write_to(file)
         file.write(bytes(int(header["vox_offset"]) - file.tell()))
-        slices = SliceFile(file, scan, dtype)
+        slices = SliceWriter(file, scan, dtype)
         yield slices
         slices.finish()

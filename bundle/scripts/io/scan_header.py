@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Header of a stored CT: shape, affine and type, read and checked before its voxels."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import last_line
+from ..core.geometry import spacing_of
+from .dicom_series import DicomSeries, find_series
+from .formats import NIFTI, VOLUMES, file_suffix
+from .image_checks import geometry_issues, volume_shape
+
+MIN_EXTENT_MM = 25.0  # less than one vertebra
+
+
+@dataclass(frozen=True)
+class ScanHeader:
+    """Header of a scan whose voxels are not read yet.
+
+    Attributes:
+        path: file, or folder of a DICOM series.
+        shape: voxels along I, J, K; K runs slowest in the file.
+        affine: voxel to world (R, A, S, mm).
+        dtype: of the stored voxels.
+        whole_read: whether its reader holds all stored voxels in memory while slabs are read.
+        notes: warnings and repairs, a line each.
+        image: NIfTI image without its voxels, for the header of the output.
+        series: files of a DICOM series, ordered by position.
+    """
+
+    path: str
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    dtype: np.dtype
+    whole_read: bool = False
+    notes: tuple[str, ...] = ()
+    image: nib.Nifti1Image | None = None
+    series: DicomSeries | None = field(default=None, repr=False)
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Voxel size in mm along I, J, K."""
+        return spacing_of(self.affine)
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def _ensure_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ValueError(f"{path}: is empty (0 bytes); copy it again")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: does not exist; correct the path") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened ({error.strerror}); change its permissions") from None
+
+
+def _nifti_header(path: Path) -> ScanHeader:
+    try:
+        image = nib.load(path)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as NIfTI ({last_line(error)}); copy or convert it again") from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise ValueError(f"{path}: is {type(image).__name__}, not NIfTI; convert it")
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None:
+        raise ValueError(f"{path}: holds colours; expected the CT itself")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{path}: holds values of type {dtype}; expected a CT of integers or floats")
+    if image.get_sform(coded=True)[1] == 0 and image.get_qform(coded=True)[1] == 0:
+        raise ValueError(
+            f"{path}: has no orientation (sform and qform unset), and an affine is never made up; "
+            "convert the scan again from its DICOM files"
+        )
+    affine = np.asarray(image.affine, np.float64)
+    return ScanHeader(str(path), volume_shape(image.shape), affine, dtype, image=image)  # type: ignore[arg-type]
+
+
+def _itk_header(path: Path) -> ScanHeader:
+    import itk
+
+    try:
+        io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+        io.SetFileName(str(path))
+        io.ReadImageInformation()
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({last_line(error)}); copy or convert it again") from None
+    if io.GetNumberOfComponents() != 1:
+        raise ValueError(
+            f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; expected the CT itself"
+        )
+    dimensions = io.GetNumberOfDimensions()
+    shape = volume_shape([int(io.GetDimensions(d)) for d in range(dimensions)])
+    matrix = np.eye(4)
+    if dimensions >= 3:
+        for d in range(3):
+            matrix[:3, d] = np.array(io.GetDirection(d)[:3]) * io.GetSpacing(d)
+            matrix[d, 3] = io.GetOrigin(d)
+    kinds = {"double": "f8", "float": "f4", "unsigned_char": "u1", "char": "i1", "unsigned_short": "u2", "short": "i2"}
+    dtype = np.dtype(kinds.get(io.GetComponentTypeAsString(io.GetComponentType()), "i4"))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix  # ITK's axes run to left and posterior
+    return ScanHeader(str(path), shape, affine, dtype, whole_read=True)  # type: ignore[arg-type]
+
+
+def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
+    """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
+
+    Args:
+        path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
+        require_volume: whether a single slice or a few slices, such as a scout, are refused.
+
+    Raises:
+        ValueError: one line with path, value and remedy.
+    """
+    source = Path(path)
+    if source.is_dir():
+        series = find_series(source)
+        header = ScanHeader(
+            str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series
+        )
+    elif file_suffix(source) in VOLUMES:
+        _ensure_readable(source)
+        header = _nifti_header(source) if file_suffix(source) in NIFTI else _itk_header(source)
+    else:
+        raise ValueError(f"{source}: is no scan; expected one of {', '.join(VOLUMES)} or the folder of a DICOM series")
+    if len(header.shape) != 3 or min(header.shape) < 1:
+        raise ValueError(f"{source}: has shape {header.shape}; expected one volume of three dimensions")
+    if require_volume and min(header.shape) < 2:
+        raise ValueError(f"{source}: has shape {header.shape}, a single slice; expected a whole scan")
+    extents = np.array(header.shape) * header.spacing
+    if require_volume and extents.min() < MIN_EXTENT_MM:
+        shown = " x ".join(f"{e:.0f}" for e in extents)
+        raise ValueError(
+            f"{source}: covers only {shown} mm, a scout or a fragment; must be at least {MIN_EXTENT_MM:.0f} mm each way"
+        )
+    image = header.image
+    if image is None:
+        image = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    issues = geometry_issues(header.path, image)
+    for issue in issues:
+        if issue.severity == "error":
+            raise ValueError(issue.line)
+    return dataclasses.replace(header, notes=(*header.notes, *(i.line for i in issues)))
