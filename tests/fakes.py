@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from scripts.inference.pipeline import Clock, Pipeline
 from scripts.inference.predict import PatchConfig
-from scripts.io.ct_volume import Scan, read_header
+from scripts.io.ct_volume import Scan
+from scripts.io.scan_header import read_header
 from scripts.postprocessing.probability_map import Probabilities
 
 MARK_HU = 400.0
@@ -29,7 +30,7 @@ class Threshold(torch.nn.Module):
         return torch.cat([-logit / 2, logit / 2], dim=1)
 
 
-class Asked:
+class FakeRunner:
     """A runner around a module that counts the windows it is asked about."""
 
     name = "fake"
@@ -71,7 +72,7 @@ def look(
     path: Path | str, runner, window: PatchConfig, planes=("sagittal",), **search
 ) -> tuple[Scan, Probabilities, object]:
     """Run a pipeline on a scan."""
-    header = read_header(path, whole=False)
+    header = read_header(path, require_volume=False)
     scan = Scan(header, expect_hu=False)
     keys = ("volume",) if len(window.size) == 3 else planes
     pipeline = Pipeline({k: runner if isinstance(runner, list) else [runner] for k in keys}, window, **search)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scripts.core.errors import InputError
 from scripts.data.checks.report import check, table
-from scripts.io.image_checks import Finding, geometry_issues, inspect_case, label_issues, value_issues
+from scripts.io.image_checks import Issue, geometry_issues, inspect_case, label_issues, value_issues
 
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
 
@@ -134,7 +134,7 @@ def test_a_folder_with_a_broken_dicom_series_says_what_is_wrong(tmp_path):
 
 
 def test_errors_come_first_in_the_table():
-    lines = table([Finding("warning", "a", "x", "m"), Finding("error", "bb", "y", "n")]).splitlines()
+    lines = table([Issue("warning", "a", "x", "m"), Issue("error", "bb", "y", "n")]).splitlines()
     assert lines[0].split() == ["error", "bb", "y:", "n"]
 
 

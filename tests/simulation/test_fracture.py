@@ -6,7 +6,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.core.genant import BANDS, SHAPES, BodyHeights, grade_of
+from scripts.core.genant import LOSS_BANDS, SHAPES, BodyHeights, grade_of
 from scripts.postprocessing.vertebra_frame import FrameError, find_frame
 from scripts.simulation.fracture.deformation import FracturePlan, simulate_fracture
 from scripts.simulation.phantom.generator import make_phantom
@@ -26,7 +26,7 @@ def scan() -> SpineScan:
 def test_height_loss_lies_in_the_band_and_neighbours_keep_their_volume(scan, shape, grade):
     result = simulate_fracture(scan, FracturePlan(L3, shape, grade), np.random.default_rng(grade))
     record = result.fractures[-1]
-    low, high = BANDS[grade]
+    low, high = LOSS_BANDS[grade]
     assert low <= record[f"loss_{SHAPES[shape]}"] < high
     assert record["min_jacobian"] > 0
     for other in set(np.unique(scan.labels).tolist()) - {0, L3}:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.core.genant import BANDS, SHAPES
+from scripts.core.genant import LOSS_BANDS, SHAPES
 from scripts.core.vertebrae import LABELS
 from scripts.postprocessing.vertebra_frame import body_centre, find_frame
 from scripts.simulation.datasets.phantom import doubtful, fractured_phantom, phantom
@@ -86,7 +86,7 @@ def test_schmorl_nodes_and_rough_endplates_take_bone_but_no_height_of_a_fracture
     for level, above, below in (("L3", "L2", "L4"), ("L2", "L1", "L3")):
         frames = [find_frame(s.labels, s.affine, *(LABELS[v] for v in (level, above, below))) for s in (plain, worn)]
         loss = frames[1].heights.loss_from(frames[0].heights)
-        assert loss["mean"] < BANDS[1][0]
+        assert loss["mean"] < LOSS_BANDS[1][0]
     assert (worn.labels > 0).sum() != (plain.labels > 0).sum()
 
 
