@@ -21,7 +21,7 @@ SOURCES = [
 # Words of persons, and words of earlier versions that a reader of the field would not use.
 DIALECT = re.compile(
     r"\b("
-    r"asks?|asked|asking|tells?|told|telling|says?|saying|said|knows?|knew|nobody|opinions?|agrees?|agreed|agreeing|judges?|judged"
+    r"asks?|asked|asking|tells?|told|telling|says?|saying|said|knows?|knew|nobody|opinions?|agree(?! to| within| with)|agrees(?! to| within| with)|agreeing|judges?|judged"
     r"|anew|mends?|mended|mending|goes on|go on with|going on|gives? way|taken up again|takes? up again|first look|second look"
     r"|looks? at|looks? around|looked at|by itself|costs only|lucky|leaves? each|left to itself|wants?|wanted"
     r"|gives? (?:0|1|one|two|three|a|an|some|the|every|of)"
