@@ -13,7 +13,7 @@ from scripts.core.vertebrae import LABELS
 from scripts.postprocessing.vertebra_frame import body_centre, find_frame
 from scripts.simulation.datasets.phantom import doubtful, fractured_phantom, phantom
 from scripts.simulation.phantom.anatomy import SIZES
-from scripts.simulation.phantom.endplates import draw_collapse
+from scripts.simulation.phantom.endplates import sample_collapse
 from scripts.simulation.phantom.generator import make_phantom
 from scripts.simulation.style import ScanStyle, Variation, wide_style
 
@@ -38,7 +38,7 @@ def test_the_wide_style_is_seeded_and_varies():
 
 
 def test_low_discs_bring_bodies_closer():
-    high, low = scan_of(Variation(disc=1.0)), scan_of(Variation(disc=0.4))
+    high, low = scan_of(Variation(disc_height=1.0)), scan_of(Variation(disc_height=0.4))
     distance = [np.linalg.norm(centre(s, "L2") - centre(s, "L4")) for s in (high, low)]
     assert distance[1] < distance[0] - 6
 
@@ -55,7 +55,7 @@ def test_a_scoliotic_spine_bends_to_the_side_and_turns():
     ]
     sway = [np.ptp([centre(s, v)[0] for v in levels]) for s in (straight, bent)]
     assert sway[1] > sway[0] + 4
-    askew = scan_of(Variation(lying=(0.0, 20.0)))
+    askew = scan_of(Variation(positioning=(0.0, 20.0)))
     # The spinous process lies to the side of the body of a patient who is turned.
     side = []
     for scan in (scan_of(Variation()), askew):
@@ -94,7 +94,7 @@ def test_start_and_tissue_change_what_is_seen():
     low, high = (scan_of(Variation(start=s), field_of_view=(70.0, 110.0, 90.0)) for s in (0.0, 1.0))
     assert low.labels.max() > high.labels[high.labels > 0].min()
     assert high.labels.max() < low.labels.max()
-    dark = scan_of(Variation(tissue=(1.0, -60.0)))
+    dark = scan_of(Variation(soft_tissue=(1.0, -60.0)))
     muscle = (dark.labels == 0) & (scan_of(Variation()).image > 20) & (scan_of(Variation()).image < 90)
     assert np.median(dark.image[muscle]) < np.median(scan_of(Variation()).image[muscle]) - 30
 
@@ -118,12 +118,12 @@ def test_a_drawn_collapse_loses_the_height_it_records(shape, grade):
 def test_the_spine_sinks_on_a_crushed_and_leans_over_a_wedged_vertebra():
     rng = np.random.default_rng(0)
     size = SIZES["L2"]
-    crush, wedge = (draw_collapse(rng, s, 0.5, size, 1.0) for s in ("crush", "wedge"))
-    sunk = sum(crush.seat(up, size.depth)[0] for up in (True, False))
-    lean = sum(wedge.seat(up, size.depth)[1] for up in (True, False))
+    crush, wedge = (sample_collapse(rng, s, 0.5, size, 1.0) for s in ("crush", "wedge"))
+    sunk = sum(crush.neighbour_settling(up, size.depth)[0] for up in (True, False))
+    lean = sum(wedge.neighbour_settling(up, size.depth)[1] for up in (True, False))
     assert 0.35 * size.height < sunk < 0.6 * size.height
     assert 10 < lean < 45
-    assert abs(sum(crush.seat(up, size.depth)[1] for up in (True, False))) < 8
+    assert abs(sum(crush.neighbour_settling(up, size.depth)[1] for up in (True, False))) < 8
 
 
 def test_small_and_cut_fractures_are_unknown(tmp_path):

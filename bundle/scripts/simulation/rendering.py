@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CT drawn around real vertebra masks: true shapes, random tissue. For masks whose CT is missing or may not be used."""
+"""A CT rendered around real vertebra masks: real anatomy, random tissue. For masks whose CT is missing or may not be used."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from scipy import ndimage
 
 from ..core.vertebrae import LABELS, LEVELS, region_of, spine_order
 from ..postprocessing.vertebra_frame import FrameError, body_centre
-from .phantom import degeneration
 from .phantom.anatomy import SIZES
+from .phantom.bones import bone_hu, trabecular_texture
+from .phantom.degeneration import change_tissue_contrast
+from .phantom.image_chain import reconstruct, trabecular_streaks
 from .phantom.shapes import vertebral_body
-from .phantom.soft_tissue import HU, blend, smooth_noise, thecal_sac, tissue_background
+from .phantom.soft_tissue import CORD_RADIUS_MM, HU, blend, smooth_noise, thecal_sac, tissue_background
 from .phantom.vertebra import Grid, Pose
-from .spine_scan import SpineScan
-from .style import ScanStyle
+from .spine_scan import SpineScan, to_hu
+from .style import ScanStyle, Variation
 
-MARGIN = 12.0  # mm of tissue added around masks that fill their grid
+PADDING_MM = 12.0  # tissue around masks that fill their grid
+MIN_BODY_RADIUS_MM = 4.0
+MAX_BODY_DISTANCE_MM = 55  # between neighbours; more means that a vertebra is missing in between
 
 
 def _signed_distance(mask: NDArray[np.bool_], spacing: NDArray) -> NDArray[np.float32]:
-    """Distance to the surface of a mask in mm, negative inside, the voxel staircase smoothed away."""
+    """Distance to the surface of a mask in mm, negative inside, smoothed over half a voxel."""
     outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
     inside = ndimage.distance_transform_edt(mask, sampling=spacing)
     half = spacing.min() / 2
@@ -31,99 +35,94 @@ def _signed_distance(mask: NDArray[np.bool_], spacing: NDArray) -> NDArray[np.fl
     return ndimage.gaussian_filter(distance, 0.5 / spacing).astype(np.float32)
 
 
-def _bodies(labels: NDArray[np.uint8], affine: NDArray) -> dict[int, tuple[NDArray, float]]:
-    """World centre of the body and half its thickness in mm, of every vertebra that shows one, from feet to head."""
-    found = {}
+def _body_centres(labels: NDArray[np.uint8], affine: NDArray) -> dict[int, NDArray]:
+    """World centres in mm of the vertebral bodies in the mask, lowest first."""
+    centres = {}
     for vertebra in reversed(spine_order(labels)):
         try:
             centre, _, radius = body_centre(labels, affine, vertebra)
         except FrameError:
             continue
-        if radius > 4.0:
-            found[vertebra] = (centre, radius)
-    return found
+        if radius > MIN_BODY_RADIUS_MM:
+            centres[vertebra] = centre
+    return centres
 
 
-def _discs(rng: np.random.Generator, image: NDArray, grid: Grid, bodies: dict[int, tuple[NDArray, float]]) -> None:
-    """Discs in place: a drum between the centres of neighbours. Bone drawn afterwards covers what reaches into it."""
-    order = list(bodies)
-    for lower, upper in itertools.pairwise(order):
-        a, b = bodies[lower][0], bodies[upper][0]
-        up = (b - a) / max(float(np.linalg.norm(b - a)), 1e-6)
-        if np.linalg.norm(b - a) > 55:  # a vertebra is missing in between
+def _draw_discs(rng: np.random.Generator, image: NDArray, grid: Grid, bodies: dict[int, NDArray]) -> None:
+    """Draw discs between the centres of neighbours in place, before the bones that cover their margins."""
+    for (label, lower), (_, upper) in itertools.pairwise(bodies.items()):
+        distance = float(np.linalg.norm(upper - lower))
+        up = (upper - lower) / max(distance, 1e-6)
+        if distance > MAX_BODY_DISTANCE_MM:
             continue
         front = np.array([0.0, 1.0, 0.0]) - up * up[1]
         front /= np.linalg.norm(front)
-        size = SIZES.get(LEVELS[lower], SIZES["C3"])
-        pose = Pose((a + b) / 2, np.stack([np.cross(front, up), front, up], axis=1))
+        size = SIZES.get(LEVELS[label], SIZES["C3"])
+        pose = Pose((lower + upper) / 2, np.stack([np.cross(front, up), front, up], axis=1))
         box = grid.box(pose.centre - 40, pose.centre + 40)
         if box is not None:
-            height = 0.8 * float(np.linalg.norm(b - a))
-            disc = vertebral_body(grid.local(box, pose), size.width * 0.95, size.depth * 0.95, height, 0.0, 0.05)
-            blend(image[box], HU["disc"] + rng.normal(0, 12), disc, float(grid.spacing.mean()))
+            disc = vertebral_body(
+                grid.local(box, pose), size.width * 0.95, size.depth * 0.95, 0.8 * distance, 0.0, 0.05
+            )
+            blend(image[box], HU["disc"] + rng.normal(0, 12), disc, grid.voxel)
 
 
 def render_ct(labels: NDArray[np.uint8], affine: NDArray, style: ScanStyle, seed: int) -> SpineScan:
-    """Draw a CT around a vertebra mask.
+    """Render a CT around a vertebra mask.
 
     Args:
-        labels: VerSe labels (R, A, S), axes in that order; turn other orientations first.
-        affine: voxel to world in mm, diagonal up to a shift.
-        style: how the scan looks; its spacing and field of view are those of the mask.
-        seed: the same seed gives the same scan.
+        labels: (X, Y, Z) VerSe labels along (R, A, S).
+        affine: (4, 4) voxel to world in mm, diagonal but for the translation.
+        style: appearance of the scan; its spacing and field of view are not used.
+        seed: seed of the scan.
+
+    Returns:
+        Scan on the grid of the mask, padded by ``PADDING_MM`` along R and A.
 
     Raises:
-        FrameError: when the mask shows no vertebral body.
+        FrameError: when the mask contains no vertebral body.
     """
-    rng, extra = np.random.default_rng([seed, 21]), np.random.default_rng([seed, 22])
+    rng, variation_rng = np.random.default_rng([seed, 21]), np.random.default_rng([seed, 22])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    pad = np.ceil(MARGIN / spacing).astype(int)
-    labels = np.pad(labels, [(int(p), int(p)) for p in (pad[0], pad[1], 0)])
+    padding = np.ceil(PADDING_MM / spacing).astype(int) * [1, 1, 0]
+    labels = np.pad(labels, [(int(p), int(p)) for p in padding])
     affine = affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ np.array([pad[0], pad[1], 0])
+    affine[:3, 3] -= affine[:3, :3] @ padding
     grid = Grid(affine[:3, 3].copy(), spacing, labels.shape)  # type: ignore[arg-type]
-    bodies = _bodies(labels, affine)
+    bodies = _body_centres(labels, affine)
     if not bodies:
         raise FrameError("the mask shows no vertebral body")
-    names = [LEVELS[v] if LEVELS[v] in SIZES else "L5" for v in bodies]
-    centres = np.array([c for c, _ in bodies.values()])
-    regions = {region_of(n) for n in names}
+    levels = [LEVELS[v] if LEVELS[v] in SIZES else "L5" for v in bodies]
+    regions = {region_of(level) for level in levels}
     region = "thoracolumbar" if {"thoracic", "lumbar"} <= regions else sorted(regions)[0]
-    sizes = [SIZES[n] for n in names]
+    sizes = [SIZES[level] for level in levels]
 
     def line(points: NDArray) -> NDArray:
-        z = grid.origin[2] + spacing[2] * np.arange(grid.shape[2])
-        points = points[np.argsort(points[:, 2])]
-        return np.stack([np.interp(z, points[:, 2], points[:, i]) for i in range(2)], axis=1)
+        return grid.line(points[np.argsort(points[:, 2])])
 
+    centres = np.array(list(bodies.values()))
     posterior = float(np.mean([s.depth / 2 + s.canal + s.process * 0.9 for s in sizes]))
     image = tissue_background(rng, grid, line(centres), region, style.contrast, posterior)
     canal = centres - np.array([[0.0, (s.depth + s.canal) / 2, 0.0] for s in sizes])
-    thecal_sac(
-        image, grid, line(canal), 0.47 * float(np.mean([s.canal for s in sizes])), 0.0 if region == "lumbar" else 4.2
-    )
-    _discs(rng, image, grid, bodies)
+    canal_radius = 0.47 * float(np.mean([s.canal for s in sizes]))
+    thecal_sac(image, grid, line(canal), canal_radius, 0.0 if region == "lumbar" else CORD_RADIUS_MM)
+    _draw_discs(rng, image, grid, bodies)
     variation = style.variation
     if variation is not None:
-        image = degeneration.change_tissue(extra, image, grid, variation)
+        image = change_tissue_contrast(variation_rng, image, grid, variation)
 
     texture = smooth_noise(rng, grid, 3.0)
-    streaks = 0.0 if variation is None else degeneration.trabecular_streaks(extra, grid, variation.streaks)
-    shell = 0.6 * (1.0 if variation is None else variation.shell)
+    streaks = None if variation is None else trabecular_streaks(variation_rng, grid, variation.streaks)
+    cortex = 0.6 * (variation or Variation()).cortex
     for vertebra, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None or vertebra not in LEVELS:
             continue
         wide = tuple(slice(max(b.start - 4, 0), b.stop + 4) for b in box)
         distance = _signed_distance(labels[wide] == vertebra, spacing)
-        cancellous = style.trabecular * rng.normal(1, 0.06) + (28 + 0.12 * style.trabecular) * texture[wide]
-        cancellous = cancellous + (streaks[wide] if isinstance(streaks, np.ndarray) else streaks)
-        compact = np.clip((distance + shell) / 0.7 + 0.5, 0, 1)
-        blend(image[wide], cancellous + (style.cortical - cancellous) * compact, distance, float(spacing.mean()))
+        cancellous = style.trabecular * rng.normal(1, 0.06) + trabecular_texture(style, texture[wide])
+        if streaks is not None:
+            cancellous = cancellous + streaks[wide]
+        blend(image[wide], bone_hu(distance, cancellous, style, cortex), distance, grid.voxel)
 
-    image = ndimage.gaussian_filter(image, sigma=style.sharpness / spacing, mode="nearest")
-    if variation is not None and variation.overshoot:
-        image = degeneration.sharpen(image, grid, variation.overshoot)
-    noise = ndimage.gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 0.55 / spacing, mode="wrap")
-    image = image + noise * (style.noise / max(float(noise.std()), 1e-6))
-    known = np.where(np.isin(labels, list(LABELS.values())), labels, 0).astype(np.uint8)
-    return SpineScan(np.clip(np.round(image), -1024, 3071).astype(np.int16), known, affine)
+    image = reconstruct(rng, image, grid, style)
+    return SpineScan(to_hu(image), np.where(np.isin(labels, list(LABELS.values())), labels, 0).astype(np.uint8), affine)

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
-from ...data.datalist import IGNORE_INDEX, split_by_patient, write_datalist
+from ...data.datalist import IGNORE_INDEX, write_datalist
 from ...data.datasets.conversion import save_image
+from ...data.split import split_by_patient
 from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
 from ..fracture.sampling import add_fractures, scan_rows, whole_vertebrae
 from ..phantom.anatomy import REGIONS

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ...core.genant import AIMS, BANDS, SHAPES, BodyHeights, grade_of
+from ...core.genant import LOSS_BANDS, SHAPES, SIMULATED_LOSS, BodyHeights, grade_of
 from ...core.vertebrae import LEVELS, spine_order
 from ...postprocessing.vertebra_frame import (
-    REACH,
+    HALF_EXTENT_MM,
     STEP,
     FrameError,
     VertebraFrame,
     axis_samples,
     find_frame,
     frame_points,
-    measure,
+    measure_heights,
 )
 from ..spine_scan import SpineScan
 
@@ -48,7 +48,7 @@ class FracturePlan:
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"FracturePlan: shape={self.shape!r}; give one of {', '.join(SHAPES)}.")
-        if self.grade not in BANDS:
+        if self.grade not in LOSS_BANDS:
             raise ValueError(f"FracturePlan: grade={self.grade}; give 1, 2 or 3.")
 
 
@@ -102,11 +102,11 @@ def _warp_along_axis(mask: NDArray, field: NDArray) -> NDArray[np.float32]:
 
 def _calibrate(frame: VertebraFrame, pattern: NDArray, share: float, zone: str, aim: float) -> NDArray[np.float64]:
     """Find the displacement whose measured loss in ``zone`` is ``aim``: scale, warp the mask, measure, correct."""
-    intact, scale = measure(frame.mask, frame.footprint, frame.depth), aim
+    intact, scale = measure_heights(frame.mask, frame.footprint, frame.depth), aim
     field = np.zeros_like(frame.mask, dtype=float)
     for _ in range(6):
         field = _pull_back(frame, scale * pattern, share)
-        got = measure(_warp_along_axis(frame.mask, field), frame.footprint, frame.depth).loss_from(intact)[zone]
+        got = measure_heights(_warp_along_axis(frame.mask, field), frame.footprint, frame.depth).loss_from(intact)[zone]
         if abs(got - aim) < 0.003:
             break
         scale *= float(np.clip(aim / max(got, 1e-3), 0.6, 1.7))
@@ -165,12 +165,12 @@ def simulate_fracture(
             raise FrameError(f"vertebra {plan.label} is not in the mask; it holds {order}")
         above, below = (order[k - 1] if k > 0 else None), (order[k + 1] if k + 1 < len(order) else None)
     frame = find_frame(scan.labels, scan.affine, plan.label, above, below)
-    zone, aim = SHAPES[plan.shape], float(rng.uniform(*AIMS[plan.grade]))
+    zone, aim = SHAPES[plan.shape], float(rng.uniform(*SIMULATED_LOSS[plan.grade]))
     share = float(rng.uniform(*{"wedge": (0.55, 0.9), "biconcave": (0.35, 0.65), "crush": (0.4, 0.7)}[plan.shape]))
     pattern = _loss_pattern(rng, frame, plan.shape)
     density_rng = np.random.default_rng(int(rng.integers(2**31)))
-    low, high = BANDS[plan.grade]
-    intact = measure(frame.mask, frame.footprint, frame.depth)
+    low, high = LOSS_BANDS[plan.grade]
+    intact = measure_heights(frame.mask, frame.footprint, frame.depth)
     correction = 0.0
     for _ in range(4):
         field = _calibrate(frame, pattern, share, zone, aim + correction)
@@ -200,7 +200,9 @@ def simulate_fracture(
 
 
 def _voxel_box(frame: VertebraFrame, affine: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    corners = np.array([[(-1, 1)[b] * r for b, r in zip(bits, REACH, strict=True)] for bits in np.ndindex(2, 2, 2)])
+    corners = np.array(
+        [[(-1, 1)[b] * r for b, r in zip(bits, HALF_EXTENT_MM, strict=True)] for bits in np.ndindex(2, 2, 2)]
+    )
     inverse = np.linalg.inv(affine)
     voxels = (corners @ frame.axes.T + frame.centre) @ inverse[:3, :3].T + inverse[:3, 3]
     return tuple(
@@ -217,7 +219,7 @@ def _apply(
     index = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")).astype(np.float32)
     matrix, origin = scan.affine[:3, :3], scan.affine[:3, 3] - frame.centre
     local = np.tensordot(frame.axes.T @ matrix, index, axes=1) + (frame.axes.T @ origin)[:, None, None, None]
-    samples = (local + np.array(REACH)[:, None, None, None]) / STEP
+    samples = (local + np.array(HALF_EXTENT_MM)[:, None, None, None]) / STEP
     shift = ndimage.map_coordinates(field, samples, order=1, cval=0.0)
     moved = np.abs(shift) > 1e-3
     step = np.linalg.inv(matrix) @ frame.axes[:, 2]
@@ -239,4 +241,4 @@ def _apply(
 def _measure_result(labels: NDArray, affine: NDArray, frame: VertebraFrame) -> BodyHeights:
     points = frame_points(frame.centre, frame.axes, affine)
     mask = ndimage.map_coordinates((labels == frame.label).astype(np.float32), points, order=1)
-    return measure(mask, frame.footprint, frame.depth)
+    return measure_heights(mask, frame.footprint, frame.depth)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mean sizes and angles of the vertebrae of the phantom, and the levels that a scan of a region shows.
+"""Mean sizes and angles of the vertebrae of the phantom, and the levels of each region.
 
-Sizes are rounded from memory of the morphometry literature (Panjabi et al. 1991 and 1992) and meant to look right, not to be a
-reference.
+Sizes are approximate, after the morphometry literature (Panjabi et al. 1991 and 1992), and no reference.
 """
 
 from __future__ import annotations
@@ -12,10 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VertebraSize:
-    """Mean sizes of one level in mm, angles in degrees.
+    """Sizes of a vertebra.
 
-    ``tilt`` is the angle by which the upper side leans forward in an upright spine; ``process`` the length of the spinous process
-    and ``slope`` its angle below the horizontal.
+    Attributes:
+        width, depth, height: of the body in mm.
+        disc: height of the disc above it in mm.
+        tilt: forward inclination in an upright spine in degrees.
+        canal: sagittal diameter of the spinal canal in mm.
+        process: length of the spinous process in mm.
+        slope: angle of the spinous process below the horizontal in degrees.
+        transverse: length of a transverse process in mm.
     """
 
     width: float
@@ -57,7 +62,7 @@ SIZES = {
 }
 
 
-# What a scan of the region shows, from below upwards.
+# Levels of each region, lowest first.
 REGIONS = {
     "cervical": ("T3", "T2", "T1", "C7", "C6", "C5", "C4", "C3"),
     "thoracic": ("T11", "T10", "T9", "T8", "T7", "T6", "T5", "T4", "T3"),

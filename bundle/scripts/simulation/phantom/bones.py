@@ -1,34 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the bones and discs of a phantom into its image and labels."""
+"""Vertebrae, discs and ribs, drawn into the image and the labels of a phantom."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.vertebrae import LABELS
-from ..style import Variation
-from . import degeneration
+from ..style import ScanStyle, Variation
 from .anatomy import VertebraSize
-from .endplates import Collapse, bumps, schmorl_node, together
-from .posture import mean_dish
+from .degeneration import AgeingParameters, vacuum_cleft
+from .endplates import Collapse
+from .posture import mean_concavity
 from .shapes import Array, capsule, vertebral_body
 from .soft_tissue import HU, blend
 from .vertebra import Grid, Pose, vertebra_distance
 
-if TYPE_CHECKING:
-    from ..style import ScanStyle
+
+def trabecular_texture(style: ScanStyle, texture: Array) -> Array:
+    """Variation of cancellous bone in HU, from a random field of unit standard deviation."""
+    return (28 + 0.12 * style.trabecular) * texture
 
 
-def _bone_hu(distance: Array, trabeculae: Array, style: ScanStyle, shell: Array | float) -> Array:
-    """HU inside bone: compact near the surface, cancellous with its texture inside."""
-    compact = np.clip((distance + shell) / 0.7 + 0.5, 0.0, 1.0)
-    return trabeculae + (style.cortical - trabeculae) * compact
+def bone_hu(distance: Array, cancellous: Array, style: ScanStyle, cortex_mm: Array | float) -> Array:
+    """HU of bone: a cortex of ``cortex_mm`` at the surface, ``cancellous`` HU inside.
+
+    Args:
+        distance: signed distance to the surface in mm, negative inside.
+        cancellous: HU of cancellous bone.
+        style: HU of cortical bone.
+        cortex_mm: thickness of the cortex in mm.
+    """
+    compact = np.clip((distance + cortex_mm) / 0.7 + 0.5, 0.0, 1.0)
+    return cancellous + (style.cortical - cancellous) * compact
 
 
 def draw_vertebra(
@@ -42,20 +50,33 @@ def draw_vertebra(
     labels: NDArray[np.uint8],
     nearest: Array,
     texture: Array,
-    age: Age | None = None,
+    ageing: AgeingParameters | None = None,
     collapse: Collapse | None = None,
 ) -> None:
-    """Draw one vertebra into ``image`` and ``labels`` in place; ``nearest`` holds the smallest distance drawn so far."""
-    concavity = mean_dish(level)
+    """Draw one vertebra in place.
+
+    Args:
+        rng: source of randomness.
+        grid: grid of the scan.
+        pose: pose of the vertebra.
+        level: "C3" to "S1".
+        size: sizes of the intact vertebra.
+        style: bone density.
+        image: (X, Y, Z) HU.
+        labels: (X, Y, Z) VerSe labels.
+        nearest: (X, Y, Z) smallest distance in mm to the vertebrae drawn so far.
+        texture: (X, Y, Z) random field of unit standard deviation.
+        ageing: degeneration, or None for a healthy vertebra.
+        collapse: fracture, or None.
+    """
+    concavity = mean_concavity(level)
     shape: dict = {
         "concavity": concavity * rng.uniform(0.6, 1.3),
         "waist": rng.uniform(0.05, 0.10),
         "lordosis": {"L5": 0.12, "L4": 0.06, "S1": 0.1}.get(level, -0.02) + rng.normal(0, 0.012),
         "skew": (rng.normal(0, 0.01), rng.normal(0, 0.01)),
     }
-    spurs: list[tuple] = []
-    if age is not None:
-        spurs = age.change(shape, size, collapse)
+    spurs = ageing.deform(shape, size, collapse) if ageing is not None else []
     if collapse is not None:
         size = replace(size, width=size.width * collapse.bulge, depth=size.depth * collapse.bulge)
         shape["concavity"] = concavity
@@ -63,109 +84,92 @@ def draw_vertebra(
     if bone.region is None:
         return
     box, distance = bone.region, bone.distance
-    points = bone.points
-    y, z = points[1], points[2]
-    # Posterior elements hold little cancellous bone; the basivertebral vein enters the body from behind.
+    x, y, z = bone.points
+    # Posterior elements contain little cancellous bone; the basivertebral vein enters the body from its posterior wall.
     arch = np.clip((-size.depth / 2 - y) / 4, 0, 1)
-    cancellous = style.trabecular * rng.normal(1, 0.05) + (28 + 0.12 * style.trabecular) * texture[box] + 120 * arch
-    vein = np.hypot(z / 2.2, points[0] / 5) + np.clip(y - 0.05 * size.depth, 0, None) / 3
+    cancellous = style.trabecular * rng.normal(1, 0.05) + trabecular_texture(style, texture[box]) + 120 * arch
+    vein = np.hypot(z / 2.2, x / 5) + np.clip(y - 0.05 * size.depth, 0, None) / 3
     cancellous -= np.clip(1.3 - vein, 0, 1) * (90 + 0.3 * style.trabecular)
-    shell = (0.55 + 0.25 * arch) * (1.0 if style.variation is None else style.variation.shell)
-    if age is not None:
-        cancellous += age.streaks[box]
+    if ageing is not None:
+        cancellous += ageing.streaks[box]
     if collapse is not None:
-        cancellous += _collapse_hu(collapse, size, points)
-    voxel = float(grid.spacing.mean())
-    inside = distance < voxel
-    value = np.where(inside, _bone_hu(distance, cancellous, style, shell), 0)
-    mine = inside & (distance < nearest[box])
-    blend_weight = np.where(mine, np.clip(0.5 - distance / voxel, 0, 1), 0)
+        cancellous += _collapse_hu(collapse, size, bone.points)
+    cortex = (0.55 + 0.25 * arch) * (style.variation or Variation()).cortex
+    inside = distance < grid.voxel
+    value = np.where(inside, bone_hu(distance, cancellous, style, cortex), 0)
+    owned = inside & (distance < nearest[box])
+    weight = np.where(owned, np.clip(0.5 - distance / grid.voxel, 0, 1), 0)
     view = image[box]
-    view += (value - view) * blend_weight
-    labelled = mine & (distance < 0)
-    if level in LABELS and level != "S1":
-        labels[box][labelled] = LABELS[level]
-    else:
-        labels[box][labelled] = 0
+    view += (value - view) * weight
+    labels[box][owned & (distance < 0)] = LABELS[level] if level in LABELS and level != "S1" else 0
     np.minimum(nearest[box], distance, out=nearest[box])
 
 
 def _collapse_hu(collapse: Collapse, size: VertebraSize, points: tuple[Array, Array, Array]) -> Array:
-    """Change in HU inside a collapsed body: all of it when impacted, else a band under the upper endplate."""
+    """Change of density in HU in a collapsed body: throughout when impacted, else a band below the upper endplate."""
     x, y, z = points
     u, v = np.clip(2 * x / size.width, -1, 1), np.clip(2 * y / size.depth, -1, 1)
     body = np.clip((y + size.depth / 2 + 2) / 3, 0, 1)
     if collapse.density == "impaction":
-        return collapse.hu * body
-    below = size.height / 2 - collapse.side(True)(u, v) - z
+        return collapse.hu_change * body
+    depth = size.height / 2 - collapse.endplate(True)(u, v) - z
     width = 2.5 if collapse.density == "sclerosis" else 1.0
-    return collapse.hu * body * np.exp(-(((below - 4.5) / width) ** 2))
-
-
-@dataclass
-class Age:
-    """What an old spine has besides: drawn from a generator of its own, so that healthy phantoms stay what they are."""
-
-    rng: np.random.Generator
-    variation: Variation
-    streaks: Array
-
-    def change(self, shape: dict, size: VertebraSize, collapse: Collapse | None) -> list[tuple]:
-        """Change the shape of a body in place; returns its spurs."""
-        rng, variation = self.rng, self.variation
-        shape["lordosis"] += float(np.clip(rng.normal(-0.5 * variation.wedging, variation.wedging), -0.07, 0.08))
-        shape["concavity"] *= float(rng.uniform(0.4, 1.3))
-        reliefs = []
-        for upper in (True, False):
-            parts = [bumps(rng, variation.roughness)]
-            parts += [schmorl_node(rng, size) for _ in range(min(rng.poisson(variation.schmorl), 2))]
-            parts += [collapse.side(upper)] if collapse is not None else []
-            reliefs.append(together(parts))
-        shape["relief"] = tuple(reliefs)
-        return degeneration.osteophytes(rng, size, variation.osteophytes)
+    return collapse.hu_change * body * np.exp(-(((depth - 4.5) / width) ** 2))
 
 
 def draw_discs(
     rng: np.random.Generator,
     grid: Grid,
-    levels: tuple[str, ...],
-    poses: dict[str, Pose],
-    sizes: dict[str, VertebraSize],
+    levels: Sequence[str],
+    poses: Mapping[str, Pose],
+    sizes: Mapping[str, VertebraSize],
     image: Array,
     texture: Array,
-    age: Age | None = None,
-    collapses: Mapping[str, Collapse] | None = None,
+    ageing: AgeingParameters | None,
+    collapses: Mapping[str, Collapse],
 ) -> None:
-    """Draw the discs in place; bone drawn afterwards covers what reaches into it."""
-    fractured = collapses or {}
+    """Draw the discs in place, before the bones that cover their margins.
 
-    def sunk(level: str, upper: bool) -> float:
-        return fractured[level].seat(upper, sizes[level].depth)[0] if level in fractured else 0.0
+    Args:
+        rng: source of randomness.
+        grid: grid of the scan.
+        levels: levels, lowest first.
+        poses: poses by level.
+        sizes: sizes by level.
+        image: (X, Y, Z) HU.
+        texture: (X, Y, Z) random field of unit standard deviation.
+        ageing: degeneration, or None for healthy discs.
+        collapses: fractures by level.
+    """
+
+    def settling(level: str, upper: bool) -> float:
+        return collapses[level].neighbour_settling(upper, sizes[level].depth)[0] if level in collapses else 0.0
 
     for lower, upper in itertools.pairwise(levels):
         a, b = poses[lower], poses[upper]
-        top = a.centre + (sizes[lower].height / 2 - sunk(lower, True)) * a.axes[:, 2]
-        bottom = b.centre - (sizes[upper].height / 2 - sunk(upper, False)) * b.axes[:, 2]
+        top = a.centre + (sizes[lower].height / 2 - settling(lower, True)) * a.axes[:, 2]
+        bottom = b.centre - (sizes[upper].height / 2 - settling(upper, False)) * b.axes[:, 2]
         pose = Pose((top + bottom) / 2, (a.axes + b.axes) / 2)
         pose.axes /= np.linalg.norm(pose.axes, axis=0)
         width, depth = min(sizes[lower].width, sizes[upper].width), min(sizes[lower].depth, sizes[upper].depth)
         box = grid.box(pose.centre - width, pose.centre + width)
         if box is None:
             continue
-        # A collapsed endplate leaves room that the disc fills.
-        room = sum(0.8 * c.loss * sizes[v].height for v, c in fractured.items() if v in (lower, upper))
-        height = float(np.linalg.norm(bottom - top)) + 5 + room
+        gap = float(np.linalg.norm(bottom - top))
+        # The disc fills the space above and below collapsed endplates.
+        lost = sum(0.8 * c.loss * sizes[v].height for v, c in collapses.items() if v in (lower, upper))
+        height = gap + 5 + lost
         disc = vertebral_body(grid.local(box, pose), width * 1.02, depth * 1.03, height, concavity=-0.5, waist=-0.03)
-        ring = np.clip(1 + disc / 5, 0, 1) * 22
-        blend(image[box], HU["disc"] + rng.normal(0, 8) + ring + 5 * texture[box], disc, float(grid.spacing.mean()))
-        if age is not None and age.rng.random() < age.variation.vacuum:
-            degeneration.vacuum(age.rng, image, grid, pose, sizes[lower], float(np.linalg.norm(bottom - top)))
+        annulus = np.clip(1 + disc / 5, 0, 1) * 22
+        blend(image[box], HU["disc"] + rng.normal(0, 8) + annulus + 5 * texture[box], disc, grid.voxel)
+        if ageing is not None and ageing.rng.random() < ageing.variation.vacuum:
+            vacuum_cleft(ageing.rng, image, grid, pose, sizes[lower], gap)
 
 
 def draw_ribs(
-    rng: np.random.Generator, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], image: Array
+    rng: np.random.Generator, grid: Grid, poses: Mapping[str, Pose], sizes: Mapping[str, VertebraSize], image: Array
 ) -> None:
-    """Ribs: a chain of capsules from the costovertebral joint outwards, backwards and down. They carry no label."""
+    """Draw ribs in place, chains of capsules from the costovertebral joints; they have no label."""
     for level, pose in poses.items():
         if not level.startswith("T"):
             continue
@@ -181,4 +185,4 @@ def draw_ribs(
                     continue
                 bone = capsule(grid.local(box, pose), start, end, (3.4, 3.4), (0.9, 0.9, 1.5))
                 value = np.where(bone < -1.6, 190.0, 720.0 + 40 * rng.standard_normal())
-                blend(image[box], value, bone, float(grid.spacing.mean()))
+                blend(image[box], value, bone, grid.voxel)

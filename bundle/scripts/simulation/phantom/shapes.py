@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signed distances of the primitives that the phantom's bones are made of. Negative inside, in mm."""
+"""Signed distances in mm, negative inside, to the primitives of the phantom's bones."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def capsule(
     radius: tuple[float, float],
     flatten: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Array:
-    """Distance to a capsule from ``start`` to ``end`` whose radius goes from ``radius[0]`` to ``radius[1]``.
+    """Distance to a capsule whose radius changes linearly from ``start`` to ``end``.
 
     Args:
         points: x, y, z coordinates in mm, broadcastable against each other.
         start: first end of the axis in mm.
         end: second end of the axis in mm.
         radius: radius at both ends in mm.
-        flatten: factor per axis by which the cross-section is stretched (2 = twice as thick along that axis).
+        flatten: factor of the thickness along each axis.
     """
     scaled = [p / f for p, f in zip(points, flatten, strict=True)]
     a = [s / f for s, f in zip(start, flatten, strict=True)]
@@ -67,14 +67,14 @@ def vertebral_body(
         depth: anterior-posterior extent in mm.
         height: mean height in mm.
         concavity: depth of both endplates in mm.
-        waist: share by which the wall narrows at half height.
-        lordosis: share by which the anterior wall is higher than the middle (negative: lower).
-        skew: slopes of the upper endplate along x and y, for small individual asymmetry.
-        relief: mm by which the upper and the lower endplate lie inside, at (u, v), each -1 to 1 over the body; see ``relief``.
+        waist: fraction by which the wall is narrower at half height.
+        lordosis: fraction by which the anterior wall is higher than the middle (negative: lower).
+        skew: slopes of the upper endplate along x and y.
+        relief: depression of the upper and the lower endplate, see ``endplates``.
     """
     x, y, z = points
     u, v = x / (width / 2), y / (depth / 2)
-    # Flatter behind than in front, as bodies are: the exponent of the outline grows towards the canal.
+    # Superellipse whose exponent is greater on the flat posterior side.
     r = (np.abs(u) ** 2.4 + np.abs(v) ** np.where(v < 0, np.float32(3.2), np.float32(2.1))) ** (1 / 2.4)
     half = height / 2 * (1 + lordosis * np.clip(v, -1, 1))
     flare = 1 - waist * np.clip(1 - (z / half) ** 2, 0, 1)
@@ -83,7 +83,7 @@ def vertebral_body(
     top = z - skew[0] * x - skew[1] * y - (half - dish)
     bottom = -z - (half - dish)
     if relief is not None:
-        # Beyond the rim the relief goes on as it is at the rim.
+        # Constant extrapolation beyond the rim.
         inside = [np.clip(c, -1, 1) for c in (u, v)]
         top, bottom = top + relief[0](*inside), bottom + relief[1](*inside)
     return smooth_maximum(wall.astype(np.float32), np.maximum(top, bottom).astype(np.float32), 2.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything in the phantom that is not bone: skin, fat, muscle, vessels, lung, airway, bowel, discs, thecal sac."""
+"""Soft tissue of the phantom: skin, fat, muscle, vessels, lung, airway, bowel and thecal sac."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ HU = {
     "disc": 88.0,
     "bowel": 30.0,
 }
+CORD_RADIUS_MM = 4.2
 
 
 def _stretch(values: Array, length: int, axis: int) -> Array:
@@ -33,9 +34,9 @@ def _stretch(values: Array, length: int, axis: int) -> Array:
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> Array:
-    """Random field of unit standard deviation and a correlation length of about ``scale_mm``.
+    """Random field (X, Y, Z) of unit standard deviation with a correlation length of about ``scale_mm``.
 
-    Drawn on a coarse lattice and interpolated, so that long correlation lengths cost no more than short ones.
+    It is sampled on a coarse lattice and interpolated, so its cost does not grow with the correlation length.
     """
     step = np.maximum(scale_mm / 2 / grid.spacing, 1.0)
     coarse = tuple(int(np.ceil(n / s)) + 3 for n, s in zip(grid.shape, step, strict=True))
@@ -47,7 +48,7 @@ def smooth_noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> Array
 
 
 def blend(image: Array, value: Array | float, distance: Array, voxel: float) -> None:
-    """Put ``value`` where ``distance`` is negative, in place, with a border one voxel wide (partial volume)."""
+    """Set ``image`` to ``value`` where ``distance`` (mm) is negative, in place, with a partial-volume border of ``voxel`` mm."""
     weight = np.clip(0.5 - distance / voxel, 0.0, 1.0)
     image += (value - image) * weight
 
@@ -60,20 +61,18 @@ def tissue_background(
     contrast: float,
     posterior: float,
 ) -> Array:
-    """HU of the body around the spine.
+    """Body around the spine, (X, Y, Z) in HU.
 
     Args:
         rng: source of randomness.
         grid: grid of the scan.
-        centre_line: (grid.shape[2], 2) x and y in mm of the middle of the vertebral bodies at every height.
-        region: "cervical", "thoracic", "thoracolumbar" or "lumbar".
-        contrast: HU added to vessels by contrast medium.
-        posterior: distance in mm from the body's centre to the tips of the spinous processes.
+        centre_line: (Z, 2) x and y in mm of the vertebral bodies in every axial slice.
+        region: key of ``anatomy.REGIONS``.
+        contrast: enhancement of vessels by contrast medium in HU.
+        posterior: distance in mm from the centre of a body to the tip of its spinous process.
     """
-    voxel = float(grid.spacing.mean())
-    x = (grid.origin[0] + grid.spacing[0] * np.arange(grid.shape[0]))[:, None, None].astype(np.float32)
-    y = (grid.origin[1] + grid.spacing[1] * np.arange(grid.shape[1]))[None, :, None].astype(np.float32)
-    z = (grid.origin[2] + grid.spacing[2] * np.arange(grid.shape[2]))[None, None, :].astype(np.float32)
+    voxel = grid.voxel
+    x, y, z = grid.coordinates()
     dx = x - centre_line[:, 0].astype(np.float32)
     dy = y - centre_line[:, 1].astype(np.float32)
     texture = smooth_noise(rng, grid, 7.0)
@@ -84,7 +83,7 @@ def tissue_background(
     skin_back = -posterior - rng.uniform(*((6, 16) if neck else (12, 32)))
     curve = (dx / (95 if neck else 170)) ** 2 * 30
 
-    # Paraspinal muscle on both sides of the spinous processes, streaked with fat; fascia and fat behind it.
+    # Paraspinal muscle with fatty streaks on both sides of the spinous processes; fascia and fat behind it.
     spread = rng.uniform(22, 30) * (0.75 if neck else 1.0)
     depth_of_muscle = -posterior * 0.55
     erector = np.hypot((np.abs(dx) - spread) / (spread * 0.95), (dy - depth_of_muscle) / (posterior * 0.50)) - 1
@@ -93,7 +92,7 @@ def tissue_background(
     # Between the spinous processes: ligament and small muscles, darker than muscle.
     blend(image, 20 + 28 * coarse, np.maximum(np.abs(dx) - 6, np.abs(dy - depth_of_muscle) - posterior * 0.42), 3.0)
 
-    lung_share = (region == "thoracic") * 1.0 + (region == "thoracolumbar") * 0.5
+    lung_fraction = (region == "thoracic") * 1.0 + (region == "thoracolumbar") * 0.5
     if neck:
         blend(image, HU["muscle"] + 14 * texture, np.hypot(dx / 46, (dy - 8) / 30) * 25 - 25, 3.0)
         wall = rng.uniform(13, 17)
@@ -106,7 +105,7 @@ def tissue_background(
         # Retroperitoneum or mediastinum in front: organs of soft tissue between sheets of fat.
         organ = HU["muscle"] - 12 + 6 * texture + 10 * coarse
         blend(image, organ, 34 - dy + 14 * coarse + np.abs(dx) * 0.12, 5.0)
-        if lung_share < 1:
+        if lung_fraction < 1:
             loops = np.abs(coarse) * 16 - 5 + np.clip(52 - dy, 0, 60)
             blend(image, HU["bowel"] + 25 * texture, loops, 3.0)
             gas = 1.15 - smooth_noise(rng, grid, 26.0) + np.clip(58 - dy, 0, 60) * 0.2
@@ -114,8 +113,8 @@ def tissue_background(
             psoas = np.hypot((np.abs(dx) - 33) / 13, (dy + 2) / 17) * 14 - 14
             fade = np.clip((z - float(z.max()) + 70) / 12, 0, None)
             blend(image, HU["muscle"] + 5 * texture, psoas + fade, voxel * 1.5)
-        if lung_share > 0:
-            base = float(z.min()) + (1 - lung_share) * rng.uniform(0.9, 1.1) * float(z.max() - z.min())
+        if lung_fraction > 0:
+            base = float(z.min()) + (1 - lung_fraction) * rng.uniform(0.9, 1.1) * float(z.max() - z.min())
             medial = 20 + np.clip(dy - 8, 0, 24) * 0.35 + 5 * coarse
             lung = np.maximum(medial - np.abs(dx), -dy - 34 + np.abs(dx) * 0.25)
             lung = np.maximum(lung, base + 0.18 * (dy + 20) + 9 * coarse - z)
@@ -124,7 +123,7 @@ def tissue_background(
         sway = 4 * np.sin(z / rng.uniform(28, 45) + rng.uniform(0, 6))
         calcium = np.clip(smooth_noise(rng, grid, 6.0) - 1.6, 0, 1) * 900 * int(rng.integers(0, 2))
         for side, radius in ((-1.0, rng.uniform(9, 12.5)), (1.0, rng.uniform(8, 11))):
-            centre_y = 27 + 3 * side * lung_share
+            centre_y = 27 + 3 * side * lung_fraction
             tube = np.hypot(dx - side * 12 - sway, (dy - centre_y) * (1.0 if side < 0 else 1.25)) - radius
             ring = np.clip(1 - np.abs(tube) / 1.8, 0, 1) * calcium if side < 0 else 0.0
             blend(image, HU["blood"] + contrast * (1.0 if side < 0 else 0.75) + 4 * texture + ring, tube, voxel)
@@ -132,7 +131,7 @@ def tissue_background(
     back_air = dy - skin_back - curve
     blend(image, -20.0, np.abs(back_air) - 1.1, voxel)
     blend(image, HU["air"], back_air, voxel)
-    # The table: a thin shell behind the patient.
+    # Patient table.
     if rng.random() < 0.7:
         top = skin_back - rng.uniform(3, 9)
         blend(image, -350.0, np.abs(dy - centre_line[:, 1].mean() + centre_line[:, 1] - top) - 1.2, voxel)
@@ -140,10 +139,17 @@ def tissue_background(
 
 
 def thecal_sac(image: Array, grid: Grid, canal_line: NDArray[np.float64], radius: float, cord_radius: float) -> None:
-    """Draw the spinal canal's content in place: epidural fat, fluid, and the cord (radius 0 below the conus)."""
-    voxel = float(grid.spacing.mean())
-    x = (grid.origin[0] + grid.spacing[0] * np.arange(grid.shape[0]))[:, None, None].astype(np.float32)
-    y = (grid.origin[1] + grid.spacing[1] * np.arange(grid.shape[1]))[None, :, None].astype(np.float32)
+    """Draw epidural fat, cerebrospinal fluid and the spinal cord in place.
+
+    Args:
+        image: (X, Y, Z) HU.
+        grid: grid of the image.
+        canal_line: (Z, 2) x and y in mm of the spinal canal in every axial slice.
+        radius: radius of the canal in mm.
+        cord_radius: radius of the cord in mm, 0 below the conus.
+    """
+    voxel = grid.voxel
+    x, y, _ = grid.coordinates()
     canal_line = canal_line.astype(np.float32)
     r = np.hypot((x - canal_line[:, 0]) / 1.2, y - canal_line[:, 1])
     blend(image, -35.0, r - radius, voxel)
