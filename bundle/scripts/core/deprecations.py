@@ -45,15 +45,22 @@ TARGETS: dict[str, str] = {
 # Arguments of components, by their new target.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "scripts.data.transforms.MaskIgnoredd": {"ignore_value": "ignore_index"},
+    "scripts.evaluation.cases.CaseTable": {"ignore_value": "ignore_index"},
     "scripts.networks.ensemble.MeanEnsemble": {"classes": "num_classes"},
     "scripts.networks.slice_context.context_step": {"dimensions": "spatial_dims"},
 }
 
 # Keys of JSON files and columns of CSV tables.
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {
+    "found": "detected",
+    "right": "true_positive",
+}
 
 # Options of commands.
-OPTIONS: dict[str, str] = {}
+OPTIONS: dict[str, str] = {
+    "ignore_value": "ignore_index",
+    "tolerance": "tolerance_mm",
+}
 
 REFERENCE = re.compile(r"(?<=[@%])([A-Za-z_]\w*)")
 
