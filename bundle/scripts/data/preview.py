@@ -1,21 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained page that shows every case of a datalist."""
+"""The command ``preview``: a self-contained page with a picture of every case of a datalist."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ..core.errors import InputError
-from ..core.files import read_table
+from ..core.errors import InputError, first_line
+from ..core.geometry import spacing_of
 from ..io.formats import read_volume, stem
 from ..visualization.html_report import Html, element, figure, picture, table, text, write_page
-from .datalist import SECTIONS, read_datalist
+from .datalist import IGNORE_INDEX, SECTIONS, read_datalist
+from .vertebra_table import FILE_NAME, read_vertebra_table
 
 DPI = 80
+MAX_SAMPLES = 20_000  # voxels of a case in the histogram
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """Facts about one case.
+
+    Attributes:
+        section: of the datalist.
+        spacing: voxel size in mm, as text.
+        values: sample of the voxel values.
+        fracture_ml: fractured volume; None without a label.
+    """
+
+    section: str
+    spacing: str
+    values: np.ndarray
+    fracture_ml: float | None
 
 
 def _histograms(values: Sequence[np.ndarray], volumes: Sequence[float]) -> Html:
@@ -32,98 +52,103 @@ def _histograms(values: Sequence[np.ndarray], volumes: Sequence[float]) -> Html:
     return picture(histograms, dpi=DPI)
 
 
-def _fractures(source: Path) -> dict[str, list[str]]:
-    """Level and grade of every fractured vertebra per case, where the data set has a table of vertebrae."""
-    found: dict[str, list[str]] = {}
-    path = source.with_name("vertebrae.csv")
-    for row in read_table(path) if path.is_file() else []:
-        grade, flag = row.get("grade") or "", row.get("fractured") or ""
-        if flag == "1" or (not flag and grade not in ("", "0")):
-            what = " ".join(p for p in (f"grade {grade}" if grade else "", row.get("shape") or "") if p)
-            found.setdefault(row["case"], []).append(row["level"] + (f" ({what})" if what else ""))
-    return found
+def _fractured_levels(source: Path) -> dict[str, list[str]]:
+    """Level, grade and shape of every fractured vertebra by case; empty without a table of vertebrae."""
+    levels: dict[str, list[str]] = {}
+    path = source.with_name(FILE_NAME)
+    for row in read_vertebra_table(path) if path.is_file() else []:
+        if row["fractured"] == "1":
+            grading = " ".join(([f"grade {row['grade']}"] if row["grade"] else []) + [row["shape"]]).strip()
+            levels.setdefault(row["case"], []).append(row["level"] + (f" ({grading})" if grading else ""))
+    return levels
 
 
-def _case(case: Mapping[str, str], section: str, named: Mapping[str, list[str]]) -> tuple[Html, dict]:
+def _draw_case(case: Mapping[str, str], section: str, levels: Mapping[str, list[str]]) -> tuple[Html, CaseSummary]:
     from ..visualization.overlay import draw_overlay
 
     image = read_volume(case["image"])
     volume = np.asarray(image.dataobj)
     mask = np.asarray(read_volume(case["label"]).dataobj) if case.get("label") else None
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    spacing = spacing_of(image.affine)
     masks = {}
     if mask is not None:
-        masks = {"reference": mask == 1} | ({"unknown": mask == 255} if (mask == 255).any() else {})
-    facts = {
-        "spacing": " x ".join(f"{s:.2f}" for s in spacing),
-        "sample": np.asarray(volume.reshape(-1)[:: max(volume.size // 20000, 1)], np.float32),
-        "ml": float((mask == 1).sum() * np.prod(spacing) / 1000) if mask is not None else None,
-    }
-    names = [stem(case["image"]), str(case.get("patient", ""))] + ([stem(case["label"])] if case.get("label") else [])
-    levels = next((named[n] for n in names if n in named), [])
-    if facts["ml"] is None:
-        what = "no label"
-    elif facts["ml"] == 0:
-        what = "no fracture"
+        masks = {"reference": mask == 1}
+        if (mask == IGNORE_INDEX).any():
+            masks["ignored"] = mask == IGNORE_INDEX
+    summary = CaseSummary(
+        section=section,
+        spacing=" x ".join(f"{s:.2f}" for s in spacing),
+        values=np.asarray(volume.reshape(-1)[:: max(volume.size // MAX_SAMPLES, 1)], np.float32),
+        fracture_ml=None if mask is None else float((mask == 1).sum() * np.prod(spacing) / 1000),
+    )
+    name, patient = stem(case["image"]), str(case.get("patient", ""))
+    names = [name, patient] + ([stem(case["label"])] if case.get("label") else [])
+    if summary.fracture_ml is None:
+        content = "no label"
+    elif summary.fracture_ml == 0:
+        content = "no fracture"
     else:
-        what = (", ".join(levels) or "fractured") + f", {facts['ml']:.1f} ml"
-    grid = f"{' x '.join(map(str, image.shape))}, {facts['spacing']} mm"
-    content = text(f" {section}, patient {names[1] or '-'}: {what} ")
-    caption = Html(element("b", names[0]) + content + element("span", grid, class_="muted"))
-    return figure(draw_overlay(volume, image.affine, masks), caption, dpi=DPI), facts
+        fractured = next((levels[n] for n in names if n in levels), ["fractured"])
+        content = f"{', '.join(fractured)}, {summary.fracture_ml:.1f} ml"
+    grid = f"{' x '.join(map(str, image.shape))}, {summary.spacing} mm"
+    caption = element("b", name) + text(f" {section}, patient {patient or '-'}: {content} ")
+    caption += element("span", grid, class_="muted")
+    return figure(draw_overlay(volume, image.affine, masks), Html(caption), dpi=DPI), summary
+
+
+def _section_row(section: str, cases: Sequence[Mapping], summaries: Sequence[CaseSummary]) -> tuple[object, ...]:
+    """Number of cases and patients, share of cases with a fracture, median fractured volume, and spacings of a section."""
+    labelled = [s.fracture_ml for s in summaries if s.fracture_ml is not None]
+    volumes = [ml for ml in labelled if ml > 0]
+    patients = {str(c.get("patient", c.get("image"))) for c in cases}
+    share = f"{len(volumes)} of {len(labelled)}" if labelled else "-"
+    median = f"{np.median(volumes):.1f} ml" if volumes else "-"
+    spacings = sorted({s.spacing for s in summaries})
+    listed = "; ".join(spacings[:3]) + (f"; {len(spacings) - 3} more" if len(spacings) > 3 else "")
+    return section, len(cases), len(patients), share, median, listed or "-"
 
 
 def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     """Write one self-contained page with a sagittal picture of every case and the statistics of the set.
 
-    Outlines show the label (value 1) and, dotted, what nobody knows (255). The slices are chosen through the label.
+    Outlines show the label (value 1) and, dotted, ignored voxels (255). The slices pass through the label.
 
     Args:
         datalist: datalist.json.
         out: page to write.
-        limit: greatest number of cases to show; the page says how many it leaves out.
+        limit: greatest number of cases to show; the page states the number of the others.
 
     Returns:
         Path of the page.
     """
     source, sections = read_datalist(datalist)
-    places = [(s, case) for s, cases in sections.items() for case in cases]
-    named = _fractures(source)
-    figures, failed, facts = [], [], []
-    for section, case in tqdm(places[:limit], desc="drawing", unit="case"):
+    cases = [(section, case) for section, items in sections.items() for case in items]
+    levels = _fractured_levels(source)
+    figures, failures, summaries = [], [], []
+    for section, case in tqdm(cases[:limit], desc="drawing", unit="case"):
         try:
-            shown, known = _case(case, section, named)
+            drawing, summary = _draw_case(case, section, levels)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            failed.append(f"{case.get('image')}: {line}")
-            tqdm.write(f"left out: {failed[-1]}")
+            failures.append(f"{case.get('image')}: {first_line(error)}")
+            tqdm.write(f"left out: {failures[-1]}")
             continue
-        figures.append(shown)
-        facts.append((section, known))
-    rows = []
-    for section in SECTIONS:
-        part = [f for s, f in facts if s == section]
-        judged = [f["ml"] for f in part if f["ml"] is not None]
-        patients = {str(c.get("patient", c.get("image"))) for s, c in places if s == section}
-        ill = sum(ml > 0 for ml in judged)
-        share = f"{ill} of {len(judged)}" if judged else "-"
-        median = f"{np.median([m for m in judged if m > 0]):.1f} ml" if ill else "-"
-        spacings = sorted({f["spacing"] for f in part})
-        listed = "; ".join(spacings[:3]) + (f"; {len(spacings) - 3} more" if len(spacings) > 3 else "")
-        rows.append((section, sum(s == section for s, _ in places), len(patients), share, median, listed or "-"))
-    name = source.parent.name
+        figures.append(drawing)
+        summaries.append(summary)
+    rows = [_section_row(s, sections[s], [c for c in summaries if c.section == s]) for s in SECTIONS]
+    title = source.parent.name
     parts = [
-        element("h1", name),
+        element("h1", title),
         element("p", str(source), class_="muted"),
         table(("section", "cases", "patients", "with a fracture", "median volume", "spacing (mm)"), rows),
-        *([_histograms([f["sample"] for _, f in facts], [f["ml"] for _, f in facts if f["ml"]])] if facts else []),
-        *(element("p", line, class_="error") for line in failed),
     ]
-    if len(places) > limit:
-        parts.append(element("p", f"{len(places) - limit} more cases are not shown (limit {limit})."))
-    write_page(out, name, [*parts, *figures])
-    if failed:
+    if summaries:
+        parts.append(_histograms([s.values for s in summaries], [s.fracture_ml for s in summaries if s.fracture_ml]))
+    parts += [element("p", line, class_="error") for line in failures]
+    if len(cases) > limit:
+        parts.append(element("p", f"{len(cases) - limit} more cases are not shown (limit {limit})."))
+    write_page(out, title, [*parts, *figures])
+    if failures:
         raise InputError(
-            f"{len(failed)} of {min(len(places), limit)} cases could not be drawn, see above; the page is {out}"
+            f"{len(failures)} of {min(len(cases), limit)} cases could not be drawn, see above; the page is {out}"
         )
     return str(out)

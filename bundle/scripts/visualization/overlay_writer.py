@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler that leaves a picture of every case."""
+"""Handler of an evaluator that writes an overlay of every case."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .overlay import save_overlay
 
 
 class OverlayWriter:
-    """Handler that writes an overlay for every case that an evaluator finishes.
+    """Handler that writes an overlay of every case of an evaluator.
 
-    It expects ``pred`` as a label map on the scan's own grid, as ``inference.yaml`` and ``evaluate.yaml`` give it, and reads the CT
-    again from its file, because the network's input was resampled and windowed.
+    ``pred`` must be a label map on the grid of the scan, as in ``inference.yaml`` and ``evaluate.yaml``. The CT is read again from
+    its file, as the input of the network was resampled and windowed.
 
     Args:
-        output_dir: folder of the pictures.
-        reference_key: item that holds the reference on the scan's own grid, or None.
-        limit: number of pictures at most; None draws every case.
-        source_root: folder below which pictures repeat the folders of their scans; empty puts all side by side.
+        output_dir: folder of the overlays.
+        reference_key: item with the reference on the grid of the scan, or None.
+        limit: greatest number of overlays; None draws every case.
+        source_root: folder below which overlays repeat the folders of their scans; empty writes all into one folder.
     """
 
     def __init__(
@@ -30,46 +30,38 @@ class OverlayWriter:
     ) -> None:
         from monai.transforms import LoadImage
 
-        self.source_root = source_root
-        self.output_dir, self.reference_key, self.limit, self.written = Path(output_dir), reference_key, limit, 0
-        self.read = LoadImage(image_only=True)
+        self.output_dir, self.source_root = Path(output_dir), source_root
+        self.reference_key, self.limit, self.written = reference_key, limit, 0
+        self.load = LoadImage(image_only=True)
         self.paths: set[Path] = set()
 
     def attach(self, engine) -> None:
-        """Register at an evaluator."""
+        """Register the handler with an evaluator."""
         from ignite.engine import Events
 
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine) -> None:
-        """Write the pictures of one batch."""
+        """Write the overlays of one batch."""
         items = engine.state.output if isinstance(engine.state.output, list) else [engine.state.output]
-        for item, source in zip(
-            items, engine.state.batch if isinstance(engine.state.batch, list) else items, strict=False
-        ):
+        sources = engine.state.batch if isinstance(engine.state.batch, list) else items
+        for item, source in zip(items, sources, strict=False):
             if self.limit is not None and self.written >= self.limit:
                 return
-            pred = item["pred"]
             name = str(item["image"].meta.get("filename_or_obj", source))
             if not Path(name).exists():
                 continue
-            volume = self.read(name)
-            mask = np.asarray(pred.cpu())[-1] > 0
-            reference = None
+            volume, reference = self.load(name), None
             if self.reference_key and self.reference_key in item:
-                reference = np.asarray(item[self.reference_key].cpu())[-1] > 0
-            title = stem(name)
-            folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
-            path = self.output_dir / folder / f"{title}_overlay.png"
-            if path in self.paths:  # another scan of this name; `CaseTable` names its case so, too
-                path = path.parent / Path(name).parent.name / path.name
+                reference = np.asarray(item[self.reference_key].cpu())[-1]
+            path = self._path(name)
             self.paths.add(path)
-            save_overlay(
-                path,
-                volume.numpy(),
-                np.asarray(volume.affine),
-                mask,
-                reference,
-                title,
-            )
+            mask = np.asarray(item["pred"].cpu())[-1]
+            save_overlay(path, volume.numpy(), np.asarray(volume.affine), mask, reference, stem(name))
             self.written += 1
+
+    def _path(self, name: str) -> Path:
+        """Overlay of a scan; a second scan of the same name gets its folder, as in ``CaseTable``."""
+        folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
+        path = self.output_dir / folder / f"{stem(name)}_overlay.png"
+        return path.parent / Path(name).parent.name / path.name if path in self.paths else path
