@@ -36,10 +36,32 @@ SCALES = {"min_volume_mm3": 1e-3}
 # Targets of components.
 TARGETS: dict[str, str] = {
     "scripts.data.cache.cached": "scripts.data.cache.volume_cache.cached_dataset",
+    "scripts.data.checks.preflight": "scripts.training.preflight.preflight",
     "scripts.data.neighbours.NeighbourInferer": "scripts.networks.slice_context.SliceContextInferer",
     "scripts.data.neighbours.TakeNeighboursd": "scripts.data.slice_context.SliceContextd",
     "scripts.data.neighbours.steps_apart": "scripts.networks.slice_context.context_step",
+    "scripts.data.on_the_fly.RandSimulatedFractured": "scripts.simulation.fracture.transforms.RandSimulatedFractured",
+    "scripts.data.transforms.KeepWided": "scripts.postprocessing.transforms.RemoveNarrowComponentsd",
     "scripts.data.transforms.LeaveOutUnknownd": "scripts.data.transforms.MaskIgnoredd",
+    "scripts.inference.agree.Agreementd": "scripts.postprocessing.vertebra_consistency.VertebraConsistencyd",
+    "scripts.inference.preview.OverlayWriter": "scripts.visualization.overlay_writer.OverlayWriter",
+    "scripts.label.study.ListFindingsd": "scripts.inference.study.ListFindingsd",
+    "scripts.label.study.ReadStudyd": "scripts.inference.study.ReadStudyd",
+    "scripts.label.study.ScanInferer": "scripts.inference.study.ScanInferer",
+    "scripts.training.keep.KeepBetter": "scripts.training.initial_checkpoint_guard.InitialCheckpointGuard",
+    "scripts.training.loss.IgnoringLoss": "scripts.training.ignore_index_loss.IgnoreIndexLoss",
+    "scripts.training.parallel.load_share": "scripts.training.distributed.processes.load_shard",
+    "scripts.training.parallel.preflight": "scripts.training.distributed.preflight.preflight",
+    "scripts.training.parallel.summary_writer": "scripts.training.distributed.processes.summary_writer",
+    "scripts.training.sampling.SeededItems": "scripts.training.sampling.SeededDataset",
+    "scripts.training.stop.QuietWorker": "scripts.training.shutdown.IgnoreSignals",
+    "scripts.training.synchronous.EqualBuffers": "scripts.training.distributed.synchronous.BroadcastBuffers",
+    "scripts.training.synchronous.WholeBatchLoss": "scripts.training.distributed.synchronous.GlobalBatchLoss",
+    "scripts.training.synchronous.distributed": "scripts.training.distributed.synchronous.distributed",
+    "scripts.training.tracking.EpochScalars": "scripts.training.history.EpochScalars",
+    "scripts.training.tracking.RunRecord": "scripts.training.mlflow_run.RunRecord",
+    "scripts.training.tracking.ready": "scripts.training.tracking.check_store",
+    "scripts.training.vertebra_loss.MarkIntactd": "scripts.training.vertebra_loss.RelabelIntactd",
 }
 
 # Arguments of components, by their new target.
