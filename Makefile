@@ -1,5 +1,6 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
-# make test   the tests, in the same environment
+# make test   the tests, in the same environment; COVERAGE=1 measures line coverage and requires 95 %
+# make test-wheel   builds the wheel, installs it outside the checkout and segments a phantom
 # make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/monai_label.md
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-slow test-oldest test-label label lint format clean
+.PHONY: demo test test-slow test-wheel test-oldest test-label label lint format clean
 
 # --no-compile: byte code of the few modules that are used appears at their first import; of all of them it takes pip minutes.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -28,7 +29,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt ".[export,openvino,dicom-seg,search,tracking,test,lint]" onnxruntime \
+	$(PY) -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints.txt -e ".[export,openvino,dicom-seg,search,tracking,test,lint]" onnxruntime \
 		"dcmqi; sys_platform == 'linux' and platform_machine == 'x86_64'"
 	@touch $@
 
@@ -51,10 +52,18 @@ demo: $(VENV)/.base
 	@echo "inference       $(DEMO)/inference/report.html"
 
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered --cov-fail-under=95)
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
+
+# Outside the checkout, so that the checkout cannot stand in for the wheel.
+test-wheel: $(VENV)/.dev
+	rm -rf runs/wheel && mkdir -p runs
+	$(PY) -m build --outdir runs/wheel/dist . > runs/wheel.log 2>&1 || { cat runs/wheel.log; exit 1; }
+	folder=$$(mktemp -d) && $(PYTHON) -m venv $$folder/venv && mkdir $$folder/empty \
+		&& $$folder/venv/bin/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt runs/wheel/dist/*.whl \
+		&& (cd $$folder/empty && $$folder/venv/bin/python $(CURDIR)/tests/installed_package.py) && rm -rf $$folder
 
 # The oldest versions that pyproject.toml allows, with those tests that touch every part.
 $(OLDEST)/.done: pyproject.toml constraints-oldest.txt

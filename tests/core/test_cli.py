@@ -3,47 +3,59 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from scripts.core import cli, deprecations
 from scripts.core.cli import run
 from scripts.core.errors import InputError
 
 
+def make(
+    source: str,
+    out: str | None = None,
+    cases: int = 3,
+    share: float = 0.5,
+    regions: Sequence[str] | str = ("a",),
+    grades: Sequence[int] | int = (1,),
+    only: bool = False,
+) -> None:
+    """Make something.
+
+    Args:
+        source: folder of the source.
+        cases: number of cases, over
+            two lines.
+    """
+    CALLS.append(dict(locals()))
+
+
+def several(*runs: str, out: str = "x") -> None:
+    """Compare several runs."""
+    CALLS.append({"runs": runs, "out": out})
+
+
+def occupy(out: str) -> None:
+    """Write below something that is a file."""
+    Path(out, "below").mkdir(parents=True)
+
+
+CALLS: list[dict] = []
+FUNCTIONS = {"make": make, "several": several, "occupy": occupy}
+TABLE = {name: (name, f"line of {name}") for name in FUNCTIONS}
+
+
 @pytest.fixture
 def call(monkeypatch):
-    """Run a command line; returns what the command was called with."""
-    calls: list[dict] = []
-
-    def make(
-        source: str,
-        out: str | None = None,
-        cases: int = 3,
-        share: float = 0.5,
-        regions: Sequence[str] | str = ("a",),
-        grades: Sequence[int] | int = (1,),
-        only: bool = False,
-    ) -> None:
-        """Make something."""
-        calls.append(dict(locals()))
-
-    def several(*runs: str, out: str = "x") -> None:
-        """Take several."""
-        calls.append({"runs": runs, "out": out})
-
-    def occupy(out: str) -> None:
-        """Write below something that is a file."""
-        Path(out, "below").mkdir(parents=True)
+    """Run a command line; returns the values that the command received."""
+    monkeypatch.setattr(cli, "load", FUNCTIONS.__getitem__)
 
     def command(*arguments: str) -> dict | None:
-        calls.clear()
-        monkeypatch.setattr(sys, "argv", ["prog", *arguments])
-        run({"make": make, "several": several, "occupy": occupy}, name="scripts.prog")
-        return calls[0] if calls else None
+        CALLS.clear()
+        run({**TABLE, "group": (TABLE, "a group")}, "prog", arguments)
+        return CALLS[0] if CALLS else None
 
-    command.calls = calls
     return command
 
 
@@ -64,12 +76,12 @@ def call(monkeypatch):
         (["a", "-c", "5"], {"cases": 5}),
     ],
 )
-def test_values_arrive_with_the_type_of_their_annotation(call, arguments, expected):
+def test_values_have_the_annotated_type(call, arguments, expected):
     got = call("make", *arguments)
     assert {k: got[k] for k in expected} == expected
 
 
-def test_any_number_of_values_stay_texts(call):
+def test_variadic_values_stay_texts(call):
     assert call("several", "1", "02", "--out", "3") == {"runs": ("1", "02"), "out": "3"}
 
 
@@ -87,29 +99,48 @@ def test_any_number_of_values_stay_texts(call):
         (["make", "a", "--grades", "['1']"], "--grades ['1']: must be"),
         (["make", "a", "--out"], "--out: needs a value"),
         (["make", "a", "--out", "--only"], "--out: needs a value"),
-        (["make"], "--source is missing"),
-        (["make", "a", "b", "3", "0.1", "c", "1", "True", "more"], "more: one value too many"),
+        (["make"], "--source is missing; see prog make --help"),
+        (["make", "a", "b", "3", "0.1", "c", "1", "True", "more"], "more: unexpected positional argument"),
         (["make", "a", "-z", "1"], "-z: there is no such option"),
     ],
 )
-def test_a_wrong_line_is_refused_before_anything_runs(call, arguments, words):
+def test_wrong_lines_are_refused_before_anything_runs(call, arguments, words):
     with pytest.raises(InputError) as refused:
         call(*arguments)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert call.calls == []
+    assert CALLS == []
 
 
-def test_help_is_shown_and_nothing_runs(call, capsys):
-    with pytest.raises(SystemExit) as ended:
-        call("make", "--help")
-    assert ended.value.code == 0
-    assert call.calls == []
-    output = capsys.readouterr()
-    assert "--cases" in output.out + output.err
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_arguments_and_runs_nothing(call, capsys, flag):
+    call("make", flag)
+    assert CALLS == []
+    text = capsys.readouterr().out
+    assert text.startswith("Usage: prog make SOURCE [options]")
+    assert "Number of cases, over two lines. Default: 3. (a whole number)" in text
+    assert "--only\n" in text
 
 
-def test_a_place_that_cannot_be_written_is_one_line(call, tmp_path):
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["group", "--help"]])
+def test_help_of_a_group_lists_its_commands(call, capsys, arguments):
+    call(*arguments)
+    assert "occupy   line of occupy" in capsys.readouterr().out
+
+
+def test_commands_of_a_group_run(call):
+    assert call("group", "make", "a")["source"] == "a"
+    with pytest.raises(InputError, match="mak: prog group has no such command; did you mean make"):
+        call("group", "mak")
+
+
+def test_old_option_works_with_a_warning(call, monkeypatch, caplog):
+    monkeypatch.setitem(deprecations.OPTIONS, "number", "cases")
+    assert call("make", "a", "--number", "5")["cases"] == 5
+    assert "`--number` is called `--cases`" in caplog.text
+
+
+def test_unwritable_folder_is_one_line(call, tmp_path):
     (tmp_path / "file").write_text("taken")
     with pytest.raises(InputError) as refused:
         call("occupy", "--out", str(tmp_path / "file"))

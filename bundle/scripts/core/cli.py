@@ -1,33 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines whose options are checked before anything runs.
+"""Command lines made from the signatures and docstrings of functions.
 
-Fire runs a function with the options it knows and complains of the others afterwards; it reads ``--out 2024`` as a number and an
-option without value as True. Here every option is compared with the signature and its type first.
+Every option is compared with the signature and its type before anything runs, so that a misspelt option costs no time.
 """
 
 from __future__ import annotations
 
-import difflib
+import ast
 import inspect
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
-import fire
-from fire.decorators import SetParseFn, SetParseFns
-from fire.parser import DefaultParseValue
-
+from . import deprecations
 from .errors import InputError
+from .paths import PACKAGE
+from .suggestions import suggest
 
 FLAG = re.compile(r"--|-[A-Za-z]")
+HELP = {"-h", "--help"}
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", bool: ""}
 LISTS = {
     str: "a list of texts, such as \"['a','b']\"",
     int: 'a list of whole numbers, such as "[1,2]"',
     float: 'a list of numbers, such as "[0.5,1]"',
 }
+# Command -> (module of the package and function, one line of help); a group of commands is such a table itself.
+Table = Mapping[str, "tuple[str | Table, str]"]
 
 
 def _kinds(hint: object) -> list:
@@ -52,8 +56,18 @@ def _fits(value: object, kind: object) -> bool:
     return isinstance(value, kind)  # type: ignore[arg-type]
 
 
+def _literal(text: str) -> object:
+    """Python literal, also a list whose texts have no quotes, such as ``[lumbar,7]``; else the text."""
+    for attempt in (text, re.sub(r"(?<![\w'\"])([A-Za-z_][\w.\-/]*)(?![\w'\"])", r"'\1'", text)):
+        try:
+            return ast.literal_eval(attempt)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
 def converter(option: str, hint: object) -> Callable[[str], object]:
-    """Return a function from the text on the command line to a value of the annotated type.
+    """Function from the text on the command line to a value of the annotated type.
 
     Args:
         option: name of the argument, for messages.
@@ -66,7 +80,7 @@ def converter(option: str, hint: object) -> Callable[[str], object]:
             return None
         if str in kinds and not any(typing.get_origin(kind) for kind in kinds):
             return text
-        value = DefaultParseValue(text)
+        value = _literal(text) if text[:1] in "[(" or str not in kinds else text
         if Sequence[str] in kinds and isinstance(value, (list, tuple)):
             value = [str(item) for item in value]
         elif str in kinds and not isinstance(value, (list, tuple)):
@@ -79,8 +93,11 @@ def converter(option: str, hint: object) -> Callable[[str], object]:
 
 
 def _option(flag: str, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, bool]:
-    """Name of the parameter that a flag sets, and whether the flag is the negation of a switch (``--nooption``)."""
+    """Parameter that a flag sets, and True for the negation of a switch (``--nooption``)."""
     key = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    if key not in parameters and deprecations.OPTIONS.get(key) in parameters:
+        deprecations.warn(f"--{key}", f"--{deprecations.OPTIONS[key]}")
+        key = deprecations.OPTIONS[key]
     if key in parameters:
         return key, False
     if key.startswith("no") and isinstance(getattr(parameters.get(key[2:]), "default", None), bool):
@@ -88,20 +105,19 @@ def _option(flag: str, parameters: Mapping[str, inspect.Parameter]) -> tuple[str
     starting = [p for p in parameters if len(key) == 1 and p[0] == key]
     if len(starting) == 1:
         return starting[0], False
-    close = difflib.get_close_matches(key, parameters, n=1)
-    known = ", ".join(f"--{p}" for p in parameters)
-    raise InputError(
-        f"{flag}: there is no such option; {f'did you mean --{close[0]}?' if close else f'known: {known}'}"
-    )
+    raise InputError(f"{flag}: there is no such option; {suggest(key, parameters, prefix='--')}")
 
 
-def check_arguments(command: Callable, arguments: Sequence[str], name: str) -> None:
-    """Compare the arguments of a command with its signature.
+def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> tuple[list, dict[str, object]]:
+    """Values of a command line, in the types of the command's annotations.
 
     Args:
         command: function.
-        arguments: what follows the name of the command.
+        arguments: words behind the name of the command.
         name: of the program and the command, for messages.
+
+    Returns:
+        Positional and keyword arguments.
 
     Raises:
         InputError: for an unknown option, an option without value, a value of another type, too many values or too few.
@@ -109,72 +125,136 @@ def check_arguments(command: Callable, arguments: Sequence[str], name: str) -> N
     signature = inspect.signature(command).parameters
     hints = typing.get_type_hints(command)
     named = {k: p for k, p in signature.items() if p.kind is not p.VAR_POSITIONAL}
-    places = [k for k, p in signature.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    given: set[str] = set()
+    rest_name = next((k for k, p in signature.items() if p.kind is p.VAR_POSITIONAL), None)
+    positional = [k for k, p in signature.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords: dict[str, object] = {}
     values: list[str] = []
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
-        if not FLAG.match(argument):
-            values.append(argument)
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not FLAG.match(word):
+            values.append(word)
             continue
-        key, negated = _option(argument, named)
-        given.add(key)
-        if "=" in argument:
-            text = argument.partition("=")[2]
-        elif left and not FLAG.match(left[0]):
-            text = left.pop(0)
+        key, negated = _option(word, named)
+        if "=" in word:
+            text = word.partition("=")[2]
+        elif not negated and words and not FLAG.match(words[0]):
+            text = words.pop(0)
         elif negated or bool in _kinds(hints[key]):
-            text = "True"
+            text = str(not negated)
         else:
             raise InputError(f"--{key}: needs a value, {_describe(_kinds(hints[key]))}")
-        converter(key, hints[key])(text)
-    free = [k for k in places if k not in given]
-    if len(values) > len(free) and len(named) == len(signature):
-        raise InputError(f"{values[len(free)]}: one value too many for {name}; options are written as --option value")
+        keywords[key] = converter(key, hints[key])(text)
+    free = [k for k in positional if k not in keywords]
+    if rest_name is None and len(values) > len(free):
+        raise InputError(
+            f"{values[len(free)]}: unexpected positional argument of {name}; options are written as --option value"
+        )
     for key, text in zip(free, values, strict=False):
-        converter(key, hints[key])(text)
-    absent = [
-        k for k in named if named[k].default is inspect.Parameter.empty and k not in {*given, *free[: len(values)]}
-    ]
+        keywords[key] = converter(key, hints[key])(text)
+    absent = [k for k, p in named.items() if p.default is p.empty and k not in keywords]
     if absent:
         raise InputError(f"{name}: {', '.join('--' + k for k in absent)} is missing; see {name} --help")
+    rest = [converter(rest_name, hints[rest_name])(text) for text in values[len(free) :]] if rest_name else []
+    return rest, keywords
 
 
-def run(commands: Mapping[str, Callable], name: str) -> None:
-    """Run a command of this process's command line; help is Fire's.
+def _sections(command: Callable) -> tuple[str, dict[str, str]]:
+    """Description of a command, and the lines of the ``Args`` section of its docstring by argument."""
+    text, _, rest = (inspect.getdoc(command) or "").partition("\nArgs:\n")
+    block = textwrap.dedent(re.split(r"\n(?=\S)", rest)[0])
+    items = re.findall(r"^\*?(\w+): (.*(?:\n\s+.*)*)", block, re.M)
+    return text.strip(), {key: " ".join(lines.split()) for key, lines in items}
 
-    Args:
-        commands: functions by the name of their command.
-        name: of the module, as after ``python -m``.
+
+def help_text(command: Callable, name: str) -> str:
+    """Help of one command: usage, description, and a paragraph for every argument with its type and default."""
+    description, lines = _sections(command)
+    hints, signature = typing.get_type_hints(command), inspect.signature(command).parameters
+    usage, paragraphs = [name], []
+    for key, parameter in signature.items():
+        kinds = _kinds(hints[key])
+        required = parameter.default is parameter.empty
+        metavar = "LIST" if typing.get_origin(kinds[0]) is not None else METAVARS.get(kinds[0], "TEXT")
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            title = f"{key.upper()} ..."
+            usage.append(title)
+        elif required and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            title = key.upper()
+            usage.append(title)
+        else:
+            title = f"--{key} {metavar}".rstrip()
+            usage += [title] if required else []
+        default = "" if required or parameter.default is None or parameter.default is False else f" Default: {parameter.default}."
+        text = lines.get(key, "")
+        text = text[:1].upper() + text[1:]
+        body = textwrap.fill(
+            f"{text}{default} ({_describe(kinds)})".strip(), 100, initial_indent="      ", subsequent_indent="      "
+        )
+        paragraphs.append(f"  {title}\n{body}")
+    return f"Usage: {' '.join(usage)} [options]\n\n{description}\n\nArguments:\n" + "\n".join(paragraphs)
+
+
+def _list(table: Table, name: str) -> str:
+    width = max(len(k) for k in table)
+    rows = [f"  {key.ljust(width)}  {line}" for key, (_, line) in table.items()]
+    return (
+        f"Usage: {name} COMMAND ...\n\nCommands:\n"
+        + "\n".join(rows)
+        + f"\n\n{name} COMMAND --help lists the options of one."
+    )
+
+
+def load(target: str) -> Callable:
+    """Function of a table's target, such as ``inference.segment:segment``."""
+    module, _, function = target.partition(":")
+    return getattr(import_module(f"{PACKAGE}.{module}"), function)
+
+
+def call(command: Callable, arguments: Sequence[str], name: str) -> object:
+    """Run one command with the words of a command line, or print its help.
 
     Raises:
         InputError: one line, before anything runs; later only where a file or folder cannot be used.
     """
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a terminal that knows only ASCII must not end a command that has done its work
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    arguments = sys.argv[1:]
-    program = f"python -m {name}"
-    if arguments and not {"--", "-h", "--help"} & set(arguments):
-        first = arguments[0]
-        if first not in commands:
-            close = difflib.get_close_matches(first, commands, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(commands)}"
-            raise InputError(f"{first}: there is no such command of {program}; {hint}")
-        check_arguments(commands[first], arguments[1:], f"{program} {first}")
-        hints = typing.get_type_hints(commands[first])
-        parameters = inspect.signature(commands[first]).parameters
-        SetParseFns(**{key: converter(key, hints[key]) for key in parameters})(commands[first])
-        for key, parameter in parameters.items():
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                SetParseFn(converter(key, hints[key]))(commands[first])
+    if HELP & set(arguments):
+        print(help_text(command, name))
+        return None
+    values, keywords = parse_arguments(command, arguments, name)
     try:
-        fire.Fire(dict(commands), name=name)
+        return command(*values, **keywords)
     except OSError as error:  # a folder that is a file, no permission, a full disk
         if error.filename is None:
             raise
-        raise InputError(f"{error.filename}: {error.strerror}; choose another place or mend this one") from None
+        raise InputError(f"{error.filename}: {error.strerror}; choose another path or fix this one") from None
+
+
+def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command of a table, or of a group in it.
+
+    Args:
+        table: commands by name.
+        name: of the program, as typed.
+        arguments: words behind it; those of this process by default.
+
+    Raises:
+        InputError: for an unknown command, and as ``call``.
+    """
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that has only ASCII must not end a command that has done its work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in HELP:
+        print(_list(table, name))
+        return
+    first = words[0]
+    if first not in table:
+        raise InputError(f"{first}: {name} has no such command; {suggest(first, table)}")
+    target, _ = table[first]
+    if isinstance(target, str):
+        call(load(target), words[1:], f"{name} {first}")
+    else:
+        run(target, f"{name} {first}", words[1:])

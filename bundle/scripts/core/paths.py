@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the bundle and its configs lie."""
+"""Folders of the bundle, and the name under which its code is imported."""
 
 from __future__ import annotations
 
@@ -7,3 +7,5 @@ from pathlib import Path
 
 BUNDLE = Path(__file__).resolve().parents[2]
 SUITES = BUNDLE / "configs" / "experiments"
+# "scripts" inside the bundle's folder, "spine_fracture.scripts" where the package is installed.
+PACKAGE = __name__.removesuffix(".core.paths")

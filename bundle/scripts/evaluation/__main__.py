@@ -1,21 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line of the evaluation package: ``python -m scripts.evaluation <command>``, run inside ``bundle/``."""
+"""Entry point of ``python -m scripts.evaluation``, run inside the bundle's folder."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from ..core.cli import run
-from .compare import compare
-from .score import score
-
-COMMANDS: dict[str, Callable] = {"score": score, "compare": compare}
-
-
-def main() -> None:
-    """Run a command."""
-    run(COMMANDS, name="scripts.evaluation")
-
+from ..commands import main
 
 if __name__ == "__main__":
-    main()
+    main("evaluation")

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of ``python -m scripts``: the commands of ``spine-fracture``, run inside the bundle's folder."""
+
+from .commands import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of commands: every function exists and has help; the entry points print version, path and completion."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from conftest import BUNDLE
+from scripts import commands
+from scripts.core.cli import help_text, load
+from scripts.core.provenance import version
+
+
+def _leaves(table, words=()):
+    for name, (target, line) in table.items():
+        if isinstance(target, str):
+            yield (*words, name), target, line
+        else:
+            yield from _leaves(target, (*words, name))
+
+
+LEAVES = [
+    *_leaves(commands.COMMANDS),
+    *(leaf for room, table in commands.ROOMS.items() for leaf in _leaves(table, (room,))),
+]
+
+
+@pytest.mark.parametrize(("words", "target", "line"), LEAVES, ids=lambda v: "-".join(v) if isinstance(v, tuple) else "")
+def test_every_command_exists_and_explains_its_options(words, target, line):
+    text = help_text(load(target), " ".join(words))
+    assert line
+    rows = text.partition("\nArguments:\n")[2].splitlines()
+    unexplained = [
+        name for name, row in itertools.pairwise(rows) if name[2] != " " and row.startswith("      (")
+    ]
+    assert not unexplained
+
+
+@pytest.fixture
+def type_line(monkeypatch):
+    def command(*words: str, room: str | None = None) -> None:
+        monkeypatch.setattr(sys, "argv", ["spine-fracture", *words])
+        commands.main(room)
+
+    return command
+
+
+def test_version_and_path(type_line, capsys):
+    type_line("--version")
+    type_line("path")
+    assert capsys.readouterr().out == f"spine-fracture {version()}\n{BUNDLE}\n"
+
+
+def test_inference_without_a_command_segments(type_line, monkeypatch):
+    calls = []
+    monkeypatch.setattr(commands, "run", lambda table, name, words: calls.append((name, words)))
+    type_line("scan.nii.gz", "--out", "x", room="inference")
+    type_line("export", "model.pt", room="inference")
+    assert [words[0] for _, words in calls] == ["segment", "export"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_offers_commands_and_options(type_line, capsys, shell):
+    type_line("completion", shell)
+    script = capsys.readouterr().out
+    if shell == "zsh":
+        assert script.startswith("autoload")
+        return
+    for typed, expected in {
+        "spine-fracture evaluate s": "score",
+        "spine-fracture segment scan.nii --thr": "--threshold",
+    }.items():
+        words = typed.split()
+        lines = f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _spine_fracture; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected]
+
+
+def test_bundle_command_finds_configs_and_spares_the_weights(type_line, monkeypatch):
+    calls = []
+    monkeypatch.setattr(commands.os, "execve", lambda program, words, environment: calls.append((words, environment)))
+    type_line("bundle", "run", "training", "--config_file", "['configs/train.yaml','mine.yaml']", "--epochs", "3")
+    words, environment = calls[0]
+    assert words[1:5] == ["-m", "monai.bundle", "run", "training"]
+    assert f"['{BUNDLE}/configs/train.yaml','mine.yaml']" in words
+    assert words[-4:] == ["--ckpt_dir", "runs/training", "--output_dir", "runs/training"]
+    assert environment["PYTHONPATH"].split(":")[0] == str(BUNDLE)
+    type_line("bundle", "run", "training", "--config_file", "configs/train.yaml", "--ckpt_dir", "mine")
+    assert calls[1][0][-2:] == ["--ckpt_dir", "mine"]
