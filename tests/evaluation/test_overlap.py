@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
-from scripts.evaluation.overlap import case_metrics, union_box
+from scripts.evaluation.overlap import bounding_box, case_metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 SPACINGS = [(1.0, 1.0, 1.0), (0.3, 0.3, 3.0), (2.0, 0.7, 1.1)]
@@ -28,7 +28,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=150, deadline=None)
 @given(pairs())
-def test_overlap_agrees_with_scikit_learn(masks):
+def test_overlap_equals_scikit_learn(masks):
     p, r = masks
     got = case_metrics(p, r, [1.0] * p.ndim)
     if r.any():
@@ -46,7 +46,7 @@ def test_overlap_agrees_with_scikit_learn(masks):
 
 @settings(max_examples=100, deadline=None)
 @given(pairs(), st.sampled_from(SPACINGS), st.sampled_from([0.5, 1.0, 3.0]))
-def test_surface_distances_agree_with_all_pairs(masks, spacing, tolerance):
+def test_surface_distances_equal_those_of_all_pairs(masks, spacing, tolerance):
     p, r = masks
     step = np.array(spacing[: p.ndim])
     got = case_metrics(p, r, step, tolerance)
@@ -66,7 +66,7 @@ def test_surface_distances_agree_with_all_pairs(masks, spacing, tolerance):
 
 @settings(max_examples=50, deadline=None)
 @given(pairs(3, 3))
-def test_swapping_the_masks_changes_only_volumes(masks):
+def test_overlap_and_distances_are_symmetric(masks):
     p, r = masks
     one, other = case_metrics(p, r, (1, 1, 2)), case_metrics(r, p, (1, 1, 2))
     for name in ("dice", "iou", "iou_with_background", "nsd", "hd95_mm", "assd_mm"):
@@ -76,18 +76,18 @@ def test_swapping_the_masks_changes_only_volumes(masks):
 
 @settings(max_examples=50, deadline=None)
 @given(pairs(3, 3), st.integers(0, 10_000))
-def test_unknown_voxels_are_judged_by_nobody(masks, seed):
+def test_ignored_voxels_do_not_count(masks, seed):
     p, r = masks
     rng = np.random.default_rng(seed)
-    unknown = rng.random(r.shape) < 0.3
-    reference = np.where(unknown, 255, r.astype(np.uint8))
+    ignored = rng.random(r.shape) < 0.3
+    reference = np.where(ignored, 255, r.astype(np.uint8))
     got = case_metrics(p, reference, (1, 1, 1), ignore_index=255)
-    flipped = case_metrics(np.where(unknown, rng.random(r.shape) < 0.5, p), reference, (1, 1, 1), ignore_index=255)
+    flipped = case_metrics(np.where(ignored, rng.random(r.shape) < 0.5, p), reference, (1, 1, 1), ignore_index=255)
     assert got == pytest.approx(flipped, nan_ok=True)
-    assert got["reference_ml"] == pytest.approx(np.sum(r & ~unknown) / 1000)
+    assert got["reference_ml"] == pytest.approx(np.sum(r & ~ignored) / 1000)
 
 
-def test_a_shift_by_one_slice_is_its_thickness():
+def test_hd95_of_a_shift_by_one_slice_is_its_thickness():
     r = np.zeros((9, 9, 9), bool)
     r[3:6, 3:6, 3:6] = True
     got = case_metrics(np.roll(r, 1, axis=2), r, (0.3, 0.3, 3.0))
@@ -96,7 +96,7 @@ def test_a_shift_by_one_slice_is_its_thickness():
     assert case_metrics(np.roll(r, 1, axis=0), r, (0.3, 0.3, 3.0))["nsd"] == 1.0
 
 
-def test_empty_references_follow_the_rule_that_was_asked_for():
+def test_empty_references_follow_the_chosen_rule():
     empty, one = np.zeros((3, 3, 3)), np.zeros((3, 3, 3))
     one[1, 1, 1] = 1
     assert case_metrics(empty, empty, (1, 1, 1))["dice"] == 1.0
@@ -116,26 +116,26 @@ def test_empty_references_follow_the_rule_that_was_asked_for():
         ({"ignore_index": 0}, "is the background"),
     ],
 )
-def test_bad_arguments_name_the_value_and_the_remedy(arguments, message):
+def test_bad_arguments_have_value_and_remedy(arguments, message):
     given_ = {"prediction": np.zeros((2, 2, 2)), "reference": np.zeros((2, 2, 2)), "spacing": (1, 1, 1), **arguments}
     with pytest.raises(ValueError, match=message):
         case_metrics(**given_)
 
 
-def test_the_box_holds_both_masks_and_nothing_more():
+def test_bounding_box_is_the_smallest_of_both_masks():
     a, b = np.zeros((5, 6), bool), np.zeros((5, 6), bool)
     a[1, 2] = b[3, 2] = True
-    assert union_box(a, b) == (slice(1, 4), slice(2, 3))
-    assert union_box(a & b) == (slice(0, 0), slice(0, 0))
+    assert bounding_box(a, b) == (slice(1, 4), slice(2, 3))
+    assert bounding_box(a & b) == (slice(0, 0), slice(0, 0))
 
 
 @settings(max_examples=50, deadline=None)
 @given(pairs(2, 3), st.permutations([0, 1, 2]), st.sampled_from("CF"))
-def test_the_box_is_the_same_in_any_order_of_memory(masks, order, memory):
+def test_bounding_box_is_independent_of_memory_order(masks, order, memory):
     stored = [np.asarray(m, np.uint8, order=memory).transpose(order[: m.ndim] if m.ndim == 3 else None) for m in masks]
-    places = np.argwhere(stored[0] | stored[1])
-    if len(places):
-        expected = tuple(slice(a, b + 1) for a, b in zip(places.min(0), places.max(0), strict=True))
+    indices = np.argwhere(stored[0] | stored[1])
+    if len(indices):
+        expected = tuple(slice(a, b + 1) for a, b in zip(indices.min(0), indices.max(0), strict=True))
     else:
         expected = (slice(0, 0),) * stored[0].ndim
-    assert union_box(*stored) == expected
+    assert bounding_box(*stored) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page holds everything in itself, shows the worst cases first and survives runs without a fracture or a finding."""
+"""The page is self-contained, has the worst cases first, and covers runs without fractures or detections."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from scripts.evaluation.aggregation import CaseResult, summarise
+from scripts.evaluation.aggregation import CaseResult, aggregate
 from scripts.evaluation.detection import match
 from scripts.evaluation.overlap import case_metrics
 from scripts.evaluation.plots import froc
-from scripts.evaluation.report import worst_cases, write_report
+from scripts.evaluation.report import worst_cases, write_evaluation_report
 
 
 def result(name: str, shift: int, fractured: bool = True, marked: bool = True) -> CaseResult:
@@ -27,37 +27,37 @@ def result(name: str, shift: int, fractured: bool = True, marked: bool = True) -
 RUNS = {
     "mixed": [result("good", 0), result("bad", 3), result("middle", 1), result("healthy", 0, False, False)],
     "healthy only": [result("a", 0, False, False), result("b", 0, False, True)],
-    "nothing found": [result("a", 0, True, False), result("b", 0, True, False)],
+    "no detection": [result("a", 0, True, False), result("b", 0, True, False)],
     "one": [result("a", 1)],
 }
 
 
-def test_worst_cases_come_first_and_false_alarms_break_ties():
-    results = [*RUNS["mixed"], result("false alarm", 0, False, True)]
-    assert [r.case for r in worst_cases(results, 3)] == ["false alarm", "bad", "middle"]
+def test_worst_cases_by_dsc_then_by_false_positive_volume():
+    results = [*RUNS["mixed"], result("false positive", 0, False, True)]
+    assert [r.case for r in worst_cases(results, 3)] == ["false positive", "bad", "middle"]
     left_out = result("left out", 3)
     left_out.metrics["dice"] = float("nan")
-    assert worst_cases([left_out, *results])[0].case == "false alarm"
+    assert worst_cases([left_out, *results])[0].case == "false positive"
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_page_of_every_kind_of_run(name, tmp_path):
+def test_page_of_every_kind_of_run(name, tmp_path):
     results = RUNS[name]
-    page = write_report(tmp_path, results, summarise(results, samples=50), 0.5).read_text()
+    page = write_evaluation_report(tmp_path, results, aggregate(results, samples=50), 0.5).read_text()
     assert all(r.case in page for r in results)
     assert {p.name for p in (tmp_path / "plots").iterdir()} >= {"boxes.png", "volumes.png"}
-    assert (tmp_path / "plots" / "froc.png").is_file() == (name not in ("healthy only", "nothing found"))
+    assert (tmp_path / "plots" / "froc.png").is_file() == (name not in ("healthy only", "no detection"))
     assert set(re.findall(r'(?:src|href)="([^,"]*)', page)) == {"data:image/png;base64"}
 
 
-def test_names_and_problems_are_text_and_pictures_are_inside(tmp_path):
+def test_names_are_escaped_and_pictures_embedded(tmp_path):
     results = [result("<b>x</b>", 2)]
     picture = tmp_path / "p.png"
     picture.write_bytes(b"picture")
-    page = write_report(
+    page = write_evaluation_report(
         tmp_path,
         results,
-        summarise(results, samples=50),
+        aggregate(results, samples=50),
         0.5,
         {"references": "<somewhere>"},
         ["a.nii.gz: holds <NaN>"],
@@ -69,15 +69,15 @@ def test_names_and_problems_are_text_and_pictures_are_inside(tmp_path):
     assert "cGljdHVyZQ==" in page
 
 
-def test_an_old_curve_goes_when_there_is_none(tmp_path):
-    write_report(tmp_path, RUNS["one"], summarise(RUNS["one"], samples=50), 0.5)
-    write_report(tmp_path, RUNS["healthy only"], summarise(RUNS["healthy only"], samples=50), 0.5)
+def test_figure_of_an_earlier_run_is_removed(tmp_path):
+    write_evaluation_report(tmp_path, RUNS["one"], aggregate(RUNS["one"], samples=50), 0.5)
+    write_evaluation_report(tmp_path, RUNS["healthy only"], aggregate(RUNS["healthy only"], samples=50), 0.5)
     assert not (tmp_path / "plots" / "froc.png").exists()
 
 
-def test_the_curve_ends_at_the_sensitivity_of_all_findings():
+def test_froc_curve_ends_at_the_overall_sensitivity():
     results = RUNS["mixed"]
-    summary = summarise(results, samples=50)
+    summary = aggregate(results, samples=50)
     false, heights = froc(summary).axes[0].lines[0].get_data()
     assert false[0] == heights[0] == 0
     assert false[-1] == pytest.approx(summary.sections["fractures"]["false positives per scan"].value)

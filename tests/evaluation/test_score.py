@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.evaluation.compare import compare
-from scripts.evaluation.pairs import bare, vertebra_rows
-from scripts.evaluation.score import score
+from scripts.evaluation.compare import compare, read_cases
+from scripts.evaluation.pairs import canonical_name, rows_by_case
+from scripts.evaluation.score import score, score_command
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -44,12 +44,26 @@ def folders(tmp_path):
 
 
 def run(folder, **kwargs) -> dict:
-    score(str(folder / "predictions"), str(folder / "references"), str(folder / "out"), samples=100, **kwargs)
+    score_command(str(folder / "predictions"), str(folder / "references"), str(folder / "out"), samples=100, **kwargs)
     return json.loads((folder / "out" / "summary.json").read_text())
 
 
+def test_result_has_rows_and_a_summary_and_writes_nothing(folders):
+    (folders / "predictions" / "case2_fracture.nii.gz").unlink()
+    result = score(str(folders / "predictions"), str(folders / "references"), samples=100)
+    assert [r["case"] for r in result.rows] == [c.case for c in result.cases] == ["case0", "case1", "case3"]
+    assert result.rows[0]["dice"] == pytest.approx(5 / 6, abs=1e-6)
+    assert (result.rows[0]["fractures"], result.rows[0]["detected"], result.rows[0]["false_positives"]) == (1, 1, 0)
+    dice = result.summary.sections["cases: fractured"]["dice"]
+    assert dice.low <= dice.value <= dice.high
+    assert len(result.problems) == 1
+    assert "| dice | 0.833 | 0.833 to 0.833 | 2 | 2 |" in str(result)
+    assert "1 of 4 cases could not be scored" in str(result)
+    assert {p.name for p in folders.iterdir()} == {"predictions", "references"}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_pair_is_scored_and_the_tables_agree(folders, workers):
+def test_every_pair_is_scored_and_tables_match(folders, workers):
     summary = run(folders, workers=workers)
     rows = list(csv.DictReader((folders / "out" / "cases.csv").open()))
     assert [r["case"] for r in rows] == [f"case{k}" for k in range(4)]
@@ -64,12 +78,16 @@ def test_every_pair_is_scored_and_the_tables_agree(folders, workers):
     text = (folders / "out" / "summary.md").read_text()
     assert "| dice | 0.833 | 0.833 to 0.833 | 3 | 3 |" in text
     assert len(list(csv.DictReader((folders / "out" / "fractures.csv").open()))) == 3
+    detections = list(csv.DictReader((folders / "out" / "detections.csv").open()))
+    assert [(r["case"], r["detection"], r["true_positive"]) for r in detections] == [
+        (f"case{k}", "1", "1") for k in range(3)
+    ]
     assert len(summary["references_sha256"]) == 64
     assert len(list((folders / "out" / "worst").glob("*.png"))) == 4
     assert (folders / "out" / "report.html").read_text().count("data:image/png") == 3 + 4
 
 
-def test_a_datalist_brings_patients_vertebrae_and_grades(folders):
+def test_datalist_has_patients_vertebrae_and_grades(folders):
     data = folders / "data"
     vertebrae = np.zeros((14, 15, 16), np.uint8)
     vertebrae[:, :, :8], vertebrae[:, :, 8:] = 21, 20
@@ -83,7 +101,7 @@ def test_a_datalist_brings_patients_vertebrae_and_grades(folders):
     (data / "vertebrae.csv").write_text("case,label,level,fractured,grade,shape\na,20,L1,1,2,wedge\na,21,L2,0,0,\n")
     score(str(folders / "predictions"), str(data / "datalist.json"), str(folders / "out"), samples=20)
     rows = {r["target"]: r for r in csv.DictReader((folders / "out" / "fractures.csv").open())}
-    assert (rows["L1"]["grade"], rows["L1"]["shape"], rows["L1"]["found"], rows["L1"]["patient"]) == (
+    assert (rows["L1"]["grade"], rows["L1"]["shape"], rows["L1"]["detected"], rows["L1"]["patient"]) == (
         "2",
         "wedge",
         "1",
@@ -95,7 +113,7 @@ def test_a_datalist_brings_patients_vertebrae_and_grades(folders):
     assert summary["vertebrae"]["specificity"]["value"] == 1.0
 
 
-def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(folders, capsys):
+def test_unreadable_cases_are_reported_and_others_scored(folders, capsys):
     made = folders / "predictions"
     (made / "case0_fracture.nii.gz").unlink()
     save(made / "case1_fracture.nii.gz", np.full((14, 15, 16), np.nan, np.float32))
@@ -112,7 +130,7 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(folders, capsys):
     assert "3 of 4 cases could not be scored" in (folders / "out" / "summary.md").read_text()
 
 
-def test_another_grid_is_refused_unless_resampling_is_asked_for(folders):
+def test_different_grid_is_refused_unless_resampled(folders):
     path = folders / "predictions" / "case0_fracture.nii.gz"
     coarse = nib.load(folders / "references" / "case0.nii.gz").get_fdata()[::2].astype(np.uint8)
     save(path, coarse, AFFINE @ np.diag([2.0, 1.0, 1.0, 1.0]))
@@ -130,7 +148,7 @@ def test_another_grid_is_refused_unless_resampling_is_asked_for(folders):
         (lambda p: p[1:], "has shape"),
     ],
 )
-def test_values_and_shapes_that_no_mask_has(folders, capsys, change, message):
+def test_values_and_shapes_of_no_mask_are_refused(folders, capsys, change, message):
     path = folders / "predictions" / "case0_fracture.nii.gz"
     save(path, change(np.asarray(nib.load(path).dataobj)))
     with pytest.raises(InputError, match="1 of 4"):
@@ -138,7 +156,7 @@ def test_values_and_shapes_that_no_mask_has(folders, capsys, change, message):
     assert message in "".join(capsys.readouterr())
 
 
-def test_two_predictions_of_one_name_are_ambiguous(folders, capsys):
+def test_predictions_of_one_name_are_ambiguous(folders, capsys):
     save(folders / "predictions" / "case0_pred.nii.gz", masks()[0])
     with pytest.raises(InputError):
         run(folders)
@@ -148,7 +166,7 @@ def test_two_predictions_of_one_name_are_ambiguous(folders, capsys):
 @pytest.mark.parametrize(
     "layout", ["{case}/{case}_seg.nii.gz", "{case}/segmentations/{case}.nii.gz", "{case}/mask.nii.gz"]
 )
-def test_a_folder_for_each_case_is_searched(folders, layout):
+def test_one_folder_per_case_is_searched(folders, layout):
     flat = run(folders)["summary"]
     for path in list((folders / "predictions").iterdir()):
         target = folders / "predictions" / layout.format(case=path.name.split("_")[0])
@@ -157,21 +175,21 @@ def test_a_folder_for_each_case_is_searched(folders, layout):
     assert run(folders)["summary"] == flat
 
 
-def test_masks_of_one_name_in_folders_of_one_name_are_ambiguous(folders, capsys):
+def test_masks_in_folders_of_one_name_are_ambiguous(folders, capsys):
     for side, mask in enumerate(masks(2)):
         save(folders / "nested" / str(side) / "case0" / "mask.nii.gz", mask)
     with pytest.raises(InputError):
-        score(str(folders / "nested"), str(folders / "references"), str(folders / "out"), samples=10)
+        score_command(str(folders / "nested"), str(folders / "references"), str(folders / "out"), samples=10)
     assert "neither is scored" in capsys.readouterr().out
 
 
-def test_bad_options_are_one_line(folders):
+def test_options_out_of_range_are_one_line(folders):
     for option, message in (
-        ({"min_overlap": 0}, "share above 0"),
-        ({"tolerance": -1}, "distance in mm"),
+        ({"min_overlap": 0}, "fraction above 0"),
+        ({"tolerance_mm": -1}, "distance in mm"),
         ({"empty_reference": "drop"}, "score, exclude"),
         ({"fractured": 255}, "holds ignore_index=255"),
-        ({"ignore_index": 0}, "that is the background"),
+        ({"ignore_index": 0}, "is the background"),
     ):
         with pytest.raises(InputError, match=message):
             run(folders, **option)
@@ -179,24 +197,30 @@ def test_bad_options_are_one_line(folders):
         score(str(folders / "nothing"), str(folders / "references"), str(folders / "out"))
 
 
-def test_references_that_mark_fractures_by_the_ignore_value_are_pointed_out(folders, capsys):
+def test_fractures_with_the_ignore_index_are_reported(folders, capsys):
     for path in (folders / "references").iterdir():
         save(path, np.asarray(nib.load(path).dataobj) * np.uint8(255))
     run(folders)
-    assert "give --fractured 255 --ignore_index -1" in capsys.readouterr().out
+    assert "use --fractured 255 --ignore_index -1" in capsys.readouterr().out
     got = run(folders, fractured=255, ignore_index=-1)["summary"]
     assert got["cases: fractured"]["dice"]["value"] == pytest.approx(5 / 6, abs=1e-6)
 
 
-def test_names_are_compared_without_what_tools_append():
-    assert {bare(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
+def test_canonical_names_have_no_suffixes_of_tools():
+    assert {
+        canonical_name(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")
+    } == {"a"}
     # Numbers of cases are no endings: only nnU-Net's channels are.
     assert (
-        len({bare(f"phantom-{n:04d}_fracture.nii.gz") for n in (7, 8, 3007, 3013)} | {bare("s_2019.nii.gz"), "s"}) == 6
+        len(
+            {canonical_name(f"phantom-{n:04d}_fracture.nii.gz") for n in (7, 8, 3007, 3013)}
+            | {canonical_name("s_2019.nii.gz"), "s"}
+        )
+        == 6
     )
 
 
-def test_two_runs_are_compared_patient_by_patient(tmp_path):
+def test_runs_are_compared_by_patient(tmp_path):
     for k, mask in enumerate(masks(12, seed=3)):
         save(tmp_path / "references" / f"p{k // 2}_{k}.nii.gz", mask)
         for shift, name in ((2, "worse"), (1, "better")):
@@ -213,9 +237,11 @@ def test_two_runs_are_compared_patient_by_patient(tmp_path):
     assert "| dice |" in text
     with pytest.raises(InputError, match="two or more"):
         compare(str(tmp_path / "out_worse"))
-    with pytest.raises(InputError, match="give some of"):
+    with pytest.raises(InputError, match="must be some of"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), metrics="accuracy")
     table = tmp_path / "out_better" / "cases.csv"
+    table.write_text(table.read_text().replace("detected", "found", 1))  # as version 0.5 wrote it
+    assert read_cases(table)["p0_0"]["detected"] == "1"
     table.write_text(table.read_text() + table.read_text().splitlines()[1] + "\n")
     with pytest.raises(InputError, match="share a name"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"))
@@ -223,10 +249,10 @@ def test_two_runs_are_compared_patient_by_patient(tmp_path):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "nothing"))
 
 
-def test_rows_of_a_built_set_are_found_by_the_name_of_the_case(tmp_path):
+def test_vertebra_rows_of_a_built_set_by_case_name(tmp_path):
     table = tmp_path / "vertebrae.csv"
     table.write_text("case,label,grade\nphantom/a,20,2\nphantom/b,21,1\nrender/b,21,3\nc,22,0\n")
-    rows = vertebra_rows(table)
+    rows = rows_by_case(table)
     assert rows["a"][20]["grade"] == rows["phantom/a"][20]["grade"] == "2"
     assert rows["c"][22]["grade"] == "0"
     assert "b" not in rows

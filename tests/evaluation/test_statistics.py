@@ -11,7 +11,7 @@ sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 
 def test_interval_resamples_patients_not_cases():
-    # Ten scans of one patient say no more than one scan of that patient.
+    # Ten scans of one patient add no information to one scan of that patient.
     estimate = Bootstrap(["a"] * 10 + ["b"] * 10).mean(np.array([0.0] * 10 + [1.0] * 10))
     assert (estimate.low, estimate.high) == (0.0, 1.0)
     assert (estimate.n, estimate.patients) == (20, 2)
@@ -19,7 +19,7 @@ def test_interval_resamples_patients_not_cases():
     assert 0.3 < wide.low < 0.5 < wide.high < 0.7
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_has_nominal_coverage():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(300):
@@ -39,14 +39,14 @@ def test_cases_without_a_value_are_left_out_and_counted():
     assert (nothing.n, nothing.left_out) == (0, 1)
 
 
-def test_a_ratio_weighs_every_observation_alike():
+def test_ratio_weighs_observations_equally():
     estimate = Bootstrap(["a", "b", "c"]).ratio(np.array([1, 0, 2]), np.array([1, 4, 3]))
     assert estimate.value == pytest.approx(3 / 8)
     assert (estimate.n, estimate.patients) == (8, 3)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_auc_agrees_with_scikit_learn(seed):
+def test_auc_equals_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     scores, positive = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
     assert auc(scores, positive) == pytest.approx(sklearn_metrics.roc_auc_score(positive, scores))
@@ -62,7 +62,7 @@ def test_holm_by_hand():
     assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
 
 
-def test_the_paired_test_sees_a_shift_and_nothing_where_there_is_none():
+def test_paired_test_detects_a_shift_only():
     rng = np.random.default_rng(1)
     assert paired_test(rng.normal(1.0, 0.5, 30)) < 0.001
     assert paired_test(np.zeros(10)) == 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler that scores every case of an evaluation on the scan's own grid."""
+"""Handler that scores every case of an evaluation on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import logging
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
+from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
-from ..data.datasets.conversion import integer_labels
+from ..data.vertebra_table import FILE_NAME
 from ..io.formats import stem
-from .aggregation import CaseResult, summarise
+from ..io.label_maps import read_label_map
+from .aggregation import CaseResult, aggregate
 from .detection import match_case
 from .overlap import case_metrics
-from .pairs import on_grid, vertebra_rows
-from .report import write_report
+from .pairs import on_reference_grid, rows_by_case
+from .report import write_evaluation_report
 from .tables import write_tables
 
 logger = logging.getLogger(__name__)
 
 
 def command_hash() -> str:
-    """SHA-256 of the command line and of every config file that it names: one run, one value."""
+    """SHA-256 of the command line and of every config file in it, an identifier of the run."""
     digest = hashlib.sha256("\0".join(sys.argv[1:]).encode())
     for argument in sys.argv[1:]:
         for name in argument.strip("[]").split(","):
@@ -37,19 +41,19 @@ def command_hash() -> str:
 class CaseTable:
     """Handler that writes the tables of ``scripts.evaluation score`` for the cases of an evaluator.
 
-    It expects ``pred`` on the scan's own grid, its last channel the fracture, and the reference as it is stored in the batch. Where
-    the case names ``vertebrae``, fractures are matched with them, and ``vertebrae.csv`` beside the datalist gives grades.
+    It expects ``pred`` on the scan's own grid, (C, X, Y, Z) with the fracture last, and the stored reference in the batch. For
+    cases with ``vertebrae`` the targets are vertebrae; grades come from ``vertebrae.csv`` in the folder of the datalist.
 
     Args:
         output_dir: folder of the tables.
-        reference_key: item of the batch that holds the reference on the scan's own grid.
-        ignore_index: value of the reference that marks unknown voxels.
+        reference_key: item of the batch with the reference on the scan's own grid.
+        ignore_index: label of ignored voxels in the reference.
         tolerance_mm: of the normalised surface dice.
-        min_overlap: share of a fracture that must be marked, see ``summarise``.
-        empty_reference: "score" or "exclude", see ``case_metrics``.
-        checkpoint: weights that are evaluated; their hash goes into ``summary.json``.
-        datalist: datalist that the cases come from; its hash goes there too.
-        pictures: folder with a picture ``CASE_overlay.png`` per case, for the report; ``OverlayWriter`` makes them.
+        min_overlap: see ``aggregate``.
+        empty_reference: see ``case_metrics``.
+        checkpoint: evaluated weights, whose hash is written to ``summary.json``.
+        datalist: datalist of the cases, whose hash is written as well.
+        pictures: folder of the pictures ``CASE_overlay.png`` of ``OverlayWriter``, for the report.
     """
 
     def __init__(
@@ -82,8 +86,8 @@ class CaseTable:
 
     def _start(self, engine) -> None:
         self.results = []
-        table = Path(self.datalist).parent / "vertebrae.csv" if self.datalist else None
-        self.rows = vertebra_rows(table if table is not None and table.is_file() else None)
+        table = Path(self.datalist).parent / FILE_NAME if self.datalist else None
+        self.rows = rows_by_case(table if table is not None and table.is_file() else None)
 
     def _score(self, engine) -> None:
         for item, source in zip(engine.state.output, engine.state.batch, strict=True):
@@ -92,31 +96,24 @@ class CaseTable:
             case = stem(path)
             reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
             prediction = np.asarray(item["pred"].cpu())[-1] > 0
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            spacing = spacing_of(affine)
             metrics = case_metrics(
                 prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference
             )
             vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
-            detections = match_case(
-                prediction,
-                reference,
-                float(np.prod(spacing)) / 1000,
-                self.ignore_index,
-                vertebrae,
-                self.rows.get(case, {}),
-            )
+            ml = float(np.prod(spacing)) / 1000
+            matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, self.rows.get(case, {}))
             if any(r.case == case for r in self.results):
                 case = f"{Path(path).parent.name}/{case}"
-            self.results.append(CaseResult(case, str(source.get("patient", case)), metrics, detections))
+            self.results.append(CaseResult(case, str(source.get("patient", case)), metrics, matching))
 
     @staticmethod
-    def _vertebrae(path: object, reference: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
-        import nibabel as nib
-
+    def _vertebrae(path: object, reference: NDArray, affine: NDArray) -> NDArray | None:
         if not isinstance(path, str) or not Path(path).is_file():
             return None
+        image = nib.Nifti1Image(reference, affine)
         try:
-            return on_grid(integer_labels(Path(path)), nib.Nifti1Image(reference, affine), Path(path), resample=False)
+            return on_reference_grid(read_label_map(path), image, Path(path), resample=False)
         except ValueError as error:
             logger.warning("%s; fractures of this case are matched without vertebrae", error)
             return None
@@ -124,8 +121,8 @@ class CaseTable:
     def _write(self, engine) -> None:
         if not self.results:
             return
-        summary = summarise(self.results, self.min_overlap)
-        facts: dict[str, object] = {
+        summary = aggregate(self.results, self.min_overlap)
+        provenance: dict[str, object] = {
             "tolerance_mm": self.tolerance_mm,
             "empty_reference": self.empty_reference,
             "confidence": "volume in ml",
@@ -133,12 +130,11 @@ class CaseTable:
         }
         for name, path in (("checkpoint", self.checkpoint), ("datalist", self.datalist)):
             if path and Path(path).is_file():
-                facts |= {name: str(path), f"{name}_sha256": file_hash(path)}
-        write_tables(self.output_dir, self.results, summary, self.min_overlap, facts)
+                provenance |= {name: str(path), f"{name}_sha256": file_hash(path)}
+        write_tables(self.output_dir, self.results, summary, self.min_overlap, provenance)
         drawn = {r.case: self.pictures / f"{r.case}_overlay.png" for r in self.results} if self.pictures else {}
-        write_report(self.output_dir, self.results, summary, self.min_overlap, facts, pictures=drawn)
+        write_evaluation_report(self.output_dir, self.results, summary, self.min_overlap, provenance, pictures=drawn)
         for section, rows in summary.sections.items():
             for name, estimate in rows.items():
-                engine.state.metrics[
-                    f"{section.removeprefix('cases: ')}_{name}".replace(", ", "_").replace(" ", "_")
-                ] = estimate.value
+                key = f"{section.removeprefix('cases: ')}_{name}".replace(", ", "_").replace(" ", "_")
+                engine.state.metrics[key] = estimate.value

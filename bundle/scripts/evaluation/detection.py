@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which fractures, vertebrae and patients were found: matching of one case."""
+"""Detection of fractures: components of a prediction matched with the reference fractures or vertebrae of one case.
+
+Localisation criterion and terms follow Metrics Reloaded (Maier-Hein et al. 2024, doi:10.1038/s41592-023-02151-z).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects, maximum
 
-from ..core.vertebrae import LEVELS
-from .overlap import union_box
+from ..core.components import label_components
+from ..core.vertebrae import LABELS, LEVELS
+from .overlap import bounding_box
 
-MIN_FRACTURE_FRACTION = (
-    0.5  # share of the known voxels of a vertebra that must be marked for the vertebra to count as fractured
-)
+MIN_FRACTURE_FRACTION = 0.5  # of the valid voxels of a fractured vertebra that are labelled as fracture
 
 
 @dataclass
-class Component:
-    """A connected part of a prediction.
+class Detection:
+    """Connected component of a prediction.
 
     Attributes:
         volume_ml: its volume.
-        confidence: highest probability in it; its volume in ml where there are no probabilities.
-        overlap: share of it that lies in reference fractures.
+        confidence: highest probability in it; its volume (ml) without probabilities.
+        overlap: fraction of it inside reference fractures.
     """
 
     volume_ml: float
@@ -34,15 +37,15 @@ class Component:
 
 @dataclass
 class Target:
-    """A reference fracture, or with instances any vertebra.
+    """Reference fracture; with vertebra instances any vertebra.
 
     Attributes:
         name: level, or the number of the component.
-        fractured: whether the reference marks it.
-        grade: Genant grade as the table writes it, "" when there is none.
-        shape: Genant shape as the table writes it, "" when there is none.
-        volume_ml: its volume without unknown voxels.
-        pieces: share of it that each component covers, by index of the component.
+        fractured: label in the reference.
+        grade: Genant grade, "" for unknown.
+        shape: Genant shape, "" for unknown.
+        volume_ml: its volume without ignored voxels.
+        covered: fraction of it inside each detection, by index of the detection.
     """
 
     name: str
@@ -50,49 +53,57 @@ class Target:
     grade: str
     shape: str
     volume_ml: float
-    pieces: dict[int, float] = field(default_factory=dict)
+    covered: dict[int, float] = field(default_factory=dict)
 
-    def coverage(self, components: Sequence[Component], threshold: float = -np.inf) -> float:
-        """Share covered by components of at least a confidence."""
-        return sum(s for k, s in self.pieces.items() if components[k].confidence >= threshold)
+    def coverage(self, detections: Sequence[Detection], threshold: float = -np.inf) -> float:
+        """Fraction inside detections of at least a confidence."""
+        return sum(s for k, s in self.covered.items() if detections[k].confidence >= threshold)
 
-    def iou(self, components: Sequence[Component]) -> float:
-        """Intersection over union with the findings that touch it.
+    def iou(self, detections: Sequence[Detection]) -> float:
+        """Intersection over union with the detections that overlap it.
 
-        What a finding marks in another fracture is not held against it; what it marks outside every fracture is.
+        Voxels of a detection inside other fractures are left out of the union; those outside every fracture count.
         """
-        covered = self.coverage(components) * self.volume_ml
-        touching = [components[k] for k in self.pieces]
+        intersection = self.coverage(detections) * self.volume_ml
+        overlapping = [detections[k] for k in self.covered]
         if self.fractured:
-            beside = sum(c.volume_ml * (1 - c.overlap) for c in touching)
+            false_positive_ml = sum(d.volume_ml * (1 - d.overlap) for d in overlapping)
         else:
-            beside = sum(c.volume_ml for c in touching) - covered
-        return covered / (self.volume_ml + beside)
+            false_positive_ml = sum(d.volume_ml for d in overlapping) - intersection
+        return intersection / (self.volume_ml + false_positive_ml)
 
-    def found_at(self, components: Sequence[Component], min_overlap: float) -> float:
-        """Highest confidence threshold at which the target is still found; minus infinity when it never is."""
+    def detection_threshold(self, detections: Sequence[Detection], min_overlap: float) -> float:
+        """Highest confidence threshold at which the target is detected; minus infinity for an undetected one."""
         covered = 0.0
-        for k in sorted(self.pieces, key=lambda k: -components[k].confidence):
-            covered += self.pieces[k]
+        for k in sorted(self.covered, key=lambda k: -detections[k].confidence):
+            covered += self.covered[k]
             if covered >= min_overlap:
-                return components[k].confidence
+                return detections[k].confidence
         return -np.inf
 
 
 @dataclass
-class Detections:
-    """Result of one case."""
+class Matching:
+    """Detections and targets of one case.
 
-    components: list[Component]
+    Attributes:
+        detections: components of the prediction.
+        targets: fractures or vertebrae of the reference.
+        instances: True where the targets are vertebrae.
+    """
+
+    detections: list[Detection]
     targets: list[Target]
     instances: bool
 
+    def true_positives(self, min_overlap: float) -> int:
+        """Number of detections of which at least ``min_overlap`` lies in fractures."""
+        return sum(d.overlap >= min_overlap for d in self.detections)
 
-def connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Label the connected parts of a mask; voxels that share a corner are connected."""
-    from scipy.ndimage import generate_binary_structure, label
-
-    return label(mask, generate_binary_structure(mask.ndim, mask.ndim), output=np.int32)
+    @property
+    def fractures(self) -> list[Target]:
+        """Fractured targets."""
+        return [t for t in self.targets if t.fractured]
 
 
 def match(
@@ -101,73 +112,61 @@ def match(
     voxel_ml: float,
     vertebrae: NDArray[np.uint8] | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
-    known: NDArray[np.bool_] | None = None,
+    valid: NDArray[np.bool_] | None = None,
     probability: NDArray | None = None,
-) -> Detections:
+) -> Matching:
     """Match the components of a prediction with reference fractures.
 
-    With vertebra instances the targets are the vertebrae, and a component that covers two of them serves both; without, they are
-    the connected parts of the reference.
+    With vertebra instances the targets are the vertebrae, and a detection that covers two of them detects both; without, they are
+    the connected components of the reference. Components consist of voxels that share a face, as in the post-processing.
 
     Args:
-        prediction: mask, unknown voxels taken out.
-        reference: mask, unknown voxels taken out.
-        voxel_ml: volume of a voxel in ml.
-        vertebrae: instances in VerSe's labels on the same grid, or None.
+        prediction: mask (X, Y, Z) without ignored voxels.
+        reference: mask (X, Y, Z) without ignored voxels.
+        voxel_ml: volume of a voxel (ml).
+        vertebrae: instances (X, Y, Z) in VerSe's labels, or None.
         rows: row of ``vertebrae.csv`` by label, for grade and shape.
-        known: False where nobody knows; a vertebra of which less than half is known is no target.
-        probability: probability of a fracture per voxel, or None.
+        valid: False at ignored voxels (X, Y, Z); a vertebra of which less than half is valid is no target.
+        probability: probability of a fracture (X, Y, Z), or None.
     """
-    from scipy.ndimage import find_objects
-
-    box = union_box(prediction, reference, *([] if vertebrae is None else [vertebrae > 0]))
+    box = bounding_box(prediction, reference, *([] if vertebrae is None else [vertebrae > 0]))
     if any(part.start == part.stop for part in box):
-        return Detections([], [], vertebrae is not None)
+        return Matching([], [], vertebrae is not None)
     prediction, reference = prediction[box], reference[box]
-    vertebrae = None if vertebrae is None else vertebrae[box]
-    known = None if known is None else known[box]
-    probability = None if probability is None else probability[box]
-    parts, number = connected(prediction)
-    sizes = np.bincount(parts.ravel(), minlength=number + 1)
-    inside = np.bincount(parts[reference], minlength=number + 1)
-    confidence = sizes * voxel_ml
-    if probability is not None and number:
-        from scipy.ndimage import maximum
-
-        confidence = np.concatenate([[0.0], np.atleast_1d(maximum(probability, parts, np.arange(1, number + 1)))])
-    components = [
-        Component(sizes[k] * voxel_ml, float(confidence[k]), inside[k] / sizes[k]) for k in range(1, number + 1)
+    components, count = label_components(prediction)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)
+    inside = np.bincount(components[reference], minlength=count + 1)
+    confidence = sizes[1:] * voxel_ml
+    if probability is not None and count:
+        confidence = np.atleast_1d(maximum(probability[box], components, np.arange(1, count + 1)))
+    detections = [
+        Detection(n * voxel_ml, float(c), i / n) for n, i, c in zip(sizes[1:], inside[1:], confidence, strict=True)
     ]
-    targets: list[Target] = []
 
-    def add(
-        name: str, place: tuple[slice, ...], where: NDArray[np.bool_], fractured: bool, row: Mapping[str, str]
-    ) -> None:
-        hits = np.bincount(parts[place][where], minlength=number + 1)
+    def target(name: str, part: tuple[slice, ...], mask: NDArray, fractured: bool, row: Mapping[str, str]) -> Target:
+        hits = np.bincount(components[part][mask], minlength=count + 1)
         size = int(hits.sum())
-        pieces = {k - 1: float(hits[k] / size) for k in range(1, number + 1) if hits[k]}
-        targets.append(
-            Target(name, fractured, str(row.get("grade", "")), str(row.get("shape", "")), size * voxel_ml, pieces)
-        )
+        covered = {int(k) - 1: float(hits[k] / size) for k in np.flatnonzero(hits) if k}
+        return Target(name, fractured, str(row.get("grade", "")), str(row.get("shape", "")), size * voxel_ml, covered)
 
     if vertebrae is None:
-        regions, _ = connected(reference)
-        for k, place in enumerate(find_objects(regions), 1):
-            add(str(k), place, regions[place] == k, True, {})
-        return Detections(components, targets, False)
-    for label, place in enumerate(find_objects(vertebrae), 1):
-        if place is None or label not in LEVELS or label == 26:
+        regions, _ = label_components(reference)
+        boxes = enumerate(find_objects(regions), 1)
+        return Matching(detections, [target(str(k), part, regions[part] == k, True, {}) for k, part in boxes], False)
+    vertebrae = vertebrae[box]
+    valid = np.ones(vertebrae.shape, bool) if valid is None else valid[box]
+    targets = []
+    for label, part in enumerate(find_objects(vertebrae), 1):
+        if part is None or label not in LEVELS or label == LABELS["S1"]:
             continue
-        where = vertebrae[place] == label
-        total = int(np.count_nonzero(where))
-        if known is not None:
-            where &= known[place]
-        seen = int(np.count_nonzero(where))
-        if seen < MIN_FRACTURE_FRACTION * total:
+        vertebra = vertebrae[part] == label
+        mask = vertebra & valid[part]
+        num_valid = int(np.count_nonzero(mask))
+        if num_valid < MIN_FRACTURE_FRACTION * np.count_nonzero(vertebra):
             continue
-        fractured = np.count_nonzero(reference[place] & where) >= MIN_FRACTURE_FRACTION * seen
-        add(LEVELS[label], place, where, bool(fractured), (rows or {}).get(label, {}))
-    return Detections(components, targets, True)
+        fractured = np.count_nonzero(reference[part] & mask) >= MIN_FRACTURE_FRACTION * num_valid
+        targets.append(target(LEVELS[label], part, mask, bool(fractured), (rows or {}).get(label, {})))
+    return Matching(detections, targets, True)
 
 
 def match_case(
@@ -178,27 +177,20 @@ def match_case(
     vertebrae: NDArray[np.uint8] | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
     probability: NDArray | None = None,
-) -> Detections:
-    """Match whole scans as they are stored; only the box with something in it is looked at.
+) -> Matching:
+    """Match whole scans as they are stored, cropped to the voxels that are not background.
 
     Args:
-        prediction: everything above 0 counts.
-        reference: 1 fracture, ``ignore_index`` unknown.
-        voxel_ml: volume of a voxel in ml.
-        ignore_index: mark of unknown voxels in the reference.
+        prediction: mask (X, Y, Z); everything above 0 counts.
+        reference: 1 fracture, ``ignore_index`` ignored (X, Y, Z).
+        voxel_ml: volume of a voxel (ml).
+        ignore_index: label of ignored voxels in the reference.
         vertebrae: see ``match``.
         rows: see ``match``.
         probability: see ``match``.
     """
-    box = union_box(prediction, reference, *([] if vertebrae is None else [vertebrae]))
-    marks = reference[box]
-    known = marks != ignore_index
-    return match(
-        (prediction[box] > 0) & known,
-        marks == 1,
-        voxel_ml,
-        None if vertebrae is None else vertebrae[box],
-        rows,
-        known,
-        None if probability is None else probability[box],
-    )
+    box = bounding_box(prediction, reference, *([] if vertebrae is None else [vertebrae]))
+    labels = reference[box]
+    valid = labels != ignore_index
+    vertebrae, probability = (None if array is None else array[box] for array in (vertebrae, probability))
+    return match((prediction[box] > 0) & valid, labels == 1, voxel_ml, vertebrae, rows, valid, probability)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlap, volumes and surface distances of one case, all from one pair of hard masks."""
+"""Overlap, volumes and surface distances of one case, all of one pair of binary masks.
+
+Definitions follow Metrics Reloaded (Maier-Hein et al. 2024, doi:10.1038/s41592-023-02151-z); the normalised surface dice is that of
+Nikolov et al. 2021 (doi:10.2196/26151).
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 EMPTY_RULES = ("score", "exclude")
-# What every table of this package prints beside its numbers.
-DEFINITIONS = {
+METRIC_DEFINITIONS = {
     "dice": "2 |P and R| / (|P| + |R|), per case, on the grid of the reference",
     "iou": "|P and R| / |P or R| of the same masks; equals dice / (2 - dice) in every case",
     "iou_with_background": "mean of iou and of the IoU of everything that is neither P nor R",
-    "nsd": "normalised surface dice: share of the surface voxels of both masks within the tolerance of the other surface",
+    "nsd": "normalised surface dice: fraction of the surface voxels of both masks within the tolerance of the other surface",
     "hd95_mm": "larger of the two 95th percentiles of the distances between the surfaces; only cases with P and R not empty",
     "assd_mm": "mean distance between the surfaces, both directions pooled; only cases with P and R not empty",
     "volume_error_ml": "volume of P minus volume of R",
     "false_positive_ml": "volume of P outside R",
-    "empty reference": "score: dice, iou and nsd are 1 when P is empty too, else 0; exclude: such cases are left out and counted",
-    "unknown voxels": "voxels that hold the ignore value in the reference are taken out of P, R and background",
+    "empty reference": "score: dice, iou and nsd are 1 for an empty P, else 0; exclude: such cases are left out and counted",
+    "ignore index": "voxels with this label in the reference are removed from P, R and background",
 }
 
 
 def surface_metrics(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: Sequence[float], tolerance_mm: float = 1.0
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    spacing: Sequence[float] | NDArray,
+    tolerance_mm: float = 1.0,
 ) -> dict[str, float]:
     """Normalised surface dice, HD95 and ASSD of two masks that are not empty.
 
-    Surfaces are the voxels that touch the outside, as MONAI's metrics take them; one search for the nearest surface voxel serves
-    all three numbers.
+    Surfaces are the voxels that touch the outside, as in MONAI's metrics.
 
     Args:
-        prediction: mask, 2D or 3D.
-        reference: mask on the same grid.
-        spacing: size of a voxel along each axis in mm.
-        tolerance_mm: distance that counts as agreement in the surface dice.
+        prediction: mask (X, Y) or (X, Y, Z).
+        reference: mask of the same shape.
+        spacing: voxel size along each axis (mm).
+        tolerance_mm: largest distance of matching surface voxels in the surface dice.
     """
     import torch
     from monai.metrics.utils import get_edge_surface_distance
@@ -45,102 +50,98 @@ def surface_metrics(
     with warnings.catch_warnings():
         # MONAI 1.6 calls a function of its own with an argument that it has deprecated.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy")
-        _, (to_reference, to_prediction), _ = get_edge_surface_distance(
+        _, distances, _ = get_edge_surface_distance(
             torch.from_numpy(np.ascontiguousarray(prediction)),
             torch.from_numpy(np.ascontiguousarray(reference)),
             spacing=[float(s) for s in spacing],
             symmetric=True,
         )
-    one, other = np.asarray(to_reference, np.float64), np.asarray(to_prediction, np.float64)
-    both = np.concatenate([one, other])
+    to_reference, to_prediction = (np.asarray(d, np.float64) for d in distances)
+    pooled = np.concatenate([to_reference, to_prediction])
     return {
-        "nsd": float(np.mean(both <= tolerance_mm + 1e-6)),
-        "hd95_mm": float(max(np.percentile(one, 95), np.percentile(other, 95))),
-        "assd_mm": float(both.mean()),
+        "nsd": float(np.mean(pooled <= tolerance_mm + 1e-6)),
+        "hd95_mm": float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))),
+        "assd_mm": float(pooled.mean()),
     }
 
 
-def union_box(*arrays: NDArray) -> tuple[slice, ...]:
-    """Smallest box that holds what is not 0 in any of the arrays; empty slices when there is nothing.
+def bounding_box(*arrays: NDArray) -> tuple[slice, ...]:
+    """Smallest box around the voxels of all arrays that are not 0; empty slices without any.
 
-    The arrays are read slab by slab: a scan has a hundred million voxels, and a copy of it costs more than the look.
+    Arrays are read slab by slab, because a copy of a whole scan costs more time than the search.
     """
-    used = [np.zeros(n, bool) for n in arrays[0].shape]
+    occupied = [np.zeros(n, bool) for n in arrays[0].shape]
     for array in map(np.asarray, arrays):
-        lead = int(np.argmax(np.abs(array.strides)))  # slabs that lie together in memory, in C and in Fortran order
-        others = [axis for axis in range(array.ndim) if axis != lead]
-        for index, slab in enumerate(np.moveaxis(array, lead, 0)):
+        slowest = int(np.argmax(np.abs(array.strides)))  # contiguous slabs, in C and in Fortran order
+        others = [axis for axis in range(array.ndim) if axis != slowest]
+        for index, slab in enumerate(np.moveaxis(array, slowest, 0)):
             inside = slab != 0
             if not inside.any():
                 continue
-            used[lead][index] = True
-            for place, axis in enumerate(others):
-                used[axis] |= inside.any(axis=tuple(k for k in range(inside.ndim) if k != place))
-    places = [np.flatnonzero(u) for u in used]
-    return tuple(slice(int(p[0]), int(p[-1]) + 1) if p.size else slice(0, 0) for p in places)
+            occupied[slowest][index] = True
+            for k, axis in enumerate(others):
+                occupied[axis] |= inside.any(axis=tuple(j for j in range(inside.ndim) if j != k))
+    indices = [np.flatnonzero(o) for o in occupied]
+    return tuple(slice(int(i[0]), int(i[-1]) + 1) if i.size else slice(0, 0) for i in indices)
 
 
 def case_metrics(
     prediction: NDArray,
     reference: NDArray,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | NDArray,
     tolerance_mm: float = 1.0,
     ignore_index: int | None = None,
     empty_reference: str = "score",
 ) -> dict[str, float]:
-    """All metrics of one case; ``DEFINITIONS`` says what they are.
+    """All metrics of one case, as ``METRIC_DEFINITIONS`` defines them.
 
     Args:
-        prediction: mask on the grid of the reference, 2D or 3D; everything above 0 counts.
-        reference: mask; everything above 0 that is not ``ignore_index`` counts.
-        spacing: size of a voxel along each axis in mm.
+        prediction: mask (X, Y) or (X, Y, Z) on the grid of the reference; everything above 0 counts.
+        reference: mask of the same shape; everything above 0 other than ``ignore_index`` counts.
+        spacing: voxel size along each axis (mm).
         tolerance_mm: of the normalised surface dice.
-        ignore_index: mark of unknown voxels in the reference, not 0, or None.
-        empty_reference: "score" gives 1 when the prediction is empty too and 0 when not, "exclude" gives NaN.
+        ignore_index: label of ignored voxels in the reference, not 0, or None.
+        empty_reference: overlap metrics for an empty reference. "score": 1 for an empty prediction, else 0; "exclude": NaN.
 
     Raises:
-        ValueError: when the grids differ or an argument is out of range.
+        ValueError: for different shapes, or an argument out of range.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(
-            f"prediction has shape {prediction.shape} and reference {reference.shape}; they must share a grid"
-        )
+        raise ValueError(f"prediction has shape {prediction.shape} and reference {reference.shape}; must share a grid")
     if len(spacing) != reference.ndim or min(spacing) <= 0:
-        raise ValueError(f"spacing={tuple(spacing)} for {reference.ndim} axes; give a positive size in mm per axis")
+        raise ValueError(f"spacing={tuple(spacing)} for {reference.ndim} axes; must be a positive size in mm per axis")
     if empty_reference not in EMPTY_RULES:
-        raise ValueError(f"empty_reference={empty_reference!r}; give one of {', '.join(EMPTY_RULES)}")
+        raise ValueError(f"empty_reference={empty_reference!r}; must be one of {', '.join(EMPTY_RULES)}")
     if ignore_index == 0:
-        raise ValueError("ignore_index=0 is the background; give the value that marks unknown voxels, or None")
-    # Everything that counts lies in the box, unknown voxels too.
-    box = union_box(prediction, reference)
-    marks = np.asarray(reference)[box]
-    p, r = np.asarray(prediction)[box] > 0, marks > 0
-    known = reference.size
+        raise ValueError("ignore_index=0 is the background; must be the label of ignored voxels, or None")
+    box = bounding_box(prediction, reference)  # every ignored voxel lies in it
+    labels = np.asarray(reference)[box]
+    p, r = np.asarray(prediction)[box] > 0, labels > 0
+    num_valid = reference.size
     if ignore_index is not None:
-        unknown = marks == ignore_index
-        known -= int(np.count_nonzero(unknown))
-        p, r = p & ~unknown, r & ~unknown
-    box = union_box(p, r)
+        ignored = labels == ignore_index
+        num_valid -= int(np.count_nonzero(ignored))
+        p, r = p & ~ignored, r & ~ignored
+    box = bounding_box(p, r)
     p, r = p[box], r[box]
     ml = float(np.prod([float(s) for s in spacing])) / 1000
-    both, in_p, in_r = (int(np.count_nonzero(m)) for m in (p & r, p, r))
-    either = in_p + in_r - both
-    empty = float("nan") if empty_reference == "exclude" and not in_r else float(not either)
-    iou = both / either if in_r else empty
-    background = known - either
-    iou_background = background / (known - both) if known > both else 1.0
+    intersection, num_p, num_r = (int(np.count_nonzero(m)) for m in (p & r, p, r))
+    union = num_p + num_r - intersection
+    empty = float("nan") if empty_reference == "exclude" and not num_r else float(not union)
+    iou = intersection / union if num_r else empty
+    iou_background = (num_valid - union) / (num_valid - intersection) if num_valid > intersection else 1.0
     metrics = {
-        "dice": 2 * both / (in_p + in_r) if in_r else empty,
+        "dice": 2 * intersection / (num_p + num_r) if num_r else empty,
         "iou": iou,
         "iou_with_background": (iou + iou_background) / 2,
-        "nsd": empty if not in_r else 0.0,
+        "nsd": empty if not num_r else 0.0,
         "hd95_mm": float("nan"),
         "assd_mm": float("nan"),
-        "reference_ml": in_r * ml,
-        "prediction_ml": in_p * ml,
-        "volume_error_ml": (in_p - in_r) * ml,
-        "false_positive_ml": (in_p - both) * ml,
+        "reference_ml": num_r * ml,
+        "prediction_ml": num_p * ml,
+        "volume_error_ml": (num_p - num_r) * ml,
+        "false_positive_ml": (num_p - intersection) * ml,
     }
-    if in_p and in_r:
+    if num_p and num_r:
         metrics.update(surface_metrics(p, r, spacing, tolerance_mm))
     return metrics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which prediction belongs to which reference, and reading both so that only what can be compared is compared."""
+"""Pairs of prediction and reference, and reading both on the grid of the reference."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.files import read_table
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
 from ..data.datalist import load_datalist
-from ..io.formats import ending, read_volume, stem
+from ..data.vertebra_table import FILE_NAME, read_vertebra_table
+from ..io.formats import file_suffix, stem
+from ..io.label_maps import read_label_map
 
-# Endings that tools give to masks and scans; they do not count when names are compared.
-ENDING = re.compile(
-    r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$",
-    re.IGNORECASE,  # _0000: nnU-Net's channel
+# Suffixes that tools append to the names of masks and scans; _0000 is a channel of nnU-Net.
+TOOL_SUFFIX = re.compile(
+    r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$", re.IGNORECASE
 )
 
 
 @dataclass
 class ScoringCase:
-    """One case to score.
+    """Files of one case.
 
     Attributes:
         case: name.
@@ -52,48 +52,20 @@ class ScoringCase:
     rows: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
-def bare(path: Path | str) -> str:
-    """Name of a scan or mask without its ending and without what tools append."""
+def canonical_name(path: Path | str) -> str:
+    """Name of a scan or mask without file suffix and without the suffixes that tools append."""
     name = stem(path)
-    while ENDING.search(name):
-        name = ENDING.sub("", name)
+    while TOOL_SUFFIX.search(name):
+        name = TOOL_SUFFIX.sub("", name)
     return name
 
 
-def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
-    """Files of a folder by bare name, and one line for each name that two files share; such files are left out.
-
-    A folder that holds no file of its own but folders, one for each case as MONAI's savers and TotalSegmentator write them, is
-    searched through; files of one name, such as ``s1/bone.nii.gz`` and ``s2/bone.nii.gz``, then go by the names of their folders.
-
-    Raises:
-        InputError: when the folder is missing or holds no image.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the folder that holds the masks")
-    files = [f for f in sorted(root.iterdir()) if _is_mask(f)]
-    found = _group(files, bare)
-    if not files:
-        for nested in _group([f for f in sorted(root.rglob("*")) if _is_mask(f)], bare).values():
-            for name, same in _group(nested, _folder_name if len(nested) > 1 else bare).items():
-                found[name] += same
-    if not found:
-        raise InputError(f"{root}: holds no mask (NIfTI, NRRD, MHA, PNG); give the folder that holds them")
-    twice = [
-        f"{same[0]}: has the name of {same[1].relative_to(root)} (endings do not count); rename one, neither is scored"
-        for same in found.values()
-        if len(same) > 1
-    ]
-    return {name: same[0] for name, same in found.items() if len(same) == 1}, twice
-
-
 def _folder_name(file: Path) -> str:
-    return bare(file.parent.name)
+    return canonical_name(file.parent.name)
 
 
 def _is_mask(file: Path) -> bool:
-    return bool(ending(file)) and not file.name.startswith(".") and file.is_file()
+    return bool(file_suffix(file)) and not file.name.startswith(".") and file.is_file()
 
 
 def _group(files: Sequence[Path], name: Callable[[Path], str]) -> dict[str, list[Path]]:
@@ -103,8 +75,36 @@ def _group(files: Sequence[Path], name: Callable[[Path], str]) -> dict[str, list
     return groups
 
 
+def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
+    """Masks of a folder by canonical name, and one line for each name that two files share; such files are left out.
+
+    A folder without files is searched recursively, for the layout of MONAI's savers and TotalSegmentator, one folder for each case;
+    files of one name, such as ``s1/bone.nii.gz`` and ``s2/bone.nii.gz``, then have the names of their folders.
+
+    Raises:
+        InputError: for a missing folder, or one without masks.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; expected a folder of masks")
+    files = [f for f in sorted(root.iterdir()) if _is_mask(f)]
+    groups = _group(files, canonical_name)
+    if not files:
+        for nested in _group([f for f in sorted(root.rglob("*")) if _is_mask(f)], canonical_name).values():
+            for name, same in _group(nested, _folder_name if len(nested) > 1 else canonical_name).items():
+                groups[name] += same
+    if not groups:
+        raise InputError(f"{root}: holds no mask; expected a folder of masks (NIfTI, NRRD, MHA, PNG)")
+    ambiguous = [
+        f"{same[0]}: has the same name as {same[1].relative_to(root)} (suffixes do not count); rename one, neither is scored"
+        for same in groups.values()
+        if len(same) > 1
+    ]
+    return {name: same[0] for name, same in groups.items() if len(same) == 1}, ambiguous
+
+
 def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[str]]:
-    """Cases of a datalist or a folder, each with ``case``, ``reference`` and what else is known."""
+    """Cases of a datalist or a folder, each with ``case`` and ``reference``, and one line for each ambiguous name."""
     path = Path(source)
     if path.is_dir() and (path / "datalist.json").is_file():
         path = path / "datalist.json"
@@ -117,21 +117,20 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
     return [{**c, "case": stem(c["label"]), "reference": c["label"]} for c in cases], []
 
 
-def vertebra_rows(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:
+def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:
     """Rows of ``vertebrae.csv`` by case and label; empty without a table.
 
-    A set built from several parts writes ``part/case``; its cases are found by the name alone, too, where no other part has it.
+    A case ``part/case`` of a set built from several parts is also found as ``case``, unless another part has that name.
     """
     rows: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
-    if table is not None:
-        for row in read_table(table):
-            rows[row["case"]][int(row["label"])] = row
-        names = Counter(case.rpartition("/")[2] for case in rows)
-        rows.update({case.rpartition("/")[2]: rows[case] for case in list(rows) if names[case.rpartition("/")[2]] == 1})
+    for row in read_vertebra_table(table) if table is not None else []:
+        rows[row["case"]][int(row["label"])] = row
+    names = Counter(case.rpartition("/")[2] for case in rows)
+    rows.update({case.rpartition("/")[2]: rows[case] for case in list(rows) if names[case.rpartition("/")[2]] == 1})
     return rows
 
 
-def find_jobs(
+def find_cases(
     predictions: str,
     references: str,
     section: str = "testing",
@@ -140,130 +139,125 @@ def find_jobs(
     table: str | None = None,
     patient: str | None = None,
 ) -> tuple[list[ScoringCase], list[str]]:
-    """Pair predictions with references.
+    """Pair predictions with references by canonical name.
 
     Args:
         predictions: folder of masks.
-        references: folder of masks, or a datalist, whose cases bring patient, vertebrae and image along.
+        references: folder of masks, or a datalist, whose cases have patient, vertebrae and image.
         section: section of the datalist.
         vertebrae: folder of vertebra instances, for references in a folder.
         probabilities: folder of probability maps.
-        table: ``vertebrae.csv``; beside a datalist it is found by itself.
-        patient: regular expression on the case name whose match is the patient, for references in a folder.
+        table: ``vertebrae.csv``; None for the one in the folder of the references.
+        patient: regular expression whose match in the case name is the patient, for references in a folder.
 
     Returns:
-        Jobs, and one line per reference without a prediction and per ambiguous name.
+        Cases, and one line per reference without a prediction and per ambiguous name.
     """
-    cases, problems = _references(references, section)
-    made, twice = masks_by_name(predictions)
-    problems += twice
-    beside = Path(references).parent if Path(references).is_file() else Path(references)
-    if table is None and (beside / "vertebrae.csv").is_file():
-        table = str(beside / "vertebrae.csv")
-    rows = vertebra_rows(table)
-    extra = {k: masks_by_name(v)[0] if v else {} for k, v in (("vertebrae", vertebrae), ("probability", probabilities))}
-    jobs, used = [], set()
-    for case in cases:
-        names = [bare(case["reference"]), *([bare(case["image"])] if case.get("image") else [])]
-        name = next((n for n in names if n in made), None)
+    listed, problems = _references(references, section)
+    masks, ambiguous = masks_by_name(predictions)
+    problems += ambiguous
+    folder = Path(references).parent if Path(references).is_file() else Path(references)
+    if table is None and (folder / FILE_NAME).is_file():
+        table = str(folder / FILE_NAME)
+    rows = rows_by_case(table)
+    instances = masks_by_name(vertebrae)[0] if vertebrae else {}
+    maps = masks_by_name(probabilities)[0] if probabilities else {}
+    cases: list[ScoringCase] = []
+    used: set[str] = set()
+    for entry in listed:
+        names = [canonical_name(entry[k]) for k in ("reference", "image") if entry.get(k)]
+        name = next((n for n in names if n in masks), None)
         if name is None:
-            problems.append(
-                f"{case['reference']}: has no prediction in {predictions} (looked for {' and '.join(dict.fromkeys(names))})"
-            )
+            expected = " or ".join(dict.fromkeys(names))
+            problems.append(f"{entry['reference']}: has no prediction in {predictions} (expected {expected})")
             continue
         if name in used:
-            problems.append(
-                f"{case['reference']}: shares the prediction {made[name]} with another reference; rename one"
-            )
+            problems.append(f"{entry['reference']}: has the same prediction {masks[name]} as another; rename one")
             continue
         used.add(name)
-        instances = case.get("vertebrae") or extra["vertebrae"].get(names[0])
-        found = re.search(patient, case["case"]) if patient else None
-        jobs.append(
+        labelled = entry.get("vertebrae") or instances.get(names[0])
+        matched = re.search(patient, entry["case"]) if patient else None
+        cases.append(
             ScoringCase(
-                case["case"],
-                str(case.get("patient") or (found[0] if found else case["case"])),
-                made[name],
-                Path(case["reference"]),
-                Path(instances) if instances else None,
-                extra["probability"].get(name),
-                Path(case["image"]) if case.get("image") else None,
-                rows.get(case["case"], {}),
+                case=entry["case"],
+                patient=str(entry.get("patient") or (matched[0] if matched else entry["case"])),
+                prediction=masks[name],
+                reference=Path(entry["reference"]),
+                vertebrae=Path(labelled) if labelled else None,
+                probability=maps.get(name),
+                image=Path(entry["image"]) if entry.get("image") else None,
+                rows=rows.get(entry["case"], {}),
             )
         )
-    return jobs, problems
+    return cases, problems
 
 
-def read_mask(path: Path, values: Sequence[int] | None, others: Sequence[int] = ()) -> nib.Nifti1Image:
-    """Read a mask of whole numbers as 0 and 1; ``others`` are kept.
+def read_mask(path: Path, values: Sequence[int] | None, retained: Sequence[int] = ()) -> nib.Nifti1Image:
+    """Read a label map as a mask of 0 and 1; ``retained`` labels keep their value.
 
     Args:
         path: file.
-        values: values that become 1; None takes the only value besides 0 and ``others``.
-        others: further values that may occur.
+        values: labels that become 1; None for the only label besides 0 and ``retained``.
+        retained: further labels that may occur; one outside 0 to 255, such as -1, has no effect.
 
     Raises:
-        ValueError: for probabilities, NaN and values nobody named; the message says what to do.
+        ValueError: for probabilities, NaN and other labels, with the remedy.
     """
-    image = read_volume(path)
+    image = read_label_map(path, 0.0, "threshold it to a mask, or pass it as --probabilities")
     data = np.asanyarray(image.dataobj)
-    if data.dtype != np.uint8:
-        if not np.isfinite(data.max(initial=0) - data.min(initial=0)):
-            raise ValueError(f"{path}: holds NaN or infinite values; a mask holds whole numbers")
-        if not np.array_equal(data, np.rint(data)):
-            raise ValueError(
-                f"{path}: holds fractions; threshold it to a mask, or give it as --probabilities beside one"
-            )
-    if data.min(initial=0) < 0 or data.max(initial=0) > 255:
-        raise ValueError(f"{path}: holds values from {data.min()} to {data.max()}; a mask holds 0 to 255")
-    data = data.astype(np.uint8, copy=False)
-    present = [v for v in voxels_per_label(data) if v not in others]
-    wanted = list(values) if values is not None else present[:1]
-    unnamed = [v for v in present if v not in wanted]
-    if unnamed:
+    present = [v for v in voxels_per_label(data) if v not in retained]
+    foreground = list(values) if values is not None else present[:1]
+    if set(present) - set(foreground):
         raise ValueError(
             f"{path}: holds the values {present}; name the fractures with --fractured (references) or --predicted (predictions)"
         )
-    mask = np.isin(data, wanted).astype(np.uint8) if wanted else np.zeros(data.shape, np.uint8)
-    for value in others:
-        if 0 <= value <= 255:  # a value that no mask can hold, such as -1, says that nothing is to be kept
+    mask = np.isin(data, foreground).astype(np.uint8) if foreground else np.zeros(data.shape, np.uint8)
+    for value in retained:
+        if 0 <= value <= 255:
             mask[data == value] = value
     return nib.Nifti1Image(mask, image.affine)
 
 
-def on_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resample: bool, order: int = 0) -> NDArray:
-    """Voxels of an image on the grid of the reference.
+def on_reference_grid(
+    image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resample: bool, order: int = 0
+) -> NDArray:
+    """Voxels (X, Y, Z) of an image on the grid of the reference.
+
+    Args:
+        image: image.
+        reference: reference.
+        path: file of the image, for the message.
+        resample: resample an image that has a different grid.
+        order: 0 for nearest neighbour, 1 for linear interpolation.
 
     Raises:
-        ValueError: when the grids differ and ``resample`` is off.
+        ValueError: for different grids without ``resample``.
     """
-    same = image.shape == reference.shape
-    off = grid_offset(reference.shape, image.affine, reference.affine) if same else float("inf")
-    if off <= AFFINE_TOLERANCE_MM:
+    same_shape = image.shape == reference.shape
+    offset = grid_offset(reference.shape, image.affine, reference.affine) if same_shape else float("inf")
+    if offset <= AFFINE_TOLERANCE_MM:
         return np.asanyarray(image.dataobj)
     if not resample:
-        what = (
-            f"lies up to {off:.2f} mm off its reference"
-            if same
-            else f"has shape {image.shape} and its reference {reference.shape}"
-        )
-        raise ValueError(f"{path}: {what}; put it on that grid, or let --resample do it (nearest voxel)")
+        reason = f"is up to {offset:.2f} mm off its reference"
+        if not same_shape:
+            reason = f"has shape {image.shape} and its reference {reference.shape}"
+        raise ValueError(f"{path}: {reason}; resample it to that grid, or use --resample (nearest voxel)")
     from nibabel.processing import resample_from_to
 
     return np.asanyarray(resample_from_to(image, reference, order=order).dataobj)
 
 
 def read_pair(
-    job: ScoringCase,
+    case: ScoringCase,
     fractured: Sequence[int] | None = None,
     predicted: Sequence[int] | None = None,
     ignore_index: int = 255,
     resample: bool = False,
 ) -> tuple[nib.Nifti1Image, NDArray]:
-    """Read the reference of a case, with 0, 1 and ``ignore_index``, and the prediction on its grid.
+    """Reference of a case, with 0, 1 and ``ignore_index``, and prediction on its grid.
 
     Raises:
-        ValueError: as ``read_mask`` and ``on_grid`` do.
+        ValueError: as ``read_mask`` and ``on_reference_grid``.
     """
-    reference = read_mask(job.reference, fractured, (ignore_index,))
-    return reference, on_grid(read_mask(job.prediction, predicted), reference, job.prediction, resample)
+    reference = read_mask(case.reference, fractured, (ignore_index,))
+    return reference, on_reference_grid(read_mask(case.prediction, predicted), reference, case.prediction, resample)

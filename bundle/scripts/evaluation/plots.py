@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a run: scores case by case, detection against false positives, volumes."""
+"""Figures of a run: scores by case, FROC curve, agreement of volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .aggregation import CaseResult, Summary
 
 PANELS = (
-    (("dice", "iou", "nsd"), "share"),
+    (("dice", "iou", "nsd"), "fraction"),
     (("hd95_mm", "assd_mm"), "mm"),
     (("volume_error_ml", "false_positive_ml"), "ml"),
 )
@@ -24,7 +24,7 @@ def _values(results: Sequence[CaseResult], metric: str) -> np.ndarray:
 
 
 def case_boxes(results: Sequence[CaseResult]) -> Figure:
-    """Box and points per metric: cases with a fracture, and beside them healthy ones, whose scores are all or nothing."""
+    """Box and points per metric, separately for cases with a fracture and healthy ones, whose overlap is 0 or 1."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, len(PANELS), width_ratios=[len(metrics) for metrics, _ in PANELS])
     groups = [
@@ -35,13 +35,13 @@ def case_boxes(results: Sequence[CaseResult]) -> Figure:
     rng = np.random.default_rng(0)
     for axis, (metrics, unit) in zip(axes, PANELS, strict=True):
         for number, (_, colour, members) in enumerate(groups):
-            for place, metric in enumerate(metrics):
+            for column, metric in enumerate(metrics):
                 values = _values(members, metric)
                 if not values.size:
                     continue
-                at = place + 0.4 * (number - (len(groups) - 1) / 2)
-                axis.boxplot(values, positions=[at], widths=0.3, showfliers=False, medianprops={"color": colour})
-                scatter = at + rng.uniform(-0.08, 0.08, values.size)
+                position = column + 0.4 * (number - (len(groups) - 1) / 2)
+                axis.boxplot(values, positions=[position], widths=0.3, showfliers=False, medianprops={"color": colour})
+                scatter = position + rng.uniform(-0.08, 0.08, values.size)
                 axis.plot(scatter, values, ".", color=colour, alpha=0.6, markersize=5)
         axis.set_xticks(range(len(metrics)), [m.removesuffix(f"_{unit}").replace("_", "\n") for m in metrics])
         axis.set(ylabel=unit, xlim=(-0.6, len(metrics) - 0.4))
@@ -55,14 +55,14 @@ def case_boxes(results: Sequence[CaseResult]) -> Figure:
 
 
 def froc(summary: Summary) -> Figure | None:
-    """Sensitivity against false positives per scan; None when no reference holds a fracture or nothing was found."""
+    """Sensitivity against false positives per scan; None without fractures or without detections."""
     if not summary.froc:
         return None
     _, false, sensitivity = (np.array(column) for column in zip(*summary.froc, strict=True))
     figure = Figure(figsize=(5, 4), layout="constrained")
     axis = figure.subplots()
     axis.step([0, *false], [0, *sensitivity], where="post", color=FRACTURED)
-    axis.plot(false[-1:], sensitivity[-1:], "o", color=FRACTURED, label="all findings")
+    axis.plot(false[-1:], sensitivity[-1:], "o", color=FRACTURED, label="all detections")
     axis.set(
         xlabel="false positives per scan",
         ylabel="sensitivity for fractures",
@@ -76,7 +76,7 @@ def froc(summary: Summary) -> Figure | None:
 
 
 def volume_agreement(results: Sequence[CaseResult]) -> Figure:
-    """Difference of volumes against their mean with limits of agreement (Bland and Altman, doi:10.1016/S0140-6736(86)90837-8)."""
+    """Bland-Altman plot of the volumes with limits of agreement (doi:10.1016/S0140-6736(86)90837-8)."""
     reference = np.array([r.metrics["reference_ml"] for r in results])
     difference = np.array([r.metrics["volume_error_ml"] for r in results])
     fractured = np.array([r.fractured for r in results], bool)

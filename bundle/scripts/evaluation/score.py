@@ -1,30 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``score``: masks on disk, from any tool, against references."""
+"""``score``: masks of any tool against references."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, wraps
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
+from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
-from .aggregation import CaseResult, summarise
+from ..io.formats import read_volume
+from ..io.label_maps import read_label_map
+from .aggregation import CaseResult, Summary, aggregate
 from .detection import match_case
 from .gallery import draw_worst
 from .overlap import EMPTY_RULES, case_metrics
-from .pairs import ScoringCase, find_jobs, on_grid, read_pair
-from .report import worst_cases, write_report
-from .tables import write_tables
+from .pairs import ScoringCase, find_cases, on_reference_grid, read_pair
+from .report import worst_cases, write_evaluation_report
+from .tables import case_rows, markdown, not_scored, write_tables
+
+
+@dataclass
+class ScoreResult:
+    """Result of ``score``; its text is the summary as Markdown.
+
+    Attributes:
+        rows: metrics of every case, as in ``cases.csv``.
+        summary: estimates with 95 % intervals by section and name, such as ``summary.sections["cases: all"]["dice"].low``, and the
+            FROC curve.
+        cases: metrics, detections and targets of every case.
+        problems: one line per case that could not be scored.
+        min_overlap: fraction that defines a detected fracture and a true positive.
+        out: folder of the tables and of the report, or None.
+    """
+
+    rows: list[dict[str, object]]
+    summary: Summary
+    cases: list[CaseResult]
+    problems: list[str]
+    min_overlap: float
+    out: Path | None = None
+
+    def __str__(self) -> str:
+        note = not_scored(self.problems, len(self.cases)) if self.problems else ""
+        return markdown(self.summary, self.min_overlap, note)
 
 
 def score_case(
-    job: ScoringCase,
+    case: ScoringCase,
     fractured: Sequence[int] | None = None,
     predicted: Sequence[int] | None = None,
     ignore_index: int = 255,
@@ -32,58 +63,65 @@ def score_case(
     empty_reference: str = "score",
     resample: bool = False,
 ) -> CaseResult | str:
-    """Score one case; what cannot be read or compared gives one line instead.
+    """Score one case.
 
     Args:
-        job: files.
-        fractured: values of the reference that are fractures; None: the only one there is.
-        predicted: values of the prediction that are fractures; None: the only one there is.
-        ignore_index: value of the reference that marks unknown voxels.
+        case: files.
+        fractured: labels of fractures in the reference; None for the only label.
+        predicted: labels of fractures in the prediction; None for the only label.
+        ignore_index: label of ignored voxels in the reference.
         tolerance_mm: of the normalised surface dice.
         empty_reference: one of ``EMPTY_RULES``.
-        resample: whether a prediction on another grid is resampled to the nearest voxel.
+        resample: resample a prediction that has a different grid to the nearest voxel.
+
+    Returns:
+        Result, or one line about files that cannot be read or compared.
     """
     try:
-        reference_image, prediction = read_pair(job, fractured, predicted, ignore_index, resample)
-        reference = np.asarray(reference_image.dataobj)
-        spacing = np.linalg.norm(reference_image.affine[:3, :3], axis=0)
+        image, prediction = read_pair(case, fractured, predicted, ignore_index, resample)
+        reference = np.asarray(image.dataobj)
+        spacing = spacing_of(image.affine)
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_index, empty_reference)
         vertebrae = probability = None
-        if job.vertebrae is not None:
-            from ..data.datasets.conversion import integer_labels
-
-            vertebrae = on_grid(integer_labels(job.vertebrae), reference_image, job.vertebrae, resample)
-        if job.probability is not None:
-            from ..io.formats import read_volume
-
-            probability = on_grid(read_volume(job.probability), reference_image, job.probability, resample, order=1)
+        if case.vertebrae is not None:
+            vertebrae = on_reference_grid(read_label_map(case.vertebrae), image, case.vertebrae, resample)
+        if case.probability is not None:
+            probability = on_reference_grid(read_volume(case.probability), image, case.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
-                raise ValueError(f"{job.probability}: holds NaN or values outside 0 to 1; give probabilities")
+                raise ValueError(f"{case.probability}: holds NaN or values outside 0 to 1; must hold probabilities")
         ml = float(np.prod(spacing)) / 1000
-        detections = match_case(prediction, reference, ml, ignore_index, vertebrae, job.rows, probability)
-        return CaseResult(job.case, job.patient, metrics, detections)
+        matching = match_case(prediction, reference, ml, ignore_index, vertebrae, case.rows, probability)
+        return CaseResult(case.case, case.patient, metrics, matching)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return (
-            line
-            if str(job.prediction.parent) in line or str(job.reference.parent) in line
-            else f"{job.prediction}: {line}"
-        )
+        line = first_line(error)
+        folders = (str(case.prediction.parent), str(case.reference.parent))
+        return line if any(folder in line for folder in folders) else f"{case.prediction}: {line}"
 
 
-def _results(jobs: Sequence[ScoringCase], work: partial, workers: int) -> Iterator[CaseResult | str]:
+def _results(cases: Sequence[ScoringCase], function: partial, workers: int) -> Iterator[CaseResult | str]:
     if workers < 2:
-        yield from map(work, jobs)
+        yield from map(function, cases)
         return
-    # Fresh processes: a fork after torch has started its threads can hang.
+    # Spawned processes, because a fork after torch has started its threads can hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, jobs)
+        yield from pool.map(function, cases)
+
+
+def _check(min_overlap: float, tolerance_mm: float, empty_reference: str, ignore_index: int) -> None:
+    if not 0 < min_overlap <= 1:
+        raise InputError(f"min_overlap={min_overlap!r}: must be a fraction above 0 and up to 1")
+    if tolerance_mm < 0 or not np.isfinite(tolerance_mm):
+        raise InputError(f"tolerance_mm={tolerance_mm!r}: must be a distance in mm, 0 or more")
+    if empty_reference not in EMPTY_RULES:
+        raise InputError(f"empty_reference={empty_reference!r}: must be one of {', '.join(EMPTY_RULES)}")
+    if ignore_index == 0:
+        raise InputError("ignore_index=0: is the background; must be the label of ignored voxels, or -1 for none")
 
 
 def score(
     predictions: str,
     references: str,
-    out: str,
+    out: str | None = None,
     vertebrae: str | None = None,
     table: str | None = None,
     probabilities: str | None = None,
@@ -92,71 +130,66 @@ def score(
     fractured: Sequence[int] | int | None = None,
     predicted: Sequence[int] | int | None = None,
     ignore_index: int = 255,
-    tolerance: float = 1.0,
+    tolerance_mm: float = 1.0,
     min_overlap: float = 0.5,
     empty_reference: str = "score",
     resample: bool = False,
     samples: int = 2000,
     seed: int = 0,
     workers: int = 1,
-) -> str:
+) -> ScoreResult:
     """Score masks of any tool against references.
 
-    Writes cases.csv, fractures.csv, findings.csv, summary.json, summary.md, plots, pictures of the worst cases and report.html,
-    which holds all of it, into OUT. A pair that cannot be scored is named and left out; the others are scored, the summary says how
-    many of how many, and the command ends with status 1.
+    Writes cases.csv, fractures.csv, detections.csv, summary.json, summary.md, plots, pictures of the worst cases and report.html,
+    which embeds all of it, into OUT. A pair that cannot be scored is reported and left out; the summary counts such pairs, and the
+    command ends with status 1.
 
     Args:
-        predictions: folder of masks, or of a folder for each case; names are compared without endings such as _fracture,
-            _pred or _0000.
-        references: folder of masks, or a datalist.json, which brings patients, vertebrae and grades along.
-        out: folder to write to.
+        predictions: folder of masks, or of one folder per case; names are compared without suffixes such as _fracture, _pred or
+            _0000.
+        references: folder of masks, or a datalist.json, which has patients, vertebrae and grades.
+        out: folder to write to; without it nothing is written.
         vertebrae: folder of vertebra instances in VerSe's labels, for references in a folder.
-        table: vertebrae.csv with grade and shape; beside a datalist it is found by itself.
-        probabilities: folder of probability maps; without them a finding is ranked by its volume.
+        table: vertebrae.csv with grade and shape; by default the one in the folder of the references.
+        probabilities: folder of probability maps, which rank the detections; without them the volume does.
         section: section of the datalist.
-        patient: regular expression on the case name that gives the patient, for references in a folder.
-        fractured: values of the references that are fractures; needed when there are several.
-        predicted: values of the predictions that are fractures; needed when there are several.
-        ignore_index: value of the references where nobody knows; such voxels are not judged.
-        tolerance: of the normalised surface dice, in mm.
-        min_overlap: share of a fracture that must be marked for it to be found, and of a finding that must lie in fractures.
-        empty_reference: score (1 when the prediction is empty too, else 0) or exclude.
-        resample: put predictions on the grid of their reference (nearest voxel) in place of refusing them.
+        patient: regular expression whose match in the case name is the patient, for references in a folder.
+        fractured: labels of fractures in the references; required for several labels.
+        predicted: labels of fractures in the predictions; required for several labels.
+        ignore_index: label of ignored voxels in the references.
+        tolerance_mm: of the normalised surface dice.
+        min_overlap: fraction of a fracture that must be segmented for a detected fracture, and of a detection that must lie in
+            fractures for a true positive.
+        empty_reference: score (1 for an empty prediction, else 0) or exclude.
+        resample: resample predictions to the grid of their reference (nearest voxel) in place of refusing a different grid.
         samples: bootstrap resamples.
         seed: of the bootstrap.
-        workers: cases at a time.
+        workers: processes that score cases.
 
     Returns:
-        Path of summary.md.
+        Rows of all cases and their summary with intervals.
+
+    Raises:
+        InputError: for an argument out of range, missing folders, and references of which none can be scored.
     """
-    if not 0 < min_overlap <= 1:
-        raise InputError(f"min_overlap={min_overlap!r}: give a share above 0 and up to 1")
-    if tolerance < 0 or not np.isfinite(tolerance):
-        raise InputError(f"tolerance={tolerance!r}: give a distance in mm, 0 or more")
-    if empty_reference not in EMPTY_RULES:
-        raise InputError(f"empty_reference={empty_reference!r}: give one of {', '.join(EMPTY_RULES)}")
-    if ignore_index == 0:
-        raise InputError("ignore_index=0: that is the background; give the value of unknown voxels, or -1 for none")
-    wanted = [fractured] if isinstance(fractured, int) else fractured
-    if wanted is not None and ignore_index in wanted:
+    _check(min_overlap, tolerance_mm, empty_reference, ignore_index)
+    labels = [fractured] if isinstance(fractured, int) else fractured
+    if labels is not None and ignore_index in labels:
         raise InputError(
-            f"fractured={wanted}: holds ignore_index={ignore_index}; give --ignore_index another value, such as -1"
+            f"fractured={labels}: holds ignore_index={ignore_index}; set --ignore_index to another value, such as -1"
         )
-    jobs, problems = find_jobs(predictions, references, section, vertebrae, probabilities, table, patient)
+    cases, problems = find_cases(predictions, references, section, vertebrae, probabilities, table, patient)
     for line in problems:
-        print(f"not scored: {line}")
-    work = partial(
-        score_case,
-        fractured=wanted,
-        predicted=[predicted] if isinstance(predicted, int) else predicted,
-        ignore_index=ignore_index,
-        tolerance_mm=tolerance,
-        empty_reference=empty_reference,
-        resample=resample,
-    )
+        tqdm.write(f"not scored: {line}")
+    reading: dict[str, Any] = {
+        "fractured": labels,
+        "predicted": [predicted] if isinstance(predicted, int) else predicted,
+        "ignore_index": ignore_index,
+        "resample": resample,
+    }
+    function = partial(score_case, **reading, tolerance_mm=tolerance_mm, empty_reference=empty_reference)
     results: list[CaseResult] = []
-    for result in tqdm(_results(jobs, work, workers), total=len(jobs), desc="scoring", unit="case"):
+    for result in tqdm(_results(cases, function, workers), total=len(cases), desc="scoring", unit="case"):
         if isinstance(result, str):
             problems.append(result)
             tqdm.write(f"not scored: {result}")
@@ -165,33 +198,37 @@ def score(
     if not results:
         raise InputError(problems[0] if problems else f"{references}: holds no case to score")
     if not any(r.fractured for r in results):
-        print(
-            f"{references}: no reference holds a fracture; if {ignore_index} marks them there, "
-            f"give --fractured {ignore_index} --ignore_index -1"
+        tqdm.write(
+            f"{references}: no reference holds a fracture; if {ignore_index} marks them, "
+            f"use --fractured {ignore_index} --ignore_index -1"
         )
-    summary = summarise(results, min_overlap, samples, seed)
-    facts = {
+    summary = aggregate(results, min_overlap, samples, seed)
+    rows = case_rows(results, min_overlap)
+    if out is None:
+        return ScoreResult(rows, summary, results, problems, min_overlap)
+    provenance = {
         "predictions": str(Path(predictions).resolve()),
         "predictions_sha256": file_hash(predictions),
         "references": str(Path(references).resolve()),
         "references_sha256": file_hash(references),
-        "tolerance_mm": tolerance,
+        "tolerance_mm": tolerance_mm,
         "empty_reference": empty_reference,
         "confidence": "highest probability" if probabilities else "volume in ml",
         "bootstrap": {"samples": samples, "seed": seed},
     }
-    write_tables(out, results, summary, min_overlap, facts, problems)
-    read = partial(
-        read_pair,
-        fractured=wanted,
-        predicted=work.keywords["predicted"],
-        ignore_index=ignore_index,
-        resample=resample,
-    )
-    pictures = draw_worst(worst_cases(results), {job.case: job for job in jobs}, Path(out) / "worst", read)
-    write_report(out, results, summary, min_overlap, facts, problems, pictures)
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {len(results) + len(problems)} cases were not scored, see above; the others are in {out}"
-        )
-    return str(Path(out) / "summary.md")
+    write_tables(out, results, summary, min_overlap, provenance, problems)
+    files = {case.case: case for case in cases}
+    pictures = draw_worst(worst_cases(results), files, Path(out) / "worst", partial(read_pair, **reading))
+    write_evaluation_report(out, results, summary, min_overlap, provenance, problems, pictures)
+    return ScoreResult(rows, summary, results, problems, min_overlap, Path(out))
+
+
+@wraps(score)
+def score_command(*args, **kwargs) -> str:
+    """Command line of ``score``: text in place of the result, and status 1 where cases could not be scored."""
+    result = score(*args, **kwargs)
+    if result.problems:
+        total = len(result.cases) + len(result.problems)
+        written = f"; the others are in {result.out}" if result.out else ""
+        raise InputError(f"{len(result.problems)} of {total} cases were not scored, see above{written}")
+    return str(result.out / "summary.md") if result.out else str(result)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables that a run leaves: ``cases.csv``, ``fractures.csv``, ``findings.csv``, ``summary.json``, ``summary.md``."""
+"""Tables of a run: ``cases.csv``, ``fractures.csv``, ``detections.csv``, ``summary.json``, ``summary.md``."""
 
 from __future__ import annotations
 
@@ -13,47 +13,107 @@ import numpy as np
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
 from .aggregation import CaseResult, Summary
-from .overlap import DEFINITIONS
+from .overlap import METRIC_DEFINITIONS
 from .statistics import Estimate
 
-FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "iou", "found")
-FINDING_COLUMNS = ("case", "patient", "finding", "volume_ml", "confidence", "overlap", "right")
+FRACTURE_COLUMNS = (
+    "case",
+    "patient",
+    "target",
+    "fractured",
+    "grade",
+    "shape",
+    "volume_ml",
+    "coverage",
+    "iou",
+    "detected",
+)
+DETECTION_COLUMNS = ("case", "patient", "detection", "volume_ml", "confidence", "overlap", "true_positive")
+ESTIMATE_COLUMNS = ("value", "95 % interval", "n", "patients")
 
 
-def _plain(value: object) -> object:
-    """Numbers as JSON and CSV can hold them: rounded, and nothing where there is no number."""
+def _rounded(value: object) -> object:
+    """Number for JSON and CSV: six digits, None for NaN."""
     if isinstance(value, (float, np.floating)):
         return round(float(value), 6) if np.isfinite(value) else None
     return value
 
 
 def rules(min_overlap: float) -> str:
-    """What every number rests on, in a few sentences."""
+    """Conventions behind the numbers, in a few sentences."""
     return (
-        "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 when the prediction\n"
-        "is empty too, else 0, unless such cases are excluded (column n); distances are of cases with both masks. A fracture is\n"
-        f"found when at least {min_overlap:.0%} of it is marked, a finding is right when at least {min_overlap:.0%} of it lies\n"
-        "in fractures."
+        "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 for an empty\n"
+        "prediction, else 0, unless such cases are excluded (column n); distances are of cases with both masks. A fracture is\n"
+        f"detected when at least {min_overlap:.0%} of it is segmented; a detection is a true positive when at least\n"
+        f"{min_overlap:.0%} of it lies in fractures."
     )
 
 
+def not_scored(problems: Sequence[str], num_scored: int) -> str:
+    """Sentence about the cases that could not be scored."""
+    total = num_scored + len(problems)
+    return f"{len(problems)} of {total} cases could not be scored; the numbers are of the other {num_scored}."
+
+
+def estimate_cells(estimate: Estimate) -> tuple[str, str, str, str]:
+    """Text of ``ESTIMATE_COLUMNS``."""
+    n = f"{estimate.n}" + (f" ({estimate.left_out} left out)" if estimate.left_out else "")
+    if not np.isfinite(estimate.value):
+        return "-", "-", n, f"{estimate.patients}"
+    return f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", n, f"{estimate.patients}"
+
+
 def markdown(summary: Summary, min_overlap: float, note: str = "") -> str:
-    """Summary as Markdown, ready to paste."""
+    """Summary as Markdown."""
     lines = rules(min_overlap).splitlines()
     if note:
         lines += ["", f"**{note}**"]
     for section, rows in summary.sections.items():
-        lines += ["", f"| {section} | value | 95 % interval | n | patients |", "| --- | --- | --- | --- | --- |"]
-        lines += [f"| {name} | {cells(e)} |" for name, e in rows.items()]
+        lines += ["", f"| {' | '.join((section, *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
+        lines += [f"| {' | '.join((name, *estimate_cells(e)))} |" for name, e in rows.items()]
     return "\n".join(lines) + "\n"
 
 
-def cells(estimate: Estimate) -> str:
-    """Columns of an estimate in a Markdown table."""
-    n = f"{estimate.n}" + (f" ({estimate.left_out} left out)" if estimate.left_out else "")
-    if not np.isfinite(estimate.value):
-        return f"- | - | {n} | {estimate.patients}"
-    return f"{estimate.value:.3f} | {estimate.low:.3f} to {estimate.high:.3f} | {n} | {estimate.patients}"
+def case_rows(results: Sequence[CaseResult], min_overlap: float) -> list[dict[str, object]]:
+    """Rows of ``cases.csv``: case, patient, metrics, and numbers of fractures, detected fractures and false positives."""
+    rows = []
+    for r in results:
+        row: dict[str, object] = {"case": r.case, "patient": r.patient}
+        row |= {k: _rounded(v) for k, v in r.metrics.items()}
+        if r.matching is not None:
+            detections, fractures = r.matching.detections, r.matching.fractures
+            row["fractures"] = len(fractures)
+            row["detected"] = sum(t.coverage(detections) >= min_overlap for t in fractures)
+            row["false_positives"] = len(detections) - r.matching.true_positives(min_overlap)
+        rows.append(row)
+    return rows
+
+
+def _target_rows(result: CaseResult, min_overlap: float) -> list[dict[str, object]]:
+    if result.matching is None:
+        return []
+    detections, rows = result.matching.detections, []
+    for t in result.matching.targets:
+        coverage = t.coverage(detections)
+        shares = (_rounded(t.volume_ml), _rounded(coverage), _rounded(t.iou(detections)))
+        cells = (result.case, result.patient, t.name, int(t.fractured), t.grade, t.shape, *shares)
+        rows.append(dict(zip(FRACTURE_COLUMNS, (*cells, int(coverage >= min_overlap)), strict=True)))
+    return rows
+
+
+def _detection_rows(result: CaseResult, min_overlap: float) -> list[dict[str, object]]:
+    rows = []
+    for number, d in enumerate(result.matching.detections if result.matching else [], 1):
+        cells = (
+            result.case,
+            result.patient,
+            number,
+            _rounded(d.volume_ml),
+            _rounded(d.confidence),
+            _rounded(d.overlap),
+        )
+        rows.append(dict(zip(DETECTION_COLUMNS, (*cells, int(d.overlap >= min_overlap)), strict=True)))
+    return rows
 
 
 def write_tables(
@@ -61,7 +121,7 @@ def write_tables(
     results: Sequence[CaseResult],
     summary: Summary,
     min_overlap: float,
-    facts: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
     problems: Sequence[str] = (),
 ) -> None:
     """Write all tables.
@@ -69,61 +129,33 @@ def write_tables(
     Args:
         out: folder.
         results: cases.
-        summary: what ``summarise`` made of them.
-        min_overlap: as given to ``summarise``.
-        facts: goes into ``summary.json``: options, hashes.
+        summary: of ``aggregate``.
+        min_overlap: of ``aggregate``.
+        provenance: options and hashes for ``summary.json``.
         problems: one line per case that could not be scored.
     """
     root = Path(out)
-    rows, fractures, findings = [], [], []
-    for r in results:
-        row: dict[str, object] = {"case": r.case, "patient": r.patient, **{k: _plain(v) for k, v in r.metrics.items()}}
-        if r.detections is not None:
-            components = r.detections.components
-            hits = [t for t in r.detections.targets if t.fractured]
-            row["fractures"] = len(hits)
-            row["found"] = sum(t.coverage(components) >= min_overlap for t in hits)
-            row["false_positives"] = sum(c.overlap < min_overlap for c in components)
-            for t in r.detections.targets:
-                covered = t.coverage(components)
-                shares = (_plain(covered), _plain(t.iou(components)))
-                values = (t.name, int(t.fractured), t.grade, t.shape, _plain(t.volume_ml), *shares)
-                fractures.append(
-                    dict(zip(FRACTURE_COLUMNS, (r.case, r.patient, *values, int(covered >= min_overlap)), strict=True))
-                )
-            for k, c in enumerate(components, 1):
-                numbers = (
-                    k,
-                    _plain(c.volume_ml),
-                    _plain(c.confidence),
-                    _plain(c.overlap),
-                    int(c.overlap >= min_overlap),
-                )
-                findings.append(dict(zip(FINDING_COLUMNS, (r.case, r.patient, *numbers), strict=True)))
-        rows.append(row)
+    rows = case_rows(results, min_overlap)
     write_table(root / "cases.csv", rows, list(dict.fromkeys(k for row in rows for k in row)))
-    if any(r.detections is not None for r in results):
-        write_table(root / "fractures.csv", fractures, FRACTURE_COLUMNS)
-        write_table(root / "findings.csv", findings, FINDING_COLUMNS)
-    total = len(results) + len(problems)
+    if any(r.matching is not None for r in results):
+        targets = [row for r in results for row in _target_rows(r, min_overlap)]
+        write_table(root / "fractures.csv", targets, FRACTURE_COLUMNS)
+        detections = [row for r in results for row in _detection_rows(r, min_overlap)]
+        write_table(root / "detections.csv", detections, DETECTION_COLUMNS)
     content = {
         "scored": len(results),
-        "of": total,
+        "of": len(results) + len(problems),
         "not_scored": list(problems),
         "versions": versions(),
-        "definitions": DEFINITIONS,
+        "definitions": METRIC_DEFINITIONS,
         "min_overlap": min_overlap,
-        **dict(facts or {}),
+        **dict(provenance or {}),
         "summary": {
-            s: {name: {k: _plain(v) for k, v in asdict(e).items()} for name, e in rows.items()}
-            for s, rows in summary.sections.items()
+            s: {name: {k: _rounded(v) for k, v in asdict(e).items()} for name, e in section.items()}
+            for s, section in summary.sections.items()
         },
-        "froc": [[_plain(v) for v in point] for point in summary.froc],
+        "froc": [[_rounded(v) for v in point] for point in summary.froc],
     }
     write_text(root / "summary.json", json.dumps(content, indent=2) + "\n")
-    note = (
-        f"{len(problems)} of {total} cases could not be scored; the numbers are of the other {len(results)}."
-        if problems
-        else ""
-    )
+    note = not_scored(problems, len(results)) if problems else ""
     write_text(root / "summary.md", markdown(summary, min_overlap, note))

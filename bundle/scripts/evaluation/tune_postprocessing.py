@@ -17,13 +17,14 @@ from ..core.errors import InputError
 from ..core.files import write_table, write_text
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..data.datalist import load_datalist
-from ..inference.pipeline import Clock, Pipeline
-from ..inference.segment import read_config
+from ..inference.config import read_config
+from ..inference.pipeline import Pipeline
+from ..inference.progress import PhaseTimer
 from ..io.ct_volume import Scan
-from ..io.scan_header import read_header
 from ..io.resample import sample
-from ..postprocessing.probability_map import Probabilities
+from ..io.scan_header import read_header
 from ..postprocessing.findings import longest_run
+from ..postprocessing.probability_map import Probabilities
 from .statistics import Bootstrap
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -94,7 +95,7 @@ def _look(
         raise ValueError(f"{case['label']}: lies on another grid than its image; resample it")
     grid = pipeline.plan_header(header)
     scan, mask = Scan(header, expect_hu=expect_hu), Scan(reference, is_mask=True)
-    found = pipeline(scan, grid, Clock())
+    found = pipeline(scan, grid, PhaseTimer())
     scan.close()
 
     def fracture(start: int, stop: int) -> NDArray[np.int16]:
