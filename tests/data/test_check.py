@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.checks.report import check, table
+from scripts.data.checks.report import check, format_issues
 from scripts.io.image_checks import Issue, geometry_issues, inspect_case, label_issues, value_issues
 
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
@@ -99,10 +99,10 @@ def test_a_leak_and_a_copy_across_sections_fail_and_a_copy_within_warns(datalist
     with pytest.raises(InputError, match=r"2 error\(s\)"):
         check(str(datalist), out=str(datalist.parent / "r.json"))
     text = capsys.readouterr().out
-    assert "patient p0 stands in training and testing" in text
-    assert "stands in training and this in validation" in text
+    assert "patient p0 is in training and testing" in text
+    assert "is in training and this in validation" in text
     report = json.loads((datalist.parent / "r.json").read_text())
-    assert [(f["severity"], f["code"]) for f in report["findings"]] == [
+    assert [(f["severity"], f["code"]) for f in report["issues"]] == [
         ("error", "leak"),
         ("error", "duplicate"),
         ("warning", "duplicate"),
@@ -134,7 +134,7 @@ def test_a_folder_with_a_broken_dicom_series_says_what_is_wrong(tmp_path):
 
 
 def test_errors_come_first_in_the_table():
-    lines = table([Issue("warning", "a", "x", "m"), Issue("error", "bb", "y", "n")]).splitlines()
+    lines = format_issues([Issue("warning", "a", "x", "m"), Issue("error", "bb", "y", "n")]).splitlines()
     assert lines[0].split() == ["error", "bb", "y:", "n"]
 
 
@@ -146,7 +146,7 @@ def test_bad_arguments_are_one_line(datalist, tmp_path):
         with pytest.raises(InputError, match=words):
             check(**arguments)
     for text, words in [
-        ("{}", "lists no case"),
+        ("{}", "has no case"),
         ('{"training": [', "is not valid JSON"),
         ('{"training": [], "validation": "none"}', "`validation` must be a list"),
     ]:

@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.checks.cases import case_problems, check_cases
-from scripts.data.datalist import load_datalist, split_by_patient
+from scripts.data.checks.cases import check_cases
+from scripts.data.datalist import load_datalist
+from scripts.data.split import split_by_patient
 from scripts.training.preflight import preflight
 
 AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
@@ -30,7 +31,7 @@ def good(tmp_path) -> dict:
 
 
 def test_a_good_case_has_no_problem(good):
-    assert case_problems(good) == []
+    assert check_cases([good]) == []
 
 
 def other_shape(case, folder):
@@ -95,7 +96,7 @@ def test_each_defect_is_named_with_its_file(good, tmp_path, spoil, words):
 
 
 def test_an_item_without_image_is_refused():
-    assert "no `image`" in case_problems({"label": "x.nii"})[0]
+    assert "no `image`" in check_cases([{"label": "x.nii"}])[0]
 
 
 @pytest.mark.parametrize(

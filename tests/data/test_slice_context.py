@@ -47,7 +47,7 @@ def test_a_slab_becomes_channels_and_its_label_the_middle_slice():
     )
     assert out["image"][:, 0, 0].tolist() == [0, 2, 4, 6, 8]
     assert out["label"][:, 0, 0].tolist() == [4]
-    with pytest.raises(ValueError, match="`image` has 9 slices; neighbours and step want 5"):
+    with pytest.raises(ValueError, match="`image` has 9 slices; expected 5 for neighbours and step"):
         SliceContextd(keys="image", image_keys="image", neighbours=1, step=2)({"image": slab})
 
 
@@ -100,7 +100,9 @@ def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
     assert context_step(2, 0.1, (1.5, 1, 1)) == 1
     assert context_step(2, 7.5, (-1, -1, -1)) == 1
     assert context_step(0, 0.0, (1.5, 1, 1), spatial_dims=3) == 1
-    with pytest.raises(InputError, match=r"neighbour_mm=0: give a distance above 0 mm"):
+    with pytest.raises(InputError, match=r"neighbour_mm=0: must be above 0 mm"):
         context_step(1, 0, (1.5, 1, 1))
-    with pytest.raises(InputError, match=r"neighbours=2: 3D windows.*leave spatial_25d\.yaml or spatial_3d"):
+    with pytest.raises(
+        InputError, match=r"neighbours=2: must be 0 for 3D patches.*leave spatial_25d\.yaml or spatial_3d"
+    ):
         context_step(2, 7.5, (1.5, 1, 1), spatial_dims=3)

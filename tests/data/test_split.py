@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.split import folds_by_patient, leaking_patients, split
+from scripts.data.split import folds_by_patient, patient_leakage, split
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_a_leak_is_named_and_refused(datalist):
     content = json.loads(datalist.read_text())
     content["testing"][0]["patient"] = "p03"
     datalist.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="patient p03 stands in testing and outside"):
+    with pytest.raises(InputError, match="patient p03 is in testing and in another section"):
         split(str(datalist), folds=3)
-    assert leaking_patients({"training": [{"patient": "a"}], "testing": [{"patient": "a"}, {"patient": "b"}]}) == {
+    assert patient_leakage({"training": [{"patient": "a"}], "testing": [{"patient": "a"}, {"patient": "b"}]}) == {
         "a": ["training", "testing"]
     }
 
@@ -79,10 +79,10 @@ def test_a_leak_is_named_and_refused(datalist):
 def test_bad_arguments_are_one_line(datalist):
     for arguments, words in [
         ({"datalist": "nowhere.json"}, "does not exist"),
-        ({"folds": 1}, "number from 2 to 10"),
-        ({"folds": 11}, "number from 2 to 10"),
+        ({"folds": 1}, "from 2 to 10"),
+        ({"folds": 11}, "from 2 to 10"),
         ({"fractions": [0.5, 0.1, 0.1]}, "sum to 1"),
-        ({"out": "x.txt"}, "ends in .json"),
+        ({"out": "x.txt"}, "must end in .json"),
         ({"out": str(datalist)}, "is the datalist itself"),
     ]:
         with pytest.raises(InputError, match=words) as caught:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datalists in the style of the Medical Segmentation Decathlon, and their split by patient."""
+"""Datalists in the format of the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ..core.errors import InputError
 from ..core.files import write_text
 
 SECTIONS = ("training", "validation", "testing")
 FILE_KEYS = ("image", "label", "vertebrae")
-FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 IGNORE_INDEX = 255  # of training labels: voxels that are left out of loss and metrics
 EMPTY_SECTION = "has no"
 logger = logging.getLogger(__name__)
@@ -91,41 +88,6 @@ def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:
     """Case of ``load_datalist`` with its paths relative to another datalist."""
     root = datalist.resolve().parent
     return {k: os.path.relpath(v, root) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()}
-
-
-def split_by_patient(
-    patients: Sequence[str],
-    fractured: Sequence[bool],
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-) -> dict[str, list[int]]:
-    """Split of cases into training, validation and testing by patient, stratified by the presence of a fracture.
-
-    Args:
-        patients: patient of every case.
-        fractured: whether the case shows a fracture.
-        seed: the same seed gives the same split on every machine.
-        fractions: of training, validation and testing; 70/10/20 as in the paper.
-
-    Returns:
-        Indices of the cases per section.
-    """
-    has_fracture: dict[str, bool] = {}
-    for patient, flag in zip(patients, fractured, strict=True):
-        has_fracture[patient] = has_fracture.get(patient, False) or bool(flag)
-    rng = np.random.default_rng(seed)
-    section_of: dict[str, str] = {}
-    for flag in (True, False):
-        group = sorted(p for p, f in has_fracture.items() if f == flag)
-        group = [group[i] for i in rng.permutation(len(group))]
-        ends = np.round(np.cumsum(fractions) * len(group)).astype(int)
-        # Rounding must not leave a small section empty while the group has patients for it.
-        if len(group) >= 3:
-            ends[0] = min(ends[0], len(group) - 2)
-            ends[1] = min(max(ends[1], ends[0] + 1), len(group) - 1)
-        for k, patient in enumerate(group):
-            section_of[patient] = SECTIONS[int(np.searchsorted(ends, k, side="right").clip(0, 2))]
-    return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
 
 
 def write_datalist(path: Path, cases: Mapping[str, Sequence[Mapping]], description: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2.5D samples: slabs of slices become channels."""
+"""2.5D samples: the slices of a slab as channels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..networks.slice_context import slice_offsets
 
 
 class SliceContextd(MapTransform):
-    """Turn slabs of slices into 2D samples: the middle slice and its neighbours become channels, of labels the middle alone.
+    """Convert slabs of slices into 2D samples: the centre slice with its neighbours as channels; of labels the centre slice only.
 
     Args:
         keys: slabs (1, 2 n step + 1, Y, Z), images and labels.
-        image_keys: those whose neighbours become channels: (2 n + 1, Y, Z). The others become (1, Y, Z).
-        neighbours: n, slices on each side; 0 takes the only slice.
+        image_keys: keys whose neighbours become channels: (2 n + 1, Y, Z). The others become (1, Y, Z).
+        neighbours: n, slices on each side.
         step: slices from one channel to the next.
 
     Raises:
-        ValueError: for a number out of range, or a slab of another thickness.
+        ValueError: for a number out of range, or a slab of a different thickness.
     """
 
     def __init__(self, keys: KeysCollection, image_keys: KeysCollection, neighbours: int = 0, step: int = 1) -> None:
@@ -33,13 +33,13 @@ class SliceContextd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return the items as 2D samples."""
         result = dict(data)
-        thick = self.offsets[-1] - self.offsets[0] + 1
+        thickness = self.offsets[-1] - self.offsets[0] + 1
         for key in self.key_iterator(result):
             slab = result[key]
-            if slab.shape[1] != thick:
+            if slab.shape[1] != thickness:
                 raise ValueError(
-                    f"SliceContextd: `{key}` has {slab.shape[1]} slices; neighbours and step want {thick}."
+                    f"SliceContextd: `{key}` has {slab.shape[1]} slices; expected {thickness} for neighbours and step."
                 )
-            wanted = self.offsets if key in self.image_keys else [0]
-            result[key] = torch.cat([slab[:, thick // 2 + o] for o in wanted], dim=0)
+            offsets = self.offsets if key in self.image_keys else [0]
+            result[key] = torch.cat([slab[:, thickness // 2 + o] for o in offsets], dim=0)
         return result

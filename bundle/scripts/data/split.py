@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits of an existing datalist: 70/10/20 or folds, by patient."""
+"""Splits by patient, stratified by the presence of a fracture: 70/10/20 or folds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..core.errors import InputError
-from .datalist import FRACTIONS, read_datalist, relative_case, split_by_patient, write_datalist
+from ..core.errors import InputError, first_line
+from .datalist import SECTIONS, read_datalist, relative_case, write_datalist
+
+FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 
 
-def leaking_patients(sections: Mapping[str, Sequence[Mapping]]) -> dict[str, list[str]]:
-    """Return the patients that stand in more than one section, with these sections."""
-    places: dict[str, set[str]] = defaultdict(set)
+def patient_leakage(sections: Mapping[str, Sequence[Mapping]]) -> dict[str, list[str]]:
+    """Patients in more than one section, with these sections."""
+    sections_of: dict[str, set[str]] = defaultdict(set)
     for section, cases in sections.items():
         for case in cases:
             if case.get("patient"):
-                places[str(case["patient"])].add(section)
-    return {p: sorted(s, key=list(sections).index) for p, s in sorted(places.items()) if len(s) > 1}
+                sections_of[str(case["patient"])].add(section)
+    return {p: sorted(s, key=list(sections).index) for p, s in sorted(sections_of.items()) if len(s) > 1}
 
 
-def is_fractured(case: Mapping[str, str]) -> bool:
-    """Whether the label of a case holds the value 1; False without a label.
+def has_fracture(case: Mapping[str, str]) -> bool:
+    """Presence of the value 1 in the label of a case; False without a label.
 
     Raises:
         InputError: when the label cannot be read.
@@ -37,32 +39,67 @@ def is_fractured(case: Mapping[str, str]) -> bool:
     try:
         return bool((np.asanyarray(read_volume(case["label"]).dataobj) == 1).any())
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{case['label']}: cannot be read ({reason}); restore the file") from None
+        raise InputError(f"{case['label']}: cannot be read ({first_line(error)}); restore the file") from None
+
+
+def _strata(patients: Sequence[str], fractured: Sequence[bool], seed: int) -> list[list[str]]:
+    """Patients with and without a fracture, each in random order."""
+    has_fracture: dict[str, bool] = {}
+    for patient, flag in zip(patients, fractured, strict=True):
+        has_fracture[patient] = has_fracture.get(patient, False) or bool(flag)
+    rng = np.random.default_rng(seed)
+    strata = [sorted(p for p, f in has_fracture.items() if f == flag) for flag in (True, False)]
+    return [[stratum[i] for i in rng.permutation(len(stratum))] for stratum in strata]
+
+
+def split_by_patient(
+    patients: Sequence[str],
+    fractured: Sequence[bool],
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+) -> dict[str, list[int]]:
+    """Split of cases into training, validation and testing by patient, stratified by the presence of a fracture.
+
+    Args:
+        patients: patient of every case.
+        fractured: whether the case shows a fracture.
+        seed: the same seed results in the same split on every machine.
+        fractions: of training, validation and testing; 70/10/20 as in the paper.
+
+    Returns:
+        Indices of the cases per section.
+    """
+    section_of: dict[str, str] = {}
+    for stratum in _strata(patients, fractured, seed):
+        ends = np.round(np.cumsum(fractions) * len(stratum)).astype(int)
+        # Rounding must not leave a small section empty while the stratum has patients for it.
+        if len(stratum) >= 3:
+            ends[0] = min(ends[0], len(stratum) - 2)
+            ends[1] = min(max(ends[1], ends[0] + 1), len(stratum) - 1)
+        for k, patient in enumerate(stratum):
+            section_of[patient] = SECTIONS[int(np.searchsorted(ends, k, side="right").clip(0, 2))]
+    return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
 
 
 def folds_by_patient(patients: Sequence[str], fractured: Sequence[bool], folds: int, seed: int = 0) -> list[list[int]]:
-    """Deal cases to folds so that no patient is in two and each fold has its share of patients with a fracture.
+    """Folds of cases by patient, stratified by the presence of a fracture.
 
     Args:
         patients: patient of every case.
         fractured: whether the case shows a fracture.
         folds: number of folds.
-        seed: the same seed gives the same folds on every machine.
+        seed: the same seed results in the same folds on every machine.
 
     Returns:
         Indices of the cases of every fold.
     """
-    has_fracture: dict[str, bool] = {}
-    for patient, flag in zip(patients, fractured, strict=True):
-        has_fracture[patient] = has_fracture.get(patient, False) or bool(flag)
-    rng = np.random.default_rng(seed)
-    dealt: list[str] = []
-    for flag in (True, False):
-        group = sorted(p for p, f in has_fracture.items() if f == flag)
-        dealt.extend(group[i] for i in rng.permutation(len(group)))
-    fold_of = {p: k % folds for k, p in enumerate(dealt)}
+    shuffled = [patient for stratum in _strata(patients, fractured, seed) for patient in stratum]
+    fold_of = {patient: k % folds for k, patient in enumerate(shuffled)}
     return [[i for i, p in enumerate(patients) if fold_of[p] == k] for k in range(folds)]
+
+
+def _fracture_flags(cases: Sequence[Mapping[str, str]]) -> list[bool]:
+    return [has_fracture(case) for case in tqdm(cases, desc="reading labels", unit="case")]
 
 
 def split(
@@ -72,69 +109,64 @@ def split(
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
 ) -> str | list[str]:
-    """Split the cases of a datalist anew, by patient, with the same share of fractured patients in every part.
+    """Split the cases of a datalist by patient, with the same share of fractured patients in every section.
 
-    Without FOLDS all cases are pooled and dealt to training, validation and testing by FRACTIONS, into OUT. With FOLDS the testing
-    section stays as it is; the others are pooled and OUT_fold0.json, OUT_fold1.json ... are written, each with one fold for
-    validation and the others for training. The same seed gives the same split on every machine.
+    Without FOLDS all cases are pooled and divided into training, validation and testing by FRACTIONS, into OUT. With FOLDS the
+    testing section is kept; the others are pooled, and every fold is the validation section of one of the datalists
+    OUT_fold0.json, OUT_fold1.json ..., with the other folds for training. The same seed results in the same split on every machine.
 
     Args:
         datalist: datalist whose cases name a `patient`.
         out: datalist to write; by default NAME_split.json beside DATALIST, which is not changed.
         folds: number of folds, at least 2.
-        fractions: shares of training, validation and testing, in sum 1.
+        fractions: of training, validation and testing, in sum 1.
         seed: of the split.
 
     Returns:
         Path of the new datalist, or of one per fold.
     """
     source, sections = read_datalist(datalist)
-    everything = [case for cases in sections.values() for case in cases]
-    nameless = [c.get("image", "a case") for c in everything if not c.get("patient")]
-    if nameless:
+    cases = [case for items in sections.values() for case in items]
+    anonymous = [c.get("image", "a case") for c in cases if not c.get("patient")]
+    if anonymous:
         raise InputError(
-            f"{datalist}: {nameless[0]} names no `patient` ({len(nameless)} such); without it a patient could stand on both sides"
+            f"{datalist}: {anonymous[0]} names no `patient` ({len(anonymous)} such); add it, so that no patient is in two sections"
         )
     target = Path(out) if out is not None else source.with_name(f"{source.stem}_split.json")
     if target.suffix != ".json":
-        raise InputError(f"out={out!r}: give a name that ends in .json")
+        raise InputError(f"out={out!r}: must end in .json")
     if target.resolve() == source.resolve():
-        raise InputError(f"out={out!r}: is the datalist itself; give another name, so that the old split is not lost")
+        raise InputError(f"out={out!r}: is the datalist itself; choose another name, so that the old split is kept")
 
-    def cases_of(chosen: Sequence[int], pool: Sequence[Mapping]) -> list[dict]:
-        return [relative_case(pool[i], target) for i in chosen]
+    def write(path: Path, indices: Mapping[str, Sequence[int]], pool: Sequence[Mapping], description: str) -> str:
+        chosen = {s: [relative_case(pool[i], path) for i in part] for s, part in indices.items()}
+        write_datalist(path, chosen, f"{source.name}, {description}seed {seed}.")
+        return str(path)
 
     if folds is None:
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise InputError(f"fractions={list(fractions)!r}: give three shares that sum to 1, such as [0.7,0.1,0.2]")
-        flags = [is_fractured(c) for c in tqdm(everything, desc="reading labels", unit="case")]
-        parts = split_by_patient([c["patient"] for c in everything], flags, seed, fractions)
-        write_datalist(
-            target, {s: cases_of(p, everything) for s, p in parts.items()}, f"{source.name}, split with seed {seed}."
-        )
-        return str(target)
+            raise InputError(
+                f"fractions={list(fractions)!r}: must be three shares that sum to 1, such as [0.7,0.1,0.2]"
+            )
+        parts = split_by_patient([c["patient"] for c in cases], _fracture_flags(cases), seed, fractions)
+        return write(target, parts, cases, "split with ")
 
     pool = [*sections["training"], *sections["validation"]]
     patients = [c["patient"] for c in pool]
     if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= len(set(patients)):
-        raise InputError(f"folds={folds!r}: give a number from 2 to {len(set(patients))}, the patients outside testing")
-    leaks = leaking_patients({"training": pool, "testing": sections["testing"]})
-    if leaks:
+        raise InputError(f"folds={folds!r}: must be from 2 to {len(set(patients))}, the patients outside testing")
+    leakage = patient_leakage({"training": pool, "testing": sections["testing"]})
+    if leakage:
         raise InputError(
-            f"{datalist}: patient {next(iter(leaks))} stands in testing and outside it ({len(leaks)} such); "
+            f"{datalist}: patient {min(leakage)} is in testing and in another section ({len(leakage)} such); "
             "split without --folds first"
         )
-    flags = [is_fractured(c) for c in tqdm(pool, desc="reading labels", unit="case")]
-    groups = folds_by_patient(patients, flags, folds, seed)
+    groups = folds_by_patient(patients, _fracture_flags(pool), folds, seed)
+    testing = list(range(len(pool), len(pool) + len(sections["testing"])))
     paths = []
     for k, group in enumerate(groups):
+        training = sorted(i for other in groups if other is not group for i in other)
+        indices = {"training": training, "validation": group, "testing": testing}
         path = target.with_name(f"{target.stem}_fold{k}.json")
-        rest = [i for other in groups if other is not group for i in other]
-        content = {
-            "training": cases_of(sorted(rest), pool),
-            "validation": cases_of(group, pool),
-            "testing": cases_of(range(len(sections["testing"])), sections["testing"]),
-        }
-        write_datalist(path, content, f"{source.name}, fold {k} of {folds}, seed {seed}.")
-        paths.append(str(path))
+        paths.append(write(path, indices, [*pool, *sections["testing"]], f"fold {k} of {folds}, "))
     return paths

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms that MONAI lacks or that need a guard."""
+"""Transforms that MONAI lacks, or that need a guard."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class SafeSpacingd(Spacingd):
     """
 
     def __call__(self, data: Mapping[Hashable, object], lazy: bool | None = None) -> dict[Hashable, object]:
-        """Resample as ``Spacingd`` does; items it cannot handle are set aside meanwhile."""
+        """Resample as ``Spacingd`` does; items other than dictionaries under such keys are passed on."""
         prefixes = tuple(f"{key}_" for key in self.keys)
-        aside = {
+        skipped = {
             k: v for k, v in data.items() if isinstance(k, str) and k.startswith(prefixes) and not isinstance(v, dict)
         }
-        result = super().__call__({k: v for k, v in data.items() if k not in aside}, lazy=lazy)  # type: ignore[arg-type]
-        return {**result, **aside}
+        result = super().__call__({k: v for k, v in data.items() if k not in skipped}, lazy=lazy)  # type: ignore[arg-type]
+        return {**result, **skipped}
 
 
 class MaskIgnoredd(MapTransform):
-    """Turn voxels that nobody knows into background, in the label and in everything that is judged by it.
+    """Set ignored voxels to background, in the label and in everything that is compared with it.
 
     Args:
-        keys: label maps to clean, the label itself among them.
-        label_key: label that marks unknown voxels; it is read before anything is changed.
-        ignore_index: the mark.
+        keys: label maps (1, X, Y, Z), the label itself among them.
+        label_key: label with the ignore index; it is read before anything is changed.
+        ignore_index: value of ignored voxels.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", ignore_index: int = 255) -> None:
@@ -40,9 +40,9 @@ class MaskIgnoredd(MapTransform):
         self.label_key, self.ignore_index = label_key, ignore_index
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items with 0 where the label holds the mark."""
+        """Return the items with 0 where the label has the ignore index."""
         result = dict(data)
-        unknown = torch.as_tensor(data[self.label_key] == self.ignore_index)
+        ignored = torch.as_tensor(data[self.label_key] == self.ignore_index)
         for key in self.key_iterator(result):
-            result[key] = torch.where(unknown.to(result[key].device), torch.zeros_like(result[key]), result[key])
+            result[key] = torch.where(ignored.to(result[key].device), torch.zeros_like(result[key]), result[key])
         return result

@@ -253,7 +253,7 @@ def test_two_processes_share_a_folder(cases, tmp_path):
 def test_a_folder_that_cannot_be_used_is_one_clear_line(cases, tmp_path, monkeypatch):
     occupied = tmp_path / "file"
     occupied.write_text("")
-    with pytest.raises(InputError, match=rf"cache_dir={occupied}: .*choose a folder that can be written to") as found:
+    with pytest.raises(InputError, match=rf"cache_dir={occupied}: .*choose a writable folder") as found:
         VolumeCache(cases, chain(tmp_path / "log"), occupied)
     assert "\n" not in str(found.value)
 
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(cases, tmp_path, monkeyp
     assert not list((tmp_path / "cache").glob("*/*"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *a: False)
-        with pytest.raises(InputError, match="no permission to write there"):
+        with pytest.raises(InputError, match="no permission to write"):
             VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A preprocessed case on disk: one array a file, to be mapped into memory, and what belongs to them."""
+"""Cache entry: a preprocessed case on disk, one memory-mapped file per array and an index."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import torch
 from monai.data import MetaTensor
 
 INDEX = "entry.json"
-BLOCK, BLOCKS = 1 << 16, 8  # bytes and number of the blocks that tell a damaged file without reading all of it
-STALE_TMP_S = 86400.0  # a temporary folder this old belongs to no process any more
+BLOCK_BYTES, NUM_BLOCKS = 1 << 16, 8  # of the checksum, which does not read whole files
+STALE_TMP_S = 86400.0  # age of a temporary folder whose process has ended
 
 
 class CorruptEntryError(Exception):
-    """An entry that cannot be used; the message says why."""
+    """Incomplete or changed entry; the message is the reason."""
 
 
 def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
-    """Write an entry under a temporary name; it takes its own when it is complete.
+    """Write an entry; it appears under its name only when it is complete.
 
-    Another process may have been faster: its entry has the same content and stays.
+    An entry that another process has written meanwhile has the same content and is kept.
 
     Args:
-        folder: the entry's own folder.
-        item: arrays, tensors and images with metadata; of other values those that JSON can hold.
+        folder: folder of the entry.
+        item: arrays, tensors, images with metadata, and values that JSON can hold.
 
     Raises:
-        OSError: when the disk is full or may not be written to.
+        OSError: when the disk is full or cannot be written to.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{uuid.uuid4().hex}")
@@ -55,10 +55,10 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
                     "file": path.name,
                     "tensor": array is not value,
                     "bytes": path.stat().st_size,
-                    "check": _check(path),
+                    "check": _checksum(path),
                 }
                 if isinstance(value, MetaTensor):
-                    index[key]["meta"] = {k: p for k, v in value.meta.items() if (p := _plain(v)) is not None}
+                    index[key]["meta"] = {k: p for k, v in value.meta.items() if (p := _encode(v)) is not None}
             else:
                 index[key] = {"value": value}
         (temporary / INDEX).write_text(json.dumps(index), encoding="utf-8")
@@ -71,8 +71,8 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value of the metadata as JSON can hold it, None for what it cannot."""
+def _encode(value: Any) -> Any:
+    """Value of the metadata for JSON, None for types that JSON cannot hold."""
     if isinstance(value, torch.Tensor):
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -82,8 +82,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, bool, int, float)) else None
 
 
-def _rich(value: Any) -> Any:
-    """Undo ``_plain``."""
+def _decode(value: Any) -> Any:
+    """Inverse of ``_encode``."""
     if isinstance(value, dict) and "tensor" in value:
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
     if isinstance(value, dict):
@@ -91,39 +91,42 @@ def _rich(value: Any) -> Any:
     return value
 
 
-def _check(path: Path) -> int:
-    """CRC-32 of blocks spread over a file: it tells one that was cut off, emptied or overwritten, not every flipped bit."""
-    size, value = path.stat().st_size, 0
+def _checksum(path: Path) -> int:
+    """CRC-32 of blocks spread over a file; detects truncation and overwriting, not every flipped bit."""
+    size, checksum = path.stat().st_size, 0
     with path.open("rb") as file:
-        for start in sorted({int(s) for s in np.linspace(0, max(size - BLOCK, 0), BLOCKS)}):
+        for start in sorted({int(s) for s in np.linspace(0, max(size - BLOCK_BYTES, 0), NUM_BLOCKS)}):
             file.seek(start)
-            value = zlib.crc32(file.read(BLOCK), value)
-    return value
+            checksum = zlib.crc32(file.read(BLOCK_BYTES), checksum)
+    return checksum
 
 
 def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
-    """Return what an entry holds.
+    """Read the index of an entry and check the sizes of its files.
 
     Args:
-        folder: the entry's own.
-        verify: whether a few blocks of every file are read and compared too.
+        folder: folder of the entry.
+        verify: whether the checksums are compared, too.
+
+    Returns:
+        By key of the item its ``value``, or ``file``, ``tensor``, ``bytes``, ``check`` and ``meta``.
 
     Raises:
         FileNotFoundError: when there is no such entry.
-        CorruptEntryError: when it is incomplete or was changed.
+        CorruptEntryError: when it is incomplete or changed.
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        for about in index.values():
-            if "file" not in about:
+        for record in index.values():
+            if "file" not in record:
                 continue
-            path = folder / about["file"]
+            path = folder / record["file"]
             size = path.stat().st_size
-            if size != about["bytes"]:
-                raise CorruptEntryError(f"{path.name} has {size} bytes, {about['bytes']} were written")
-            if verify and _check(path) != about["check"]:
+            if size != record["bytes"]:
+                raise CorruptEntryError(f"{path.name} has {size} bytes, {record['bytes']} were written")
+            if verify and _checksum(path) != record["check"]:
                 raise CorruptEntryError(f"{path.name} was changed after it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptEntryError(str(error)) from None
@@ -131,43 +134,43 @@ def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
 
 
 def read_entry(folder: Path) -> dict[str, Any]:
-    """Return the item with its arrays mapped into memory: what is not touched is not read.
+    """Item with memory-mapped arrays, of which only the accessed pages are read.
 
-    Whatever a transform writes stays in this process and is gone with the item (copy on write).
+    Changes by transforms are private to the process and to the item (copy on write).
 
     Raises:
         FileNotFoundError: when there is no such entry.
-        CorruptEntryError: when it cannot be used.
+        CorruptEntryError: when it is incomplete or changed.
     """
     item: dict[str, Any] = {}
-    for key, about in read_index(folder).items():
-        if "file" not in about:
-            item[key] = about["value"]
+    for key, record in read_index(folder).items():
+        if "file" not in record:
+            item[key] = record["value"]
             continue
         try:
-            path = folder / about["file"]
-            large = about["bytes"] > BLOCK  # an empty array cannot be mapped, a small one need not be
-            array = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
+            # An empty array cannot be mapped, a small one need not be.
+            mode = "c" if record["bytes"] > BLOCK_BYTES else None
+            array = np.load(folder / record["file"], mmap_mode=mode, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise CorruptEntryError(f"{about['file']}: {error}") from None
-        item[key] = torch.from_numpy(np.asarray(array)) if about["tensor"] else array
-        if "meta" in about:
-            item[key] = MetaTensor(item[key], meta={k: _rich(v) for k, v in about["meta"].items()})
+            raise CorruptEntryError(f"{record['file']}: {error}") from None
+        item[key] = torch.from_numpy(np.asarray(array)) if record["tensor"] else array
+        if "meta" in record:
+            item[key] = MetaTensor(item[key], meta={k: _decode(v) for k, v in record["meta"].items()})
     return item
 
 
 def remove_entry(folder: Path) -> None:
-    """Take an entry away; its name is free at once, also while another process reads its files."""
-    aside = folder.with_name(f".{uuid.uuid4().hex}")
+    """Remove an entry; its name is free at once, also while another process reads its files."""
+    temporary = folder.with_name(f".{uuid.uuid4().hex}")
     try:
-        os.rename(folder, aside)
+        os.rename(folder, temporary)
     except FileNotFoundError:
         return
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(root: Path) -> None:
-    """Take away temporary folders that a process left behind which was killed."""
+def remove_stale(root: Path) -> None:
+    """Remove the temporary folders of killed processes."""
     for path in root.glob("*/.*"):
         try:
             if path.is_dir() and time.time() - path.stat().st_mtime > STALE_TMP_S:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a preprocessed case depends on, as one key: content of its files, its other values, the transforms and their versions."""
+"""Cache key: SHA-256 of the content of a case's files, its other values, the transforms and the versions of MONAI and PyTorch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ import monai
 import numpy as np
 import torch
 
-FORMAT = 1  # of an entry; a new one leaves every older entry aside
-MTIME_RESOLUTION_S = 2.0  # a file this young may change again within the resolution of its time stamp
-MEMO = "files.json"
+FORMAT = 1  # of an entry; entries of another format are not used
+MTIME_RESOLUTION_S = 2.0  # a file younger than this may change again without a new time stamp
+DIGEST_CACHE = "files.json"
 
 
 def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
-    """Return a description of a parameter that JSON can hold and that is equal in every process.
+    """Description of a parameter for JSON that is equal in every process.
 
-    Objects are described by class and attributes. For classes and functions outside MONAI and PyTorch the hash of their module's
-    source stands too, so that edited code means another description.
+    Objects are described by class and attributes, and classes and functions outside MONAI and PyTorch by the hash of their module's
+    source, too, so that edited code has another description.
 
     Args:
-        value: anything a transform may hold.
-        seen: identities of the objects on the way here, so that a circle ends.
+        value: attribute of a transform, of any type.
+        seen: identities of the enclosing objects, which ends circular references.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -61,24 +61,24 @@ def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
         return [value.co_code.hex(), describe(value.co_consts, seen), list(value.co_names)]
     if isinstance(value, functools.partial):
         return ["partial", describe([value.func, value.args, value.keywords], seen)]
-    if inspect.isroutine(value):  # a lambda of a config has no module whose source would tell it from another
-        inside = [getattr(value, k, None) for k in ("__code__", "__defaults__", "__kwdefaults__", "__self__")]
+    if inspect.isroutine(value):  # the module of a lambda of a config does not contain its source
+        parts = [getattr(value, k, None) for k in ("__code__", "__defaults__", "__kwdefaults__", "__self__")]
         cells = [c.cell_contents for c in getattr(value, "__closure__", None) or ()]
-        return [value.__module__, value.__qualname__, _source(value), describe([*inside, cells], seen)]
+        return [value.__module__, value.__qualname__, _source(value), describe([*parts, cells], seen)]
     if inspect.isclass(value):
         return [value.__module__, value.__qualname__, _source(value)]
-    kind = type(value)
     if inspect.ismodule(value):
         return ["module", value.__name__]
+    cls = type(value)
     if not hasattr(value, "__dict__"):
-        return [kind.__module__, kind.__qualname__, re.sub(r" at 0x[0-9a-f]+", "", repr(value))]
-    held = {k: v for k, v in vars(value).items() if not isinstance(v, np.random.RandomState)}
-    return [kind.__module__, kind.__qualname__, _source(kind), describe(held, seen)]
+        return [cls.__module__, cls.__qualname__, re.sub(r" at 0x[0-9a-f]+", "", repr(value))]
+    attributes = {k: v for k, v in vars(value).items() if not isinstance(v, np.random.RandomState)}
+    return [cls.__module__, cls.__qualname__, _source(cls), describe(attributes, seen)]
 
 
-def _source(thing: Any) -> str:
-    """Hash of the source of the module of a class or function, "" for those that a version stands for."""
-    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+def _source(value: Any) -> str:
+    """SHA-256 of the source of the module of a class or function, "" for those whose version is part of the key."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
     if module is None or module.__name__.partition(".")[0] in ("builtins", "monai", "torch", "numpy"):
         return ""
     try:
@@ -88,59 +88,59 @@ def _source(thing: Any) -> str:
 
 
 def config_digest(transforms: Iterable[Any]) -> str:
-    """Return the SHA-256 of transforms, their parameters and the versions of MONAI and PyTorch, which resample."""
+    """SHA-256 of transforms, their parameters and the versions of MONAI and PyTorch, which resample."""
     parts = [FORMAT, monai.__version__, torch.__version__, [describe(t) for t in transforms]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class FileDigests:
-    """SHA-256 of files, remembered by path, size and time of change, so that a start does not read every scan again.
+    """SHA-256 of files, cached by path, size and time of modification, so that a start does not read every scan again.
 
     Args:
-        folder: where the memory is kept; it may be shared, what two processes write at once is computed again at worst.
+        folder: folder of the cached digests; it may be shared: a digest that is lost in a race is computed again.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / MEMO
-        self.known = self._read()
+        self.path = folder / DIGEST_CACHE
+        self.digests = self._read()
         self.changed = False
 
     def _read(self) -> dict[str, list]:
         try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # a lost memory costs time only
+            digests = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # they are computed again
             return {}
-        return known if isinstance(known, dict) else {}
+        return digests if isinstance(digests, dict) else {}
 
     def __call__(self, path: Path) -> str:
-        """Return the digest of a file, or of all files in a folder (a DICOM series).
+        """Digest of a file, or of all files in a folder (a DICOM series).
 
         Raises:
-            OSError: when it cannot be read.
+            OSError: when a file cannot be read.
         """
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file())
             return hashlib.sha256("\n".join(f"{p.relative_to(path)} {self(p)}" for p in files).encode()).hexdigest()
-        name, facts = str(path.resolve()), path.stat()
-        stamp = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
-        if name in self.known and self.known[name][:3] == stamp:
-            return self.known[name][3]
+        name, status = str(path.resolve()), path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        if name in self.digests and self.digests[name][:3] == stamp:
+            return self.digests[name][3]
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        if time.time() - facts.st_mtime > MTIME_RESOLUTION_S:
-            self.known[name] = [*stamp, digest.hexdigest()]
+        if time.time() - status.st_mtime > MTIME_RESOLUTION_S:
+            self.digests[name] = [*stamp, digest.hexdigest()]
             self.changed = True
         return digest.hexdigest()
 
     def save(self) -> None:
-        """Write what was learnt, together with what another process wrote meanwhile."""
+        """Write the new digests together with those that another process has written meanwhile."""
         if self.changed:
             # Not named by the process id, as `core.files.atomic_write` does: containers that share the folder have equal ones.
             temporary = self.path.with_name(f".{uuid.uuid4().hex}")
             try:
-                temporary.write_text(json.dumps({**self._read(), **self.known}), encoding="utf-8")
+                temporary.write_text(json.dumps({**self._read(), **self.digests}), encoding="utf-8")
                 os.replace(temporary, self.path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -148,7 +148,7 @@ class FileDigests:
 
 
 def item_digest(item: Mapping[str, Any], digests: FileDigests) -> str:
-    """Return the SHA-256 of a case of the datalist: its files by content, whatever they are called, everything else by value."""
+    """SHA-256 of a case of the datalist: files by content, not by name, everything else by value."""
     parts = []
     for key in sorted(item):
         values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of whole data lists."""
+"""Data-quality checks of datalists."""

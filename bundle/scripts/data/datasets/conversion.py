@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ...core.errors import InputError, first_line
 from ...core.files import atomic_write, write_text
 from ...core.geometry import AFFINE_TOLERANCE_MM, grid_offset
-from ..datalist import split_by_patient, write_datalist
+from ..datalist import write_datalist
+from ..split import split_by_patient
 from ..vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 
 Case = TypeVar("Case")
