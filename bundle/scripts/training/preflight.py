@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that run before any epoch starts: every problem in one line with file, value and remedy."""
+"""Checks before the first epoch: every problem in one line with file, value and remedy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
 from ..data.checks.cases import check_cases
 from ..data.datalist import section_error
-from ..data.split import leaking_patients
-from .tracking import ready
+from ..data.split import patient_leakage
+from .tracking import check_store
 
 MAX_SHOWN = 20
+LEVELS = ("full", "header", "off")
 
 
 def check_command() -> None:
-    """Check the overrides of the running command and the tracking server that it names, before data are read for minutes.
+    """Check the overrides of the running command and the tracking store, before data are read for minutes.
 
     Raises:
         InputError: with one line per problem.
     """
     overrides = check_command_line()
     if overrides.get("tracking", "None") not in ("None", ""):
-        ready(overrides.get("tracking_uri"))
+        check_store(overrides.get("tracking_uri"))
 
 
 def preflight(
@@ -37,58 +38,59 @@ def preflight(
     expect_hu: bool = True,
     needs: Sequence[str] = (),
 ) -> None:
-    """Refuse to start when data are missing or broken.
+    """Refuse to start with missing or damaged data.
 
     Args:
-        sections: cases per section of the datalist.
+        sections: cases by section of the datalist.
         required: sections that must not be empty.
-        source: where the cases come from, for messages.
+        source: datalist, for messages.
         level: "full", "header" or "off".
-        label_values: values that a label may hold.
+        label_values: valid values of a label.
         workers: threads.
-        expect_hu: whether images whose values are no HU are refused.
-        needs: what every case of the required sections must name besides.
+        expect_hu: refuse images whose values are not HU.
+        needs: keys that every case of the required sections must have besides image and label.
 
     Raises:
-        InputError: with a line per problem.
+        InputError: with one line per problem.
     """
     check_command()
-    if level not in ("full", "header", "off"):
-        raise InputError(f"check_data={level!r}: give full, header or off")
+    if level not in LEVELS:
+        raise InputError(f"check_data={level!r}: must be one of {', '.join(LEVELS)}")
     for name in required:
-        if not sections.get(name) and served():
-            raise InputError(
-                "no label has been submitted, so there is nothing to train with; correct a segmentation in 3D Slicer and "
-                "press Submit Label, then train again"
-            )
         if not sections.get(name):
-            reason = (section_error(source, name) if source else None) or f"gives no `{name}` case"
-            raise InputError(
-                f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
-                "(make one with: python -m scripts.data phantom --out DIR)"
-            )
+            raise InputError(_empty_section(name, source))
     for name, key in itertools.product(required, needs):
-        bare = [case for case in sections[name] if key not in case]
-        if bare:
+        without = [case for case in sections[name] if key not in case]
+        if without:
             raise InputError(
-                f"{bare[0]['image']}: the case names no `{key}` ({len(bare)} of {len(sections[name])} {name} cases); add it to "
-                f"{source or 'the datalist'}, or leave the overlay out that needs it"
+                f"{without[0]['image']}: the case has no `{key}` ({len(without)} of {len(sections[name])} {name} cases); add it "
+                f"to {source or 'the datalist'}, or leave out the overlay that needs it"
             )
     if level == "off":
         return
-    leaks = leaking_patients(sections)
+    leaks = patient_leakage(sections)
     if leaks:
-        patient, places = next(iter(leaks.items()))
+        patient, sections_of_patient = next(iter(leaks.items()))
         raise InputError(
-            f"{source or 'the datalist'}: patient {patient} stands in {' and '.join(places)} ({len(leaks)} such); "
+            f"{source or 'the datalist'}: patient {patient} is in {' and '.join(sections_of_patient)} ({len(leaks)} such); "
             "split it by patient (python -m scripts.data split)"
         )
     cases = [case for items in sections.values() for case in items]
     problems = check_cases(cases, level, label_values, workers, expect_hu)
     if problems:
         more = f" (the first {MAX_SHOWN} are shown)" if len(problems) > MAX_SHOWN else ""
-        raise InputError(
-            "\n".join(
-                [*problems[:MAX_SHOWN], f"{len(problems)} problem(s) in {len(cases)} cases{more}; nothing was started"]
-            )
+        total = f"{len(problems)} problem(s) in {len(cases)} cases{more}; nothing was started"
+        raise InputError("\n".join([*problems[:MAX_SHOWN], total]))
+
+
+def _empty_section(name: str, source: str) -> str:
+    if served():
+        return (
+            "no label has been submitted, so there is nothing to train with; correct a segmentation in 3D Slicer and "
+            "press Submit Label, then train again"
         )
+    reason = (section_error(source, name) if source else None) or f"has no `{name}` case"
+    return (
+        f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
+        "(make one with: python -m scripts.data phantom --out DIR)"
+    )
