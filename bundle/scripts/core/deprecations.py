@@ -64,22 +64,27 @@ TARGETS: dict[str, str] = {
     "scripts.training.vertebra_loss.MarkIntactd": "scripts.training.vertebra_loss.RelabelIntactd",
 }
 
-# Arguments of components, by their new target.
+# Arguments of components, by their new target; of dataclasses too, whose arguments are dictionaries of a component.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "scripts.data.transforms.MaskIgnoredd": {"ignore_value": "ignore_index"},
     "scripts.evaluation.cases.CaseTable": {"ignore_value": "ignore_index"},
     "scripts.networks.ensemble.MeanEnsemble": {"classes": "num_classes"},
     "scripts.networks.slice_context.context_step": {"dimensions": "spatial_dims"},
+    "scripts.training.adversarial.SegmentationStep": {"ignore_value": "ignore_index"},
+    "scripts.training.ignore_index_loss.IgnoreIndexLoss": {"ignore_value": "ignore_index"},
 }
 
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {
+    "drawn": "collapse_fraction",
     "found": "detected",
     "right": "true_positive",
+    "unknown_ml": "ignored_ml",
 }
 
 # Options of commands.
 OPTIONS: dict[str, str] = {
+    "drawn": "collapse_fraction",
     "ignore_value": "ignore_index",
     "tolerance": "tolerance_mm",
 }
@@ -148,6 +153,16 @@ def migrate_config(content: Mapping[str, Any], where: str = "", quiet: bool = Fa
         for old, new in used.items():
             warn(old, new, where)
     return migrated
+
+
+def migrate_arguments(target: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of the arguments of a class with the names of this version; see ``ARGUMENTS``."""
+    used: dict[str, str] = {}
+    content = _migrate({"_target_": target, **arguments}, used)
+    for old, new in used.items():
+        warn(old, new, target)
+    del content["_target_"]
+    return content
 
 
 def migrate_keys(content: Mapping[str, Any]) -> dict[str, Any]:

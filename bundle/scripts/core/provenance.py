@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What results were made of and with: hashes of files, versions of packages."""
+"""Provenance of results: hashes of files, versions of packages, revision of the code."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ def version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that results depend on."""
+    packages = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            packages[name] = "not installed"
+    return packages
 
 
 def revision() -> dict[str, object]:
-    """Git revision of the bundle and whether it was changed since; the hash of its scripts and configs in any case."""
-    found: dict[str, object] = {}
+    """SHA-256 of the scripts and configs of the bundle, and its git revision with a flag for uncommitted changes."""
+    facts: dict[str, object] = {}
     digest = hashlib.sha256()
     for folder in ("scripts", "configs"):
         for file in sorted(f for f in (BUNDLE / folder).rglob("*") if f.suffix in (".py", ".yaml", ".json", ".conf")):
             digest.update(file.relative_to(BUNDLE).as_posix().encode())
             digest.update(file.read_bytes())
-    found["bundle_sha256"] = digest.hexdigest()
+    facts["bundle_sha256"] = digest.hexdigest()
     try:
         git = ["git", "-C", str(BUNDLE)]
-        found["git"] = subprocess.run(
+        facts["git"] = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
         ).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True
         ).stdout
-        found["git_changed"] = bool(changed.strip())
+        facts["git_changed"] = bool(changed.strip())
     except (OSError, subprocess.CalledProcessError):
-        found["git"] = "no git repository"
-    return found
+        facts["git"] = "no git repository"
+    return facts

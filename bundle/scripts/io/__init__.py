@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans and masks on disk: formats, DICOM, geometry, resampling, writers and checks of one image."""
+"""Scans and masks on disk: formats, DICOM, headers and voxels, resampling, writers, checks of one image."""

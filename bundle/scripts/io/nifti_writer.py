@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -109,8 +110,9 @@ def open_slice_writer(
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file,
     ):
-        header.write_to(file)
-        file.write(bytes(int(header["vox_offset"]) - file.tell()))
+        stored_header = BytesIO()
+        header.write_to(stored_header)
+        file.write(stored_header.getvalue().ljust(int(header["vox_offset"]), b"\0"))
         slices = SliceWriter(file, scan, dtype)
         yield slices
         slices.finish()

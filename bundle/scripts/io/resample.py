@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the stored scan to the working grid and back, slab by slab, axis by axis."""
+"""Linear resampling between a stored scan and its working grid, slab by slab and axis by axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .working_grid import Taps, WorkingGrid
 
-SLAB_BYTES = 24 * 2**20  # of float32 that one step of a pass works on
+SLAB_BYTES = 24 * 2**20  # of float32 in one step of a pass
 
 
 def _gather(values: torch.Tensor, taps: Taps, dim: int) -> torch.Tensor:
@@ -24,13 +24,13 @@ def _gather(values: torch.Tensor, taps: Taps, dim: int) -> torch.Tensor:
 
 
 def _relative(taps: Taps) -> tuple[Taps, slice]:
-    """The same taps into the range of the input that they touch."""
+    """Taps relative to the range of the input that they reach, and that range."""
     start, stop = int(min(taps.low.min(), taps.high.min())), int(max(taps.low.max(), taps.high.max())) + 1
     return Taps(taps.low - start, taps.high - start, taps.weight), slice(start, stop)
 
 
 def _matrix(taps: Taps, length: int) -> torch.Tensor:
-    """Taps as a matrix (length, outputs): along the contiguous axis a product of matrices is far faster than picking voxels."""
+    """Taps as a matrix (length, outputs); along the contiguous axis a matrix product is much faster than gathering voxels."""
     matrix, columns = torch.zeros(length, len(taps.low)), torch.arange(len(taps.low))
     weight = torch.from_numpy(taps.weight)
     matrix.index_put_((torch.from_numpy(taps.low), columns), 1 - weight, accumulate=True)
@@ -43,28 +43,28 @@ def sample(
     indices: Sequence[NDArray[np.int64]],
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.int16]:
-    """HU at chosen voxels of the working grid, by linear interpolation, in one pass over the scan.
+    """HU at selected voxels of the working grid, by linear interpolation, in one pass over the scan.
 
     Args:
-        slab: gives slices ``k0`` to ``k1`` of the stored scan as (K, J, I).
+        slab: reader of slices ``k0`` to ``k1`` of the stored scan, (K, J, I).
         grid: working grid.
-        indices: wanted voxels along R, A and S; every combination is sampled.
-        progress: called with the number of slices done.
+        indices: working voxels along R, A and S; every combination is sampled.
+        progress: called with the number of stored slices done.
 
     Returns:
         HU (R, A, S), int16, C order.
     """
-    wanted = [np.asarray(i, np.int64) for i in indices]
-    out = np.empty([len(i) for i in wanted], np.int16)
+    indices = [np.asarray(i, np.int64) for i in indices]
+    out = np.empty([len(i) for i in indices], np.int16)
     if out.size == 0:
         return out
-    by_input = {grid.axes[axis]: (axis, grid.taps(axis, index)) for axis, index in enumerate(wanted)}
-    (axis_i, taps_i), (axis_j, taps_j), (axis_k, taps_k) = (by_input[a] for a in range(3))
+    by_input_axis = {grid.axes[axis]: (axis, grid.taps(axis, index)) for axis, index in enumerate(indices)}
+    (axis_i, taps_i), (axis_j, taps_j), (axis_k, taps_k) = (by_input_axis[a] for a in range(3))
     taps_i, columns = _relative(taps_i)
     taps_j, rows = _relative(taps_j)
     order = np.argsort(taps_k.low, kind="stable")
-    place = np.empty((3,), int)
-    place[[axis_k, axis_j, axis_i]] = 0, 1, 2
+    to_ras = np.empty((3,), int)
+    to_ras[[axis_k, axis_j, axis_i]] = 0, 1, 2
     across = _matrix(taps_i, columns.stop - columns.start)
     width = (rows.stop - rows.start) * (columns.stop - columns.start) * 4
     depth = max(SLAB_BYTES // max(width, 1), 2)
@@ -80,7 +80,7 @@ def sample(
         values = _gather(values, along, 0).round_().to(torch.int16)
         target = [slice(None)] * 3
         target[axis_k] = chosen  # type: ignore[call-overload]
-        out[tuple(target)] = values.numpy().transpose(place)
+        out[tuple(target)] = values.numpy().transpose(to_ras)
         if progress is not None:
             progress(last)
         start = stop
@@ -93,17 +93,17 @@ def restore(
     grid: WorkingGrid,
     nearest: NDArray | None = None,
 ) -> Iterator[tuple[int, tuple[slice, slice], NDArray[np.float32], NDArray | None]]:
-    """Slices of a box of the working grid on the grid of the stored scan, by linear interpolation; 0 outside the box.
+    """Resample a box of the working grid to the slices of the stored scan, by linear interpolation; 0 outside the box.
 
     Args:
         volume: values (R, A, S) in the box.
-        origin: its first voxel in the working grid.
+        origin: first voxel of the box in the working grid.
         grid: working grid.
-        nearest: labels on the same box, taken from the nearest voxel.
+        nearest: labels of the same box, resampled to the nearest voxel.
 
     Yields:
-        For every slice of the stored scan that the box reaches: its number, where in it the values lie (rows J, columns I), the
-        values (J, I) and the labels.
+        For every slice of the stored scan that the box reaches: its index, the rows J and columns I covered, and there the values
+        (J, I) and the labels (J, I) or None.
     """
     if volume.size == 0:
         return
@@ -113,10 +113,10 @@ def restore(
 
     def positions(axis: int, start: int, stop: int) -> NDArray[np.float64]:
         inside = np.minimum(grid.inverse_positions(axis, np.arange(start, stop)), grid.shape[axis] - 1)
-        return inside - origin[axis] + 1  # the border of zeros shifts it by one
+        return inside - origin[axis] + 1  # padding shifts it by one
 
     padded = np.pad(volume, 1)
-    for axis in range(3):  # at the end of the grid the last value goes on, as in MONAI's border padding
+    for axis in range(3):  # the last plane of the grid is repeated, as in MONAI's border padding
         if box[axis][1] == grid.shape[axis]:
             edge, inner = [slice(None)] * 3, [slice(None)] * 3
             edge[axis], inner[axis] = slice(-1, None), slice(-2, -1)
@@ -126,16 +126,16 @@ def restore(
     across = _matrix(taps_i, padded.shape[axis_i])
     along = positions(axis_k, k0, k1)
     taps_k = Taps.at(along, padded.shape[axis_k])
-    turned = padded.transpose(axis_k, axis_j, axis_i)
+    stored_order = padded.transpose(axis_k, axis_j, axis_i)
     near = [np.clip(np.round(p).astype(int) - 1, 0, n - 1) for p, n in (
         (positions(axis_i, i0, i1), volume.shape[axis_i]), (positions(axis_j, j0, j1), volume.shape[axis_j]),
         (along, volume.shape[axis_k]))]  # fmt: skip
     labels = None if nearest is None else nearest.transpose(axis_k, axis_j, axis_i)
     for n, k in enumerate(range(k0, k1)):
-        pair = torch.from_numpy(np.ascontiguousarray(turned[[taps_k.low[n], taps_k.high[n]]])).float()
+        pair = torch.from_numpy(np.ascontiguousarray(stored_order[[taps_k.low[n], taps_k.high[n]]])).float()
         plane = torch.lerp(pair[0], pair[1], float(taps_k.weight[n]))
         if not bool(plane.any()):
             continue
         values = (_gather(plane, taps_j, 0) @ across).numpy()
-        marks = None if labels is None else labels[near[2][n]][np.ix_(near[1], near[0])]
-        yield k, (slice(j0, j1), slice(i0, i1)), values, marks
+        label_plane = None if labels is None else labels[near[2][n]][np.ix_(near[1], near[0])]
+        yield k, (slice(j0, j1), slice(i0, i1)), values, label_plane

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of scans, masks and findings."""
+"""Figures of scans, masks and findings, and self-contained HTML pages."""

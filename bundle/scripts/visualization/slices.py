@@ -50,7 +50,7 @@ def window_of(volume: NDArray) -> tuple[float, float]:
 def show_slice(
     axes,
     plane: NDArray,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | NDArray,
     window: tuple[float, float] = BONE_WINDOW,
     start: Sequence[float] = (0.0, 0.0),
 ) -> None:
@@ -75,7 +75,7 @@ def show_slice(
 def outline(
     axes,
     mask: NDArray[np.bool_],
-    spacing: Sequence[float],
+    spacing: Sequence[float] | NDArray,
     name: str = "prediction",
     width: float = 1.2,
     start: Sequence[float] = (0.0, 0.0),
