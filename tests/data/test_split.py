@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits by patient: folds share nothing, spread fractures, and leaks are refused by name."""
+"""Splits by patient: sections and folds are disjoint and stratified, patient leakage is refused by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.split import folds_by_patient, patient_leakage, split
+from scripts.data.split import folds_by_patient, patient_leakage, split, split_by_patient
 
 
 @pytest.fixture
@@ -32,40 +32,40 @@ def patients(path) -> dict[str, set[str]]:
     return {s: {c["patient"] for c in content[s]} for s in ("training", "validation", "testing")}
 
 
-def test_a_new_split_keeps_patients_together_and_the_old_file(datalist):
+def test_a_new_split_keeps_patients_together_and_its_source(datalist):
     before = datalist.read_text()
     path = split(str(datalist), fractions=[0.5, 0.25, 0.25], seed=3)
     assert datalist.read_text() == before
-    found = patients(path)
-    assert sum(map(len, found.values())) == len(set().union(*found.values())) == 12
-    assert [len(p) for p in found.values()] == pytest.approx([6, 3, 3], abs=1)
+    sections = patients(path)
+    assert sum(map(len, sections.values())) == len(set().union(*sections.values())) == 12
+    assert [len(p) for p in sections.values()] == pytest.approx([6, 3, 3], abs=1)
     assert (
         patients(split(str(datalist), out=str(datalist.parent / "b.json"), fractions=[0.5, 0.25, 0.25], seed=3))
-        == found
+        == sections
     )
 
 
-def test_the_same_seed_gives_this_split_on_every_machine():
+def test_the_same_seed_results_in_the_same_folds():
     assert folds_by_patient(list("abcdefgh"), [True, False] * 4, 3, seed=0) == [[3, 4, 6], [0, 1, 7], [2, 5]]
 
 
-def test_folds_leave_testing_alone_and_validate_everyone_once(datalist, tmp_path):
+def test_folds_keep_testing_and_validate_every_patient_once(datalist, tmp_path):
     (tmp_path / "deep").mkdir()
     paths = split(str(datalist), out=str(tmp_path / "deep" / "k.json"), folds=3)
     assert [p.rsplit("/", 1)[1] for p in paths] == ["k_fold0.json", "k_fold1.json", "k_fold2.json"]
-    found = [patients(p) for p in paths]
-    assert all(f["testing"] == {"p10", "p11"} for f in found)
-    validated = [p for f in found for p in f["validation"]]
+    folds = [patients(p) for p in paths]
+    assert all(f["testing"] == {"p10", "p11"} for f in folds)
+    validated = [p for f in folds for p in f["validation"]]
     assert len(validated) == len(set(validated)) == 10
-    assert all(not f["training"] & f["validation"] for f in found)
-    ill = {f"p{k:02d}" for k in range(0, 12, 3)}
-    shares = [len(f["validation"] & ill) for f in found]
+    assert all(not f["training"] & f["validation"] for f in folds)
+    fractured = {f"p{k:02d}" for k in range(0, 12, 3)}
+    shares = [len(f["validation"] & fractured) for f in folds]
     assert max(shares) - min(shares) <= 1
     case = json.loads(Path(paths[0]).read_text())["training"][0]
     assert (tmp_path / "deep" / case["label"]).resolve().is_file()
 
 
-def test_a_leak_is_named_and_refused(datalist):
+def test_patient_leakage_is_refused(datalist):
     content = json.loads(datalist.read_text())
     content["testing"][0]["patient"] = "p03"
     datalist.write_text(json.dumps(content))
@@ -98,3 +98,22 @@ def test_bad_arguments_are_one_line(datalist):
     datalist.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"m3\.nii: cannot be read"):
         split(str(datalist))
+
+
+def test_split_by_patient_is_stratified_by_fracture():
+    patients = [f"p{i // 2}" for i in range(100)]
+    fractured = [i // 2 % 3 == 0 for i in range(100)]
+    sections = split_by_patient(patients, fractured, seed=1)
+    sets = [{patients[i] for i in part} for part in sections.values()]
+    assert sum(map(len, sets)) == len(set().union(*sets)) == 50
+    assert [len(s) for s in sets] == pytest.approx([35, 5, 10], abs=1)
+    shares = [np.mean([fractured[i] for i in part]) for part in sections.values()]
+    assert max(shares) - min(shares) < 0.25
+    assert sections == split_by_patient(patients, fractured, seed=1)
+    assert sections != split_by_patient(patients, fractured, seed=2)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 8])
+def test_small_sets_fill_every_section(n):
+    sections = split_by_patient([str(i) for i in range(n)], [True] * n)
+    assert all(sections.values())

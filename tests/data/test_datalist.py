@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datalists: absolute paths, sections, reasons for empty sections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts.core.errors import InputError
+from scripts.data.datalist import load_datalist, read_datalist, relative_case, section_error, write_datalist
+
+
+def test_paths_are_relative_to_the_folder_of_the_datalist(tmp_path):
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [{"image": "a/b.nii.gz", "label": "c.nii.gz"}]}))
+    case = load_datalist(str(tmp_path / "datalist.json"), "training")[0]
+    assert case == {"image": str(tmp_path / "a/b.nii.gz"), "label": str(tmp_path / "c.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "does not exist"),
+        ("{", "is not valid JSON"),
+        ('{"training": 3}', "must be a list"),
+        ("{}", "has no `training` case"),
+        ('{"training": [{"image": "a"}]}', None),
+    ],
+)
+def test_an_empty_section_has_a_reason(tmp_path, content, reason):
+    path = tmp_path / "datalist.json"
+    if content is not None:
+        path.write_text(content)
+    error = section_error(str(path), "training")
+    assert error is None if reason is None else reason in error
+    assert bool(load_datalist(str(path), "training")) == (reason is None)
+
+
+def test_a_written_datalist_is_read_back_from_its_folder(tmp_path):
+    case = {"image": str(tmp_path / "ct.nii.gz"), "patient": "p"}
+    path = tmp_path / "set" / "datalist.json"
+    path.parent.mkdir()
+    relative = relative_case(case, path)
+    assert relative == {"image": str(Path("..") / "ct.nii.gz"), "patient": "p"}
+    write_datalist(path, {"testing": [relative]}, "description")
+    file, sections = read_datalist(path.parent)
+    assert file == path
+    assert {s: len(cases) for s, cases in sections.items()} == {"training": 0, "validation": 0, "testing": 1}
+    assert json.loads(path.read_text())["numTesting"] == 1
+    write_datalist(path, {}, "empty")
+    with pytest.raises(InputError, match="has no case"):
+        read_datalist(path)
