@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks. They know nothing of data."""
+"""Networks: MSFFNet with one block a file, the baselines it is compared with, and the names of their output channels."""
 
 from __future__ import annotations
 

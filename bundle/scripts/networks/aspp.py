@@ -11,21 +11,24 @@ from torch import nn
 
 
 class AtrousSpatialPyramidPooling(nn.Module):
-    """ASPP (Saeed et al. 2024; Chen et al. 2018, doi:10.1109/TPAMI.2017.2699184), on MONAI's ``SimpleASPP``.
+    """ASPP (Saeed et al. 2024; Chen et al. 2018, doi:10.1109/TPAMI.2017.2699184), on MONAI's ``SimpleASPP``::
 
-    The first branch is a 1x1 convolution, the others are 3x3 with one dilation each. A 1x1 convolution after the concatenation
-    gives the output width. The rates are not stated in the paper.
+        x --+-- 1x1 conv ----------------|
+            |-- 3x3 conv, dilation 4 ----+--cat-- 1x1 conv, BN, ReLU --> out
+            |-- 3x3 conv, dilation ... --|
+
+    The rates are not stated in the paper.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the input.
-        out_channels: channels of the output; every branch has a fraction of them.
-        rates: dilation of each branch; rate 1 as the first entry is the 1x1 branch.
-        act: activation after each convolution.
-        norm: normalisation after each convolution.
+        out_channels: channels of the output; every branch has an equal share of them.
+        rates: dilation of each branch; the first branch is the 1x1 convolution.
+        act: activation after the last convolution.
+        norm: normalisation after the last convolution.
 
     Raises:
-        ValueError: when ``out_channels`` cannot be divided over the branches or a rate is below 1.
+        ValueError: when ``out_channels`` is not divisible by the number of rates or a rate is below 1.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class AtrousSpatialPyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         if not rates or min(rates) < 1:
-            raise ValueError(f"AtrousSpatialPyramidPooling: rates={tuple(rates)}; give one or more integers >= 1.")
+            raise ValueError(
+                f"AtrousSpatialPyramidPooling: rates={tuple(rates)}; must be a sequence of one or more integers >= 1."
+            )
         if out_channels % len(rates):
             raise ValueError(
-                f"AtrousSpatialPyramidPooling: out_channels={out_channels} cannot be divided over {len(rates)} rates; "
-                f"give a multiple of {len(rates)}."
+                f"AtrousSpatialPyramidPooling: out_channels={out_channels}; must be a multiple of the {len(rates)} rates."
             )
         self.branches = SimpleASPP(
             spatial_dims=spatial_dims,

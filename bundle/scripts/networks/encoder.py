@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder of a standard U-Net: five blocks, each two 3x3 convolutions with normalisation and activation."""
+"""Encoder of a standard U-Net: five blocks, each two 3x3 convolutions with normalisation and activation."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets.basic_unet import Down, TwoConv
@@ -12,15 +13,15 @@ from torch import nn
 
 
 class UNetEncoder(nn.Module):
-    """U-Net encoder that returns the output of every block (Saeed et al. 2024, "Feature Fusion Module").
+    """U-Net encoder that returns the output of every block (Saeed et al. 2024, section "Feature Fusion Module").
 
-    The paper takes blocks 2 to 5 of a standard U-Net. Two convolutions a block with max-pooling between blocks is our reading of
-    "standard"; both come from MONAI's ``BasicUNet``.
+    The paper uses blocks 2 to 5 of a standard U-Net. Two convolutions per block with max-pooling between blocks are our reading of
+    "standard"; both are MONAI's ``TwoConv`` and ``Down`` of ``BasicUNet``.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        features: channels of the blocks, from full resolution downwards.
+        features: channels of the blocks, finest first.
         act: activation after each convolution.
         norm: normalisation after each convolution.
         dropout: dropout probability after each convolution.
@@ -36,13 +37,20 @@ class UNetEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [TwoConv(spatial_dims, in_channels, features[0], act, norm, False, dropout)]
-        for fewer, more in itertools.pairwise(features):
-            blocks.append(Down(spatial_dims, fewer, more, act, norm, False, dropout))
+        shared: dict[str, Any] = {
+            "spatial_dims": spatial_dims,
+            "act": act,
+            "norm": norm,
+            "bias": False,
+            "dropout": dropout,
+        }
+        blocks: list[nn.Module] = [TwoConv(in_chns=in_channels, out_chns=features[0], **shared)]
+        for in_width, out_width in itertools.pairwise(features):
+            blocks.append(Down(in_chns=in_width, out_chns=out_width, **shared))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (B, in_channels, *size) to one (B, features[i], *size / 2**i) tensor per block."""
+        """Map (B, in_channels, *size) to one tensor (B, features[i], *size / 2**i) per block."""
         outputs: list[torch.Tensor] = []
         for block in self.blocks:
             x = block(x)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature Fusion Module: every level of the encoder receives what the other levels know."""
+"""Feature Fusion Module: every level of the encoder receives the features of the other levels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .separable import SeparableConvolution
 
 
 class LevelFusion(nn.Module):
-    """Fuse all levels into one of them: project the others to it, sum, then one separable convolution.
+    """Fusion of all levels at the size of one: project the others to it, sum, then one separable convolution.
 
-    Coarser levels are added from the coarsest up, each sum brought to the next size, so that only one map is ever interpolated to
+    Coarser levels are added from the coarsest up, each sum interpolated to the next size, so that only one map is interpolated to
     the size of the level.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of every level, finest first.
-        level: index of the level that is built.
+        level: index of the level at whose size the others are fused.
         act: activation after the separable convolution.
         norm: normalisation after every convolution.
     """
@@ -41,18 +41,28 @@ class LevelFusion(nn.Module):
         self.level = level
         self.mode = INTERPOLATION[spatial_dims]
         self.projections = nn.ModuleList(
-            Convolution(spatial_dims, width, channels[level], kernel_size=1, act=None, norm=norm, bias=False)
+            Convolution(
+                spatial_dims=spatial_dims,
+                in_channels=width,
+                out_channels=channels[level],
+                kernel_size=1,
+                act=None,
+                norm=norm,
+                bias=False,
+            )
             for width in channels
         )
         self.projections[level] = nn.Identity()
-        self.refine = SeparableConvolution(spatial_dims, channels[level], channels[level], act=act, norm=norm)
+        self.refine = SeparableConvolution(
+            spatial_dims=spatial_dims, in_channels=channels[level], out_channels=channels[level], act=act, norm=norm
+        )
 
     def forward(self, features: list[torch.Tensor], pooled: list[torch.Tensor]) -> torch.Tensor:
-        """Return (B, channels[level], *size of that level).
+        """Fuse all levels into (B, channels[level], *size of that level).
 
         Args:
-            features: all levels, finest first.
-            pooled: the finer levels at the size of this one, finest first.
+            features: all levels, finest first, each (B, channels[i], *size / 2**i).
+            pooled: the finer levels average-pooled to the size of this one, finest first.
         """
         projected: list[torch.Tensor] = []
         for source, projection in enumerate(self.projections):
@@ -69,23 +79,23 @@ class LevelFusion(nn.Module):
 class FeatureFusionModule(nn.Module):
     """FFM (Saeed et al. 2024): "each hierarchical feature is thoroughly integrated with the remaining three".
 
-    How the features are integrated is not stated in the paper. Here every other level is projected by a 1x1 convolution, brought
-    to the level's size, added, and the sum refined by a separable convolution, which costs a tenth of a full one::
+    How the features are integrated is not stated in the paper. Here every other level is projected by a 1x1 convolution, resized
+    and added, and the sum is refined by a separable convolution, a tenth of the cost of a full one::
 
         level i -----------------------------(+)-- separable conv --> fused level i
-        coarser levels -- 1x1 --(+)-- enlarge -|
+        coarser levels -- 1x1 -- interpolate --|
         finer levels -- average pool -- 1x1 ---|
 
-    The 1x1 always runs at the smaller of the two sizes.
+    The 1x1 convolution runs at the smaller of the two sizes.
 
     Args:
         spatial_dims: 2 or 3.
-        channels: channels of every level, finest first; each level is half as large as the one before.
+        channels: channels of every level, finest first; each level has half the size of the previous one.
         act: activation after each separable convolution.
         norm: normalisation after each convolution.
 
     Raises:
-        ValueError: when fewer than two levels are given.
+        ValueError: when there are fewer than two levels.
     """
 
     def __init__(
@@ -97,11 +107,10 @@ class FeatureFusionModule(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise ValueError(
-                f"FeatureFusionModule: channels={tuple(channels)} has one level; give two or more to fuse."
-            )
+            raise ValueError(f"FeatureFusionModule: channels={tuple(channels)}; must have two or more levels.")
         self.levels = nn.ModuleList(
-            LevelFusion(spatial_dims, channels, level, act=act, norm=norm) for level in range(len(channels))
+            LevelFusion(spatial_dims=spatial_dims, channels=channels, level=level, act=act, norm=norm)
+            for level in range(len(channels))
         )
         self.pool = Pool[Pool.AVG, spatial_dims](kernel_size=2, stride=2)
 

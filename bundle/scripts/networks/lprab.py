@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local Position Residual Attention Block: where along each axis the object lies, around a residual block."""
+"""Local Position Residual Attention Block: attention over the coordinates of each axis, on a residual path."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from torch import nn
 class AxialPositionGate(nn.Module):
     """Coordinate attention (Hou et al. 2021, doi:10.1109/CVPR46437.2021.01350) in any number of dimensions.
 
-    The map is averaged onto each axis in turn; one shared hidden layer and one layer per axis turn the profile into a gate for
-    every coordinate of that axis.
+    The map is averaged onto each axis in turn; a hidden layer shared by all axes and one layer per axis map the profile to a
+    sigmoid gate for every coordinate of that axis.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of the input and output.
-        reduction: ratio of the shared hidden layer.
+        reduction: ratio of input channels to channels of the hidden layer, which has at least eight.
         norm: normalisation of the hidden layer.
     """
 
     def __init__(self, spatial_dims: int, channels: int, reduction: int = 4, norm: str | tuple = "batch") -> None:
         super().__init__()
         hidden = max(channels // reduction, 8)
-        # For each axis the dimensions of all other axes, channels last; TorchScript compiles no filtered comprehension in forward.
+        # Dimensions of all other axes with the channels last, built here because TorchScript has no filtered comprehension.
         self.other_axes = [[1 + a for a in range(spatial_dims) if a != axis] for axis in range(spatial_dims)]
-        self.shared = Convolution(1, channels, hidden, kernel_size=1, act="relu", norm=norm, bias=False)
+        self.shared = Convolution(
+            spatial_dims=1, in_channels=channels, out_channels=hidden, kernel_size=1, act="relu", norm=norm, bias=False
+        )
         self.axis_gates = nn.ModuleList(nn.Conv1d(hidden, channels, kernel_size=1) for _ in range(spatial_dims))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Gate (B, channels, *size) along every axis; the shape stays."""
-        # Means and products run with the channels last: over a channels-last map several times as fast as channels first.
+        """Map (B, channels, *size) to the same shape."""
+        # Means and products over channels-last memory are several times as fast with the channels last.
         last = x.movedim(1, -1)
         out = last
         for axis, to_gate in enumerate(self.axis_gates):
@@ -50,13 +52,13 @@ class LocalPositionResidualAttention(nn.Module):
         x --+-- position gate -- 3x3 conv, BN, ReLU --(+)--> out
             |------------------------------------------|
 
-    The paper names an identity path and a residual path that is added to it; how position is captured is not stated, and
-    coordinate attention is our choice.
+    The identity path and the residual path are stated in the paper; the encoding of the position is not, and coordinate attention
+    is our choice.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of the input and output.
-        reduction: ratio of the hidden layer of the gate.
+        reduction: ratio of input channels to channels of the gate's hidden layer.
         act: activation on the residual path.
         norm: normalisation after each convolution.
         dropout: dropout probability on the residual path.
@@ -72,9 +74,16 @@ class LocalPositionResidualAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.position = AxialPositionGate(spatial_dims, channels, reduction=reduction, norm=norm)
+        self.position = AxialPositionGate(spatial_dims=spatial_dims, channels=channels, reduction=reduction, norm=norm)
         self.residual = Convolution(
-            spatial_dims, channels, channels, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=False
+            spatial_dims=spatial_dims,
+            in_channels=channels,
+            out_channels=channels,
+            kernel_size=3,
+            act=act,
+            norm=norm,
+            dropout=dropout,
+            bias=False,
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from .aspp import AtrousSpatialPyramidPooling
 from .bottleneck import SegmentationDecoder
 from .encoder import UNetEncoder
 from .ffm import FeatureFusionModule
 from .lprab import LocalPositionResidualAttention
-from .outputs import UNTRAINED_LOGIT
+from .outputs import NUM_CLASSES, UNTRAINED_LOGIT
+from .padding import crop_to, pad_to_multiple
 from .rbrab import ResidualBorderRefinementAttention
 from .rcbam import ResidualConvBlockAttention
 from .sem import SqueezeExcitationModule
@@ -25,38 +26,40 @@ class MSFFNet(nn.Module):
     """Multi-scale feature-fusion network for the segmentation of spine fractures in CT.
 
     Saeed, Bin, Sheng, Albarakati: "An Automated Multi-scale Feature Fusion Network for Spine Fracture Segmentation Using Computed
-    Tomography Images", 2024. The wiring follows the paper; where it is silent the choice is an argument and named in the docstring
-    of the module::
+    Tomography Images", 2024. The wiring is that of the paper; each choice that the paper does not state is an argument, and is
+    named in the docstring of its module::
 
         image -- U-Net encoder -- blocks 2-5 -- FFM -- SEM --+-- ASPP -- RCBAM -- RBRAB -- LPRAB -- gate --(+)-- decoder --> logits
                                                              |----------------------------------------------|
 
-    The path around the refining modules is not stated in the paper. Without it the network learned far more slowly than a U-Net: a
-    gradient had to pass a dozen narrow convolutions on its way to the encoder.
+    The path around the refining modules is not stated in the paper. Without it the network learned far more slowly than a U-Net:
+    gradients passed a dozen narrow convolutions on their way to the encoder.
 
-    Any input size is taken: the image is padded inside to a multiple of the stride and the output cropped back. The output holds
-    logits, not probabilities. Convolutions start from PyTorch's default initialisation (He's, twice as wide, learned more slowly),
-    normalisations from the identity, the last convolution from zero bias.
+    The input may have any size: it is padded to a multiple of ``stride`` and the output is cropped. Convolutions have PyTorch's
+    default initialisation (He initialisation, twice as wide, learned more slowly), normalisations start as the identity, the last
+    convolution has zero bias.
 
     Args:
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
-        vertebra_output: one more output behind the classes, the logit of *vertebra*, intact or fractured. It says no everywhere
-            until ``VertebraLoss`` trains it. Not in the paper.
-        features: channels of the five encoder blocks. The paper's "standard U-Net" has the default; a quarter of it is shipped.
-        fusion_channels: channels of the fused map from ASPP on; None takes twice ``features[0]``, at least 32: narrower maps are
-            cheaper and learn slowly.
+        out_channels: classes of the softmax, background included.
+        vertebra_output: whether there is one more output channel, the logit of *vertebra*, intact or fractured (see
+            ``outputs.py``). It is initialised to background until ``VertebraLoss`` trains it. Not in the paper.
+        features: channels of the five encoder blocks. The default is the paper's "standard U-Net"; the shipped weights have a
+            quarter of it.
+        fusion_channels: channels of the fused map from ASPP on; None: twice ``features[0]``, at least 32. Narrower maps are cheaper
+            and learn slowly.
         fusion_stride: size of the image divided by the size of the fused map: 2, 4, 8 or 16.
         encoder_strides: strides of the three bottleneck encoders.
         transposed_stride: stride of the transposed convolution. ``fusion_stride`` times the product of ``encoder_strides`` must
             be four times this.
         aspp_rates: dilation of each ASPP branch.
-        refinement_gate: initial weight of what ASPP to LPRAB add to the fused map; it is learned. None: they replace the fused map.
+        refinement_gate: initial value of the learned weight at which ASPP to LPRAB are added to the fused map. None: they replace
+            it.
         attention_tokens: keys and values per axis of the self-attention in RBRAB.
-        attention_query_stride: every n-th position per axis of the fused map asks in that attention.
-        use_ffm: False: the encoder's levels go on unfused.
-        use_sem: False: no channel gate; the 1x1 projection to one size stays.
+        attention_query_stride: stride of the queries of that self-attention.
+        use_ffm: False: encoder features are passed on without fusion.
+        use_sem: False: no channel gates; the 1x1 projection to one size remains.
         use_aspp: False: identity.
         use_rcbam: False: identity.
         use_rbrab: False: identity.
@@ -73,7 +76,7 @@ class MSFFNet(nn.Module):
         self,
         spatial_dims: int = 2,
         in_channels: int = 1,
-        out_channels: int = 2,
+        out_channels: int = NUM_CLASSES,
         vertebra_output: bool = False,
         features: Sequence[int] = (64, 128, 256, 512, 1024),
         fusion_channels: int | None = None,
@@ -96,75 +99,63 @@ class MSFFNet(nn.Module):
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
-            raise ValueError(f"MSFFNet: spatial_dims={spatial_dims}; give 2 or 3.")
+            raise ValueError(f"MSFFNet: spatial_dims={spatial_dims}; must be 2 or 3.")
         if len(features) != 5 or min(features) < 1:
-            raise ValueError(f"MSFFNet: features={tuple(features)}; give the positive widths of five encoder blocks.")
+            raise ValueError(
+                f"MSFFNet: features={tuple(features)}; must be the positive widths of five encoder blocks."
+            )
         if fusion_stride not in (2, 4, 8, 16):
-            raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; give 2, 4, 8 or 16.")
+            raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; must be 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"MSFFNet: dropout={dropout}; give a probability of at least 0 and below 1.")
+            raise ValueError(f"MSFFNet: dropout={dropout}; must be a probability of at least 0 and below 1.")
         width = fusion_channels or max(8 * math.ceil(2 * features[0] / 8), 32)
         if width % 4:
-            raise ValueError(f"MSFFNet: fusion_channels={width}; give a multiple of 4 (four levels are concatenated).")
+            raise ValueError(
+                f"MSFFNet: fusion_channels={width}; must be a multiple of 4 (four levels are concatenated)."
+            )
         self.spatial_dims = spatial_dims
         self.decoder_in_stride = fusion_stride
         levels = tuple(features[1:])
-        # The deepest block and the bottleneck of the decoder both have to come out whole.
+        # Both the deepest encoder block and the bottleneck of the decoder need a size without remainder.
         self.stride = math.lcm(16, fusion_stride * math.prod(encoder_strides))
 
-        self.encoder = UNetEncoder(spatial_dims, in_channels, features, act=act, norm=norm, dropout=dropout)
-        self.ffm: nn.Module | None = FeatureFusionModule(spatial_dims, levels, act=act, norm=norm) if use_ffm else None
+        shared: dict[str, Any] = {"spatial_dims": spatial_dims, "act": act, "norm": norm}
+        refining: dict[str, Any] = {"channels": width, "dropout": dropout, **shared}
+        self.encoder = UNetEncoder(in_channels=in_channels, features=features, dropout=dropout, **shared)
+        self.ffm: nn.Module | None = FeatureFusionModule(channels=levels, **shared) if use_ffm else None
         self.sem = SqueezeExcitationModule(
-            spatial_dims,
-            levels,
+            channels=levels,
             out_channels=width // 4,
             target_level=int(math.log2(fusion_stride)) - 1,
             excite=use_sem,
-            act=act,
-            norm=norm,
+            **shared,
         )
-        self.aspp: nn.Module = (
-            AtrousSpatialPyramidPooling(spatial_dims, width, width, rates=aspp_rates, act=act, norm=norm)
-            if use_aspp
-            else nn.Identity()
-        )
-        self.rcbam: nn.Module = (
-            ResidualConvBlockAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
-            if use_rcbam
-            else nn.Identity()
-        )
-        self.rbrab: nn.Module = (
-            ResidualBorderRefinementAttention(
-                spatial_dims,
-                width,
-                token_grid=attention_tokens,
-                query_stride=attention_query_stride,
-                act=act,
-                norm=norm,
-                dropout=dropout,
+        self.aspp: nn.Module = nn.Identity()
+        self.rcbam: nn.Module = nn.Identity()
+        self.rbrab: nn.Module = nn.Identity()
+        self.lprab: nn.Module = nn.Identity()
+        if use_aspp:
+            self.aspp = AtrousSpatialPyramidPooling(in_channels=width, out_channels=width, rates=aspp_rates, **shared)
+        if use_rcbam:
+            self.rcbam = ResidualConvBlockAttention(**refining)
+        if use_rbrab:
+            self.rbrab = ResidualBorderRefinementAttention(
+                token_grid=attention_tokens, query_stride=attention_query_stride, **refining
             )
-            if use_rbrab
-            else nn.Identity()
-        )
-        self.lprab: nn.Module = (
-            LocalPositionResidualAttention(spatial_dims, width, act=act, norm=norm, dropout=dropout)
-            if use_lprab
-            else nn.Identity()
-        )
+        if use_lprab:
+            self.lprab = LocalPositionResidualAttention(**refining)
         self.refinement_gate: nn.Parameter | None = None
         if refinement_gate is not None and (use_aspp or use_rcbam or use_rbrab or use_lprab):
             self.refinement_gate = nn.Parameter(torch.tensor(float(refinement_gate)))
         self.decoder = SegmentationDecoder(
-            spatial_dims,
             in_channels=width,
             hidden_channels=features[0],
             out_channels=out_channels + vertebra_output,
             in_stride=fusion_stride,
             encoder_strides=encoder_strides,
             transposed_stride=transposed_stride,
-            act=act,
-            norm=norm,
             dropout=dropout,
+            **shared,
         )
         nn.init.zeros_(self.decoder.head.bias)
         if vertebra_output:
@@ -172,9 +163,9 @@ class MSFFNet(nn.Module):
             nn.init.constant_(self.decoder.head.bias[-1:], UNTRAINED_LOGIT)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size), with that of vertebra behind them if asked for.
+        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size), or out_channels + 1 with ``vertebra_output``.
 
-        ``size`` is (H, W) or (H, W, D); of a 2D network it may be (N, H, W), a volume whose N slices are taken one by one.
+        ``size`` is (H, W), of a 3D network (H, W, D). A 2D network also segments the N slices of volumes (N, H, W).
         """
         if self.spatial_dims == 2 and x.dim() == 5:
             batch, slices = x.shape[0], x.shape[2]
@@ -183,21 +174,11 @@ class MSFFNet(nn.Module):
         return self._segment(x)
 
     def _segment(self, x: torch.Tensor) -> torch.Tensor:
-        size = x.shape[2:]
-        pads: list[int] = []
-        for axis in range(self.spatial_dims - 1, -1, -1):
-            pads.extend([0, -size[axis] % self.stride])
-        if max(pads) > 0:
-            x = functional.pad(x, pads, mode="replicate")
-        features = self.encoder(x)[1:]
+        features = self.encoder(pad_to_multiple(x, self.stride))[1:]
         if self.ffm is not None:
             features = self.ffm(features)
         fused = self.sem(features)
         refined = self.lprab(self.rbrab(self.rcbam(self.aspp(fused))))
         if self.refinement_gate is not None:
             refined = fused + self.refinement_gate * refined
-        x = self.decoder(refined)
-        x = x[:, :, : size[0], : size[1]]
-        if self.spatial_dims == 3:
-            x = x[..., : size[2]]
-        return x
+        return crop_to(self.decoder(refined), x.shape[2:])

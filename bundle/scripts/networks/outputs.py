@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output channels of a network, logits (B, C, *size).
 
-The first two channels are the classes of one softmax: background and fracture. The third, where a network has one, is the logit of a
-sigmoid of its own: vertebra, intact or fractured.
+The first two channels are the classes of one softmax: background and fracture. The third, where a network has one, is the logit of
+a sigmoid of its own: vertebra, intact or fractured.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A 1x1 projection between two levels of a feature pyramid, ordered so that it is cheap in both directions."""
+"""1x1 projection between two levels of a feature pyramid, at the smaller of the two sizes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class LevelProjection(nn.Module):
-    """Bring a feature map of one pyramid level to the channels and the size of another.
+    """Projection of a feature map of one pyramid level to the channels and the size of another.
 
-    Towards a coarser level the map is average-pooled *before* the 1x1 convolution, towards a finer level it is interpolated
-    *after* it. Both orders give the same linear map, and the convolution always runs at the smaller of the two sizes.
+    To a coarser level the map is average-pooled *before* the 1x1 convolution, to a finer level it is interpolated *after* it. Both
+    orders are the same linear map, and the convolution runs at the smaller of the two sizes.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the source level.
         out_channels: channels of the target level.
-        level_shift: source level minus target level: 1 when the source is half as large as the target, -1 when twice.
-        norm: normalisation after the convolution, any name or (name, arguments) MONAI's ``Norm`` factory takes.
+        level_shift: source level minus target level: 1 for a source of half the size of the target, -1 for twice.
+        norm: normalisation after the convolution; None: the convolution has a bias.
         act: activation after the normalisation, or None.
     """
 
@@ -54,7 +54,7 @@ class LevelProjection(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Project ``x`` (B, in_channels, *source size) to (B, out_channels, *size of ``like``)."""
+        """Map ``x`` (B, in_channels, *source size) to (B, out_channels, *size), with the size of ``like`` (B, C, *size)."""
         x = self.project(self.pool(x))
         if self.upsamples:
             x = functional.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)

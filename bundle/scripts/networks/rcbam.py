@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Residual Convolution Block Attention Module: channel then spatial attention, each beside a residual block."""
+"""Residual Convolution Block Attention Module: channel, then spatial attention, each in parallel with a residual block."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution, ResidualUnit
@@ -12,12 +13,12 @@ from torch import nn
 
 
 class ChannelAttention(nn.Module):
-    """Channel attention of CBAM (Woo et al. 2018, doi:10.1007/978-3-030-01234-2_1): one shared MLP on mean and maximum.
+    """Channel attention of CBAM (Woo et al. 2018, doi:10.1007/978-3-030-01234-2_1): an MLP shared by mean and maximum.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of the input and output.
-        reduction: ratio of the hidden layer.
+        reduction: ratio of input channels to channels of the hidden layer, which has at least eight.
     """
 
     def __init__(self, spatial_dims: int, channels: int, reduction: int = 4) -> None:
@@ -27,7 +28,7 @@ class ChannelAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Gate the channels of (B, channels, *size); the shape stays."""
+        """Map (B, channels, *size) to the same shape."""
         gate = torch.sigmoid(self.mlp(x.mean(dim=self.axes)) + self.mlp(x.amax(dim=self.axes)))
         for _ in self.axes:
             gate = gate.unsqueeze(-1)
@@ -35,19 +36,21 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Spatial attention of CBAM: a convolution on the channel-wise mean and maximum gives one weight a position.
+    """Spatial attention of CBAM: a sigmoid gate for each position, by a convolution on mean and maximum over the channels.
 
     Args:
         spatial_dims: 2 or 3.
-        kernel_size: size of that convolution.
+        kernel_size: kernel of the convolution, an odd number.
     """
 
     def __init__(self, spatial_dims: int, kernel_size: int = 7) -> None:
         super().__init__()
-        self.conv = Conv[Conv.CONV, spatial_dims](2, 1, kernel_size=kernel_size, padding=kernel_size // 2)
+        self.conv = Conv[Conv.CONV, spatial_dims](
+            in_channels=2, out_channels=1, kernel_size=kernel_size, padding=kernel_size // 2
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Gate the positions of (B, channels, *size); the shape stays."""
+        """Map (B, C, *size) to the same shape."""
         summary = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
         return x * torch.sigmoid(self.conv(summary))
 
@@ -63,7 +66,7 @@ class ResidualConvBlockAttention(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: channels of the input and output.
-        reduction: ratio of the hidden layer of the channel attention.
+        reduction: ratio of input channels to channels of the channel attention's hidden layer.
         kernel_size: kernel of the spatial attention.
         residual_subunits: convolutions in each residual block.
         act: activation after each convolution.
@@ -83,26 +86,19 @@ class ResidualConvBlockAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.channel_attention = ChannelAttention(spatial_dims, channels, reduction=reduction)
-        self.spatial_attention = SpatialAttention(spatial_dims, kernel_size=kernel_size)
-        unit = partial(
-            ResidualUnit,
-            spatial_dims,
-            channels,
-            channels,
-            subunits=residual_subunits,
-            act=act,
-            norm=norm,
-            dropout=dropout,
-            bias=False,
-        )
+        shared: dict[str, Any] = {
+            "spatial_dims": spatial_dims,
+            "out_channels": channels,
+            "act": act,
+            "norm": norm,
+            "bias": False,
+        }
+        unit = partial(ResidualUnit, in_channels=channels, subunits=residual_subunits, dropout=dropout, **shared)
+        merge = partial(Convolution, in_channels=2 * channels, kernel_size=1, **shared)
+        self.channel_attention = ChannelAttention(spatial_dims=spatial_dims, channels=channels, reduction=reduction)
+        self.spatial_attention = SpatialAttention(spatial_dims=spatial_dims, kernel_size=kernel_size)
         self.channel_residual, self.spatial_residual = unit(), unit()
-        self.channel_merge = Convolution(
-            spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False
-        )
-        self.spatial_merge = Convolution(
-            spatial_dims, 2 * channels, channels, kernel_size=1, act=act, norm=norm, bias=False
-        )
+        self.channel_merge, self.spatial_merge = merge(), merge()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, channels, *size) to the same shape."""

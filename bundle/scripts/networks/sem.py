@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Squeeze and Excitation Module: reweight the channels of every level, then bring all levels to one size."""
+"""Squeeze and Excitation Module: channel attention at every level, then all levels resized and concatenated."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from .projection import LevelProjection
 
 
 class SqueezeExcitationModule(nn.Module):
-    """SEM (Saeed et al. 2024; squeeze-and-excitation: Hu et al. 2018, doi:10.1109/CVPR.2018.00745).
+    """SEM (Saeed et al. 2024; squeeze-and-excitation: Hu et al. 2018, doi:10.1109/CVPR.2018.00745)::
 
-    Every level passes global average pooling, two dense layers and a sigmoid gate (MONAI's ``ChannelSELayer``); a 1x1 convolution
-    then brings it to ``out_channels`` and to the size of ``target_level``; the levels are concatenated. The reduction ratio and
-    the common size are not stated in the paper.
+        level i --+-- global average pool -- dense, ReLU -- dense, sigmoid --(x)-- 1x1 conv, BN, ReLU -- resize --cat--> out
+                  |-----------------------------------------------------------|
+
+    The gate is MONAI's ``ChannelSELayer``. The reduction ratio and the common size are not stated in the paper.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of every level, finest first.
-        out_channels: channels that each level contributes to the concatenation.
-        target_level: index of the level whose size all levels are brought to.
-        excite: False leaves the gate out and keeps the 1x1 projection (the ablation "No SEM").
-        reduction: ratio of the hidden dense layer; it keeps at least eight units, as a narrower one can die behind its ReLU.
+        out_channels: channels of each level in the concatenation.
+        target_level: index of the level whose size is the common one.
+        excite: whether there are gates; the ablation "No SEM" has the 1x1 convolutions alone.
+        reduction: ratio of channels to units of the hidden dense layer, which has at least eight: in a narrower layer all units can
+            be inactive behind the ReLU.
         act: activation after the 1x1 convolution.
         norm: normalisation after the 1x1 convolution.
 
     Raises:
-        ValueError: when ``target_level`` is not a level.
+        ValueError: when ``target_level`` is out of range.
     """
 
     def __init__(
@@ -47,15 +49,24 @@ class SqueezeExcitationModule(nn.Module):
         super().__init__()
         if not 0 <= target_level < len(channels):
             raise ValueError(
-                f"SqueezeExcitationModule: target_level={target_level}; give one of 0 to {len(channels) - 1}."
+                f"SqueezeExcitationModule: target_level={target_level}; must be between 0 and {len(channels) - 1}."
             )
         self.target_level = target_level
         self.gates = nn.ModuleList(
-            ChannelSELayer(spatial_dims, width, r=max(min(reduction, width // 8), 1)) if excite else nn.Identity()
+            ChannelSELayer(spatial_dims=spatial_dims, in_channels=width, r=max(min(reduction, width // 8), 1))
+            if excite
+            else nn.Identity()
             for width in channels
         )
         self.projections = nn.ModuleList(
-            LevelProjection(spatial_dims, width, out_channels, level - target_level, norm=norm, act=act)
+            LevelProjection(
+                spatial_dims=spatial_dims,
+                in_channels=width,
+                out_channels=out_channels,
+                level_shift=level - target_level,
+                norm=norm,
+                act=act,
+            )
             for level, width in enumerate(channels)
         )
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separable convolution: each channel by itself, then across channels."""
+"""Depthwise separable convolution: one filter per channel, then a 1x1 convolution across channels."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from monai.networks.blocks import Convolution
@@ -9,7 +11,9 @@ from torch import nn
 
 
 class SeparableConvolution(nn.Module):
-    """Depthwise, then pointwise convolution, each with normalisation: the bottleneck encoder of Saeed et al. 2024, Fig. 8.
+    """Depthwise, then pointwise convolution: the bottleneck encoder of Saeed et al. 2024, Fig. 8::
+
+        x -- 3x3 depthwise conv, stride, BN -- 1x1 conv, BN, ReLU --> out
 
     Args:
         spatial_dims: 2 or 3.
@@ -30,20 +34,9 @@ class SeparableConvolution(nn.Module):
         norm: str | tuple = "batch",
     ) -> None:
         super().__init__()
-        self.depthwise = Convolution(
-            spatial_dims,
-            in_channels,
-            in_channels,
-            strides=stride,
-            kernel_size=3,
-            groups=in_channels,
-            act=None,
-            norm=norm,
-            bias=False,
-        )
-        self.pointwise = Convolution(
-            spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False
-        )
+        conv = partial(Convolution, spatial_dims=spatial_dims, in_channels=in_channels, norm=norm, bias=False)
+        self.depthwise = conv(out_channels=in_channels, strides=stride, kernel_size=3, groups=in_channels, act=None)
+        self.pointwise = conv(out_channels=out_channels, kernel_size=1, act=act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *size) to (B, out_channels, *size / stride)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2.5D: slices at both sides of a slice are channels beside it, so that a network sees which body a pedicle belongs to."""
+"""2.5D: neighbouring slices on both sides of a slice as further channels."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from ..core.errors import InputError
 
 
 def slice_offsets(neighbours: int, step: int) -> list[int]:
-    """Places of the channels relative to the slice, in slices, lowest first: 2 n + 1 numbers.
+    """Positions of the channels relative to the centre slice, in slices, lowest first.
 
     Args:
-        neighbours: n, slices on each side; 0 leaves the slice alone.
+        neighbours: slices on each side; 0: the centre slice alone.
         step: slices from one channel to the next.
 
+    Returns:
+        2 * neighbours + 1 numbers.
+
     Raises:
-        ValueError: for a number out of range.
+        ValueError: when ``neighbours`` is negative or ``step`` below 1.
     """
     if neighbours < 0:
-        raise ValueError(f"neighbours={neighbours}: give 0 or more slices on each side")
+        raise ValueError(f"neighbours={neighbours}: must be 0 or more, slices on each side")
     if step < 1:
-        raise ValueError(f"neighbour_step={step}: give 1 or more slices from one channel to the next")
+        raise ValueError(f"neighbour_step={step}: must be 1 or more, slices from one channel to the next")
     return [n * step for n in range(-neighbours, neighbours + 1)]
 
 
@@ -33,56 +36,61 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
     """Slices from one channel to the next, at least 1.
 
     Args:
-        neighbours: slices on each side that are channels; 0: nothing is checked.
+        neighbours: slices on each side that are channels; 0: the other arguments are not checked.
         neighbour_mm: distance (mm) from one channel to the next.
-        spacing: mm of the working grid, slices first; -1 (the scan's own) takes the slices next to each other.
-        spatial_dims: of the network's windows.
+        spacing: voxel size (mm) of the working grid, slices first; -1 (the spacing of the scan): the step is 1.
+        spatial_dims: 2 or 3, of the network's patches.
 
     Raises:
-        InputError: for a distance that is not above 0, or neighbours of 3D windows.
+        InputError: when the distance is not above 0 mm, or for neighbours of 3D patches.
     """
     if neighbours and neighbour_mm <= 0:
-        raise InputError(f"neighbour_mm={neighbour_mm}: give a distance above 0 mm from one channel to the next")
+        raise InputError(f"neighbour_mm={neighbour_mm}: must be above 0 mm, from one channel to the next")
     if neighbours and spatial_dims != 2:
         raise InputError(
-            f"neighbours={neighbours}: 3D windows have their neighbours in them; leave spatial_25d.yaml or spatial_3d/*.yaml out"
+            f"neighbours={neighbours}: must be 0 for 3D patches, which contain their neighbouring slices; "
+            "leave spatial_25d.yaml or spatial_3d/*.yaml out"
         )
     return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
 
 
 def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0) -> torch.Tensor:
-    """Give every slice its neighbours as channels; those outside the scan are 0.
+    """Stack the neighbours of every slice as channels; slices outside the volume are 0.
 
     Args:
-        volume: (B, C, X, Y, Z); it becomes (B, (2 n + 1) C, X, Y, Z).
-        neighbours: n, slices on each side.
+        volume: (B, C, X, Y, Z).
+        neighbours: slices on each side.
         step: slices from one channel to the next.
-        dim: spatial axis that the slices are counted along.
+        dim: spatial axis of the slices.
+
+    Returns:
+        (B, (2 * neighbours + 1) * C, X, Y, Z).
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: when ``neighbours`` is negative or ``step`` below 1.
     """
-    beside, axis, count = slice_offsets(neighbours, step), dim + 2, volume.shape[dim + 2]
+    offsets, axis, num_slices = slice_offsets(neighbours, step), dim + 2, volume.shape[dim + 2]
     if not neighbours:
         return volume
-    stack = volume.new_zeros((len(beside), *volume.shape))
-    for channel, offset in zip(stack, beside, strict=True):
-        if abs(offset) < count:
-            length = count - abs(offset)
+    stack = volume.new_zeros((len(offsets), *volume.shape))
+    for channel, offset in zip(stack, offsets, strict=True):
+        length = num_slices - abs(offset)
+        if length > 0:
             channel.narrow(axis, max(-offset, 0), length).copy_(volume.narrow(axis, max(offset, 0), length))
     return stack.movedim(0, 1).flatten(1, 2)
 
 
 class SliceContextInferer(SliceInferer):
-    """``SliceInferer`` that gives the network each slice with its neighbours, stacked for one volume at a time.
+    """``SliceInferer`` for a 2.5D network: each slice has its neighbours as channels, stacked for one volume at a time.
 
     Args:
-        neighbours: n, slices on each side; 0 is ``SliceInferer`` itself.
+        args: positional arguments of ``SliceInferer``.
+        neighbours: slices on each side; 0: as ``SliceInferer``.
         step: slices from one channel to the next.
-        kwargs: of ``SliceInferer``.
+        kwargs: keyword arguments of ``SliceInferer``.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: when ``neighbours`` is negative or ``step`` below 1.
     """
 
     def __init__(self, *args: Any, neighbours: int = 0, step: int = 1, **kwargs: Any) -> None:
@@ -93,7 +101,6 @@ class SliceContextInferer(SliceInferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
-        """Run the network over (B, C, X, Y, Z), slice by slice."""
-        return super().__call__(
-            stack_slice_context(inputs, self.neighbours, self.step, self.spatial_dim), network, *args, **kwargs
-        )
+        """Run the network slice by slice on volumes (B, C, X, Y, Z)."""
+        stacked = stack_slice_context(inputs, self.neighbours, self.step, dim=self.spatial_dim)
+        return super().__call__(stacked, network, *args, **kwargs)

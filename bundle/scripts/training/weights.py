@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading weights with an answer that a person can read."""
+"""Strict loading of weights, with error lines that name file and difference."""
 
 from __future__ import annotations
 
@@ -10,74 +10,74 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..networks.outputs import UNTRAINED_LOGIT
+from ..networks.renamed_weights import with_present_names
 
 logger = logging.getLogger(__name__)
 
 
 def weight_problem(network: nn.Module, state: object) -> str | None:
-    """Return one line that says why a state does not fit the network, or None."""
+    """Reason, in one line, why a state dict does not fit the network, or None."""
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         return "holds no flat state dict of tensors"
-    own = network.state_dict()
-    wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if wrong:
-        k = wrong[0]
-        return f"was made by another network: {k} is {tuple(state[k].shape)} there and {tuple(own[k].shape)} in network_def"
-    missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
+    expected = network.state_dict()
+    for k in expected:
+        if k in state and expected[k].shape != state[k].shape:
+            there, here = tuple(state[k].shape), tuple(expected[k].shape)
+            return f"was made by another network: {k} is {there} there and {here} in network_def"
+    missing, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]
     if missing or extra:
         first = f"lacks {missing[0]}" if missing else f"has {extra[0]} in addition"
         return f"was made by another network: it {first} ({len(missing)} missing, {len(extra)} extra)"
     return None
 
 
-def widened(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Fit a state that was made for fewer input channels: they become the middle ones, and the new ones start at 0.
+def widen_inputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adapt a state dict of fewer input channels: they become the middle ones, and the weights of the new ones are 0.
 
-    So a network of one slice goes on as one of 2.5D that answers as before. Weights that differ in anything else stay as they are.
+    A network of single slices is continued as one of 2.5D with the same output. Weights that differ otherwise are unchanged.
 
     Args:
         network: network with more input channels.
         state: flat state dict; not changed.
     """
-    own, result = network.state_dict(), dict(state)
+    expected, result = network.state_dict(), dict(state)
     for key, value in state.items():
-        want = own[key].shape if key in own else value.shape
-        more = want[1] - value.shape[1] if len(want) == value.dim() > 2 else 0
-        if more > 0 and more % 2 == 0 and want == (value.shape[0], want[1], *value.shape[2:]):
-            result[key] = value.new_zeros(want)
-            result[key][:, more // 2 : more // 2 + value.shape[1]] = value
-            logger.info(
-                "%s has %d input channels, %d are wanted: the new ones start at 0", key, value.shape[1], want[1]
-            )
+        shape = expected[key].shape if key in expected else value.shape
+        added = shape[1] - value.shape[1] if len(shape) == value.dim() > 2 else 0
+        if added > 0 and added % 2 == 0 and shape == (value.shape[0], shape[1], *value.shape[2:]):
+            result[key] = value.new_zeros(shape)
+            result[key][:, added // 2 : added // 2 + value.shape[1]] = value
+            logger.info("%s has %d input channels, expected %d: the new ones are 0", key, value.shape[1], shape[1])
     return result
 
 
-def with_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Fit a state to a network with or without the third output, vertebra: lacking, it stays silent; in excess, it is left out.
+def match_vertebra_output(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adapt a state dict to a network with or without the third output, vertebra.
 
-    The fracture is told as before. Weights that differ in anything else stay as they are.
+    A missing output is initialised to background, a superfluous one is left out; the outputs of fracture are unchanged, and so
+    are weights that differ otherwise.
 
     Args:
-        network: network to be filled.
+        network: network to load into.
         state: flat state dict; not changed.
     """
-    own, result = network.state_dict(), dict(state)
+    expected, result = network.state_dict(), dict(state)
     for key, value in state.items():
         name = f"{key.removesuffix('.weight')}.bias"
-        if not key.endswith(".weight") or key not in own or name not in own or name not in state:
+        if not key.endswith(".weight") or key not in expected or name not in expected or name not in state:
             continue
-        want = own[key].shape
-        if value.shape[1:] != want[1:] or {len(value), want[0]} != {2, 3}:
+        shape = expected[key].shape
+        if value.shape[1:] != shape[1:] or {len(value), shape[0]} != {2, 3}:
             continue
-        if want[0] == 2:
+        if shape[0] == 2:
             result[key], result[name] = value[:2], state[name][:2]
-            logger.info("%s has a third output (vertebra), two are wanted: it is left out", key)
+            logger.info("%s has a third output (vertebra), expected two: it is left out", key)
         else:
             result[key] = torch.cat([value, torch.zeros_like(value[:1])])
             result[name] = torch.cat([state[name], torch.full_like(state[name][:1], UNTRAINED_LOGIT)])
-            logger.info("%s has no third output (vertebra): it stays silent until it is trained", key)
+            logger.info("%s has no third output (vertebra): it is background until it is trained", key)
     return result
 
 
@@ -91,11 +91,11 @@ def load_weights(
     """Load a flat state dict (or one under the key ``model``) into the network, strictly.
 
     Args:
-        network: network to fill, changed in place and returned.
-        path: checkpoint; None leaves the network as it is.
+        network: network, changed in place and returned.
+        path: checkpoint; None leaves the network unchanged.
         device: where the tensors are mapped to.
-        widen: take weights made for fewer input channels, too; see ``widened``.
-        exact: refuse weights with or without the third output where the network differs in it; see ``with_outputs``.
+        widen: accept weights of fewer input channels, see ``widen_inputs``.
+        exact: refuse weights that differ in the third output, see ``match_vertebra_output``.
 
     Raises:
         InputError: when the file is missing, unreadable or of another network.
@@ -108,15 +108,15 @@ def load_weights(
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{file}: cannot be read as weights ({reason[:120]}); it may be truncated, copy it again"
+            f"{file}: cannot be read as weights ({first_line(error)[:120]}); it may be truncated, copy it again"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
-        state = widened(network, state) if widen else state
-        state = state if exact else with_outputs(network, state)
+        state = with_present_names(network, state)
+        state = widen_inputs(network, state) if widen else state
+        state = state if exact else match_vertebra_output(network, state)
     problem = weight_problem(network, state)
     if problem:
         raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with")
@@ -126,7 +126,7 @@ def load_weights(
 
 
 def load_members(ensemble: nn.Module, checkpoints: Sequence[str]) -> nn.Module:
-    """Load one checkpoint into each member of a ``MeanEnsemble``; see ``load_weights`` for what is refused."""
+    """Load one checkpoint into each member of a ``MeanEnsemble``; see ``load_weights`` for its errors."""
     for member, path in zip(ensemble.members, checkpoints, strict=True):  # type: ignore[arg-type]
         load_weights(network=member, path=path)
     return ensemble

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published segmentation networks to compare MSFFNet with, all with its interface: one image in, one map of logits out."""
+"""Published segmentation networks that MSFFNet is compared with, with its interface: images of any size to maps of logits."""
 
 from __future__ import annotations
 

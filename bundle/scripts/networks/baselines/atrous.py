@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pyramid of rates of DeepLabv3+, and its convolutions, plain or separable."""
+"""Atrous spatial pyramid pooling of DeepLabv3+, and its convolutions, plain or separable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from monai.networks.blocks import Convolution
@@ -20,14 +21,14 @@ def spatial_convolution(
     norm: str | tuple,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A 3x3 convolution with normalisation and activation, or the atrous separable one of Chen et al. 2018, section 3.1.
+    """3x3 convolution with normalisation and activation, plain or atrous separable (Chen et al. 2018, section 3.1).
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the input.
         out_channels: channels of the output.
         rate: dilation.
-        separable: True: each channel by itself, then a 1x1 convolution across channels, both normalised and activated.
+        separable: whether it is a depthwise and a 1x1 convolution, each with normalisation and activation.
         act: activation.
         norm: normalisation.
         dropout: dropout probability after the last normalisation.
@@ -35,34 +36,25 @@ def spatial_convolution(
     Returns:
         A module that maps (B, in_channels, *size) to (B, out_channels, *size).
     """
+    conv = partial(Convolution, spatial_dims=spatial_dims, in_channels=in_channels, act=act, norm=norm, bias=False)
     if not separable:
-        return Convolution(
-            spatial_dims, in_channels, out_channels, 1, 3, "NDA", act, norm, dropout, dilation=rate, bias=False
-        )
+        return conv(out_channels=out_channels, kernel_size=3, dilation=rate, dropout=dropout)
     return nn.Sequential(
-        Convolution(
-            spatial_dims,
-            in_channels,
-            in_channels,
-            kernel_size=3,
-            act=act,
-            norm=norm,
-            dilation=rate,
-            groups=in_channels,
-            bias=False,
-        ),
-        Convolution(
-            spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, dropout=dropout, bias=False
-        ),
+        conv(out_channels=in_channels, kernel_size=3, dilation=rate, groups=in_channels),
+        conv(out_channels=out_channels, kernel_size=1, dropout=dropout),
     )
 
 
 class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling with the mean of the image as one more branch (Chen et al. 2018).
+    """Atrous spatial pyramid pooling with a branch of the image mean (Chen et al. 2018)::
 
-    That branch has a single position. Batch normalisation refuses one in training when the batch is one image, and over a few
-    images it would tell each what the others hold. The branch is normalised over its channels instead (a group normalisation of
-    one group), which has as many parameters and needs no other position and no other image.
+        x --+-- 1x1 conv -----------------------------|
+            |-- 3x3 conv, rates[0] -------------------+--cat-- 1x1 conv --> out
+            |-- 3x3 conv, rates[...] -----------------|
+            |-- mean over the image -- 1x1 conv ------|
+
+    The mean has a single position. Batch normalisation refuses it in training for a batch of one image, and mixes the images of a
+    small batch. That branch has a group normalisation of one group instead, with as many parameters, computed for each image alone.
 
     Args:
         spatial_dims: 2 or 3.
@@ -71,8 +63,8 @@ class AtrousPyramid(nn.Module):
         rates: dilations of the 3x3 branches.
         separable: whether these are separable.
         act: activation after each convolution.
-        norm: normalisation after each convolution but the one of the mean.
-        dropout: dropout probability after the 1x1 convolution that joins the branches.
+        norm: normalisation after each convolution except that of the mean.
+        dropout: dropout probability after the last convolution.
     """
 
     def __init__(
@@ -88,31 +80,20 @@ class AtrousPyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.axes = list(range(2, 2 + spatial_dims))
-        branches: list[nn.Module] = [
-            Convolution(spatial_dims, in_channels, out_channels, kernel_size=1, act=act, norm=norm, bias=False)
-        ]
-        for rate in rates:
-            branches.append(spatial_convolution(spatial_dims, in_channels, out_channels, rate, separable, act, norm))
-        self.branches = nn.ModuleList(branches)
-        self.mean = Convolution(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            kernel_size=1,
-            act=act,
-            norm=("group", {"num_groups": 1}),
-            bias=False,
+        conv = partial(
+            Convolution, spatial_dims=spatial_dims, out_channels=out_channels, kernel_size=1, act=act, bias=False
         )
-        self.join = Convolution(
-            spatial_dims,
-            (len(rates) + 2) * out_channels,
-            out_channels,
-            kernel_size=1,
-            act=act,
-            norm=norm,
-            dropout=dropout,
-            bias=False,
+        self.branches = nn.ModuleList(
+            [
+                conv(in_channels=in_channels, norm=norm),
+                *(
+                    spatial_convolution(spatial_dims, in_channels, out_channels, rate, separable, act=act, norm=norm)
+                    for rate in rates
+                ),
+            ]
         )
+        self.mean = conv(in_channels=in_channels, norm=("group", {"num_groups": 1}))
+        self.join = conv(in_channels=(len(rates) + 2) * out_channels, norm=norm, dropout=dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, *size) to (B, out_channels, *size)."""

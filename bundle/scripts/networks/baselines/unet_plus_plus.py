@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""U-Net++: a U-Net whose skip connections are U-Nets themselves."""
+"""U-Net++: a U-Net with nested, dense skip connections."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from monai.networks.nets import BasicUNetPlusPlus
 from torch import nn
 
-from .common import check_arguments
-from .padding import crop_to, pad_to_multiple
+from .base import BaselineNetwork
 
 
-class UNetPlusPlus(nn.Module):
+class UNetPlusPlus(BaselineNetwork):
     """U-Net++ of Zhou et al. 2020 (doi:10.1109/TMI.2019.2959609), MONAI's ``BasicUNetPlusPlus`` without deep supervision::
 
         X00 ------ X01 ------ X02 ------ X03 ------ X04 -- 1x1 --> logits
@@ -22,18 +21,15 @@ class UNetPlusPlus(nn.Module):
                  X30 ------ X31
                     X40
 
-    Every node is two 3x3 convolutions on all earlier nodes of its row and the node below, upsampled. MONAI's network differs from
-    the published one in the first row: what comes from below keeps its ``features[1]`` channels there, where the paper halves
-    them, so that it is a little larger. The heads of the other nodes of that row, which only deep supervision uses, are left out.
-
-    Any input size is taken: the image is padded inside to a multiple of 16 and the output cropped back.
+    Every node is two 3x3 convolutions of all earlier nodes of its row and the upsampled node below. The first row of MONAI's
+    network differs from the published one: the upsampled map keeps its ``features[1]`` channels there, where the paper halves them,
+    so that the network is a little larger. The heads of the other nodes of that row, used by deep supervision alone, are left out.
 
     Args:
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
-        features: channels of the five rows, from full resolution downwards; the paper's are the default. All but the first
-            must be even.
+        out_channels: classes of the softmax, background included.
+        features: channels of the five rows, finest first; the default is that of the paper. All but the first must be even.
         act: activation after each 3x3 convolution.
         norm: normalisation after each 3x3 convolution.
         dropout: dropout probability after each 3x3 convolution.
@@ -52,28 +48,25 @@ class UNetPlusPlus(nn.Module):
         norm: str | tuple = "batch",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_arguments("UNetPlusPlus", spatial_dims, in_channels, out_channels, features, dropout)
-        if any(width % 2 for width in features[1:]):
-            raise ValueError(f"UNetPlusPlus: features={tuple(features)}; all but the first must be even, to be halved.")
-        self.stride = 16
+        super().__init__(spatial_dims, in_channels, out_channels, features, dropout, stride=16, min_multiples=2)
+        even = all(width % 2 == 0 for width in features[1:])
+        self._require(even, "features", tuple(features), "be even after the first width, which upsampling halves")
         self.nodes = BasicUNetPlusPlus(
-            spatial_dims,
-            in_channels,
-            out_channels,
-            (*features, features[0]),
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            features=(*features, features[0]),
             deep_supervision=False,
             act=act,
             norm=norm,
             bias=norm is None,
             dropout=dropout,
         )
-        # MONAI builds and runs these heads in either case; no gradient would ever reach them.
+        # MONAI builds and runs the heads of deep supervision in either case; their parameters would receive no gradient.
         self.nodes.final_conv_0_1 = nn.Identity()
         self.nodes.final_conv_0_2 = nn.Identity()
         self.nodes.final_conv_0_3 = nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size); ``size`` is (H, W) or (H, W, D)."""
-        logits = self.nodes(pad_to_multiple(x, self.stride, 2))[0]
-        return crop_to(logits, x.shape[2:])
+    def segment(self, x: torch.Tensor) -> torch.Tensor:
+        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size); ``size`` is a multiple of the stride."""
+        return self.nodes(x)[0]
