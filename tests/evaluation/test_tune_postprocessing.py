@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Candidates of the tuning score exactly as the masks of the post-processing do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from scripts.evaluation.tune_postprocessing import case_candidates
+from scripts.postprocessing.findings import PostProcessing
+from scripts.postprocessing.probability_map import Probabilities
+
+SPACING = (2.0, 1.0, 1.5)
+
+
+@profile(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.3, 0.5, 0.7]),
+    st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e3]),
+    st.sampled_from([0.0, 6.0, 12.0]),
+    st.booleans(),
+    st.sampled_from([None, 1, 2]),
+)
+def test_dice_of_candidates_equals_that_of_masks(seed, threshold, min_volume_ml, min_width_mm, fill_holes, largest):
+    rng = np.random.default_rng(seed)
+    volume = gaussian_filter(rng.random((14, 15, 16)), 1.2)
+    volume = ((volume - volume.min()) / np.ptp(volume)).astype(np.float16)
+    reference = np.zeros((20, 20, 20), bool)
+    reference[3:17, 4:19, 2:18] = gaussian_filter(rng.random(volume.shape), 1.2)[:, :15] > 0.5
+    candidates = case_candidates(Probabilities(volume, (3, 4, 2)), reference, SPACING, threshold, fill_holes)
+    settings = PostProcessing(threshold, min_volume_ml, min_width_mm, fill_holes, largest)
+    numbers = settings(volume, SPACING)
+    mask = np.zeros(reference.shape, bool)
+    mask[3:17, 4:19, 2:18] = (numbers > 0) & (volume > threshold)
+    total = mask.sum() + reference.sum()
+    expected = 2 * (mask & reference).sum() / total if total else 1.0
+    assert candidates.dice(settings) == pytest.approx(expected)
+
+
+def test_no_finding_scores_1_without_a_reference_and_0_with_one():
+    empty = Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0))
+    settings = PostProcessing(min_volume_ml=0, min_width_mm=0)
+    for voxel, expected in ((False, 1.0), (True, 0.0)):
+        reference = np.full((3, 3, 3), voxel)
+        assert case_candidates(empty, reference, SPACING, 0.5, True).dice(settings) == expected
