@@ -255,6 +255,8 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
         raise InputError(f"{first}: {name} has no such command; {suggest(first, table)}")
     target, _ = table[first]
     if isinstance(target, str):
-        call(load(target), words[1:], f"{name} {first}")
+        result = call(load(target), words[1:], f"{name} {first}")
+        if isinstance(result, str):  # a path or a table; objects are for callers in Python
+            print(result)
     else:
         run(target, f"{name} {first}", words[1:])
