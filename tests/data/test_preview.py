@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of a data set stands alone, names the fractures, and survives a broken case."""
+"""The page of a data set: self-contained, names the fractures, reports damaged cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.core.errors import InputError
 from scripts.data.preview import preview
 
 
-def test_the_page_shows_every_case_and_needs_nothing_else(phantom_set, tmp_path):
+def test_the_page_shows_every_case_and_is_self_contained(phantom_set, tmp_path):
     page = Path(preview(str(phantom_set / "datalist.json"), out=str(tmp_path / "report.html"))).read_text()
     assert page.count("<figure>") == 4
     assert page.count("data:image/png;base64,") == 5  # the cases and the histograms
@@ -22,7 +22,7 @@ def test_the_page_shows_every_case_and_needs_nothing_else(phantom_set, tmp_path)
     assert re.search(r"<td>training</td><td>2</td><td>2</td>", page)
 
 
-def test_a_broken_case_is_named_on_the_page_and_by_the_exit(phantom_set, tmp_path):
+def test_a_damaged_case_is_named_and_an_error(phantom_set, tmp_path):
     shutil.copytree(phantom_set, tmp_path / "set")
     broken = next((tmp_path / "set" / "images").glob("*.nii.gz"))
     broken.write_bytes(broken.read_bytes()[:200])
@@ -33,7 +33,7 @@ def test_a_broken_case_is_named_on_the_page_and_by_the_exit(phantom_set, tmp_pat
     assert broken.name in page
 
 
-def test_the_limit_is_said(phantom_set, tmp_path):
+def test_the_page_states_its_limit(phantom_set, tmp_path):
     page = Path(preview(str(phantom_set), out=str(tmp_path / "r.html"), limit=1)).read_text()
     assert "3 more cases are not shown" in page
     assert page.count("<figure>") == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2.5D: training, validation and inference show a network the same slices in the same order."""
+"""2.5D: training, validation and inference have the same slices in the same order as channels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from scripts.networks.slice_context import SliceContextInferer, context_step, sl
 
 
 def by_index(volume: torch.Tensor, k: int, neighbours: int, step: int) -> torch.Tensor:
-    """Channels of one slice, looked up one by one."""
-    wanted = [k + n * step for n in range(-neighbours, neighbours + 1)]
-    return torch.stack([volume[i] if 0 <= i < len(volume) else torch.zeros_like(volume[0]) for i in wanted])
+    """Channels of one slice, one by one."""
+    indices = [k + n * step for n in range(-neighbours, neighbours + 1)]
+    return torch.stack([volume[i] if 0 <= i < len(volume) else torch.zeros_like(volume[0]) for i in indices])
 
 
 @pytest.mark.parametrize(("neighbours", "step"), [(0, 1), (1, 1), (2, 3), (2, 20)])
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_each_slice_gets_its_neighbours_and_nothing_from_beyond_the_border(neighbours, step, dim):
+def test_channels_are_neighbours_and_zero_beyond_the_border(neighbours, step, dim):
     volume = torch.rand(2, 1, 7, 8, 9)
     stacked = stack_slice_context(volume, neighbours, step, dim)
     assert stacked.shape == (2, 2 * neighbours + 1, 7, 8, 9)
@@ -40,7 +40,7 @@ def test_numbers_out_of_range_are_named(arguments, match):
         SliceContextd(keys="image", image_keys="image", neighbours=arguments[0], step=arguments[1])
 
 
-def test_a_slab_becomes_channels_and_its_label_the_middle_slice():
+def test_slabs_become_channels_and_labels_the_centre_slice():
     slab = torch.arange(9.0).reshape(1, 9, 1, 1).expand(1, 9, 4, 5)
     out = SliceContextd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)(
         {"image": slab, "label": slab}
@@ -51,7 +51,7 @@ def test_a_slab_becomes_channels_and_its_label_the_middle_slice():
         SliceContextd(keys="image", image_keys="image", neighbours=1, step=2)({"image": slab})
 
 
-def test_validation_asks_about_every_slice_with_its_neighbours():
+def test_validation_predicts_every_slice_with_its_neighbours():
     volume, seen = torch.rand(1, 1, 6, 16, 16), []
 
     def network(x):
@@ -60,15 +60,15 @@ def test_validation_asks_about_every_slice_with_its_neighbours():
 
     inferer = SliceContextInferer(roi_size=(16, 16), spatial_dim=0, sw_batch_size=4, neighbours=2, step=2)
     torch.testing.assert_close(inferer(volume, network), volume)
-    given = torch.cat(seen)
+    batches = torch.cat(seen)
     for k in range(6):
-        torch.testing.assert_close(given[k], by_index(volume[0, 0], k, 2, 2))
+        torch.testing.assert_close(batches[k], by_index(volume[0, 0], k, 2, 2))
     alone = SliceContextInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square)
     torch.testing.assert_close(alone, SliceInferer(roi_size=(16, 16), spatial_dim=0)(volume, torch.square))
 
 
 @pytest.mark.parametrize("neighbours", [0, 2])
-def test_training_draws_the_slices_that_inference_shows(bundle, neighbours):
+def test_training_and_inference_have_the_same_slices(bundle, neighbours):
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "train.yaml"))
     parser["patch_size"], parser["spacing"], parser["slices_per_volume"] = [16, 16], [3.0, 1.0, 1.0], 40
@@ -85,17 +85,17 @@ def test_training_draws_the_slices_that_inference_shows(bundle, neighbours):
             sample = transform(sample)
         else:
             sample = [transform(s) for s in sample]
-    found = set()
+    centres = set()
     for drawn in sample:
         middle = drawn["image"][neighbours].as_tensor()
         k = next(k for k in range(9) if torch.equal(middle, volume[k]))
         torch.testing.assert_close(drawn["image"].as_tensor(), by_index(volume, k, neighbours, step))
         torch.testing.assert_close(drawn["label"].as_tensor(), label[k : k + 1])
-        found.add(k)
-    assert {0, 8} < found
+        centres.add(k)
+    assert {0, 8} < centres
 
 
-def test_the_distance_becomes_slices_and_what_cannot_be_is_refused():
+def test_the_distance_in_mm_becomes_a_step_in_slices():
     assert context_step(2, 7.5, (1.5, 1, 1)) == 5
     assert context_step(2, 0.1, (1.5, 1, 1)) == 1
     assert context_step(2, 7.5, (-1, -1, -1)) == 1

@@ -7,7 +7,7 @@ import torch
 from scripts.data.transforms import MaskIgnoredd
 
 
-def test_unknown_voxels_become_background_everywhere():
+def test_ignored_voxels_become_background():
     label = torch.tensor([[0, 1, 255, 255]])
     pred = torch.tensor([[1, 1, 1, 0]])
     out = MaskIgnoredd(keys=["label", "pred"], label_key="label")({"label": label, "pred": pred, "other": 3})

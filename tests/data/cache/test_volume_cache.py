@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases kept in a folder: equal to those that are not, never stale, never half, shared by processes."""
+"""Cached cases: equal to uncached ones, invalidated by changes, complete, shared by processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from scripts.data.cache.volume_cache import VolumeCache, cached_dataset
 
 
 class Counting(MapTransform):
-    """Write a line for every case that is really computed."""
+    """Write a line for every case that is computed."""
 
     def __init__(self, log: Path, wait: float = 0.0) -> None:
         super().__init__(["image"])
@@ -68,7 +68,7 @@ def computed(log: Path) -> int:
 
 @pytest.fixture
 def cases(tmp_path) -> list[dict]:
-    made = []
+    items = []
     for number in range(3):
         random = np.random.default_rng(number)
         case = {"patient": f"p{number}"}
@@ -77,11 +77,11 @@ def cases(tmp_path) -> list[dict]:
             values = random.integers(0, top, (40, 30 + number, 20)).astype(np.int16)
             nib.save(nib.Nifti1Image(values, np.diag([1.5, 2.0, 2.0 + number, 1.0])), path)
             case[key] = str(path)
-        made.append(case)
-    return made
+        items.append(case)
+    return items
 
 
-def the_same(one: dict, other: dict) -> None:
+def assert_same_case(one: dict, other: dict) -> None:
     assert set(one) == set(other)
     for key, value in one.items():
         if isinstance(value, torch.Tensor):
@@ -91,7 +91,7 @@ def the_same(one: dict, other: dict) -> None:
             assert value == other[key]
 
 
-def test_cases_are_those_of_the_cache_in_memory_with_affine_and_names(cases, tmp_path):
+def test_cases_equal_those_of_the_cache_in_memory(cases, tmp_path):
     log = tmp_path / "log"
     memory = CacheDataset(cases, chain(log), progress=False)
     for _ in range(2):
@@ -100,14 +100,14 @@ def test_cases_are_those_of_the_cache_in_memory_with_affine_and_names(cases, tmp
             data.transform.set_random_state(seed=1)
         for index in range(3):
             one, other = memory[index], disk[index]
-            the_same(one, other)
+            assert_same_case(one, other)
             assert torch.equal(one["image"].affine, other["image"].affine)
             assert tuple(other["image"].pixdim) == (2.0, 2.0, 2.0)
             assert other["image"].meta["filename_or_obj"] == cases[index]["image"]
     assert computed(log) == 6
 
 
-def test_what_a_transform_writes_does_not_reach_the_folder(cases, tmp_path):
+def test_changes_of_a_transform_are_not_written_to_disk(cases, tmp_path):
     data = VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
     data.first_random = None
     before = data._load(0)["image"].clone()
@@ -115,7 +115,7 @@ def test_what_a_transform_writes_does_not_reach_the_folder(cases, tmp_path):
     assert torch.equal(data._load(0)["image"], before)
 
 
-def test_volumes_are_mapped_and_not_read(tmp_path):
+def test_volumes_are_memory_mapped(tmp_path):
     cache_entry.write_entry(
         tmp_path / "a" / "b", {"image": MetaTensor(torch.zeros(1, 100, 100, 100)), "few": np.arange(3)}
     )
@@ -126,7 +126,7 @@ def test_volumes_are_mapped_and_not_read(tmp_path):
     assert item["few"].tolist() == [0, 1, 2]
 
 
-def test_a_changed_file_or_config_never_meets_an_old_entry(cases, tmp_path):
+def test_changed_files_and_configs_have_new_entries(cases, tmp_path):
     log, folder = tmp_path / "log", tmp_path / "cache"
     VolumeCache(cases, chain(log), folder)
     assert computed(log) == 3
@@ -153,7 +153,7 @@ def adding(number: int):
     return lambda x: x + number
 
 
-def test_digests_tell_transforms_apart_and_know_equal_ones():
+def test_digests_differ_exactly_for_different_transforms():
     def make(**more):
         return Spacingd("image", pixdim=more.pop("pixdim", (1.0, 1.0, 1.0)), mode="bilinear", **more)
 
@@ -173,13 +173,13 @@ def test_digests_are_equal_in_every_process(bundle):
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(bundle)}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     space: dict = {}
     exec(code.replace("print(", "result = ("), space)
-    assert found[-1] == space["result"]
+    assert output[-1] == space["result"]
 
 
-def test_files_are_read_again_only_when_they_changed(cases, tmp_path, monkeypatch):
+def test_unchanged_files_are_not_read_again(cases, tmp_path, monkeypatch):
     for case in cases:
         for key in ("image", "label"):
             os.utime(case[key], (1e9, 1e9))
@@ -192,17 +192,17 @@ def test_files_are_read_again_only_when_they_changed(cases, tmp_path, monkeypatc
     assert not [name for name in opened if name.endswith(".nii.gz")]
 
 
-@pytest.mark.parametrize("harm", ["cut", "overwritten", "lost", "index"])
-def test_a_damaged_entry_is_made_again_with_one_line(cases, tmp_path, harm, caplog):
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "lost", "index"])
+def test_a_damaged_entry_is_written_again_with_one_line(cases, tmp_path, damage, caplog):
     log, folder = tmp_path / "log", tmp_path / "cache"
     intact = VolumeCache(cases, chain(log), folder)
     expected = intact._load(1)["image"].clone()
     file = max(intact.folders[1].glob("*.npy"))
-    if harm == "cut":
+    if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
-    elif harm == "overwritten":
+    elif damage == "overwritten":
         file.write_bytes(file.read_bytes()[:200] + bytes(file.stat().st_size - 200))
-    elif harm == "lost":
+    elif damage == "lost":
         file.unlink()
     else:
         (intact.folders[1] / "entry.json").write_text("{")
@@ -215,7 +215,7 @@ def test_a_damaged_entry_is_made_again_with_one_line(cases, tmp_path, harm, capl
     assert torch.equal(again._load(1)["image"], expected)
 
 
-def test_an_entry_lost_during_a_run_costs_time_and_nothing_else(cases, tmp_path, caplog):
+def test_an_entry_lost_during_a_run_is_computed_again(cases, tmp_path, caplog):
     data = VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
     expected = data._load(2)["image"].clone()
     cache_entry.remove_entry(data.folders[2])
@@ -223,7 +223,7 @@ def test_an_entry_lost_during_a_run_costs_time_and_nothing_else(cases, tmp_path,
     assert "lost during the run" in caplog.text
 
 
-def test_an_interrupted_writer_leaves_nothing_behind(cases, tmp_path, monkeypatch):
+def test_an_interrupted_writer_leaves_no_files(cases, tmp_path, monkeypatch):
     def cut(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -231,6 +231,16 @@ def test_an_interrupted_writer_leaves_nothing_behind(cases, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         cache_entry.write_entry(tmp_path / "cache" / "entry", {"image": np.zeros(3)})
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_stale_temporary_folders_are_removed(tmp_path):
+    stale, recent = (tmp_path / "config" / name for name in (".stale", ".recent"))
+    for folder, age in ((stale, cache_entry.STALE_TMP_S + 60), (recent, 0)):
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age,) * 2)
+    cache_entry.remove_stale(tmp_path)
+    assert not stale.exists()
+    assert recent.is_dir()
 
 
 def test_two_processes_share_a_folder(cases, tmp_path):
@@ -247,15 +257,15 @@ def test_two_processes_share_a_folder(cases, tmp_path):
     data = VolumeCache(cases, chain(log, wait=0.1), folder)
     assert computed(log) == done
     assert not list(folder.glob("*/.*"))
-    the_same(data._load(0), CacheDataset(cases[:1], chain(tmp_path / "other"), progress=False)._cache[0])
+    assert_same_case(data._load(0), CacheDataset(cases[:1], chain(tmp_path / "other"), progress=False)._cache[0])
 
 
-def test_a_folder_that_cannot_be_used_is_one_clear_line(cases, tmp_path, monkeypatch):
+def test_an_unusable_folder_is_one_line(cases, tmp_path, monkeypatch):
     occupied = tmp_path / "file"
     occupied.write_text("")
-    with pytest.raises(InputError, match=rf"cache_dir={occupied}: .*choose a writable folder") as found:
+    with pytest.raises(InputError, match=rf"cache_dir={occupied}: .*choose a writable folder") as error:
         VolumeCache(cases, chain(tmp_path / "log"), occupied)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -271,13 +281,13 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(cases, tmp_path, monkeyp
             VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
 
 
-def test_without_a_folder_it_is_the_cache_in_memory(cases, tmp_path):
+def test_without_folder_cases_are_cached_in_memory(cases, tmp_path):
     data = cached_dataset(cases, chain(tmp_path / "log"), cache_rate=0.5)
     assert type(data) is CacheDataset
     assert computed(tmp_path / "log") == 1
 
 
-def test_training_batches_are_bitwise_those_without_a_folder(bundle, phantom_set, tmp_path):
+def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, tmp_path):
     def batches(cache_dir: str | None, workers: int) -> list[torch.Tensor]:
         parser = ConfigParser()
         parser.read_config(str(bundle / "configs" / "train.yaml"))
@@ -294,6 +304,6 @@ def test_training_batches_are_bitwise_those_without_a_folder(bundle, phantom_set
     expected = batches(None, 0)
     assert expected[0].dtype == expected[1].dtype == torch.float32
     for workers in (0, 2):
-        found = batches(str(tmp_path), workers)
-        assert len(found) == len(expected)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        cached = batches(str(tmp_path), workers)
+        assert len(cached) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(cached, expected, strict=True))

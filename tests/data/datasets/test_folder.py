@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Own images and masks: pairs by name, every format, values of the mask, and pictures as single slices."""
+"""Own images and masks: pairs by name, formats, values of the mask, pictures as single slices."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cases_of(path) -> dict[str, dict]:
     return {c["label"].split("/")[-1].removesuffix(".nii.gz") if "label" in c else c["image"]: c for c in cases}
 
 
-def test_formats_are_paired_and_keep_their_grid(volumes):
+def test_all_formats_are_paired_and_keep_their_grid(volumes):
     out = volumes / "out"
     cases = cases_of(folder(str(volumes / "images"), str(volumes / "labels"), out=str(out), patient="^[^_]+"))
     assert set(cases) == {"p1_a", "p1_b", "p2_a", "p3_a"}
@@ -61,7 +61,7 @@ def test_formats_are_paired_and_keep_their_grid(volumes):
         assert np.count_nonzero(np.asarray(label.dataobj)) == 2 * 3 * 4
 
 
-def test_values_are_mapped_and_several_must_be_announced(volumes, capsys):
+def test_several_mask_values_must_be_named(volumes, capsys):
     path = volumes / "labels" / "p1_a_seg.nii.gz"
     mask = np.asarray(nib.load(path).dataobj).copy()
     mask[0, 0, 0], mask[5, 5, 5] = 7, 9
@@ -77,8 +77,8 @@ def test_values_are_mapped_and_several_must_be_announced(volumes, capsys):
 
 
 def test_pictures_become_one_sagittal_slice_head_up(tmp_path):
-    for place in ("images", "labels"):
-        (tmp_path / place).mkdir()
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
     picture = np.tile(np.arange(20, dtype=np.uint8), (30, 1))  # brighter to the right: back of the patient
     picture[0] = 200  # head
     mask = np.zeros((30, 20), np.uint8)
@@ -100,7 +100,7 @@ def test_pictures_become_one_sagittal_slice_head_up(tmp_path):
     np.testing.assert_array_equal(np.asarray(label.dataobj)[0].T[::-1] * 255, mask)
 
 
-def test_without_labels_everything_is_for_inference(volumes):
+def test_without_labels_all_cases_are_for_testing(volumes):
     path = folder(str(volumes / "images"), out=str(volumes / "out"))
     content = json.loads(Path(path).read_text())
     assert content["training"] == []
@@ -108,7 +108,7 @@ def test_without_labels_everything_is_for_inference(volumes):
     assert all("label" not in c for c in content["testing"])
 
 
-def test_a_colour_picture_and_a_mask_of_another_size_are_refused(tmp_path, volumes, capsys):
+def test_colour_pictures_and_other_grids_are_refused(tmp_path, volumes, capsys):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 5, 3)).astype(np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(ValueError, match="in colour"):
         read_picture(tmp_path / "c.png")
@@ -139,6 +139,6 @@ def test_bad_arguments_are_one_line(volumes):
         images_by_case(volumes / "images")
 
 
-def test_a_file_of_no_known_format_is_named(tmp_path):
+def test_an_unsupported_format_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"scan.doc: has no supported format"):
         read_volume(tmp_path / "scan.doc")

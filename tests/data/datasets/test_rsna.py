@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RSNA 2022: axial DICOM and sagittal masks meet on one grid; fractured levels become the label."""
+"""RSNA 2022: sagittal masks on the grid of axial DICOM; fractured levels as training label."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_levels_become_labels_on_the_grid_of_the_ct(tmp_path):
     assert rows["1.2.1", "T1"] == ""
 
 
-def test_a_study_with_a_missing_slice_costs_only_itself(tmp_path, capsys):
+def test_a_study_with_a_missing_slice_is_left_out(tmp_path, capsys):
     write_set(tmp_path / "set", {"1.2.1": "0100000", "1.2.2": "0000000"})
     (tmp_path / "set" / "train_images" / "1.2.1" / "005.dcm").unlink()
     with pytest.raises(InputError, match="1 of 2 cases"):
@@ -83,7 +83,7 @@ def test_masks_of_another_patient_are_refused():
         to_grid(nib.Nifti1Image(np.ones((9, 10, 10), np.uint8), far), ct)
 
 
-def test_wrong_tables_are_one_line(tmp_path):
+def test_invalid_tables_are_one_line(tmp_path):
     with pytest.raises(InputError, match="no such table"):
         rsna(str(tmp_path), str(tmp_path / "out"))
     (tmp_path / "train.csv").write_text("a,b\n1,2\n")

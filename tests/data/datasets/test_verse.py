@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VerSe trees of both naming styles, the grading table in both forms, unknown vertebrae, and cases that are broken."""
+"""VerSe: both naming styles, both forms of the grading table, unknown vertebrae, damaged cases."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_masks_and_grades_are_joined(tree, tmp_path):
     assert path == str((out / "datalist.json").resolve())
 
 
-def test_unlabelled_bone_above_is_unknown_and_below_the_last_too(tree, tmp_path):
+def test_unlabelled_bone_beyond_the_labels_is_ignored(tree, tmp_path):
     folder, table = tree
     verse(str(folder), table, str(tmp_path / "out"))
     mask = np.asarray(nib.load(tmp_path / "out" / "labels" / "sub-verse004.nii.gz").dataobj)
@@ -99,7 +99,7 @@ def test_unknown_can_be_background_or_drop_the_case(tree, tmp_path):
     assert values_by_vertebra(tmp_path / "b", "sub-verse410_split-verse267")[21] == [0]
 
 
-def test_a_broken_case_costs_only_itself_and_a_second_run_goes_on(tree, tmp_path, capsys):
+def test_a_damaged_case_is_left_out_and_a_rerun_resumes(tree, tmp_path, capsys):
     folder, table = tree
     broken = folder / "rawdata" / "sub-verse004" / "sub-verse004_ct.nii.gz"
     whole = broken.read_bytes()
@@ -123,7 +123,7 @@ def test_a_mask_without_ct_is_named(tree, tmp_path, capsys):
     assert "sub-verse004_seg-vert_msk.nii.gz: has no CT" in capsys.readouterr().out
 
 
-def test_masks_without_ct_give_shapes_but_no_training_case(tree, tmp_path):
+def test_masks_without_ct_are_not_in_the_datalist(tree, tmp_path):
     folder, table = tree
     (folder / "rawdata" / "sub-verse004" / "sub-verse004_ct.nii.gz").unlink()
     out = tmp_path / "out"
@@ -160,7 +160,7 @@ def test_bad_arguments_are_one_line(tree, tmp_path):
         verse(str(folder), table, str(tmp_path / "out"), unknown="maybe")
 
 
-def test_the_naming_of_the_challenges_is_recognised(tree, tmp_path):
+def test_the_naming_of_the_challenges_is_refused(tree, tmp_path):
     (tmp_path / "miccai").mkdir()
     (tmp_path / "miccai" / "verse004_CT-ax_seg.nii.gz").touch()
     with pytest.raises(InputError, match="subject based structure"):
@@ -184,7 +184,7 @@ def test_the_sacrum_is_never_unknown():
 
 
 @pytest.mark.skipif(not GRADING.is_dir(), reason=f"the grading table is not at {GRADING}")
-def test_published_table_in_both_forms_agrees_with_its_totals():
+def test_both_forms_of_the_published_table_are_equal():
     pytest.importorskip("openpyxl")
     sheet, text = (
         read_grades(GRADING / "ryai190138_appendixe1.xlsx"),
@@ -195,7 +195,7 @@ def test_published_table_in_both_forms_agrees_with_its_totals():
     assert {g: grades.count(g) for g in (0, 1, 2, 3, None)} == {0: 1195, 1: 142, 2: 96, 3: 51, None: 31}
 
 
-def test_real_scans_give_the_two_published_fractures(verse19, tmp_path):
+def test_real_scans_have_the_two_published_fractures(verse19, tmp_path):
     verse(str(verse19), str(next(GRADING.glob("*appendixE1*.csv"))), str(tmp_path))
     found = values_by_vertebra(tmp_path, "sub-verse007")
     assert {v for v, values in found.items() if 1 in values} == {19, 20}
@@ -203,7 +203,7 @@ def test_real_scans_give_the_two_published_fractures(verse19, tmp_path):
     assert 1 not in {x for values in values_by_vertebra(tmp_path, "sub-verse006").values() for x in values}
 
 
-def test_real_masks_without_ct_show_the_severe_fractures(verse19, tmp_path):
+def test_real_masks_without_ct_have_the_severe_fractures(verse19, tmp_path):
     source = verse19.parent / "verse_masks_only"
     assert {"sub-verse004", "sub-verse010", "sub-gl003", "sub-gl017"} <= set(find_cases(source)[1])
     table = next(GRADING.glob("*appendixE1*.csv"))
@@ -221,15 +221,15 @@ def test_real_masks_without_ct_show_the_severe_fractures(verse19, tmp_path):
     assert {x for v, values in found.items() if v for x in values} == {IGNORE_INDEX}
 
 
-def test_t13_is_not_taken_for_the_lowest_vertebra(tmp_path):
+def test_t13_is_not_the_lowest_vertebra(tmp_path):
     scan(tmp_path, "sub-verse005", (28, 20, 21))
     ct, seg = (next(tmp_path.rglob(f"*_{kind}.nii.gz")) for kind in ("ct", "seg-vert_msk"))
     labels = nib.load(seg)
-    unsure = unlabelled_bone(nib.load(ct), labels)
-    assert unsure[4:8, 4:8, 30:].all()  # the cut vertebra above T13
+    ignored = unlabelled_bone(nib.load(ct), labels)
+    assert ignored[4:8, 4:8, 30:].all()  # the cut vertebra above T13
     mask = np.asarray(labels.dataobj)
-    assert not unsure[mask > 0].any()
-    assert not unsure[:, :, : int(np.argwhere(mask == 28)[:, 2].min())].any()
+    assert not ignored[mask > 0].any()
+    assert not ignored[:, :, : int(np.argwhere(mask == 28)[:, 2].min())].any()
 
 
 def test_other_settings_in_the_same_folder_are_refused(tree, tmp_path):
