@@ -148,9 +148,8 @@ def read_entry(folder: Path) -> dict[str, Any]:
             item[key] = record["value"]
             continue
         try:
-            # An empty array cannot be mapped, a small one need not be.
-            mode = "c" if record["bytes"] > BLOCK_BYTES else None
-            array = np.load(folder / record["file"], mmap_mode=mode, allow_pickle=False)
+            large = record["bytes"] > BLOCK_BYTES  # an empty array cannot be mapped, a small one need not be
+            array = np.load(folder / record["file"], mmap_mode="c" if large else None, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CorruptEntryError(f"{record['file']}: {error}") from None
         item[key] = torch.from_numpy(np.asarray(array)) if record["tensor"] else array
