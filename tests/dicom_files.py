@@ -9,7 +9,7 @@ NORMAL = np.array([0.0, 0.0, 1.0])
 
 
 def write_slice(path, pixels: np.ndarray, position, **changes) -> None:
-    """A CT slice with slope 1 and intercept -1024; None in ``changes`` removes a tag."""
+    """Write a CT slice (row, column) with slope 1 and intercept -1024; None in ``changes`` removes a tag."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -45,7 +45,7 @@ def write_slice(path, pixels: np.ndarray, position, **changes) -> None:
 
 
 def write_series(folder, volume: np.ndarray, step=NORMAL * 2.0, order=None, **changes) -> list:
-    """Slices of ``volume`` (slice, row, column); names follow ``order``, not position."""
+    """Write slices of ``volume`` (slice, row, column); file names follow ``order``, not position."""
     folder.mkdir(parents=True, exist_ok=True)
     order = range(len(volume)) if order is None else order
     files = []

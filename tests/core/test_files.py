@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file is whole or absent; a failed write leaves what was there."""
+"""A file is complete or absent; a failed write keeps the old content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import atomic_write, ensure_same_settings, write_table, write_text
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+def test_a_failed_write_keeps_the_old_file_alone(tmp_path):
     target = tmp_path / "out" / "table.csv"
     write_text(target, "old")
     with pytest.raises(TypeError):
@@ -17,14 +17,14 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["table.csv"]
 
 
-def test_the_temporary_name_keeps_the_ending_that_decides_the_format(tmp_path):
+def test_the_temporary_name_keeps_the_suffix(tmp_path):
     with atomic_write(tmp_path / "scan.nii.gz") as temporary:
         assert temporary.name.endswith(".nii.gz")
         temporary.write_bytes(b"x")
     assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
 
 
-def test_a_table_leaves_out_other_keys_and_keeps_missing_ones_empty(tmp_path):
+def test_a_table_drops_other_keys_and_leaves_missing_ones_empty(tmp_path):
     write_table(tmp_path / "t.csv", [{"a": 1, "b": 2, "z": 3}, {"a": "x, y"}], ["a", "b"])
     assert (tmp_path / "t.csv").read_text().splitlines() == ["a,b", "1,2", '"x, y",']
 

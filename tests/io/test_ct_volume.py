@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every broken scan is refused by one line that names it; a good one comes as HU on its own grid."""
+"""Intact scans are read as HU on their own grid; damaged ones are refused by one line with the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def volume():
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_formats_give_the_same_voxels_and_place(tmp_path, volume, ending, dtype):
+def test_formats_have_equal_voxels_and_affines(tmp_path, volume, ending, dtype):
     data, affine = volume
     if ending.startswith(".nii"):
         path = save(tmp_path / f"ct{ending}", data.astype(dtype), affine)
@@ -71,7 +71,7 @@ def test_stored_scaling_is_applied(tmp_path, volume):
 
 
 @pytest.mark.parametrize("dtype", [">i2", ">f4", "<u2", "<i4", "<f8", "<i8"])
-def test_any_stored_type_and_byte_order_gives_the_same_hu(tmp_path, volume, dtype):
+def test_any_stored_type_and_byte_order_has_the_same_hu(tmp_path, volume, dtype):
     data, affine = volume
     values = np.abs(data) - (0 if "u" in dtype else 200)
     header = nib.Nifti1Header(endianness=dtype[0])
@@ -99,7 +99,7 @@ def test_any_stored_type_and_byte_order_gives_the_same_hu(tmp_path, volume, dtyp
         (lambda d: d[:, :, 12:18], "scout"),
     ],
 )
-def test_voxels_that_are_no_ct_are_refused(tmp_path, volume, change, word):
+def test_implausible_voxels_are_refused(tmp_path, volume, change, word):
     data, affine = volume
     assert word in refusal(save(tmp_path / "ct.nii.gz", change(data), affine))
 
@@ -111,7 +111,7 @@ def test_colours_are_refused(tmp_path, volume):
     assert "colours" in refusal(tmp_path / "ct.nii.gz")
 
 
-def test_what_is_no_hu_is_taken_when_told_so(tmp_path, volume):
+def test_other_values_than_hu_are_accepted_on_request(tmp_path, volume):
     data, affine = volume
     path = save(tmp_path / "ct.nii.gz", np.clip(data, 0, 255).astype(np.uint8), affine)
     assert Scan(read_header(path), expect_hu=False).range == (0, 255)
@@ -138,7 +138,7 @@ def test_a_truncated_file_is_refused(tmp_path, volume, ending, keep):
     refusal(path)
 
 
-def test_a_header_that_promises_more_than_the_file_holds(tmp_path, volume):
+def test_a_header_with_more_slices_than_the_file_is_refused(tmp_path, volume):
     data, affine = volume
     path = save(tmp_path / "ct.nii", data, affine)
     content = bytearray(path.read_bytes())
@@ -147,7 +147,7 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path, volume):
     assert "28 of 60 slices" in refusal(path)
 
 
-def test_bits_flipped_inside_gzip_are_noticed(tmp_path, volume):
+def test_flipped_bits_in_gzip_are_detected(tmp_path, volume):
     data, affine = volume
     path = save(tmp_path / "ct.nii.gz", data, affine)
     content = bytearray(path.read_bytes())
@@ -157,7 +157,7 @@ def test_bits_flipped_inside_gzip_are_noticed(tmp_path, volume):
     refusal(path)
 
 
-def test_an_empty_file_a_missing_file_and_another_kind(tmp_path):
+def test_empty_missing_and_unsupported_files_are_refused(tmp_path):
     (tmp_path / "empty.nii.gz").write_bytes(b"")
     assert "0 bytes" in refusal(tmp_path / "empty.nii.gz")
     assert "does not exist" in refusal(tmp_path / "gone.nii.gz")
@@ -170,13 +170,13 @@ def test_an_empty_file_a_missing_file_and_another_kind(tmp_path):
 @pytest.mark.skipif(
     os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root"
 )
-def test_a_file_that_may_not_be_read(tmp_path, volume):
+def test_a_file_without_read_permission_is_refused(tmp_path, volume):
     path = save(tmp_path / "ct.nii.gz", *volume)
     path.chmod(0)
     assert "Permission denied" in refusal(path)
 
 
-def test_an_affine_is_never_made_up(tmp_path, volume):
+def test_missing_and_sheared_affines_are_refused(tmp_path, volume):
     data, affine = volume
     image = nib.Nifti1Image(data, affine)
     image.set_sform(None, 0)

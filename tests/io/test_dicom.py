@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM series: order by position, geometry, HU, and one clear line for each kind of series that is no clean box."""
+"""DICOM series: order by position, geometry, HU, and one error line for each kind of irregular series."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def volume() -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", [range(6), range(5, -1, -1), [3, 0, 5, 1, 4, 2]])
-def test_slices_are_ordered_by_position_and_keep_hu_and_place(tmp_path, volume, order):
+def test_slices_are_ordered_by_position(tmp_path, volume, order):
     write_series(tmp_path / "s", volume, order=order)
     image, notes = read_series(tmp_path / "s")
     assert notes == []
     np.testing.assert_array_equal(np.asarray(image.dataobj), volume.transpose(2, 1, 0))
-    # DICOM says left, posterior, head; NIfTI right, anterior, head.
+    # Axes of DICOM run to left, posterior, head, those of NIfTI to right, anterior, head.
     np.testing.assert_allclose(image.affine @ [3, 4, 5, 1], [30 - 3 * 0.6, 20 - 4 * 0.8, 100 + 5 * 2, 1], atol=1e-6)
     assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
 
 
-def test_itk_agrees_on_the_geometry(tmp_path, volume):
+def test_geometry_equals_that_of_itk(tmp_path, volume):
     from monai.transforms import LoadImage
 
     write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2])
-    ours = nib.as_closest_canonical(read_series(tmp_path / "s")[0])
+    image = nib.as_closest_canonical(read_series(tmp_path / "s")[0])
     loaded = LoadImage(image_only=True, reader="ITKReader")(str(tmp_path / "s"))
-    theirs = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(loaded), np.asarray(loaded.affine)))
-    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
-    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    expected = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(loaded), np.asarray(loaded.affine)))
+    np.testing.assert_allclose(image.affine, expected.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj))
 
 
-def test_a_fractional_slope_is_not_cut_off(tmp_path, volume):
+def test_a_fractional_slope_is_not_truncated(tmp_path, volume):
     write_series(tmp_path / "s", volume, RescaleSlope="0.5")
     expected = (volume.transpose(2, 1, 0) + 1024.0) * 0.5 - 1024
     np.testing.assert_allclose(np.asarray(read_series(tmp_path / "s")[0].dataobj), expected, atol=1e-3)
 
 
-def test_localizers_and_repeated_files_are_left_out_and_said_so(tmp_path, volume):
+def test_localizers_and_copies_are_left_out_with_a_note(tmp_path, volume):
     files = write_series(tmp_path / "s", volume)
     write_slice(tmp_path / "s" / "scout.dcm", volume[0], [0, 0, 0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     (tmp_path / "s" / "copy.dcm").write_bytes(files[2].read_bytes())
@@ -59,7 +59,7 @@ def test_localizers_and_repeated_files_are_left_out_and_said_so(tmp_path, volume
     assert "repeat a slice" in notes[1]
 
 
-def test_slices_that_share_a_uid_but_not_a_place_are_kept(tmp_path, volume):
+def test_slices_with_one_uid_at_other_positions_are_kept(tmp_path, volume):
     write_series(tmp_path / "s", volume, SOPInstanceUID="1.2.3.4")
     assert read_series(tmp_path / "s")[0].shape == (4, 5, 6)
 
@@ -82,7 +82,7 @@ def two_phases(folder, volume):
     write_slice(folder / "x.dcm", volume[0], [-30, -20, 100])
 
 
-def turned(folder, volume):
+def not_parallel(folder, volume):
     write_series(folder, volume)
     write_slice(folder / "x.dcm", volume[0], [-30, -20, 112], ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])
 
@@ -108,7 +108,7 @@ def changed(**changes):
         (tilted, "tilted by 8.5 degrees"),
         (two_series, "holds 2 series: 1.2.3"),
         (two_phases, "have the same position"),
-        (turned, "x.dcm: is not parallel"),
+        (not_parallel, "x.dcm: is not parallel"),
         (other_size, "x.dcm: has 3 x 4 pixels"),
         (empty, "no DICOM file"),
         (changed(Modality="MR"), "Modality is MR"),
@@ -119,7 +119,7 @@ def changed(**changes):
         (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "nothing but localizers"),
     ],
 )
-def test_what_is_no_clean_series_is_refused_in_one_line(tmp_path, volume, make, words):
+def test_irregular_series_are_refused_in_one_line(tmp_path, volume, make, words):
     make(tmp_path / "s", volume)
     with pytest.raises(ValueError, match=words) as caught:
         read_series(tmp_path / "s")
@@ -127,7 +127,7 @@ def test_what_is_no_clean_series_is_refused_in_one_line(tmp_path, volume, make, 
     assert "\n" not in str(caught.value)
 
 
-def test_cut_off_pixels_are_named(tmp_path, volume):
+def test_truncated_pixels_are_one_line(tmp_path, volume):
     file = write_series(tmp_path / "s", volume)[2]
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match="cannot be read"):
@@ -145,15 +145,15 @@ def test_cut_off_pixels_are_named(tmp_path, volume):
         ("0.1 0.995 0 0 0 -1", lambda p: p),
     ],
 )
-def test_a_sagittal_slice_comes_head_up_and_front_to_the_left(tmp_path, volume, orientation, stored):
+def test_a_sagittal_slice_is_head_up_and_anterior_left(tmp_path, volume, orientation, stored):
     spacing = ["0.8", "0.6"] if stored(np.zeros((2, 3))).shape == (2, 3) else ["0.6", "0.8"]
     pixels = np.ascontiguousarray(stored(volume[0]))
     write_slice(
         tmp_path / "a.dcm", pixels, [0, 0, 0], ImageOrientationPatient=orientation.split(), PixelSpacing=spacing
     )
-    picture, found = read_slice(tmp_path / "a.dcm")
-    np.testing.assert_array_equal(picture, volume[0])
-    assert found == (0.8, 0.6)
+    hu, row_and_column_mm = read_slice(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(hu, volume[0])
+    assert row_and_column_mm == (0.8, 0.6)
 
 
 @pytest.mark.parametrize(("orientation", "word"), [("1 0 0 0 1 0", "an axial"), ("1 0 0 0 0 -1", "a coronal")])
@@ -163,7 +163,7 @@ def test_a_single_slice_of_another_plane_is_refused(tmp_path, volume, orientatio
         read_slice(tmp_path / "a.dcm")
 
 
-def test_jpeg_lossless_as_rsna_2022_comes_in(tmp_path, volume):
+def test_jpeg_lossless_of_rsna_2022_is_decoded(tmp_path, volume):
     itk = pytest.importorskip("itk")
     for file in write_series(tmp_path / "s", volume, order=[3, 0, 5, 1, 4, 2]):
         reader = itk.GDCMImageIO.New()

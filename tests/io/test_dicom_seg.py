@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM series in, a DICOM-SEG out, read back by other libraries and laid over its source."""
+"""DICOM-SEG of a series: read back by other libraries and compared with the mask on the source slices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
-from scripts.postprocessing.findings import PostProcessing
 
 pydicom = pytest.importorskip("pydicom")
 SPACING = (0.9, 1.1, 2.0)
@@ -39,7 +38,7 @@ PATIENT = {
 
 
 def series(folder: Path, turned: bool, **changes) -> tuple[np.ndarray, np.ndarray]:
-    """Write balls as a series whose file names do not follow the position; returns the voxels (I, J, K) and their affine."""
+    """Write balls as a series in shuffled file names; returns the voxels (I, J, K) and their affine (R, A, S, mm)."""
     folder.mkdir()
     shape = (64, 60, 44)
     directions = Rotation.from_euler("xyz", [9, -7, 12], degrees=True).as_matrix() if turned else np.eye(3)
@@ -47,33 +46,33 @@ def series(folder: Path, turned: bool, **changes) -> tuple[np.ndarray, np.ndarra
     data = ball_scan(shape, lps, [(0, 4, -20), (-3, 0, 22)], 14.0)
     data += np.random.default_rng(0).integers(-150, -100, shape).astype(np.int16)
     for n, k in enumerate(np.random.default_rng(1).permutation(shape[2])):
-        place = lps[:3, :3] @ [0, 0, k] + lps[:3, 3]
+        position = lps[:3, :3] @ [0, 0, k] + lps[:3, 3]
         values = {
             "ImageOrientationPatient": [f"{v:.8f}" for v in (*directions[:, 0], *directions[:, 1])],
             "PixelSpacing": [str(SPACING[1]), str(SPACING[0])],
             "InstanceNumber": str(int(k) + 1),
         }
-        write_slice(folder / f"{n:03d}.dcm", data[:, :, k].T, place, **{**PATIENT, **values, **changes})
+        write_slice(folder / f"{n:03d}.dcm", data[:, :, k].T, position, **{**PATIENT, **values, **changes})
     return data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
 def segment(folder: Path, base: Path) -> dict:
     pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)))
     lines: list[str] = []
-    result = segment_case(str(folder), base, pipeline, PostProcessing(), Outputs(preview=False), say=lines.append)
+    result = segment_case(str(folder), base, pipeline, Outputs(preview=False), log=lines.append)
     return {**result, "lines": lines}
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_mask_of_a_series_lies_on_its_slices(tmp_path, turned):
+def test_the_mask_of_a_series_is_on_its_slices(tmp_path, turned):
     data, affine = series(tmp_path / "ct", turned)
     result = segment(tmp_path / "ct", tmp_path / "out")
     mask = nib.load(tmp_path / "out_fracture.nii.gz")
     np.testing.assert_allclose(mask.affine, affine, atol=1e-3)
-    marked, wanted = np.asarray(mask.dataobj) > 0, data > MARK_HU
+    segmented, expected = np.asarray(mask.dataobj) > 0, data > MARK_HU
     assert len(result["findings"]) == 2
-    overlap = 2 * (marked & wanted).sum() / (marked.sum() + wanted.sum())
-    assert overlap > 0.95  # resampling averages the noise of 25 HU away
+    dice = 2 * (segmented & expected).sum() / (segmented.sum() + expected.sum())
+    assert dice > 0.95  # resampling averages the noise of 25 HU away
 
 
 @pytest.fixture(params=[False, True], ids=["straight", "oblique"])
@@ -89,14 +88,14 @@ def frames(path: Path) -> dict[tuple[str, int], np.ndarray]:
     """Pixels by source slice and segment, decoded with pydicom alone."""
     data = pydicom.dcmread(path)
     pixels = data.pixel_array if data.pixel_array.ndim == 3 else data.pixel_array[None]
-    found = {}
+    by_source = {}
     for pixel, frame in zip(pixels, data.PerFrameFunctionalGroupsSequence, strict=True):
         source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        found[source, int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = pixel
-    return found
+        by_source[source, int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = pixel
+    return by_source
 
 
-def test_pixels_lie_over_the_slices_they_refer_to(segmented):
+def test_pixels_are_on_the_slices_they_reference(segmented):
     root, _ = segmented
     mask = np.asarray(nib.load(root / "out_fracture.nii.gz").dataobj) > 0
     affine = nib.load(root / "out_fracture.nii.gz").affine
@@ -106,15 +105,15 @@ def test_pixels_lie_over_the_slices_they_refer_to(segmented):
     total = 0
     for file in (root / "ct").iterdir():
         header = pydicom.dcmread(file, stop_before_pixels=True)
-        place = np.diag([-1.0, -1.0, 1.0]) @ np.array(header.ImagePositionPatient, float)
-        k = round(float((np.linalg.inv(affine) @ [*place, 1])[2]))
-        drawn = by_source.get(header.SOPInstanceUID, np.zeros(mask.shape[1::-1]))
-        np.testing.assert_array_equal(drawn > 0, mask[:, :, k].T)
-        total += int((drawn > 0).sum())
+        position = np.diag([-1.0, -1.0, 1.0]) @ np.array(header.ImagePositionPatient, float)
+        k = round(float((np.linalg.inv(affine) @ [*position, 1])[2]))
+        segment_pixels = by_source.get(header.SOPInstanceUID, np.zeros(mask.shape[1::-1]))
+        np.testing.assert_array_equal(segment_pixels > 0, mask[:, :, k].T)
+        total += int((segment_pixels > 0).sum())
     assert total == mask.sum() > 0
 
 
-def test_it_says_what_it_is_and_where_it_comes_from(segmented):
+def test_attributes_of_the_source_and_the_disclaimer(segmented):
     root, result = segmented
     data = pydicom.dcmread(root / "out_seg.dcm", stop_before_pixels=True)
     source = pydicom.dcmread(next((root / "ct").iterdir()), stop_before_pixels=True)
@@ -137,15 +136,15 @@ def test_dcmqi_reads_the_same_mask(segmented):
     subprocess.run(command, check=True, capture_output=True)
     mask = nib.load(root / "out_fracture.nii.gz")
     full = np.asarray(mask.dataobj) > 0
-    again = np.zeros(full.shape, bool)
+    decoded = np.zeros(full.shape, bool)
     for file in out.glob("*.nii.gz"):
         image = nib.load(file)
         index = np.argwhere(np.asarray(image.dataobj) > 0)
         to_mask = np.linalg.inv(mask.affine) @ image.affine
         voxels = index @ to_mask[:3, :3].T + to_mask[:3, 3]
         np.testing.assert_allclose(voxels, np.round(voxels), atol=0.02)
-        again[tuple(np.round(voxels).astype(int).T)] = True
-    assert np.array_equal(again, full)
+        decoded[tuple(np.round(voxels).astype(int).T)] = True
+    assert np.array_equal(decoded, full)
 
 
 def test_gdcm_reads_the_same_number_of_pixels(segmented):
@@ -170,12 +169,11 @@ def test_gdcm_reads_the_same_number_of_pixels(segmented):
     ],
     ids=["missing slice", "copy", "modality", "two series", "photometric", "no rescale", "truncated"],
 )
-def test_a_series_that_is_no_clean_box(tmp_path, change, word):
+def test_an_irregular_series_is_refused_without_output(tmp_path, change, word):
     series(tmp_path / "ct", False)
     middle = sorted((tmp_path / "ct").iterdir(), key=lambda f: float(pydicom.dcmread(f).ImagePositionPatient[2]))
     change(middle[15:])
-    copied = (tmp_path / "ct" / "copy.dcm").exists()
-    if copied:
+    if (tmp_path / "ct" / "copy.dcm").exists():
         assert any("repeat a slice" in note for note in segment(tmp_path / "ct", tmp_path / "out")["notes"])
         return
     with pytest.raises(ValueError, match=word or str(tmp_path / "ct")):
@@ -193,7 +191,7 @@ def edit(file: Path, **changes) -> None:
     data.save_as(file)
 
 
-def test_a_source_without_its_study_costs_only_the_dicom_seg(tmp_path):
+def test_only_the_dicom_seg_is_left_out_without_a_study_uid(tmp_path):
     pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
     series(tmp_path / "ct", False, StudyInstanceUID=None)
     result = segment(tmp_path / "ct", tmp_path / "out")

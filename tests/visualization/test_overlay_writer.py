@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of cases: how many, and where they lie when scans share a name."""
+"""Overlays of cases: their number, and their paths when scans share a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.visualization.overlay_writer import OverlayWriter
 
 @pytest.fixture
 def finished(tmp_path):
-    """What an evaluator holds after three scans, two of one name."""
+    """Engine of an evaluator after three scans, two of one name."""
     from monai.data import MetaTensor
 
     batch, output = [], []
@@ -32,12 +32,12 @@ def finished(tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "number"), [(None, 3), (2, 2), (0, 0)])
-def test_as_many_cases_as_asked_for_are_drawn(finished, tmp_path, limit, number):
+def test_the_limit_bounds_the_number_of_overlays(finished, tmp_path, limit, number):
     OverlayWriter(str(tmp_path / "out"), limit=limit)(finished)
     assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == number
 
 
-def test_scans_of_one_name_get_a_picture_each(finished, tmp_path):
+def test_scans_of_one_name_have_an_overlay_each(finished, tmp_path):
     OverlayWriter(str(tmp_path / "out"))(finished)
     assert (tmp_path / "out" / "scan_overlay.png").is_file()
     assert (tmp_path / "out" / "b" / "scan_overlay.png").is_file()
