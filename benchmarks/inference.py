@@ -112,15 +112,15 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
     import monai.handlers  # noqa: F401
     import torch
     from scripts.inference.memory import peak_resident
-    from scripts.inference.segment import read_config
+    from scripts.inference.config import read_config
 
     torch.set_num_threads(2)
     values = GRID | dict(json.loads(options))
     stock = values.pop("stock", False)
     if values.get("runtime") == "openvino":
-        from scripts.inference.runtimes import quiet_openvino
+        from scripts.inference.runtimes import import_openvino
 
-        quiet_openvino()
+        import_openvino()
     before = peak_resident()
     start = time.perf_counter()
     files = json.loads(config) if config else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans with a known answer, and a network that needs no training: it marks what is denser than 400 HU."""
+"""Scans with a known segmentation, and an untrained network that segments voxels above 400 HU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from scripts.inference.pipeline import Clock, Pipeline
+from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
 from scripts.io.ct_volume import Scan
 from scripts.io.scan_header import read_header
+from scripts.io.working_grid import WorkingGrid
+from scripts.postprocessing.findings import PostProcessing
 from scripts.postprocessing.probability_map import Probabilities
 
 MARK_HU = 400.0
@@ -31,7 +33,7 @@ class Threshold(torch.nn.Module):
 
 
 class FakeRunner:
-    """A runner around a module that counts the windows it is asked about."""
+    """Runner of a module that counts the windows."""
 
     name = "fake"
 
@@ -68,20 +70,22 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-def look(
-    path: Path | str, runner, window: PatchConfig, planes=("sagittal",), **search
-) -> tuple[Scan, Probabilities, object]:
-    """Run a pipeline on a scan."""
+def predict(
+    path: Path | str, runner, patch: PatchConfig, planes=("sagittal",), consistency_mm=None, **search
+) -> tuple[Scan, Probabilities, WorkingGrid]:
+    """Scan, probabilities and working grid of a pipeline, without vertebra-level consistency by default."""
     header = read_header(path, require_volume=False)
     scan = Scan(header, expect_hu=False)
-    keys = ("volume",) if len(window.size) == 3 else planes
-    pipeline = Pipeline({k: runner if isinstance(runner, list) else [runner] for k in keys}, window, **search)
-    grid = pipeline.plan_header(header)
-    return scan, pipeline(scan, grid, Clock()), grid
+    keys = ("volume",) if len(patch.size) == 3 else planes
+    runners = {k: runner if isinstance(runner, list) else [runner] for k in keys}
+    pipeline = Pipeline(runners, patch, PostProcessing(consistency_mm=consistency_mm), **search)
+    grid = pipeline.working_grid(header)
+    return scan, pipeline(scan, grid), grid
 
 
-def whole(found: Probabilities, grid) -> np.ndarray:
+def on_whole_grid(predicted: Probabilities, grid: WorkingGrid) -> np.ndarray:
     """Probabilities on the whole working grid."""
     full = np.zeros(grid.shape, np.float32)
-    full[tuple(slice(o, o + n) for o, n in zip(found.origin, found.volume.shape, strict=True))] = found.volume
+    box = tuple(slice(o, o + n) for o, n in zip(predicted.origin, predicted.volume.shape, strict=True))
+    full[box] = predicted.volume
     return full

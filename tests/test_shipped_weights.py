@@ -13,7 +13,8 @@ import torch
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, LoadImage, Orientation, Spacing
-from scripts.inference.segment import read_config
+from scripts.core.deprecations import migrate_config, migrate_keys
+from scripts.inference.config import read_config
 from scripts.simulation.datasets.build import read_recipe
 from scripts.simulation.datasets.phantom import fractured_phantom
 from scripts.simulation.style import wide_style
@@ -47,9 +48,9 @@ def test_they_were_trained_by_the_committed_configs(card):
     build = json.loads((CARD / "build.json").read_text())
     assert build["sha256"] == card["data_sha256"]
     recipe = read_recipe(str(BUNDLE / "configs" / "data" / "simulated.yaml"))
-    assert build["parts"] == {"phantom": recipe["phantom"]}
+    assert {part: migrate_keys(options) for part, options in build["parts"].items()} == {"phantom": recipe["phantom"]}
     parser = read(*card["configs"])
-    for key, value in card["settings"].items():
+    for key, value in migrate_config(card["settings"], quiet=True).items():
         assert parser[key] == value, key
 
 
@@ -69,7 +70,7 @@ def test_a_fracture_of_an_unseen_phantom_is_found_and_an_intact_spine_left_alone
     marked = {}
     for count in (1, 0):
         scan = fractured_phantom(
-            70_001, "lumbar", count, (3,), wide_style(np.random.default_rng(4), "lumbar"), drawn=1.0
+            70_001, "lumbar", count, (3,), wide_style(np.random.default_rng(4), "lumbar"), collapse_fraction=1.0
         )
         path = tmp_path / f"scan{count}.nii.gz"
         nib.save(nib.Nifti1Image(scan.image, scan.affine), path)
@@ -84,7 +85,9 @@ def test_a_fracture_of_an_unseen_phantom_is_found_and_an_intact_spine_left_alone
 
 
 def test_the_third_output_tells_vertebrae_from_the_rest_in_an_unseen_phantom(tmp_path):
-    scan = fractured_phantom(70_002, "lumbar", 1, (2,), wide_style(np.random.default_rng(5), "lumbar"), drawn=1.0)
+    scan = fractured_phantom(
+        70_002, "lumbar", 1, (2,), wide_style(np.random.default_rng(5), "lumbar"), collapse_fraction=1.0
+    )
     nib.save(nib.Nifti1Image(scan.image, scan.affine), tmp_path / "ct.nii.gz")
     nib.save(nib.Nifti1Image(scan.labels.astype(np.uint8), scan.affine), tmp_path / "bone.nii.gz")
     parser = read_config(None, {"bundle_root": str(BUNDLE), "device": "cpu"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One scan through the whole path: geometry for every orientation, numbers of the findings, memory, files."""
+"""One scan through the whole pipeline: geometry in every orientation, measurements of findings, memory, files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from fakes import MARK_HU, Asked, Threshold, affine_of, ball_scan, save
+from fakes import MARK_HU, FakeRunner, Threshold, affine_of, ball_scan, save
 from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.memory import plan_memory
@@ -17,8 +17,7 @@ from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import SAMPLE_BYTES, PatchConfig
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
-from scripts.postprocessing.findings import PostProcessing
-from scripts.postprocessing.measurements import COLUMNS
+from scripts.postprocessing.measurements import FINDING_COLUMNS
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 CENTRES = [(0.0, 6.0, -26.0), (4.0, -5.0, 25.0)]
@@ -26,9 +25,8 @@ RADII = 17.0
 
 
 def segment(path, base, spacing=(1.0, 1.0, 1.0), outputs=None, **kwargs):
-    pipeline = Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64)), spacing=spacing)
-    wanted = outputs or Outputs(preview=False)
-    return segment_case(str(path), base, pipeline, PostProcessing(), wanted, say=lambda line: None, **kwargs)
+    pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)), spacing=spacing)
+    return segment_case(str(path), base, pipeline, outputs or Outputs(preview=False), log=lambda line: None, **kwargs)
 
 
 def dice(a, b) -> float:
@@ -36,7 +34,7 @@ def dice(a, b) -> float:
 
 
 @pytest.mark.parametrize("number", range(len(ORIENTATIONS)))
-def test_the_mask_lies_right_for_every_orientation_and_spacing(tmp_path, number):
+def test_mask_in_every_orientation_and_spacing(tmp_path, number):
     """Signed permutations of the axes, turned obliquely, with voxels of 0.3 to 5 mm."""
     permutation, signs = ORIENTATIONS[number]
     rng = np.random.default_rng(number)
@@ -61,8 +59,8 @@ def test_the_mask_lies_right_for_every_orientation_and_spacing(tmp_path, number)
     marked = np.asarray(mask.dataobj) > 0
     assert dice(marked, data > MARK_HU) >= 0.99
     assert len(result["findings"]) == 2
-    found = sorted(([f[f"centroid_{a}_mm"] for a in "ras"] for f in result["findings"]), key=lambda c: c[2])
-    np.testing.assert_allclose(found, CENTRES, atol=0.6)
+    centroids = sorted(([f[f"centroid_{a}_mm"] for a in "ras"] for f in result["findings"]), key=lambda c: c[2])
+    np.testing.assert_allclose(centroids, CENTRES, atol=0.6)
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def scan(tmp_path):
     return save(tmp_path / "ct.nii.gz", data, affine), data, affine
 
 
-def test_findings_are_what_the_mask_on_the_scans_grid_says(tmp_path, scan):
+def test_findings_equal_measurements_of_the_mask(tmp_path, scan):
     path, data, affine = scan
     levels = np.zeros(data.shape, np.uint8)
     levels[:, :, :35], levels[:, :, 35:] = 21, 20
@@ -84,38 +82,38 @@ def test_findings_are_what_the_mask_on_the_scans_grid_says(tmp_path, scan):
         outputs=Outputs(preview=False, save_probabilities=True),
     )  # fmt: skip
     marked = np.asarray(nib.load(tmp_path / "ct_fracture.nii.gz").dataobj) > 0
-    chance = np.asarray(nib.load(tmp_path / "ct_probability.nii.gz").dataobj)
-    assert np.array_equal(marked, chance > 0.5)
+    probability = np.asarray(nib.load(tmp_path / "ct_probability.nii.gz").dataobj)
+    assert np.array_equal(marked, probability > 0.5)
     assert {f["level"] for f in result["findings"]} == {"L1", "L2"}
     for finding in result["findings"]:
         upper = finding["level"] == "L1"
-        mine = marked & ((np.arange(70) >= 35) == upper)
-        index = np.argwhere(mine)
+        inside = marked & ((np.arange(70) >= 35) == upper)
+        index = np.argwhere(inside)
         world = index @ affine[:3, :3].T + affine[:3, 3]
         assert finding["volume_ml"] == pytest.approx(len(index) * 1.6**3 / 1000, abs=1e-3)
         np.testing.assert_allclose([finding[f"centroid_{a}_mm"] for a in "ras"], world.mean(0), atol=0.01)
         np.testing.assert_allclose([finding[f"min_{a}_mm"] for a in "ras"], world.min(0), atol=0.01)
         np.testing.assert_allclose([finding[f"max_{a}_mm"] for a in "ras"], world.max(0), atol=0.01)
         assert (finding["slice_first"], finding["slice_last"]) == (index[:, 2].min(), index[:, 2].max())
-        assert finding["mean_hu"] == pytest.approx(data[mine].mean(), abs=0.06)
-        assert finding["mean_probability"] == pytest.approx(chance[mine].mean(), abs=1e-3)
-        assert finding["max_probability"] == pytest.approx(chance[mine].max(), abs=1e-3)
-        p = np.clip(chance[mine].astype(float), 1e-6, 1 - 1e-6)
+        assert finding["mean_hu"] == pytest.approx(data[inside].mean(), abs=0.06)
+        assert finding["mean_probability"] == pytest.approx(probability[inside].mean(), abs=1e-3)
+        assert finding["max_probability"] == pytest.approx(probability[inside].max(), abs=1e-3)
+        p = np.clip(probability[inside].astype(float), 1e-6, 1 - 1e-6)
         entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean()
         assert finding["uncertainty"] == pytest.approx(entropy, abs=1e-3)
-        assert set(finding) == set(COLUMNS)
+        assert set(finding) == set(FINDING_COLUMNS)
     assert json.loads((tmp_path / "cases" / "ct.json").read_text())["findings"] == result["findings"]
 
 
-def test_a_mask_of_vertebrae_on_another_grid_is_refused(tmp_path, scan):
+def test_vertebrae_on_a_different_grid_are_rejected(tmp_path, scan):
     path, data, _ = scan
     save(tmp_path / "vertebrae.nii.gz", np.zeros(data.shape, np.uint8), np.diag([1.0, 1, 1, 1]))
-    with pytest.raises(ValueError, match="another grid"):
+    with pytest.raises(ValueError, match="a different grid"):
         segment(path, tmp_path / "ct", vertebrae=str(tmp_path / "vertebrae.nii.gz"))
     assert not (tmp_path / "ct_fracture.nii.gz").exists()
 
 
-def test_little_memory_holds_the_scan_in_a_file_and_changes_nothing(tmp_path, scan):
+def test_little_memory_spools_the_scan_and_changes_nothing(tmp_path, scan):
     path = scan[0]
     plenty = segment(path, tmp_path / "a" / "ct")
     header = read_header(path)
@@ -123,8 +121,8 @@ def test_little_memory_holds_the_scan_in_a_file_and_changes_nothing(tmp_path, sc
     peak = plan_memory(header, grid, (64, 64), 8, 0, None, SAMPLE_BYTES).peak
     lines = []
     scarce = segment_case(
-        str(path), tmp_path / "b" / "ct", Pipeline({"sagittal": [Asked(Threshold())]}, PatchConfig((64, 64))),
-        PostProcessing(), Outputs(preview=False), say=lines.append,
+        str(path), tmp_path / "b" / "ct", Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64))),
+        Outputs(preview=False), log=lines.append,
         limit=peak - 1,
     )  # fmt: skip
     assert any("temporary file" in line for line in lines)
@@ -133,12 +131,12 @@ def test_little_memory_holds_the_scan_in_a_file_and_changes_nothing(tmp_path, sc
     assert not list((tmp_path / "b").glob(".*"))
 
 
-def test_too_little_memory_is_said_before_anything_is_read(tmp_path, scan):
+def test_too_little_memory_is_rejected_before_reading(tmp_path, scan):
     with pytest.raises(ValueError, match=r"needs up to .* GiB even with its voxels in a temporary file"):
         segment(scan[0], tmp_path / "ct", limit=2**20)
 
 
-def test_a_scan_without_finding_leaves_an_empty_mask_and_a_picture(tmp_path):
+def test_scan_without_finding_has_an_empty_mask_and_picture(tmp_path):
     shape = (30, 32, 40)
     affine = affine_of(shape, (2, 2, 2))
     data = np.random.default_rng(0).integers(-120, 300, shape).astype(np.int16)
@@ -155,7 +153,7 @@ def test_statistics_only_writes_no_image(tmp_path, scan):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"cases"}
 
 
-def test_the_mask_keeps_the_codes_of_the_scan_and_names_its_labels(tmp_path, scan):
+def test_mask_keeps_the_codes_of_the_scan_and_names_labels(tmp_path, scan):
     path, data, affine = scan
     image = nib.Nifti1Image(data, affine)
     image.set_qform(affine, 1)
@@ -169,7 +167,7 @@ def test_the_mask_keeps_the_codes_of_the_scan_and_names_its_labels(tmp_path, sca
     assert header.get_xyzt_units()[0] == "mm"
 
 
-def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, scan, monkeypatch):
+def test_failed_write_leaves_no_file(tmp_path, scan, monkeypatch):
     from scripts.io import nifti_writer
 
     def full(self, index, plane):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many scans: one bad case costs itself, an interrupted run goes on, several processes give what one gives."""
+"""Many scans: failures are isolated per scan, reruns resume, several processes equal one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open()))
 
 
-def test_a_cohort_leaves_masks_tables_and_a_page(scans, weights, tmp_path):
+def test_cohort_writes_masks_tables_and_a_report(scans, weights, tmp_path):
     out = tmp_path / "out"
     results = segmenter(scans, weights, out).run()
     assert [r["case"] for r in results] == ["a", "b", "c"]
@@ -74,7 +74,7 @@ def test_a_cohort_leaves_masks_tables_and_a_page(scans, weights, tmp_path):
     assert not (out / "problems.csv").exists()
 
 
-def test_a_bad_scan_is_named_and_costs_only_itself(scans, weights, tmp_path):
+def test_failures_are_isolated_per_scan(scans, weights, tmp_path):
     (scans / "bad.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:400])
     save(scans / "four.nii.gz", np.zeros((8, 8, 8, 2), np.int16), np.eye(4))
     out = tmp_path / "out"
@@ -86,7 +86,7 @@ def test_a_bad_scan_is_named_and_costs_only_itself(scans, weights, tmp_path):
     assert "bad.nii.gz" in (out / "report.html").read_text()
 
 
-def test_a_second_run_goes_on_where_the_first_stopped(scans, weights, tmp_path):
+def test_rerun_resumes(scans, weights, tmp_path):
     out = tmp_path / "out"
     segmenter(scans, weights, out).run()
     before = {p: p.stat().st_mtime_ns for p in out.glob("*_fracture.nii.gz")}
@@ -100,7 +100,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(scans, weights, tmp_path):
     assert len(rows(out / "findings.csv")) == 2
 
 
-def test_other_settings_into_the_same_folder_are_refused_unless_told(scans, weights, tmp_path):
+def test_other_settings_need_another_folder_or_overwrite(scans, weights, tmp_path):
     out = tmp_path / "out"
     segmenter(scans, weights, out).run()
     with pytest.raises(InputError, match="other settings"):
@@ -111,7 +111,7 @@ def test_other_settings_into_the_same_folder_are_refused_unless_told(scans, weig
         segmenter(scans, weights, out, post={"threshold": 0.7}).run()
 
 
-def test_scans_of_one_name_keep_their_folders(scans, weights, tmp_path):
+def test_scans_of_the_same_name_keep_their_folders(scans, weights, tmp_path):
     cases = []
     for patient in ("p1", "p2"):
         (scans / patient).mkdir()
@@ -123,7 +123,7 @@ def test_scans_of_one_name_keep_their_folders(scans, weights, tmp_path):
     assert (tmp_path / "out" / "p2" / "ct_fracture.nii.gz").is_file()
 
 
-def test_links_keep_the_names_they_have_here(scans, weights, tmp_path):
+def test_outputs_are_named_after_links_not_their_targets(scans, weights, tmp_path):
     """As in folders that link to an archive in which every scan is called ct.nii.gz."""
     links = tmp_path / "links"
     links.mkdir()
@@ -139,7 +139,7 @@ def test_links_keep_the_names_they_have_here(scans, weights, tmp_path):
     }
 
 
-def test_a_finished_scan_that_is_gone_does_not_stop_the_others(scans, weights, tmp_path):
+def test_deleted_finished_scan_does_not_stop_the_others(scans, weights, tmp_path):
     cases = [{"image": f"{name}.nii.gz"} for name in "abc"]
     (scans / "datalist.json").write_text(json.dumps({"testing": cases}))
     out = tmp_path / "out"
@@ -152,7 +152,7 @@ def test_a_finished_scan_that_is_gone_does_not_stop_the_others(scans, weights, t
     assert "b.nii.gz" in problem["problem"]
 
 
-def test_a_folder_of_vertebra_masks_gives_levels(scans, weights, tmp_path):
+def test_levels_come_from_a_folder_of_vertebra_masks(scans, weights, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for name in "abc":
@@ -162,7 +162,7 @@ def test_a_folder_of_vertebra_masks_gives_levels(scans, weights, tmp_path):
     assert "L1" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_an_ensemble_of_one_network_twice_is_that_network(scans, weights, tmp_path):
+def test_ensemble_of_one_network_twice_equals_that_network(scans, weights, tmp_path):
     twin = weights.with_name("twin.pt")
     twin.write_bytes(weights.read_bytes())
     single = segmenter(scans, weights, tmp_path / "one").run()
@@ -185,16 +185,16 @@ def test_an_ensemble_of_one_network_twice_is_that_network(scans, weights, tmp_pa
         ({"runtime": {"runtime": "abacus"}}, "runtime"),
     ],
 )
-def test_a_wrong_setting_is_named_before_any_scan(scans, weights, tmp_path, change, word):
+def test_wrong_setting_is_named_before_any_scan(scans, weights, tmp_path, change, word):
     with pytest.raises(InputError, match=word):
         segmenter(scans, weights, tmp_path / "out", **change).run()
     assert not list(tmp_path.glob("out/*.nii.gz"))
 
 
-def test_missing_things_are_named(scans, weights, tmp_path):
+def test_missing_inputs_are_named(scans, weights, tmp_path):
     with pytest.raises(InputError, match=r"nothing\.pt"):
         segmenter(scans, tmp_path / "nothing.pt", tmp_path / "out").run()
-    with pytest.raises(InputError, match="holds no scan"):
+    with pytest.raises(InputError, match="contains no scan"):
         segmenter(tmp_path / "nowhere", weights, tmp_path / "out").run()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
@@ -205,11 +205,11 @@ def test_missing_things_are_named(scans, weights, tmp_path):
     other = Segmenter(
         conv, str(weights), str(scans), str(tmp_path / "out"), window=window, runtime={"runtime": "torch"}
     )
-    with pytest.raises(InputError, match="does not take 3 channel"):
+    with pytest.raises(InputError, match="does not accept 3 channel"):
         other.run()
 
 
-def test_when_no_scan_can_be_segmented_the_run_fails(scans, weights, tmp_path):
+def test_run_fails_when_no_scan_can_be_segmented(scans, weights, tmp_path):
     for path in scans.glob("*.nii.gz"):
         path.write_bytes(b"x")
     with pytest.raises(InputError, match="no scan could be segmented"):
@@ -224,7 +224,7 @@ segmenter({scans!r}, {weights!r}, {out!r}).run()
 """
 
 
-def test_two_processes_give_what_one_gives(scans, weights, tmp_path):
+def test_two_processes_equal_one(scans, weights, tmp_path):
     segmenter(scans, weights, tmp_path / "one").run()
     program = tmp_path / "program.py"
     paths = {"bundle": str(BUNDLE), "tests": str(Path(__file__).parent), "scans": str(scans), "weights": str(weights)}
@@ -241,5 +241,5 @@ def test_two_processes_give_what_one_gives(scans, weights, tmp_path):
     assert (tmp_path / "one" / "findings.csv").read_bytes() == (tmp_path / "two" / "findings.csv").read_bytes()
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["cases"] == 3
     for path in (tmp_path / "two" / "cases").glob("*.json"):
-        memory = json.loads(path.read_text())["memory_mib"]  # of a fresh process, which the prediction is for
-        assert memory["peak of the process"] <= memory["predicted"]
+        memory = json.loads(path.read_text())["memory_mib"]  # of a fresh process, as predicted
+        assert memory["process_peak"] <= memory["predicted"]

@@ -14,13 +14,14 @@ import pytest
 import torch
 import yaml
 from fakes import Threshold, affine_of, ball_scan, save
+from scripts import commands
 from scripts.core.errors import InputError
-from scripts.inference import __main__ as program
 
 OVERLAY = """
 patch_size: [48, 64]
 spacing: [2.0, 2.0, 2.0]
 runtime: torch
+min_volume_ml: 1.0
 network_def:
   _target_: fakes.Threshold
   in_channels: 1
@@ -28,7 +29,7 @@ network_def:
 
 
 class Named(Threshold):
-    """Takes the arguments that configs give networks."""
+    """Network with the arguments of a config."""
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ def data(tmp_path, monkeypatch) -> Path:
     affine = affine_of(shape, (2.0, 2.0, 2.0))
     cases = []
     for name, centres in (("a", [(0, 0, -30)]), ("b", [(2, 0, 30)]), ("c", [])):
-        # A ball is a fracture; a speck of 3 ml is none, and stands in every scan.
+        # A ball is a fracture; a speck of 3 ml in every scan is none.
         image = (
             np.maximum(
                 ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)
@@ -62,14 +63,14 @@ def data(tmp_path, monkeypatch) -> Path:
 
 def run(monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["scripts.inference", *map(str, arguments)])
-    program.main()
+    commands.main("inference")
 
 
 def options(data: Path) -> list[object]:
     return ["--checkpoint", data / "model.pt", "--config", data / "overlay.yaml"]
 
 
-def test_a_path_alone_is_segmented(monkeypatch, data):
+def test_segment_one_scan(monkeypatch, data):
     run(
         monkeypatch,
         data / "a.nii.gz",
@@ -86,16 +87,16 @@ def test_a_path_alone_is_segmented(monkeypatch, data):
     assert len(list(csv.DictReader((data / "out" / "findings.csv").open()))) == 2
 
 
-def test_a_section_of_a_datalist_is_segmented(monkeypatch, data):
+def test_segment_a_section_of_a_datalist(monkeypatch, data):
     run(monkeypatch, data, "--out", data / "out", *options(data), "--section", "validation", "--statistics-only")
     assert {p.stem for p in (data / "out" / "cases").iterdir()} == {"a", "b", "c"}
     assert not list((data / "out").glob("*.nii.gz"))
 
 
-def test_tuning_finds_the_smallest_volume_that_leaves_the_specks_out(monkeypatch, data):
+def test_tuned_smallest_volume_removes_specks(monkeypatch, data):
     run(monkeypatch, "tune", data, "--out", data / "tuned", *options(data))
     chosen = yaml.safe_load((data / "tuned" / "postprocessing.yaml").read_text())
-    assert chosen["min_volume_ml"] > 1  # the default, which leaves the specks in
+    assert chosen["min_volume_ml"] > 1  # that of the overlay, which keeps the specks
     assert chosen["largest"] is None
     rows = list(csv.DictReader((data / "tuned" / "postprocessing.csv").open()))
     assert rows[0].keys() >= {"threshold", "min_volume_ml", "min_width_mm", "fill_holes", "largest"}
@@ -112,11 +113,11 @@ def test_tuning_finds_the_smallest_volume_that_leaves_the_specks_out(monkeypatch
         (["{a}"], "--out is missing"),
         (["{a}", "--out", "{out}", "--thresold", "0.4"], "did you mean --threshold"),
         (["{a}", "--out", "{out}", "--config", "none.yaml"], "no such config"),
-        (["{a}", "--out", "{out}", "--batch", "many"], "--batch many"),
+        (["{a}", "--out", "{out}", "--sw_batch_size", "many"], "--sw_batch_size many"),
         (["tune", "{a}", "--out", "{out}"], "no validation case"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(monkeypatch, data, arguments, word):
+def test_wrong_command_line_is_one_line(monkeypatch, data, arguments, word):
     filled = [a.format(a=data / "a.nii.gz", out=data / "out") for a in arguments]
     with pytest.raises(InputError, match=word):
         run(monkeypatch, *filled)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes are read, and the plan grows with the scan."""
+"""Sizes are parsed, and the plan grows with the scan."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def plan(slices: int, limit: int | None = None, whole_read: bool = False, channe
     return plan_memory(header, grid, (256, 256), 8, 500 * 2**20, limit, 96 * 2**20, channels)
 
 
-def test_a_long_scan_fits_into_six_gib():
+def test_long_scan_fits_into_six_gib():
     assert plan(2000).peak < 6 * 2**30
 
 
-def test_the_plan_grows_linearly_with_the_scan():
+def test_plan_grows_linearly_with_the_scan():
     peaks = [plan(n).peak for n in (600, 1200, 1800)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.02)
 
 
-def test_the_scan_goes_to_a_file_when_memory_is_short_and_is_refused_below_that():
+def test_short_memory_spools_the_scan_and_less_rejects_it():
     plenty = plan(1000)
     assert not plenty.spool
     short = plan(1000, plenty.peak - 1)
@@ -36,11 +36,11 @@ def test_the_scan_goes_to_a_file_when_memory_is_short_and_is_refused_below_that(
         plan(1000, short.peak - 1)
 
 
-def test_what_a_library_reads_as_a_whole_counts():
+def test_library_that_reads_the_whole_file_counts():
     assert plan(2000, whole_read=True).reading > plan(2000).reading
 
 
-def test_slices_with_their_neighbours_count():
+def test_slice_context_counts():
     assert plan(600, channels=5).sample > plan(600).sample + 40 * 2**20
     assert plan(600, channels=5).result == plan(600).result
 
@@ -48,15 +48,15 @@ def test_slices_with_their_neighbours_count():
 @pytest.mark.parametrize(
     ("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)]
 )
-def test_sizes(text, expected):
+def test_sizes_are_parsed(text, expected):
     assert parse_bytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["lots", "-1G", "0", "4GG", "..G"])
-def test_what_is_no_size_is_named(text):
+def test_text_that_is_no_size_is_named(text):
     with pytest.raises(ValueError, match="max_memory"):
         parse_bytes(text)
 
 
-def test_this_process_has_a_peak():
+def test_peak_of_this_process():
     assert peak_resident() > 50 * 2**20

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probabilities are those of MONAI's inferers on the same network; shortcuts change nothing that matters."""
+"""Probabilities equal those of MONAI's inferers on the same network; the coarse pass changes no mask."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from fakes import Asked, Threshold, affine_of, ball_scan, look, save, whole
+from fakes import FakeRunner, Threshold, affine_of, ball_scan, on_whole_grid, predict, save
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from scripts.inference.predict import PatchConfig, predict_batch
 
@@ -36,102 +36,106 @@ def image_of(path) -> torch.Tensor:
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
-def test_slices_of_any_plane_as_monai_does_them(scan_path, network, plane, axis, blend):
-    window = PatchConfig((48, 32), overlap=0.4, blend=blend, batch=3)
-    _, found, grid = look(scan_path, Asked(network), window, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0)
+def test_slices_of_any_plane_equal_monais_slice_inferer(scan_path, network, plane, axis, blend):
+    patch = PatchConfig((48, 32), overlap=0.4, blend=blend, sw_batch_size=3)
+    _, predicted, grid = predict(
+        scan_path, FakeRunner(network), patch, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0
+    )
     inferer = SliceInferer(roi_size=(48, 32), spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend)
     with torch.no_grad():
         expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
-    np.testing.assert_allclose(whole(found, grid), expected, atol=1e-3)
+    np.testing.assert_allclose(on_whole_grid(predicted, grid), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(16, 32, 48), (32, 32, 32)])
-def test_3d_windows_as_monai_does_them(scan_path, size):
+def test_3d_windows_equal_monais_sliding_window_inferer(scan_path, size):
     torch.manual_seed(1)
     network = torch.nn.Sequential(
         torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1)
     )
-    window = PatchConfig(size, overlap=0.5, blend="gaussian", batch=2)
-    _, found, grid = look(scan_path, Asked(network), window, spacing=(-1, -1, -1), search="all")
+    patch = PatchConfig(size, overlap=0.5, blend="gaussian", sw_batch_size=2)
+    _, predicted, grid = predict(scan_path, FakeRunner(network), patch, spacing=(-1, -1, -1), search="all")
     inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
     with torch.no_grad():
         expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
-    np.testing.assert_allclose(whole(found, grid), expected, atol=1e-3)
+    np.testing.assert_allclose(on_whole_grid(predicted, grid), expected, atol=1e-3)
 
 
-def test_coarse_to_fine_finds_the_same_with_fewer_windows(scan_path):
-    results, asked = [], []
+def test_coarse_pass_saves_windows_and_changes_no_mask(scan_path):
+    results, windows = [], []
     for search in ({"search": "all", "coarse_mm": 0}, {"search": "spine", "coarse_mm": 6.0}):
-        runner = Asked(Threshold())
-        _, found, grid = look(scan_path, runner, PatchConfig((48, 48)), spacing=(1.0, 1.0, 1.0), **search)
-        results.append(whole(found, grid) > 0.5)
-        asked.append(runner.windows)
+        runner = FakeRunner(Threshold())
+        _, predicted, grid = predict(scan_path, runner, PatchConfig((48, 48)), spacing=(1.0, 1.0, 1.0), **search)
+        results.append(on_whole_grid(predicted, grid) > 0.5)
+        windows.append(runner.windows)
     assert results[0].any()
     assert np.array_equal(*results)
-    assert asked[1] < 0.7 * asked[0]
+    assert windows[1] < 0.7 * windows[0]
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_neighbours_are_the_slices_beside_and_blank_beyond_the_border(scan_path, step):
-    seen = []
+def test_slice_context_is_blank_outside_the_scan(scan_path, step):
+    inputs = []
 
-    class Watching(torch.nn.Module):
+    class Recording(torch.nn.Module):
         def forward(self, x):
-            seen.append(x)
+            inputs.append(x)
             return torch.zeros(len(x), 2, *x.shape[2:])
 
-    window = PatchConfig((70, 90), neighbours=2, neighbour_step=step, batch=1, overlap=0)
-    look(scan_path, Asked(Watching()), window, spacing=(-1, -1, -1), search="all", coarse_mm=0)
+    patch = PatchConfig((70, 90), neighbours=2, neighbour_step=step, sw_batch_size=1, overlap=0)
+    predict(scan_path, FakeRunner(Recording()), patch, spacing=(-1, -1, -1), search="all", coarse_mm=0)
     image = image_of(scan_path)[0, 0]
-    given = torch.cat(seen)
-    assert given.shape == (SHAPE[0], 5, 70, 90)
+    batches = torch.cat(inputs)
+    assert batches.shape == (SHAPE[0], 5, 70, 90)
     for k in range(SHAPE[0]):
-        for channel, row in zip(given[k], k + step * np.arange(-2, 3), strict=True):
+        for channel, row in zip(batches[k], k + step * np.arange(-2, 3), strict=True):
             inside = 0 <= row < SHAPE[0]
             torch.testing.assert_close(channel, image[row] if inside else torch.zeros_like(channel))
 
 
-def test_mirrored_passes_and_ensembles_are_means_of_probabilities(network):
+def test_mirrored_passes_and_ensembles_average_probabilities(network):
     batch = torch.rand(2, 1, 32, 48)
-    window = PatchConfig((32, 48), flips=((0,), (0, 1)))
+    patch = PatchConfig((32, 48), flips=((0,), (0, 1)))
     with torch.no_grad():
-        own = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
-    expected = torch.stack([o.softmax(1)[:, 1] for o in own]).mean(0)
+        passes = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
+    expected = torch.stack([o.softmax(1)[:, 1] for o in passes]).mean(0)
     torch.testing.assert_close(
-        torch.sigmoid(predict_batch([Asked(network)], batch, window))[:, 0], expected, atol=1e-5, rtol=0
+        torch.sigmoid(predict_batch([FakeRunner(network)], batch, patch))[:, 0], expected, atol=1e-5, rtol=0
     )
     other = Threshold()
-    pair = torch.sigmoid(predict_batch([Asked(network), Asked(other)], batch, PatchConfig((32, 48))))[:, 0]
+    pair = torch.sigmoid(predict_batch([FakeRunner(network), FakeRunner(other)], batch, PatchConfig((32, 48))))[:, 0]
     with torch.no_grad():
         expected = (network(batch).softmax(1)[:, 1] + other(batch).softmax(1)[:, 1]) / 2
     torch.testing.assert_close(pair, expected, atol=1e-5, rtol=0)
 
 
 def test_three_planes_are_averaged(scan_path):
-    window = PatchConfig((48, 48))
+    patch = PatchConfig((48, 48))
     parts = []
     for planes in (("sagittal",), ("coronal",), ("axial",), ("sagittal", "coronal", "axial")):
-        _, found, grid = look(
-            scan_path, Asked(Threshold(8)), window, planes, spacing=(-1, -1, -1), search="all", coarse_mm=0
+        _, predicted, grid = predict(
+            scan_path, FakeRunner(Threshold(8)), patch, planes, spacing=(-1, -1, -1), search="all", coarse_mm=0
         )
-        parts.append(whole(found, grid))
+        parts.append(on_whole_grid(predicted, grid))
     np.testing.assert_allclose(parts[3], np.mean(parts[:3], axis=0), atol=2e-3)
 
 
-class Telling(torch.nn.Module):
-    """A network with a third output: vertebra."""
+class ThreeOutputs(torch.nn.Module):
+    """Network with an output of vertebra."""
 
     def forward(self, x):
         return torch.cat([0 * x, 4 * x - 2, 6 * x - 1], dim=1)
 
 
-def test_the_third_output_is_told_behind_the_fracture_and_an_ensemble_tells_what_all_of_it_know():
+def test_vertebra_logits_need_the_output_in_every_network():
     batch = torch.rand(2, 1, 32, 48)
-    window = PatchConfig((32, 48), flips=((1,),))
-    told = torch.sigmoid(predict_batch([Asked(Telling())], batch, window))
-    torch.testing.assert_close(told[:, :1], Telling()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0)
-    torch.testing.assert_close(told[:, 1:], torch.sigmoid(6 * batch - 1), atol=1e-5, rtol=0)
-    assert predict_batch([Asked(Telling()), Asked(Threshold())], batch, window).shape == (2, 1, 32, 48)
+    patch = PatchConfig((32, 48), flips=((1,),))
+    probabilities = torch.sigmoid(predict_batch([FakeRunner(ThreeOutputs())], batch, patch))
+    torch.testing.assert_close(
+        probabilities[:, :1], ThreeOutputs()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(probabilities[:, 1:], torch.sigmoid(6 * batch - 1), atol=1e-5, rtol=0)
+    assert predict_batch([FakeRunner(ThreeOutputs()), FakeRunner(Threshold())], batch, patch).shape == (2, 1, 32, 48)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,6 @@ def test_the_third_output_is_told_behind_the_fracture_and_an_ensemble_tells_what
         ({"size": (64, 64), "blend": "linear"}, "blend"),
     ],
 )
-def test_a_wrong_value_is_named(arguments, word):
+def test_values_out_of_range_are_rejected_by_name(arguments, word):
     with pytest.raises(ValueError, match=word):
         PatchConfig(**arguments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports give PyTorch's answer and are taken in place of a checkpoint; a wrong file is one line."""
+"""Exports equal PyTorch and replace a checkpoint; unusable files are one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {"features": [4, 4, 8, 8, 8], "fusion_channels": 8, "aspp_rates": [1, 2,
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A small network with weights that are not those of the start, and the overlay that describes it."""
+    """Small trained network and its overlay."""
     root = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     network = MSFFNet(2, 1, 2, **SMALL)
@@ -43,7 +43,7 @@ def network() -> MSFFNet:
 
 
 @pytest.mark.parametrize("name", ["torchscript", "openvino", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_an_export_answers_as_pytorch_does(checkpoint, name, tmp_path):
+def test_exports_equal_pytorch(checkpoint, name, tmp_path):
     for package in {"torchscript": [], "openvino": ["openvino"], "onnx": ["onnxscript", "onnxruntime"]}[name]:
         pytest.importorskip(package, reason=f"{package} is an extra")
     export(str(checkpoint / "model.pt"), out=str(tmp_path), formats=name, config=str(checkpoint / "small.yaml"))
@@ -59,7 +59,7 @@ def test_an_export_answers_as_pytorch_does(checkpoint, name, tmp_path):
         torch.testing.assert_close(runner(other), reference(other), atol=1e-3, rtol=1e-3)
 
 
-def test_openvino_is_taken_by_itself_on_a_cpu(checkpoint, monkeypatch):
+def test_openvino_is_the_default_on_a_cpu(checkpoint, monkeypatch):
     pytest.importorskip("openvino", reason="openvino is an extra")
     runner = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96))
     assert runner.name.startswith("OpenVINO")
@@ -70,7 +70,7 @@ def test_openvino_is_taken_by_itself_on_a_cpu(checkpoint, monkeypatch):
     assert load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96)).name.startswith("PyTorch")
 
 
-def test_half_precision_on_a_cpu_stays_near(checkpoint):
+def test_half_precision_on_a_cpu_is_close(checkpoint):
     exact = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
     half = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", amp=True)
     batch = torch.rand(2, 1, 64, 96)
@@ -86,7 +86,7 @@ def test_half_precision_on_a_cpu_stays_near(checkpoint):
         ("bad.pt", b"no archive", "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, word):
+def test_unusable_files_are_named(tmp_path, name, content, word):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=word) as caught:
@@ -94,29 +94,29 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, word):
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
+def test_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
     monkeypatch.setattr(runtimes, "available", lambda name: False)
     with pytest.raises(InputError, match="pip install openvino"):
         load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="openvino")
 
 
-def test_a_network_with_one_class_is_refused(tmp_path):
+def test_network_with_one_output_is_rejected(tmp_path):
     single = torch.nn.Conv2d(1, 1, 3, padding=1)
     torch.save(single.state_dict(), tmp_path / "one.pt")
-    with pytest.raises(InputError, match="whose outputs are background, fracture and perhaps vertebra"):
+    with pytest.raises(InputError, match="must output background, fracture and optionally vertebra"):
         load_runner(single, str(tmp_path / "one.pt"), (1, 32, 32), runtime="torch")
 
 
-def test_an_unknown_format_is_named(checkpoint, tmp_path):
+def test_unknown_format_is_named(checkpoint, tmp_path):
     with pytest.raises(InputError, match="formats='caffe'"):
         export(str(checkpoint / "model.pt"), out=str(tmp_path), formats="caffe")
 
 
-def test_openvino_reports_to_nobody():
+def test_openvino_sends_no_telemetry():
     """In a process of its own, as another test may have imported OpenVINO already."""
     pytest.importorskip("openvino", reason="openvino is an extra")
     program = (
-        "from scripts.inference.runtimes import quiet_openvino; o = quiet_openvino(); import sys; "
+        "from scripts.inference.runtimes import import_openvino; o = import_openvino(); import sys; "
         "import openvino.tools.ovc.telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub'), t.tm"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(BUNDLE)})

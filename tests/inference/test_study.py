@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MONAI Label takes from the configs gives the mask of ``inference``, and refuses with one line; without MONAI Label."""
+"""The ids of MONAI Label produce the mask of ``inference`` and reject bad studies with one line; without MONAI Label."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scripts.core.errors import refusal
-from scripts.inference.segment import read_config
-from scripts.inference.study import ReadStudyd, ScanInferer, given_runner, list_findings
+from scripts.inference.config import read_config
+from scripts.inference.study import ReadStudyd, ScanInferer, dropout_runner, list_findings
 from scripts.networks import MSFFNet
 from test_workflows import TINY
 
@@ -28,7 +28,7 @@ def scan(phantom_set) -> str:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """Weights at random, whose mask is therefore everywhere."""
+    """Random weights, whose mask is therefore everywhere."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     torch.save(small_config(folder).get_parsed_content("network_def").state_dict(), folder / "model.pt")
@@ -43,7 +43,7 @@ def small_config(folder: Path, **more) -> ConfigParser:
 
 
 def as_monai_label(parser: ConfigParser, image: str, **request) -> dict:
-    """Do with a config what MONAI Label's task does."""
+    """Data of a study after the steps of MONAI Label's task."""
     parser["displayable_configs"].update(request)
     parser.parse()
     data: dict = {"image": image, "image_path": image}
@@ -58,11 +58,11 @@ def as_monai_label(parser: ConfigParser, image: str, **request) -> dict:
     return data
 
 
-def test_it_gives_the_mask_of_inference(scan, models, tmp_path):
+def test_mask_equals_that_of_inference(scan, models, tmp_path):
     threshold = 0.45
     data = as_monai_label(small_config(models), scan, threshold=threshold, min_volume_ml="1")
-    own = small_config(models, input=scan, output=str(tmp_path), threshold=threshold)
-    own.get_parsed_content("segmenter").run()
+    parser = small_config(models, input=scan, output=str(tmp_path), threshold=threshold)
+    parser.get_parsed_content("segmenter").run()
     expected = nib.load(next(tmp_path.glob("*_fracture.nii.gz")))
     mask = data["pred"]
     np.testing.assert_array_equal(mask[0].numpy(), np.asarray(expected.dataobj))
@@ -72,14 +72,14 @@ def test_it_gives_the_mask_of_inference(scan, models, tmp_path):
     assert volume == pytest.approx(float(mask.sum()) * abs(np.linalg.det(expected.affine[:3, :3])) / 1000, abs=0.1)
 
 
-def test_the_options_that_slicer_shows_are_the_knobs_of_the_config(bundle):
+def test_options_in_slicer_have_the_defaults_of_the_config(bundle):
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
     shown = parser.get_parsed_content("displayable_configs")
     assert shown == {"threshold": parser["threshold"], "min_volume_ml": parser["min_volume_ml"]}
 
 
-def test_the_model_is_shown_as_three_dimensional_and_takes_a_volume_slice_by_slice(bundle):
+def test_model_is_three_dimensional_for_slicer(bundle):
     shape = ConfigParser.load_config_file(str(bundle / "configs" / "metadata.json"))["network_data_format"]["inputs"]
     assert len(shape["image"]["spatial_shape"]) == 3
     network = MSFFNet(features=(4, 4, 8, 8, 8), fusion_channels=8).eval()
@@ -97,7 +97,7 @@ def test_the_model_is_shown_as_three_dimensional_and_takes_a_volume_slice_by_sli
         (lambda d: np.where(d > 200, np.nan, d), "NaN"),
     ],
 )
-def test_a_study_that_is_no_ct_is_refused_with_its_name(scan, models, tmp_path, change, words):
+def test_study_that_is_no_ct_is_rejected_by_name(scan, models, tmp_path, change, words):
     image = nib.load(scan)
     path = str(tmp_path / "study.nii.gz")
     nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)).astype(np.float32), image.affine), path)
@@ -108,7 +108,7 @@ def test_a_study_that_is_no_ct_is_refused_with_its_name(scan, models, tmp_path, 
 
 
 @pytest.mark.parametrize("study", ["", 3])
-def test_a_study_that_is_not_there(models, study):
+def test_missing_study_is_rejected(models, study):
     with pytest.raises(ValueError, match="no such study"):
         as_monai_label(small_config(models), study)
 
@@ -117,12 +117,12 @@ def test_a_study_that_is_not_there(models, study):
     ("request_", "words"),
     [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_ml": "much"}, "min_volume_ml='much'")],
 )
-def test_options_out_of_range_are_refused(scan, models, request_, words):
+def test_options_out_of_range_are_rejected(scan, models, request_, words):
     with pytest.raises(ValueError, match=words):
         as_monai_label(small_config(models), scan, **request_)
 
 
-def test_weights_that_are_missing_or_of_another_network_are_refused(scan, tmp_path):
+def test_missing_or_foreign_weights_are_rejected(scan, tmp_path):
     read = ReadStudyd("image", models=str(tmp_path), network=MSFFNet(features=(4, 4, 8, 8, 8)))
     with pytest.raises(ValueError, match=r"model\.pt: no such checkpoint"):
         read({"image": scan})
@@ -131,26 +131,26 @@ def test_weights_that_are_missing_or_of_another_network_are_refused(scan, tmp_pa
         read({"image": scan, "model_filename": ["other.pt"]})
 
 
-def test_an_inferer_wants_one_scan_with_its_affine():
-    with pytest.raises(ValueError, match="give one scan"):
+def test_inferer_needs_one_scan_with_its_affine():
+    with pytest.raises(ValueError, match="must be one scan"):
         ScanInferer({"size": [48, 64]})(torch.zeros(1, 1, 4, 4, 4), torch.nn.Identity())
-    with pytest.raises(ValueError, match="give one scan"):
+    with pytest.raises(ValueError, match="must be one scan"):
         ScanInferer({"size": [48, 64]})(MetaTensor(torch.zeros(2, 1, 4, 4, 4)), torch.nn.Identity())
 
 
-def test_scoring_keeps_its_dropout_and_nothing_else_of_training():
+def test_scoring_keeps_dropout_and_no_other_training_mode():
     network = MSFFNet(features=(4, 4, 8, 8, 8), dropout=0.5).train()
     before = copy.deepcopy(network.state_dict())
     window = torch.rand(2, 1, 32, 32)
-    runner = given_runner(network, torch.device("cpu"), amp=True)
+    runner = dropout_runner(network, torch.device("cpu"), amp=True)
     assert not torch.equal(runner(window), runner(window))
     for key, value in network.state_dict().items():
         torch.testing.assert_close(value, before[key])
-    runner = given_runner(network.eval(), torch.device("cpu"), amp=False)
+    runner = dropout_runner(network.eval(), torch.device("cpu"), amp=False)
     torch.testing.assert_close(runner(window), runner(window))
 
 
-def test_findings_are_listed_by_size_with_their_place():
+def test_findings_are_listed_by_size_with_their_centre():
     mask = np.zeros((10, 10, 10), np.uint8)
     mask[1:3, 1:3, 1:3] = mask[5:9, 5:9, 5:9] = 1
     affine = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -161,6 +161,6 @@ def test_findings_are_listed_by_size_with_their_place():
     assert list_findings(mask * 0, affine) == []
 
 
-def test_a_refusal_is_one_line():
+def test_refusal_is_one_line():
     assert str(refusal("a.nii: is broken\nand more")) == "a.nii: is broken"
     assert str(refusal(MemoryError())) == "MemoryError"

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT
 from dicom_files import write_series
 from rest import NAME, Server
-from scripts.inference.segment import read_config
+from scripts.inference.config import read_config
 from test_workflows import TINY
 
 pytestmark = pytest.mark.slow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What falls off a finding on the scan's grid is dropped, as if the whole mask had been labelled at once."""
+"""Fragments are those of labelling the whole mask at once."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from scripts.postprocessing.fragments import SliceComponents
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pieces_are_those_of_the_whole_volume(seed):
+def test_components_equal_those_of_the_whole_volume(seed):
     rng = np.random.default_rng(seed)
     volume = rng.random((9, 12, 13)) < 0.35
     volume[4] &= seed % 2 == 0  # a gap between slices
-    marks = volume.astype(int)  # one finding
+    numbers = volume.astype(int)  # one finding
     expected, count = label(volume)
     sizes = np.bincount(expected.ravel())[1:]
-    pieces = SliceComponents()
+    components = SliceComponents()
     for k, plane in enumerate(volume):
-        if plane.any():  # slices without anything are not shown
-            pieces.add(k, plane, marks[k])
-    drop = pieces.small_fragments(8)
-    at, kept = 0, np.zeros_like(volume)
+        if plane.any():  # empty slices are not added
+            components.add(k, plane, numbers[k])
+    drop = components.small_fragments(8)
+    offset, remaining = 0, np.zeros_like(volume)
     for k, plane in enumerate(volume):
         flat, n = label(plane)
-        kept[k] = plane & ~np.concatenate([[False], drop[at : at + n]])[flat]
-        at += n
+        remaining[k] = plane & ~np.concatenate([[False], drop[offset : offset + n]])[flat]
+        offset += n
     large = 1 + np.flatnonzero((sizes >= 8) | (sizes == sizes.max()))
-    differing = kept != np.isin(expected, large)
+    differing = remaining != np.isin(expected, large)
     assert count > 10
     assert len(large) < count
-    # Of several largest pieces one may be kept though it is small; here the largest is large.
+    # The largest fragment remains even when it is small; here it is large.
     assert sizes.max() >= 8
     assert not differing.any()
 
 
-def test_the_largest_piece_of_every_finding_stays_however_small():
-    pieces = SliceComponents()
+def test_largest_fragment_of_every_finding_remains():
+    components = SliceComponents()
     plane = np.zeros((4, 12), bool)
     plane[1, [0, 2, 3, 6, 9, 10, 11]] = True
-    marks = np.where(np.arange(12) < 5, 1, 2) * plane
-    pieces.add(0, plane, marks)
-    assert pieces.small_fragments(100).tolist() == [True, False, True, False]
-    assert not pieces.small_fragments(0).any()
+    numbers = np.where(np.arange(12) < 5, 1, 2) * plane
+    components.add(0, plane, numbers)
+    assert components.small_fragments(100).tolist() == [True, False, True, False]
+    assert not components.small_fragments(0).any()

@@ -44,6 +44,7 @@ TARGETS: dict[str, str] = {
     "scripts.data.transforms.KeepWided": "scripts.postprocessing.transforms.RemoveNarrowComponentsd",
     "scripts.data.transforms.LeaveOutUnknownd": "scripts.data.transforms.MaskIgnoredd",
     "scripts.inference.agree.Agreementd": "scripts.postprocessing.vertebra_consistency.VertebraConsistencyd",
+    "scripts.inference.inputs.preflight": "scripts.inference.inputs.check_inputs",
     "scripts.inference.preview.OverlayWriter": "scripts.visualization.overlay_writer.OverlayWriter",
     "scripts.label.study.ListFindingsd": "scripts.inference.study.ListFindingsd",
     "scripts.label.study.ReadStudyd": "scripts.inference.study.ReadStudyd",
@@ -68,8 +69,14 @@ TARGETS: dict[str, str] = {
 ARGUMENTS: dict[str, dict[str, str]] = {
     "scripts.data.transforms.MaskIgnoredd": {"ignore_value": "ignore_index"},
     "scripts.evaluation.cases.CaseTable": {"ignore_value": "ignore_index"},
+    "scripts.inference.predict.PatchConfig": {"batch": "sw_batch_size"},
     "scripts.networks.ensemble.MeanEnsemble": {"classes": "num_classes"},
     "scripts.networks.slice_context.context_step": {"dimensions": "spatial_dims"},
+    "scripts.postprocessing.findings.PostProcessing": {"min_volume_mm3": "min_volume_ml"},
+    "scripts.postprocessing.vertebra_consistency.VertebraConsistencyd": {
+        "agree_mm": "consistency_mm",
+        "agree_share": "consistency_fraction",
+    },
     "scripts.training.adversarial.SegmentationStep": {"ignore_value": "ignore_index"},
     "scripts.training.ignore_index_loss.IgnoreIndexLoss": {"ignore_value": "ignore_index"},
 }
@@ -77,13 +84,20 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {
     "drawn": "collapse_fraction",
+    "first look": "coarse_windows",
     "found": "detected",
+    "kept from earlier runs": "reused_cases",
+    "made": "created",
+    "peak memory (MiB)": "peak_memory_mib",
+    "peak of the process": "process_peak",
     "right": "true_positive",
+    "second look": "fine_windows",
     "unknown_ml": "ignored_ml",
 }
 
 # Options of commands.
 OPTIONS: dict[str, str] = {
+    "batch": "sw_batch_size",
     "drawn": "collapse_fraction",
     "ignore_value": "ignore_index",
     "tolerance": "tolerance_mm",

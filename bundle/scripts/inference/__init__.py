@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs and pictures of inference."""
+"""Segmentation of scans: pipeline, backends, cohorts, export, and the components of MONAI Label."""

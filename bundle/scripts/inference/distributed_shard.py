@@ -1,51 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans shared among the processes that ``torchrun`` started, on one machine or many."""
+"""Distribution of scans over the processes that ``torchrun`` started, on one machine or many."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
+
+from ..core.processes import env_rank, env_world_size
 
 T = TypeVar("T")
+MAX_WAIT = timedelta(days=2)  # for the scans of the other processes
 
 
 class DistributedShard:
-    """Part of the work that falls to one process; alone, all of it.
+    """Share of this process in the work; all of it outside ``torchrun``, where no process group is made.
 
-    Outside ``torchrun`` nothing of ``torch.distributed`` is touched. Inside, the processes only meet at the end, over gloo, which
-    needs no GPU.
+    Inside, the processes communicate only at the end, over gloo, which needs no GPU.
     """
 
     def __init__(self) -> None:
-        self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.count = env_rank(), env_world_size()
         self._started = False
 
     def __enter__(self) -> DistributedShard:
-        import torch.distributed as dist
-
         if self.count > 1 and not dist.is_initialized():
-            from datetime import timedelta
-
-            # A process may wait for the others as long as their scans take.
-            dist.init_process_group("gloo", timeout=timedelta(days=2))
+            dist.init_process_group("gloo", timeout=MAX_WAIT)
             self._started = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import torch.distributed as dist
-
         if self._started:
             dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what all of them found."""
+        """True in the process that writes the tables of all."""
         return self.rank == 0
 
     def part(self, items: Sequence[T]) -> list[T]:
@@ -53,7 +50,7 @@ class DistributedShard:
         return list(items[self.rank :: self.count])
 
     def device(self, device: str | torch.device) -> torch.device:
-        """The GPU of this process when there are several."""
+        """GPU of this process where there are several."""
         chosen = torch.device(device)
         if chosen.type == "cuda" and chosen.index is None and self.count > 1:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1))
@@ -63,8 +60,6 @@ class DistributedShard:
         """Items of all processes, in every process."""
         if self.count == 1:
             return items
-        import torch.distributed as dist
-
         parts: list = [None] * self.count
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]

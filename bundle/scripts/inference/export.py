@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks as TorchScript, ONNX and OpenVINO IR, each compared with PyTorch."""
+"""Export of networks as TorchScript, ONNX and OpenVINO IR, each compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_table
-from .runtimes import load_runner, quiet_openvino
-from .segment import read_config
+from .config import read_config
+from .runtimes import import_openvino, load_runner
 
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
-NEEDS = {"torchscript": (), "onnx": ("onnx", "onnxscript"), "openvino": ("openvino",)}
-COLUMNS = ("format", "file", "mib", "logits_random", "probability_random", "logits_phantom", "probability_phantom")
+REQUIREMENTS = {"torchscript": (), "onnx": ("onnx", "onnxscript"), "openvino": ("openvino",)}
+EXPORT_COLUMNS = (
+    "format",
+    "file",
+    "mib",
+    "logits_random",
+    "probability_random",
+    "logits_phantom",
+    "probability_phantom",
+)
 
 
 def _torchscript(network: nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -40,12 +48,12 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
     axes = {0: Dim("batch", min=1, max=1024)}
     for n in range(example.ndim - 2):
         axes[n + 2] = stride * Dim(f"size{n}", min=2, max=4096 // stride)
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in noisy]
-    for logger in noisy:
+    exporters = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in exporters]
+    for logger in exporters:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        with warnings.catch_warnings(), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
@@ -59,12 +67,12 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
                 dynamic_shapes=(axes,),
             )
     finally:
-        for logger, level in zip(noisy, levels, strict=True):
+        for logger, level in zip(exporters, levels, strict=True):
             logger.setLevel(level)
 
 
 def _openvino(network: nn.Module, example: torch.Tensor, path: Path) -> None:
-    openvino = quiet_openvino()
+    openvino = import_openvino()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
@@ -79,21 +87,21 @@ WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
 
 
 def phantom_batch(shape: Sequence[int], hu: Sequence[float], count: int = 4) -> torch.Tensor:
-    """Windows of a phantom, scaled as in inference: (count, *shape)."""
+    """Batch (count, *shape) of windows of a phantom, scaled as in inference."""
     from ..simulation.phantom.generator import make_phantom
 
     scan = make_phantom(0, "lumbar")
     volume = torch.from_numpy(np.clip((scan.image.astype(np.float32) - hu[0]) / (hu[1] - hu[0]), 0, 1))
-    wanted = shape[1:]
-    if len(wanted) == 3:
-        patch = torch.zeros(*wanted)
-        part = volume[tuple(slice(0, n) for n in wanted)]
+    size = shape[1:]
+    if len(size) == 3:
+        patch = torch.zeros(*size)
+        part = volume[tuple(slice(0, n) for n in size)]
         patch[tuple(slice(0, n) for n in part.shape)] = part
-        return patch.expand(1, shape[0], *wanted).contiguous()
+        return patch.expand(1, shape[0], *size).contiguous()
     batch = torch.zeros(count, *shape)
     middle = np.linspace(0.35, 0.65, count) * volume.shape[0]
-    for n, at in enumerate(middle):
-        part = volume[int(at)][tuple(slice(0, w) for w in wanted)]
+    for n, index in enumerate(middle):
+        part = volume[int(index)][tuple(slice(0, w) for w in size)]
         batch[(n, slice(None), *(slice(0, s) for s in part.shape))] = part
     return batch
 
@@ -109,7 +117,7 @@ def export(
 
     Writes NAME.ts, NAME.onnx, NAME.xml with NAME.bin, and exports.csv with the largest absolute differences of logits and
     probabilities on a random batch and on slices of a phantom. ONNX takes any batch and any size that is a multiple of the
-    network's stride; OpenVINO IR any batch of the window of the config. Each can be given to inference as --checkpoint.
+    network's stride; OpenVINO IR any batch of the window of the config. Each is a --checkpoint for inference.
 
     Args:
         checkpoint: weights (.pt).
@@ -117,11 +125,11 @@ def export(
         formats: some of torchscript, onnx, openvino.
         config: overlay of the inference config, or a list of them, with which the checkpoint was trained.
     """
-    wanted = [formats] if isinstance(formats, str) else list(formats)
-    for name in wanted:
+    formats = [formats] if isinstance(formats, str) else list(formats)
+    for name in formats:
         if name not in FORMATS:
-            raise InputError(f"formats={name!r}: give some of {', '.join(FORMATS)}")
-        missing = [p for p in NEEDS[name] if importlib.util.find_spec(p) is None]
+            raise InputError(f"formats={name!r}: must be some of {', '.join(FORMATS)}")
+        missing = [p for p in REQUIREMENTS[name] if importlib.util.find_spec(p) is None]
         if missing:
             raise InputError(f"formats={name}: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
     parser = read_config(config, {"checkpoint": checkpoint, "device": "cpu"})
@@ -135,12 +143,12 @@ def export(
         "random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)),
         "phantom": phantom_batch(shape, hu),
     }
-    answers = {k: reference(b) for k, b in batches.items()}
+    expected = {k: reference(b) for k, b in batches.items()}
     rows = []
-    for name in wanted:
+    for name in formats:
         path = Path(out) / (Path(checkpoint).stem + FORMATS[name])
         print(f"{name}: {path}", flush=True)
-        if name == "openvino":  # two files that name each other
+        if name == "openvino":  # two files that reference each other
             path.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[name](network, batches["random"], path)
         else:
@@ -152,10 +160,10 @@ def export(
             row["mib"] = round((path.stat().st_size + path.with_suffix(".bin").stat().st_size) / 2**20, 2)
         for kind, batch in batches.items():
             logits = runner(batch)
-            row[f"logits_{kind}"] = f"{float((logits - answers[kind]).abs().max()):.2e}"
-            row[f"probability_{kind}"] = f"{float((logits.softmax(1) - answers[kind].softmax(1)).abs().max()):.2e}"
+            row[f"logits_{kind}"] = f"{float((logits - expected[kind]).abs().max()):.2e}"
+            row[f"probability_{kind}"] = f"{float((logits.softmax(1) - expected[kind].softmax(1)).abs().max()):.2e}"
         rows.append(row)
-    write_table(Path(out) / "exports.csv", rows, COLUMNS)
-    print("\n| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
+    write_table(Path(out) / "exports.csv", rows, EXPORT_COLUMNS)
+    print("\n| " + " | ".join(EXPORT_COLUMNS) + " |\n" + "| --- " * len(EXPORT_COLUMNS) + "|")
     for row in rows:
-        print("| " + " | ".join(str(row[c]) for c in COLUMNS) + " |")
+        print("| " + " | ".join(str(row[c]) for c in EXPORT_COLUMNS) + " |")

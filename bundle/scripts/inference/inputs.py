@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an inference run is given: one scan, a folder of scans, or a datalist."""
+"""Input of inference: one scan, a folder of scans, or a datalist."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def _is_series(folder: Path) -> bool:
 
 
 def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
-    """Return one ``{"image": path}`` per scan; cases of a datalist keep their ``vertebrae``.
+    """Find the scans: one ``{"image": path}`` per scan, with ``vertebrae`` from a datalist.
 
     Args:
         path: a NIfTI, NRRD or MHA file; the folder of a DICOM series; a folder of such files and folders; or a datalist (JSON). A
-            folder that holds a ``datalist.json`` is taken as that datalist.
+            folder with a ``datalist.json`` is read as that datalist.
         section: section of a datalist.
     """
     source = Path(path)
     if source.is_dir() and (source / "datalist.json").is_file():
         source = source / "datalist.json"
     if source.suffix == ".json" and source.is_file():
-        kept = ("image", "vertebrae")
-        return [{k: case[k] for k in kept if k in case} for case in load_datalist(str(source), section)]
+        cases = load_datalist(str(source), section)
+        return [{k: case[k] for k in ("image", "vertebrae") if k in case} for case in cases]
     if source.is_file() and str(source).endswith(VOLUMES):
         return [{"image": str(source)}]
     if _is_series(source):
@@ -46,9 +46,9 @@ def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
 
 
 def shared_folder(cases: list[dict[str, str]]) -> str:
-    """Return the folder below which outputs repeat the folders of their scans, so that no scan overwrites another's output.
+    """Folder below which outputs repeat the folders of their scans, so that no scan overwrites another's output.
 
-    Empty, which puts all outputs side by side, unless two scans of different folders have one name.
+    Empty, for outputs side by side, unless two scans of different folders have the same name.
 
     Args:
         cases: items with ``image``.
@@ -60,7 +60,7 @@ def shared_folder(cases: list[dict[str, str]]) -> str:
 
 
 def same_output(cases: list[dict[str, str]]) -> list[str]:
-    """One line for every scan whose output would have the name of another's: they lie in one folder and differ in their ending."""
+    """One line for every scan whose output would have the name of another's: same folder, other file ending."""
     lines: list[str] = []
     first: dict[tuple[str, str], str] = {}
     for path in (case["image"] for case in cases):
@@ -72,16 +72,16 @@ def same_output(cases: list[dict[str, str]]) -> list[str]:
     return lines
 
 
-def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) -> None:
-    """Refuse to start without a readable scan; scans that cannot be read are named.
+def check_inputs(cases: list[dict[str, str]], source: str, expect_hu: bool = True) -> None:
+    """Remove unreadable scans, with one line in the log for each.
 
     Args:
-        cases: items with ``image``; those that cannot be used are taken out.
-        source: where they come from, for messages.
-        expect_hu: whether images whose values are no HU are refused.
+        cases: items with ``image``; unreadable ones are removed.
+        source: their origin, for messages.
+        expect_hu: reject images whose values are not HU.
 
     Raises:
-        InputError: when nothing can be read.
+        InputError: when no scan remains.
     """
     from ..data.checks.cases import check_cases
     from ..training.preflight import check_command
@@ -89,13 +89,13 @@ def preflight(cases: list[dict[str, str]], source: str, expect_hu: bool = True) 
     check_command()
     if not cases:
         raise InputError(
-            f"{source}: holds no scan; set input to a file ({', '.join(VOLUMES)}), a folder of such files or a datalist.json"
+            f"{source}: contains no scan; set input to a file ({', '.join(VOLUMES)}), a folder of such files or a datalist.json"
         )
     problems = same_output(cases) + check_cases(cases, level="full", workers=1, expect_hu=expect_hu)
     for line in problems:
         logger.error(line)
     bad = {line.split(":", 1)[0] for line in problems}
-    # The run goes on with the good ones: one broken file must not cost the others.
+    # Failures are isolated per scan.
     cases[:] = [case for case in cases if case["image"] not in bad]
     if not cases:
         raise InputError(f"{problems[0]}\nno scan left to segment")

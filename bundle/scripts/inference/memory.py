@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a scan will take, known from its header, and what to do when that is too much."""
+"""Memory of a scan, predicted from its header before any voxel is read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
 
 MIB = 2**20
-# Per voxel of the working grid at worst: probability 2, marks 4, numbers 4, thresholded 1.
+# Per voxel of the working grid at worst: probability 2, components 4, numbers 4, thresholded 1.
 RESULT_BYTES = 11
 SLACK = 200 * MIB  # slabs in flight, figures, tables
 
 
 def peak_resident() -> int:
-    """Largest resident memory of this process so far, in bytes; 0 where the system does not say."""
+    """Largest resident memory of this process so far, in bytes; 0 where the system has no such count."""
     try:
         import resource
     except ImportError:  # Windows
@@ -30,7 +30,7 @@ def peak_resident() -> int:
 
 
 def parse_bytes(text: str | float | None) -> int | None:
-    """Bytes of a size such as "4G", "1500M" or a number of GiB; None stays None.
+    """Bytes of a size such as "4G", "1500M" or a number of GiB; None remains None.
 
     Raises:
         ValueError: when the text is no size.
@@ -43,7 +43,7 @@ def parse_bytes(text: str | float | None) -> int | None:
     except ValueError:
         number = -1.0
     if match is None or number <= 0:
-        raise ValueError(f"max_memory={text!r}: give a size such as 4G or 1500M")
+        raise ValueError(f"max_memory={text!r}: must be a size such as 4G or 1500M")
     return int(number * 1024 ** {"k": 1, "m": 2, "g": 3, "t": 4}[match[2].lower() or "g"])
 
 
@@ -52,12 +52,12 @@ class MemoryPlan:
     """Memory that a scan takes at most, in bytes.
 
     Attributes:
-        base: what the process with its networks took at its peak before the scan.
-        scan: voxels as 16-bit HU; 0 when they go to a temporary file.
-        reading: what reading takes beside that.
-        sample: slices in front of the network.
-        result: probabilities and findings at worst, when all of the scan were found.
-        spool: whether the voxels go to a temporary file.
+        base: peak of the process with its networks before the scan.
+        scan: voxels as 16-bit HU; 0 when they are in a temporary file.
+        reading: buffers of the reader.
+        sample: inputs of the network.
+        result: probabilities and findings at worst, when the whole scan is fracture.
+        spool: True when the voxels are in a temporary file.
     """
 
     base: int
@@ -69,7 +69,7 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """Sum, with what cannot be told apart."""
+        """Sum of the largest that exist at the same time, with slack."""
         return self.base + self.scan + max(self.reading, self.sample + self.result) + SLACK
 
     def line(self) -> str:
@@ -86,31 +86,31 @@ def plan_memory(
     header: ScanHeader,
     grid: WorkingGrid,
     window: tuple[int, ...],
-    batch: int,
+    sw_batch_size: int,
     base: int,
     limit: int | None,
     sample: int,
     channels: int = 1,
 ) -> MemoryPlan:
-    """Predict the peak of a scan and choose how to hold it.
+    """Predict the peak of a scan and choose where its voxels are held.
 
     Args:
         header: scan.
         grid: its working grid.
         window: voxels of a window.
-        batch: windows at once.
-        base: peak of the process so far, after its networks were asked once.
+        sw_batch_size: windows in a batch.
+        base: peak of the process so far, after one batch of its networks.
         limit: bytes allowed, or None.
-        sample: bytes of HU that are taken in front of the network at a time.
+        sample: bytes of HU that are resampled at a time.
         channels: of the network's input: a slice and its neighbours.
 
     Raises:
-        ValueError: when even with the scan in a temporary file it is too much; the message names what it needs.
+        ValueError: when the limit is too low even with the scan in a temporary file; the message names the bytes needed.
     """
     reading = 4 * SLAB_BYTES + (header.voxels * header.dtype.itemsize if header.whole_read else 0)
     working = int(np.prod(grid.shape, dtype=np.int64))
     planes = [working // n for n in grid.shape]
-    depth = window[0] if len(window) == 3 else batch
+    depth = window[0] if len(window) == 3 else sw_batch_size
     in_flight = max(planes) * 4 * (2 * channels + 2) * depth  # scaled slices, padded ones, their sums and weights
     sampled = max(sample, max(planes) * 2 * channels) * 2 + in_flight
     for spool in (False, True):
@@ -119,5 +119,5 @@ def plan_memory(
             return plan
     raise ValueError(
         f"{header.path}: needs up to {plan.peak / 2**30:.2f} GiB even with its voxels in a temporary file, allowed are "
-        f"{limit / 2**30:.2f}; raise max_memory, or take a coarser spacing"  # type: ignore[operator]
+        f"{limit / 2**30:.2f}; raise max_memory, or set a coarser spacing"  # type: ignore[operator]
     )

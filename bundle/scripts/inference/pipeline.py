@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a scan to probabilities: look everywhere on few slices, then closely where something was found."""
+"""From a scan to probabilities in two passes: a coarse one over few slices, a fine one near its detections."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +14,30 @@ from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
+from ..postprocessing.findings import PostProcessing
 from ..postprocessing.probability_map import Probabilities
-from ..postprocessing.vertebra_consistency import apply_consistency, check_consistency
+from ..postprocessing.vertebra_consistency import apply_consistency
 from .predict import PLANES, PatchConfig, Sampler, predict_slices, predict_volume
-from .regions import MARGIN, MODES, RegionMap, coarse_copy, region_around, spine_region
+from .progress import PhaseTimer, Progress, WindowCounter
+from .regions import INPLANE_MARGIN_VOXELS, MODES, RegionMap, coarse_copy, region_around, spine_region
 from .runtimes import Runner
 from .windows import WindowGrid
 
-Progress = Callable[[str, int, int], None]  # phase, done, total
-REACH = 2.0  # standard deviations of the agreement that are looked at around a hit
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Add the time of the block to a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+HALO_SIGMAS = 2.0  # standard deviations of the vertebra-level average that the fine pass covers around a detection
 
 
 class Pipeline:
-    """Networks and how they look at scans.
+    """Networks, patch extraction, search and post-processing of scans.
 
     Args:
-        runners: networks by plane ("sagittal", "coronal", "axial"); several of a plane are averaged, several planes too. For 3D
-            windows the one key "volume".
-        window: how they see a scan.
-        spacing: mm of the working grid along R, A, S; below 0 keeps the scan's own.
-        search: "spine" looks only around dense bone, "bone" around any bone, "all" everywhere.
-        coarse_mm: distance of the slices of the first look; 0 looks at every slice at once, as MONAI's ``SliceInferer`` does.
-        coarse_threshold: probability in the first look from which on a place is looked at closely.
-        consistency_mm: how far the slices of a vertebra agree along R, A, S, where the networks tell vertebra; None leaves each to
-            itself.
-        consistency_fraction: share of fracture in a vertebra that makes it fractured; see ``apply_consistency``.
+        runners: networks by plane ("sagittal", "coronal", "axial"), or "volume" for 3D windows; the probabilities of several
+            networks of a plane, and of several planes, are averaged.
+        patch: patch extraction.
+        post: post-processing; its vertebra-level consistency needs the networks' output of vertebra.
+        spacing: mm of the working grid along R, A, S; below 0 keeps that of the scan.
+        search: region of the coarse pass: "spine" around dense bone, "bone" around any bone, "all" everywhere.
+        coarse_mm: distance of the slices of the coarse pass; 0 predicts every slice at once, as MONAI's ``SliceInferer`` does.
+        coarse_threshold: probability of a detection in the coarse pass.
 
     Raises:
         ValueError: for a value out of range.
@@ -66,166 +46,161 @@ class Pipeline:
     def __init__(
         self,
         runners: Mapping[str, Sequence[Runner]],
-        window: PatchConfig,
+        patch: PatchConfig,
+        post: PostProcessing | None = None,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         search: str = "spine",
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
-        consistency_mm: Sequence[float] | None = None,
-        consistency_fraction: float = 0.4,
     ) -> None:
-        known = ("volume",) if len(window.size) == 3 else tuple(PLANES)
-        wrong = [p for p in runners if p not in known]
-        if wrong or not runners:
-            raise ValueError(f"planes={list(runners)}: give some of {', '.join(known)} for {len(window.size)}D windows")
+        planes = ("volume",) if len(patch.size) == 3 else tuple(PLANES)
+        if not runners or any(p not in planes for p in runners):
+            raise ValueError(
+                f"planes={list(runners)}: must be some of {', '.join(planes)} for {len(patch.size)}D windows"
+            )
         if search not in MODES:
-            raise ValueError(f"search={search!r}: give one of {', '.join(MODES)}")
+            raise ValueError(f"search={search!r}: must be one of {', '.join(MODES)}")
         if coarse_mm < 0:
-            raise ValueError(f"coarse_mm={coarse_mm}: give a distance in mm, or 0")
+            raise ValueError(f"coarse_mm={coarse_mm}: must be a distance in mm, or 0")
         if not 0 < coarse_threshold < 1:
-            raise ValueError(f"coarse_threshold={coarse_threshold}: give a probability above 0 and below 1")
+            raise ValueError(f"coarse_threshold={coarse_threshold}: must be a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):
-            raise ValueError(f"spacing={list(spacing)}: give three distances in mm")
-        check_consistency(consistency_mm, consistency_fraction)
-        self.consistency_mm, self.consistency_fraction = consistency_mm, consistency_fraction
-        self.runners, self.window, self.spacing = runners, window, tuple(spacing)
+            raise ValueError(f"spacing={list(spacing)}: must be three distances in mm")
+        self.runners, self.patch, self.post, self.spacing = runners, patch, post or PostProcessing(), tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
 
-    def plan_header(self, header: ScanHeader) -> WorkingGrid:
+    def working_grid(self, header: ScanHeader) -> WorkingGrid:
         """Working grid of a scan."""
         return WorkingGrid.plan(header.shape, header.affine, self.spacing)
 
-    def __call__(self, scan: Scan, grid: WorkingGrid, clock: Clock, progress: Progress | None = None) -> Probabilities:
-        """Ask the networks about a scan.
+    def __call__(
+        self, scan: Scan, grid: WorkingGrid, timer: PhaseTimer | None = None, progress: Progress | None = None
+    ) -> Probabilities:
+        """Predict the probabilities of a scan.
 
         Args:
             scan: voxels.
-            grid: as of ``plan_header``.
-            clock: takes the seconds of "search", "resample" and "network".
-            progress: called with a phase, what is done, and the total.
+            grid: as of ``working_grid``.
+            timer: takes the seconds of "search", "resample" and "network".
+            progress: called with a phase, the number of windows done, and the total.
         """
-        with clock("search"):
-            hu, places = coarse_copy(scan, grid)
-            spine = spine_region(hu, places, grid, self.search)
+        timer = timer or PhaseTimer()
+        with timer("search"):
+            hu, coordinates = coarse_copy(scan, grid)
+            spine = spine_region(hu, coordinates, grid, self.search)
 
         def sampler(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.int16]:
-            with clock("resample"):
+            with timer("resample"):
                 return sample(scan.slab, grid, indices)
 
-        before = clock.seconds.get("resample", 0.0)
-        start = time.perf_counter()
-        found = self._look(sampler, grid, spine, progress)
-        spent = time.perf_counter() - start
-        clock.seconds["network"] = spent - (clock.seconds.get("resample", 0.0) - before)
-        return found
+        before, start = timer.seconds.get("resample", 0.0), time.perf_counter()
+        predicted = self._predict(sampler, grid, spine, progress)
+        elapsed = time.perf_counter() - start
+        timer.seconds["network"] = elapsed - (timer.seconds.get("resample", 0.0) - before)
+        return predicted
 
-    def _look(self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None) -> Probabilities:
-        shape = grid.shape
-        if len(self.window.size) == 3:
-            windows = WindowGrid.plan(shape, self.window.size, self.window.overlap)
-            wanted = [
-                s for s in windows.all() if spine.window([a - b for a, b in zip(s, windows.before)], windows.window)
-            ]
-            planes = predict_volume(
-                sampler, shape, wanted, windows, self.window, self.runners["volume"],
-                _counter(progress, "segmenting", len(wanted)),
-            )  # fmt: skip
-            return self._collect(grid, [(0, planes)], (0, len(wanted)))
-        first = next(iter(self.runners))
-        focus, looked = spine, 0
+    def _predict(
+        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
+    ) -> Probabilities:
+        if len(self.patch.size) == 3:
+            return self._predict_volume(sampler, grid, spine, progress)
+        region, num_coarse_windows = spine, 0
         if self.coarse_mm > 0:
-            focus, looked = self._first_look(sampler, grid, spine, first, progress)
-        jobs = {plane: self._wanted(grid, plane, focus) for plane in self.runners}
-        total = sum(len(starts) for slices, _ in jobs.values() for starts in slices.values())
-        count = _counter(progress, "segmenting", total)
+            region, num_coarse_windows = self._coarse_pass(sampler, grid, spine, progress)
+        windows = {plane: self._fine_windows(grid, plane, region) for plane in self.runners}
+        total = sum(len(starts) for by_slice, _ in windows.values() for starts in by_slice.values())
+        count = WindowCounter(progress, "fine pass", total)
         views = [
             (
                 PLANES[plane],
-                predict_slices(sampler, shape, PLANES[plane], slices, windows, self.window, self.runners[plane], count),
+                predict_slices(
+                    sampler, grid.shape, PLANES[plane], by_slice, window_grid, self.patch, self.runners[plane], count
+                ),
             )
-            for plane, (slices, windows) in jobs.items()
+            for plane, (by_slice, window_grid) in windows.items()
         ]
-        box = [np.flatnonzero(focus.mask.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
-        if self.coarse_mm == 0 or any(len(b) == 0 for b in box):
-            box = [np.arange(0) if len(b) == 0 else np.arange(n) for b, n in zip(box, shape, strict=True)]
-            bounds = [(0, len(b)) for b in box]
-        else:
-            steps = [max(int(np.ceil(float(np.diff(p).max()))), 1) if len(p) > 1 else 1 for p in focus.places]
-            bounds = [
-                (max(int(p[b[0]]) - s, 0), min(int(p[b[-1]]) + s + 1, n))
-                for b, p, s, n in zip(box, focus.places, steps, shape, strict=True)
-            ]
-        return self._collect(grid, views, (looked, total), bounds)
+        whole = self.coarse_mm == 0 and region.mask.any()
+        bounds = None if whole else region.bounds(grid.shape)
+        return self._average(grid, views, (num_coarse_windows, total), bounds)
 
-    def _wanted(
-        self, grid: WorkingGrid, plane: str, focus: RegionMap
-    ) -> tuple[dict[int, list[tuple[int, ...]]], WindowGrid]:
-        """Windows of every slice of a plane that hold any of what is looked at."""
-        axis = PLANES[plane]
+    def _predict_volume(
+        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
+    ) -> Probabilities:
+        window_grid = WindowGrid.plan(grid.shape, self.patch.size, self.patch.overlap)
+        before, size = window_grid.before, window_grid.window
+        windows = [
+            s for s in window_grid.all() if spine.intersects([a - b for a, b in zip(s, before, strict=True)], size)
+        ]
+        count = WindowCounter(progress, "fine pass", len(windows))
+        slices = predict_volume(sampler, grid.shape, windows, window_grid, self.patch, self.runners["volume"], count)
+        return self._average(grid, [(0, slices)], (0, len(windows)))
+
+    def _window_grid(self, grid: WorkingGrid, axis: int) -> WindowGrid:
         size = [n for a, n in enumerate(grid.shape) if a != axis]
-        windows = WindowGrid.plan(size, self.window.size, self.window.overlap)
-        slices = np.arange(grid.shape[axis])
-        return {
-            int(k): windows.touching(*focus.plane(axis, int(k))) for k in slices[focus.holds(axis, slices)]
-        }, windows
+        return WindowGrid.plan(size, self.patch.size, self.patch.overlap)
 
-    def _first_look(
-        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, plane: str, progress: Progress | None
+    def _fine_windows(
+        self, grid: WorkingGrid, plane: str, region: RegionMap
+    ) -> tuple[dict[int, list[tuple[int, ...]]], WindowGrid]:
+        """Windows of a plane that intersect the region, by slice."""
+        axis = PLANES[plane]
+        window_grid, slices = self._window_grid(grid, axis), np.arange(grid.shape[axis])
+        by_slice = {
+            int(k): window_grid.touching(*region.plane(axis, int(k)))
+            for k in slices[region.intersects_slices(axis, slices)]
+        }
+        return by_slice, window_grid
+
+    def _coarse_pass(
+        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
     ) -> tuple[RegionMap, int]:
-        """Look at slices some distance apart, with no more windows than cover what can hold spine."""
+        """Region around the detections on slices some distance apart, and the number of windows that cover the spine on them."""
+        plane = next(iter(self.runners))
         axis = PLANES[plane]
         step = max(round(self.coarse_mm / grid.spacing[axis]), 1)
-        size = [n for a, n in enumerate(grid.shape) if a != axis]
-        windows = WindowGrid.plan(size, self.window.size, self.window.overlap)
+        window_grid = self._window_grid(grid, axis)
         slices = np.arange(min(step // 2, (grid.shape[axis] - 1) // 2), grid.shape[axis], step)
-        slices = slices[spine.holds(axis, slices)]
-        wanted = {int(k): windows.cover(*spine.plane(axis, int(k))) for k in slices}
-        total = sum(map(len, wanted.values()))
-        looked = predict_slices(
-            sampler, grid.shape, axis, wanted, windows, self.window, self.runners[plane],
-            _counter(progress, "looking", total),
+        slices = slices[spine.intersects_slices(axis, slices)]
+        windows = {int(k): window_grid.cover(*spine.plane(axis, int(k))) for k in slices}
+        total = sum(map(len, windows.values()))
+        predicted = predict_slices(
+            sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane],
+            WindowCounter(progress, "coarse pass", total),
         )  # fmt: skip
-        hits = [(k, chance[0] > self.coarse_threshold) for k, chance in looked]
-        # The vertebra of a hit is looked at as far as the average has much weight.
-        far = [
-            math.ceil(REACH * mm / size)
-            for mm, size in zip(self.consistency_mm or (0, 0, 0), grid.spacing, strict=True)
-        ]
-        beside = max(n for a, n in enumerate(far) if a != axis)
-        return region_around(grid.shape, axis, hits, reach=step + far[axis], margin=MARGIN + beside), total
+        detections = [(k, probabilities[0] > self.coarse_threshold) for k, probabilities in predicted]
+        # The fine pass covers the vertebra of a detection as far as the vertebra-level average has much weight.
+        consistency_mm = self.post.consistency_mm or (0, 0, 0)
+        halo_voxels = [math.ceil(HALO_SIGMAS * mm / s) for mm, s in zip(consistency_mm, grid.spacing, strict=True)]
+        inplane_halo = max(n for a, n in enumerate(halo_voxels) if a != axis)
+        region = region_around(
+            grid.shape, axis, detections,
+            slice_margin=step + halo_voxels[axis], inplane_margin=INPLANE_MARGIN_VOXELS + inplane_halo,
+        )  # fmt: skip
+        return region, total
 
-    def _collect(
+    def _average(
         self,
         grid: WorkingGrid,
         views: Sequence[tuple[int, Iterator[tuple[int, NDArray[np.float32]]]]],
-        windows: tuple[int, int],
+        num_windows: tuple[int, int],
         bounds: Sequence[tuple[int, int]] | None = None,
     ) -> Probabilities:
-        """Mean of the views in a box, after the slices of a vertebra agreed."""
+        """Mean of the views in a box, with vertebra-level consistency where every view has an output of vertebra."""
         bounds = bounds or [(0, n) for n in grid.shape]
         volumes = [np.zeros([b - a for a, b in bounds], np.float16)]
-        known = set()  # outputs of each view: what not all of them tell is not averaged
-        for axis, planes in views:
+        consistency_mm = self.post.consistency_mm
+        output_counts = set()
+        for axis, slices in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
-            for k, chances in planes:
-                told = len(chances) if self.consistency_mm is not None else 1
-                known.add(told)
-                while len(volumes) < told:
+            for k, probabilities in slices:
+                num_outputs = len(probabilities) if consistency_mm is not None else 1
+                output_counts.add(num_outputs)
+                while len(volumes) < num_outputs:
                     volumes.append(np.zeros_like(volumes[0]))
                 if bounds[axis][0] <= k < bounds[axis][1]:
-                    for volume, chance in zip(volumes, chances[:told], strict=False):
-                        np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += (chance[across] / len(views)).astype(
-                            np.float16
-                        )
-        if known == {2}:
-            apply_consistency(volumes[0], volumes[1], grid.spacing, self.consistency_mm, self.consistency_fraction)
-        return Probabilities(volumes[0], tuple(b[0] for b in bounds), windows)  # type: ignore[arg-type]
-
-
-def _count(progress: Progress, phase: str, total: int, state: list[int], number: int) -> None:
-    state[0] += number
-    progress(phase, state[0], total)
-
-
-def _counter(progress: Progress | None, phase: str, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else partial(_count, progress, phase, total, [0])
+                    for volume, probability in zip(volumes, probabilities[:num_outputs], strict=False):
+                        weighted = (probability[across] / len(views)).astype(np.float16)
+                        np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += weighted
+        if output_counts == {2}:
+            apply_consistency(*volumes, grid.spacing, consistency_mm, self.post.consistency_fraction)
+        return Probabilities(volumes[0], tuple(b[0] for b in bounds), num_windows)  # type: ignore[arg-type]

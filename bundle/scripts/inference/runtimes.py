@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs a network: PyTorch, TorchScript, ONNX Runtime or OpenVINO, behind one call."""
+"""Inference backends: PyTorch, TorchScript, ONNX Runtime and OpenVINO behind one call."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..training.weights import load_weights
 
-logger = logging.getLogger(__name__)
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
 EXPORTS = {".ts": "TorchScript", ".onnx": "ONNX", ".xml": "OpenVINO IR"}
+MAX_REASON = 160  # characters of a library's message
 
 
-def quiet_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report conversions to its makers unless a user opted out by hand."""
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which reports conversions to its makers unless a user opts out by hand."""
     absent = "openvino_telemetry" not in sys.modules
     if absent:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reads as not installed, which OpenVINO allows for
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reads as not installed
     try:
         import openvino
     finally:
@@ -38,29 +37,30 @@ def quiet_openvino() -> Any:
 
 
 class Runner(Protocol):
-    """A network that can be asked."""
+    """Network on a backend."""
 
     name: str
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 2, *size) of a batch (B, C, *size), float32: background and fracture; perhaps a third, of vertebra."""
+        """Logits (B, 2, *size) of background and fracture, or (B, 3, *size) with vertebra, float32, of a batch (B, C, *size)."""
 
 
 class TorchRunner:
-    """A PyTorch or TorchScript network.
+    """PyTorch or TorchScript network.
 
     Args:
         network: network with its weights.
-        device: where it runs.
+        device: device of the network.
         amp: half precision on a GPU, bfloat16 on a CPU.
-        compiled: whether ``torch.compile`` is used.
+        compiled: use ``torch.compile``.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, amp: bool = False, compiled: bool = False) -> None:
         self.device, self.amp = device, amp
         self.network = network.to(device).eval()
         if not isinstance(network, torch.jit.ScriptModule):
-            self.network = self.network.to(memory_format=torch.channels_last) if _is_2d(network) else self.network
+            if any(isinstance(m, nn.Conv2d) for m in network.modules()):
+                self.network = self.network.to(memory_format=torch.channels_last)
             if compiled:
                 self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
@@ -76,21 +76,17 @@ class TorchRunner:
             return self.network(batch).float().cpu()
 
 
-def _is_2d(network: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) for m in network.modules())
-
-
 class OpenVINORunner:
-    """An OpenVINO model on the CPU.
+    """OpenVINO model on the CPU.
 
     Args:
         model: path of an ONNX or IR file, or a PyTorch network.
         shape: channels and size of a window, for a PyTorch network.
-        precision: "float32", "bfloat16" or "auto" (what OpenVINO takes on this CPU).
+        precision: "float32", "bfloat16" or "auto" (OpenVINO's choice for this CPU).
     """
 
     def __init__(self, model: str | Path | nn.Module, shape: Sequence[int], precision: str = "float32") -> None:
-        openvino = quiet_openvino()
+        openvino = import_openvino()
         if isinstance(model, nn.Module):
             with torch.no_grad():
                 converted = openvino.convert_model(
@@ -111,7 +107,7 @@ class OpenVINORunner:
 
 
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime on the CPU."""
+    """ONNX file in ONNX Runtime on the CPU."""
 
     def __init__(self, path: str | Path) -> None:
         import onnxruntime
@@ -128,14 +124,14 @@ class OnnxRunner:
 
 
 def available(runtime: str) -> bool:
-    """Whether the library of a runtime is installed."""
+    """True when the library of a backend is installed."""
     return importlib.util.find_spec(runtime) is not None
 
 
-def _need(runtime: str, why: str) -> None:
+def _require(runtime: str, reason: str) -> None:
     if not available(runtime):
         raise InputError(
-            f"{why}: {runtime} is not installed; pip install {runtime}, or set `runtime` to torch and give a .pt file"
+            f"{reason}: {runtime} is not installed; pip install {runtime}, or set `runtime` to torch and `checkpoint` to a .pt file"
         )
 
 
@@ -149,72 +145,76 @@ def load_runner(
     amp: bool = False,
     compiled: bool = False,
 ) -> Runner:
-    """Make a runner of a checkpoint.
+    """Load a checkpoint into a backend.
 
     Args:
-        network: network of the config; takes the weights of a ``.pt`` file.
+        network: network of the config; receives the weights of a ``.pt`` file.
         checkpoint: ``.pt`` (weights), ``.ts`` (TorchScript), ``.onnx`` or ``.xml`` (OpenVINO).
         shape: channels and size of a window.
         device: for PyTorch.
-        runtime: "auto" takes OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
+        runtime: "auto" chooses OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
         precision: of OpenVINO: "float32", "bfloat16", or "auto" for float32.
         amp: half precision in PyTorch.
-        compiled: ``torch.compile``.
+        compiled: use ``torch.compile``.
 
     Raises:
-        InputError: for a missing or foreign checkpoint, a missing library, a value out of range.
+        InputError: for a missing checkpoint, one of another network, a missing library, or a value out of range.
     """
-    device = torch.device(device)
+    device, file = torch.device(device), Path(checkpoint)
     if runtime not in RUNTIMES:
-        raise InputError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
+        raise InputError(f"runtime={runtime!r}: must be one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
-    file = Path(checkpoint)
-    kind = file.suffix.lower()
-    precise = "float32" if precision == "auto" else precision
-    if kind in EXPORTS and not file.is_file():
-        raise InputError(f"{file}: no such {EXPORTS[kind]} file; export one or set `checkpoint` to another")
-    try:
-        if kind == ".xml" or (kind == ".onnx" and runtime in ("auto", "openvino") and available("openvino")):
-            _need("openvino", str(file))
-            return _tried(OpenVINORunner(file, shape, precise), shape, file)
-        if kind == ".onnx":
-            _need("onnxruntime", str(file))
-            return _tried(OnnxRunner(file), shape, file)
-        if kind == ".ts":
-            return _tried(TorchRunner(torch.jit.load(str(file), map_location=device), device, amp), shape, file)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file}: cannot be run ({reason[:160]}); export it again for this version") from None
+        raise InputError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
+    precision = "float32" if precision == "auto" else precision
+    if file.suffix.lower() in EXPORTS:
+        return _smoke_test(_load_export(file, shape, device, runtime, precision, amp), shape, file)
     load_weights(network, checkpoint, device)
-    chosen = runtime
     if runtime == "auto":
-        chosen = "openvino" if device.type == "cpu" and not amp and not compiled and available("openvino") else "torch"
-    if chosen == "onnxruntime":
+        fast = device.type == "cpu" and not amp and not compiled and available("openvino")
+        runtime = "openvino" if fast else "torch"
+    if runtime == "onnxruntime":
         raise InputError(
             f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)"
         )
-    if chosen == "openvino":
-        _need("openvino", "runtime=openvino")
-        return _tried(OpenVINORunner(network, shape, precise), shape, file)
-    return _tried(TorchRunner(network, device, amp, compiled), shape, file)
+    if runtime == "openvino":
+        _require("openvino", "runtime=openvino")
+        return _smoke_test(OpenVINORunner(network, shape, precision), shape, file)
+    return _smoke_test(TorchRunner(network, device, amp, compiled), shape, file)
 
 
-def _tried(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
-    """Ask the runner once, so that a network for other channels or sizes is refused before any scan is read."""
+def _load_export(
+    file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool
+) -> Runner:
+    """Backend of an exported file."""
+    kind = file.suffix.lower()
+    if not file.is_file():
+        raise InputError(f"{file}: no such {EXPORTS[kind]} file; export one or set `checkpoint` to another")
+    openvino = kind == ".xml" or (kind == ".onnx" and runtime in ("auto", "openvino") and available("openvino"))
+    if kind != ".ts":
+        _require("openvino" if openvino else "onnxruntime", str(file))
+    try:
+        if openvino:
+            return OpenVINORunner(file, shape, precision)
+        if kind == ".onnx":
+            return OnnxRunner(file)
+        return TorchRunner(torch.jit.load(str(file), map_location=device), device, amp)
+    except Exception as error:
+        reason = first_line(error)[:MAX_REASON]
+        raise InputError(f"{file}: cannot be run ({reason}); export it again for this version") from None
+
+
+def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
+    """Run one window, so that a network for other channels or sizes is rejected before any scan is read."""
     try:
         out = runner(torch.zeros(1, *shape))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{file}: does not take {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} ({reason[:160]}); "
-            "set patch_size, neighbours and network_def as in its training"
+            f"{file}: does not accept {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} "
+            f"({first_line(error)[:MAX_REASON]}); set patch_size, neighbours and network_def as in its training"
         ) from None
     if out.ndim != len(shape) + 1 or tuple(out.shape[2:]) != tuple(shape[1:]) or out.shape[1] not in (2, 3):
         raise InputError(
-            f"{file}: gives {tuple(out.shape)} for one window of {tuple(shape)}; a network is needed whose outputs are background, "
-            "fracture and perhaps vertebra"
+            f"{file}: outputs {tuple(out.shape)} for one window of {tuple(shape)}; the network must output background, fracture "
+            "and optionally vertebra"
         )
     return runner

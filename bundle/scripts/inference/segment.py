@@ -1,39 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``python -m scripts.inference PATH --out DIR``: the inference config with options instead of ids."""
+"""Segmentation of CT scans as one function, for the command line and notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
-from ..core.paths import BUNDLE
-
-
-def read_config(overlays: Sequence[str] | str | None, values: dict[str, Any]):
-    """Merge ``configs/inference.yaml`` with overlays and values; an overlay is also found below ``configs/``.
-
-    Returns:
-        MONAI's parser.
-
-    Raises:
-        InputError: for an overlay that does not exist.
-    """
-    from monai.bundle import ConfigParser
-
-    files = [str(BUNDLE / "configs" / "inference.yaml")]
-    for overlay in [overlays] if isinstance(overlays, str) else list(overlays or []):
-        places = [Path(overlay), BUNDLE / "configs" / overlay]
-        found = next((p for p in places if p.is_file()), None)
-        if found is None:
-            raise InputError(f"{overlay}: no such config; give a file, or a name below {BUNDLE / 'configs'}")
-        files.append(str(found))
-    parser = ConfigParser()
-    parser.read_config(files)
-    parser.read_meta(str(BUNDLE / "configs" / "metadata.json"))
-    parser.update({"bundle_root": str(BUNDLE), **{k: v for k, v in values.items() if v is not None}})
-    return parser
+from .config import read_config
 
 
 def segment(
@@ -51,18 +24,18 @@ def segment(
     coarse_mm: float | None = None,
     runtime: str | None = None,
     precision: str | None = None,
-    batch: int | None = None,
+    sw_batch_size: int | None = None,
     max_memory: str | None = None,
     statistics_only: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
-) -> None:
+) -> list[dict[str, Any]]:
     """Segment fractured vertebrae in CT scans. For research use only.
 
     Writes into OUT, for every scan: NAME_fracture.nii.gz (mask on the grid of the scan), NAME_overlay.png, for a DICOM series
     NAME_seg.dcm where highdicom is installed; for all scans: findings.csv, findings.json, report.html, manifest.json, and
-    problems.csv when a scan could not be segmented. Running again goes on where it stopped. Other commands of this module: export
-    (TorchScript, ONNX, OpenVINO) and tune (threshold and smallest volume from validation data).
+    problems.csv when a scan could not be segmented. Rerun the same command to resume. Options that are left out have the values of
+    configs/inference.yaml.
 
     Args:
         path: NIfTI, NRRD or MHA file, folder of one DICOM series, folder of these, or datalist.json.
@@ -71,40 +44,53 @@ def segment(
             default.
         config: overlay of the inference config, or a list of them, such as inference/tta.yaml.
         device: cpu, cuda, cuda:1.
-        vertebrae: mask of vertebra instances, or folder of masks named like the scans; gives findings their level.
+        vertebrae: mask of vertebra instances, or folder of masks named like the scans, for the level of each finding.
         section: section of a datalist.
-        threshold: probability above which a voxel is fracture.
-        min_volume_ml: smaller findings are dropped.
-        search: spine, bone or all: where the network looks.
-        coarse_mm: distance of the slices of the first look; 0 looks at all at once.
+        threshold: probability above which a voxel is fracture; 0.5 by default.
+        min_volume_ml: smaller findings are dropped; 2 ml by default.
+        search: region of the coarse pass: spine, bone or all.
+        coarse_mm: distance of the slices of the coarse pass in mm; 0 predicts every slice.
         runtime: auto, torch, openvino or onnxruntime.
         precision: of OpenVINO: float32 or bfloat16.
-        batch: windows at once.
-        max_memory: such as 4G; a scan that needs more is held in a temporary file, or refused.
+        sw_batch_size: windows in a batch.
+        max_memory: such as 4G; a scan that needs more is held in a temporary file, or rejected.
         statistics_only: only findings, no masks and pictures.
         save_probabilities: also NAME_probability.nii.gz.
-        overwrite: make finished scans again.
+        overwrite: segment finished scans again.
+
+    Returns:
+        One dictionary per segmented scan, as in OUT/cases/NAME.json:
+
+        - ``case``, ``case_path``: name of the scan, and the name with its folders below OUT.
+        - ``input``, ``shape``, ``spacing_mm``: path, voxels and voxel size (mm) of the scan.
+        - ``working_spacing_mm``: voxel size (mm) of the grid of the network.
+        - ``findings``: list, the largest first, with the columns of findings.csv: ``volume_ml`` (ml), ``mean_hu`` (HU),
+          ``mean_probability`` and ``max_probability`` (0 to 1), ``uncertainty`` (bit), centroid and bounding box (mm; R, A, S).
+        - ``windows``: numbers of windows, ``coarse_windows`` and ``fine_windows``.
+        - ``seconds``: by phase. ``memory_mib``: predicted and measured peak (MiB).
+        - ``notes``: remarks on the scan. ``settings``, ``input_sha256``, ``runtime``: provenance.
+
+    Raises:
+        InputError: one line with file, value and remedy, when nothing can start or no scan could be segmented.
+        OSError: when the results cannot be written.
     """
-    parser = read_config(
-        config,
-        {
-            "input": path,
-            "output": out,
-            "checkpoint": checkpoint,
-            "device": device,
-            "vertebrae": vertebrae,
-            "threshold": threshold,
-            "min_volume_ml": min_volume_ml,
-            "search": search,
-            "coarse_mm": coarse_mm,
-            "runtime": runtime,
-            "precision": precision,
-            "sw_batch_size": batch,
-            "max_memory": max_memory,
-            "statistics_only": statistics_only or None,
-            "save_probabilities": save_probabilities or None,
-            "overwrite": overwrite or None,
-            "section": section,
-        },
-    )
-    parser.get_parsed_content("segmenter").run()
+    values = {
+        "input": str(path),
+        "output": str(out),
+        "checkpoint": checkpoint,
+        "device": device,
+        "vertebrae": vertebrae,
+        "section": section,
+        "threshold": threshold,
+        "min_volume_ml": min_volume_ml,
+        "search": search,
+        "coarse_mm": coarse_mm,
+        "runtime": runtime,
+        "precision": precision,
+        "sw_batch_size": sw_batch_size,
+        "max_memory": max_memory,
+        "statistics_only": statistics_only or None,
+        "save_probabilities": save_probabilities or None,
+        "overwrite": overwrite or None,
+    }
+    return read_config(config, values).get_parsed_content("segmenter").run()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study of MONAI Label, read and segmented by the same code as ``inference``, so that both give the same mask.
+"""Components of MONAI Label, which read and segment a study as ``inference`` does and so return the same mask.
 
 MONAI Label takes three things from ``inference.yaml``: transforms before the network, an inferer, transforms after it. Here the
-first reads and checks the scan and leaves it on its own grid, the second does all the work, the third lists what was found.
+first reads and checks the scan on its own grid, the second is the whole pipeline, the third lists the findings.
 """
 
 from __future__ import annotations
@@ -19,64 +19,49 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 from torch import nn
 
 from ..core.errors import InputError, refusal
+from ..core.geometry import spacing_of
 from ..io.ct_volume import Scan
 from ..io.scan_header import ScanHeader, read_header
-from ..postprocessing.findings import PostProcessing
+from ..postprocessing.findings import PostProcessing, connected_components
 from ..postprocessing.fragments import finding_slices
 from ..training.weights import load_weights
-from .pipeline import Clock, Pipeline
+from .pipeline import Pipeline
 from .predict import PatchConfig
+from .progress import PhaseTimer, ProgressLog
 from .runtimes import TorchRunner
 
 logger = logging.getLogger(__name__)
-STEPS = 10  # lines of progress in the log of a phase
-
-
-class ProgressLog:
-    """Progress of a study as lines of the server's log, at most ``STEPS`` a phase."""
-
-    def __init__(self) -> None:
-        self.phase, self.shown = "", -1
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Take what is done of a phase."""
-        if phase != self.phase:
-            self.phase, self.shown = phase, -1
-        tenth = STEPS * done // max(total, 1)
-        if tenth > self.shown:
-            self.shown = tenth
-            logger.info("%s: %d of %d", phase, done, total)
 
 
 class ReadStudyd(MapTransform):
-    """Read a scan as ``inference`` reads it, and refuse what cannot be segmented before any work is done.
+    """Reader of a scan with the checks of ``inference``, before any other work.
 
-    MONAI Label takes a network whose weights are missing or of another network as it is, which is at random; so they are checked.
+    MONAI Label accepts a network whose weights are missing or belong to another network, and predicts at random; so they are
+    checked.
 
     Args:
-        keys: item that holds the path of the scan; it becomes a ``MetaTensor`` (1, I, J, K), int16, HU, on the scan's own grid.
+        keys: item with the path of the scan; it becomes a ``MetaTensor`` (1, I, J, K), int16, HU, on the scan's own grid.
         models: folder of the weights; the item ``model_filename`` chooses one, else ``model.pt``.
         network: network of the config, which the weights must fit.
-        expect_hu: whether scans whose values are no HU are refused.
+        expect_hu: reject scans whose values are not HU.
     """
 
     def __init__(self, keys: KeysCollection, models: str, network: nn.Module, expect_hu: bool = True) -> None:
         super().__init__(keys)
         self.models, self.network, self.expect_hu = Path(models), network, expect_hu
 
-    def _check_weights(self, wanted: object) -> None:
-        name = wanted[0] if isinstance(wanted, (list, tuple)) and wanted else wanted
+    def _check_weights(self, requested: object) -> None:
+        name = requested[0] if isinstance(requested, (list, tuple)) and requested else requested
         chosen = self.models / str(name or "model.pt")
         file = chosen if chosen.is_file() else self.models / "model.pt"
-        if file.is_file() or not (self.models / "model.ts").is_file():  # TorchScript brings its network with it
+        if file.is_file() or not (self.models / "model.ts").is_file():  # TorchScript contains its network
             load_weights(self.network, str(file), exact=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the items with the scan in place of its path.
+        """Replace the path by the scan.
 
         Raises:
             Exception: as made by ``refusal``, with one line.
@@ -89,7 +74,7 @@ class ReadStudyd(MapTransform):
         except (InputError, OSError, ValueError) as error:
             raise refusal(error) from None
         except MemoryError:
-            raise refusal(f"{data.get('image')}: there is not enough memory to read it; crop the scan") from None
+            raise refusal(f"{data.get('image')}: not enough memory to read it; crop the scan") from None
         return result
 
     def _read(self, path: object) -> MetaTensor:
@@ -108,7 +93,7 @@ class ReadStudyd(MapTransform):
 
 
 class TensorScan:
-    """A tensor (I, J, K) that gives slabs as ``Scan`` does."""
+    """Tensor (I, J, K) with the interface of ``Scan``."""
 
     def __init__(self, header: ScanHeader, voxels: torch.Tensor) -> None:
         self.header, self._voxels = header, voxels.permute(2, 1, 0)
@@ -118,10 +103,10 @@ class TensorScan:
         return self._voxels[start:stop].cpu().numpy().astype(np.int16, copy=False)
 
 
-def given_runner(network: nn.Module, device: torch.device, amp: bool) -> TorchRunner:
-    """A runner of a network that has its weights; layers of dropout that are switched on stay on.
+def dropout_runner(network: nn.Module, device: torch.device, amp: bool) -> TorchRunner:
+    """Runner of a network with weights, in evaluation mode except for dropout layers that are in training mode.
 
-    MONAI Label scores studies by asking a network in training mode repeatedly; batch normalisation must not take part in that.
+    MONAI Label scores studies by Monte Carlo dropout, with the network in training mode; batch normalisation must not take part.
     """
     active = [m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     runner = TorchRunner(network, device, amp=amp and device.type == "cuda")
@@ -131,13 +116,13 @@ def given_runner(network: nn.Module, device: torch.device, amp: bool) -> TorchRu
 
 
 class ScanInferer(Inferer):
-    """Segment a whole scan: search, two looks, post-processing and the way back to its grid, as ``inference`` does.
+    """Segmentation of a whole scan: search, both passes, post-processing and the way back to its grid, as ``inference`` does.
 
     Args:
         window: arguments of ``PatchConfig``.
-        planes: planes whose slices a 2D network sees.
-        search: arguments ``search``, ``coarse_mm`` and ``spacing`` of ``Pipeline``.
-        post: arguments of ``PostProcessing``; they may come as text.
+        planes: planes of the slices of a 2D network.
+        search: arguments ``spacing``, ``search`` and ``coarse_mm`` of ``Pipeline``.
+        post: arguments of ``PostProcessing``; numbers may be text.
         amp: half precision on a GPU.
     """
 
@@ -153,55 +138,46 @@ class ScanInferer(Inferer):
         self.window, self.planes, self.amp = dict(window), list(planes), amp
         self.search, self.post = dict(search or {}), dict(post or {})
 
-    def _post(self) -> PostProcessing:
-        values = dict(self.post)
-        for name in ("threshold", "min_volume_ml"):
-            if name in values:
-                try:
-                    values[name] = float(values[name])
-                except (TypeError, ValueError):
-                    raise ValueError(f"{name}={values[name]!r}: give a number") from None
-        return PostProcessing(**values)
+    def _pipeline(self, network: nn.Module, device: torch.device) -> Pipeline:
+        try:
+            patch, post = PatchConfig.from_config(self.window), PostProcessing.from_config(self.post)
+            planes = self.planes if len(patch.size) == 2 else ["volume"]
+            runner = dropout_runner(network, device, self.amp)
+            return Pipeline({plane: [runner] for plane in planes}, patch, post, **self.search)
+        except (TypeError, ValueError, InputError) as error:
+            raise refusal(error) from None
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the mask (1, 1, I, J, K), uint8, of a scan (1, 1, I, J, K) in HU with its affine.
+        """Mask (1, 1, I, J, K), uint8, of a scan (1, 1, I, J, K) in HU with its affine.
 
         Raises:
             Exception: as made by ``refusal``, for a value out of range.
         """
         if not isinstance(inputs, MetaTensor) or inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
-            raise refusal(f"ScanInferer: got {tuple(inputs.shape)}; give one scan (1, 1, I, J, K) with its affine")
+            raise refusal(f"ScanInferer: got {tuple(inputs.shape)}; must be one scan (1, 1, I, J, K) with its affine")
         i, j, k = (int(n) for n in inputs.shape[2:])
         affine = inputs.affine.cpu().numpy().astype(np.float64).reshape(4, 4)
         name = str(inputs.meta.get("filename_or_obj", "scan"))
         scan: Any = TensorScan(ScanHeader(name, (i, j, k), affine, np.dtype(np.int16)), inputs.as_tensor()[0, 0])
-        arguments: dict[str, Any] = {n: tuple(v) if n in ("size", "hu") else v for n, v in self.window.items()}
-        arguments["flips"] = tuple(tuple(axes) for axes in arguments.get("flips", ()))
-        try:
-            post, window = self._post(), PatchConfig(**arguments)
-            planes = self.planes if len(window.size) == 2 else ["volume"]
-            runner = given_runner(network, inputs.device, self.amp)
-            pipeline = Pipeline({plane: [runner] for plane in planes}, window, **self.search)
-        except (TypeError, ValueError, InputError) as error:
-            raise refusal(error) from None
-        clock = Clock()
-        grid = pipeline.plan_header(scan.header)
-        found = pipeline(scan, grid, clock, ProgressLog())
-        numbers = post(found.volume, grid.spacing)
+        pipeline, timer = self._pipeline(network, inputs.device), PhaseTimer()
+        grid = pipeline.working_grid(scan.header)
+        predicted = pipeline(scan, grid, timer, ProgressLog())
+        numbers = pipeline.post(predicted.volume, grid.spacing)
         mask = torch.zeros(k, j, i, dtype=torch.uint8)
-        for at, box, _, _, plane in finding_slices(found, numbers, grid, post, float(np.prod(scan.header.spacing))):
-            mask[at][box] = torch.from_numpy(plane.astype(np.uint8))
-        spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in clock.seconds.items())
-        logger.info("%s: %d and %d windows; %s", name, *found.windows, spent)
+        voxel_mm3 = float(np.prod(scan.header.spacing))
+        for index, box, _, _, plane in finding_slices(predicted, numbers, grid, pipeline.post, voxel_mm3):
+            mask[index][box] = torch.from_numpy(plane.astype(np.uint8))
+        phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in timer.seconds.items())
+        logger.info("%s: %d coarse and %d fine windows; %s", name, *predicted.num_windows, phases)
         return MetaTensor(mask.permute(2, 1, 0)[None, None], affine=inputs.affine)
 
 
 class ListFindingsd(MapTransform):
-    """Put what was found into the answer: the item ``result`` becomes the parameters that MONAI Label sends with the mask.
+    """List of findings as the item ``result``, the parameters that MONAI Label sends with the mask.
 
     Args:
         keys: mask (1, I, J, K) on the scan's grid.
-        image_key: scan that knows its affine.
+        image_key: scan with its affine.
     """
 
     def __init__(self, keys: KeysCollection, image_key: str = "image") -> None:
@@ -209,7 +185,7 @@ class ListFindingsd(MapTransform):
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the items with ``result``: findings, the largest first, with millilitres and centre (R, A, S, mm)."""
+        """Add ``result``: findings, the largest first, with volume (ml) and centre (R, A, S, mm)."""
         result = dict(data)
         affine = np.asarray(torch.as_tensor(result[self.image_key].affine).cpu(), np.float64)
         for key in self.key_iterator(result):
@@ -221,17 +197,16 @@ class ListFindingsd(MapTransform):
 
 
 def list_findings(mask: NDArray, affine: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Connected findings of a mask (I, J, K), the largest first, with their volume and centre."""
-    whole = find_objects((mask > 0).astype(np.uint8))
-    if not whole:
-        return []
-    marked, _ = label(mask[whole[0]] > 0)
+    """Findings of a mask (I, J, K), the largest first, with their volume (ml) and centre (mm)."""
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     findings = []
-    for number, box in enumerate(find_objects(marked), 1):
-        places = np.argwhere(marked[box] == number) + [s.start + w.start for s, w in zip(box, whole[0], strict=True)]
-        centre = affine[:3, :3] @ places.mean(axis=0) + affine[:3, 3]
+    for component in connected_components(mask > 0, spacing_of(affine)):
+        indices = np.argwhere(component.mask) + [s.start for s in component.box]
+        centre = affine[:3, :3] @ indices.mean(axis=0) + affine[:3, 3]
         findings.append(
-            {"volume_ml": round(len(places) * voxel_ml, 2), "centre_ras_mm": [round(float(c), 1) for c in centre]}
+            {
+                "volume_ml": round(component.voxels * voxel_ml, 2),
+                "centre_ras_mm": [round(float(c), 1) for c in centre],
+            }
         )
-    return sorted(findings, key=lambda f: -f["volume_ml"])
+    return findings

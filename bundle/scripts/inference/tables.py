@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves beside its masks: tables, manifest, page."""
+"""Tables, manifest and report of all scans of a folder."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
-from ..postprocessing.measurements import COLUMNS, DEFINITIONS
+from ..postprocessing.measurements import DEFINITIONS, FINDING_COLUMNS
 from .memory import MIB, peak_resident
 from .report import write_report
 
 PROBLEM_COLUMNS = ("case", "input", "problem")
-MOST_NAMED = 8
+MAX_FINDINGS = 8  # named in the line of a scan
 
 
 def finished_cases(root: Path, digest: str) -> dict[str, dict]:
     """Results in a folder that were made with the same settings, by path of the case."""
-    found = {}
+    results = {}
     for path in sorted(root.rglob("cases/*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             continue
         if isinstance(result, dict) and result.get("settings") == digest:
-            found[result["case_path"]] = result
-    return found
+            results[result["case_path"]] = result
+    return results
 
 
 def summarise(
-    root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, kept: int
+    root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int
 ) -> str:
     """Write findings.csv, findings.json, problems.csv, manifest.json and report.html.
 
@@ -40,50 +40,48 @@ def summarise(
         root: folder of the results.
         results: one per scan.
         problems: scans that could not be segmented.
-        settings: what decided the results.
-        source: what the run was given.
-        kept: results of earlier runs among them.
+        settings: settings that determine the results.
+        source: input of the run.
+        reused: results of earlier runs among them.
 
     Returns:
         One line for the terminal.
     """
     rows = [row for r in results for row in r["findings"]]
-    write_table(root / "findings.csv", rows, COLUMNS)
-    write_text(
-        root / "findings.json",
-        json.dumps({"definitions": DEFINITIONS, "cases": results}, indent=1) + "\n",
-    )
+    write_table(root / "findings.csv", rows, FINDING_COLUMNS)
+    findings = {"definitions": DEFINITIONS, "cases": results}
+    write_text(root / "findings.json", json.dumps(findings, indent=1) + "\n")
     if problems:
         write_table(root / "problems.csv", problems, PROBLEM_COLUMNS)
     else:
         (root / "problems.csv").unlink(missing_ok=True)
     manifest = {
-        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "input": source,
         "settings": settings,
         "runtimes": sorted({r["runtime"] for r in results}),
         "versions": versions(),
         "cases": len(results),
-        "kept from earlier runs": kept,
+        "reused_cases": reused,
         "problems": len(problems),
         "seconds": round(sum(sum(r["seconds"].values()) for r in results), 1),
-        "peak memory (MiB)": round(peak_resident() / MIB),
+        "peak_memory_mib": round(peak_resident() / MIB),
     }
     write_text(root / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
     page = write_report(root, results, problems, manifest)
-    again = f", {kept} of them finished before" if kept else ""
+    again = f", {reused} of them finished before" if reused else ""
     return f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {len(rows)} finding(s): {page}"
 
 
 def line(result: Mapping) -> str:
     """One line about a scan for the terminal."""
     rows = result["findings"]
-    found = ", ".join(
-        f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MOST_NAMED]
+    names = ", ".join(
+        f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MAX_FINDINGS]
     )
-    found += f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    names += f" and {len(rows) - MAX_FINDINGS} more" if len(rows) > MAX_FINDINGS else ""
     total, memory = sum(result["seconds"].values()), result["memory_mib"]
     return (
-        f"{result['case']}: {found or 'no finding'} ({total:.1f} s; peak memory so far {memory['peak of the process']} MiB, "
+        f"{result['case']}: {names or 'no finding'} ({total:.1f} s; peak memory so far {memory['process_peak']} MiB, "
         f"predicted at most {memory['predicted']})"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of a slice or volume: where MONAI's sliding window puts them, and which of them are needed."""
+"""Windows of a slice or volume: those of MONAI's sliding window, and the ones that a region needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """Windows that MONAI's ``sliding_window_inference`` would take over an image.
+    """Windows of MONAI's ``sliding_window_inference`` over an image.
 
     An image smaller than the window is padded on both sides; positions below are in the padded image.
 
@@ -36,15 +36,14 @@ class WindowGrid:
         Args:
             size: voxels of the image.
             window: voxels of a window.
-            overlap: share of a window that it has in common with the next.
+            overlap: fraction of a window that it shares with the next.
         """
         starts, before = [], []
         for n, w in zip(size, window, strict=True):
             padded = max(n, w)
             before.append((padded - n) // 2)
             step = max(int(w * (1 - overlap)), 1) if padded != w else w
-            along = list(range(0, max(padded - w, 0) + step, step))
-            along = [min(s, padded - w) for s in along]
+            along = [min(s, padded - w) for s in range(0, max(padded - w, 0) + step, step)]
             starts.append(tuple(dict.fromkeys(along)))
         return WindowGrid(tuple(size), tuple(window), tuple(before), tuple(starts))
 
@@ -57,24 +56,24 @@ class WindowGrid:
         """Starts of all windows."""
         return list(itertools.product(*self.starts))
 
-    def _ranges(self, start: Sequence[int], places: Sequence[NDArray[np.float64]]) -> tuple[slice, ...]:
+    def _ranges(self, start: Sequence[int], coordinates: Sequence[NDArray[np.float64]]) -> tuple[slice, ...]:
         return tuple(
-            slice(*np.searchsorted(p, (s - b - 0.5, s - b + w - 0.5)))
-            for s, b, w, p in zip(start, self.before, self.window, places, strict=True)
+            slice(*np.searchsorted(c, (s - b - 0.5, s - b + w - 0.5)))
+            for s, b, w, c in zip(start, self.before, self.window, coordinates, strict=True)
         )
 
-    def touching(self, mask: NDArray[np.bool_], places: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
-        """Windows that hold any of a mask whose voxels lie at ``places`` along each axis."""
-        return [s for s in self.all() if mask[self._ranges(s, places)].any()]
+    def touching(self, mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+        """Starts of the windows that intersect a mask, whose voxels have these coordinates along each axis."""
+        return [s for s in self.all() if mask[self._ranges(s, coordinates)].any()]
 
-    def cover(self, mask: NDArray[np.bool_], places: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
-        """Few windows that together hold all of a mask: the one that holds most of what is left, again and again."""
-        left, chosen = mask.copy(), []
-        candidates = {s: self._ranges(s, places) for s in self.all()}
-        while left.any():
-            best = max(candidates, key=lambda s: np.count_nonzero(left[candidates[s]]))
-            if not left[candidates[best]].any():
+    def cover(self, mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+        """Starts of a few windows that together cover a mask (greedy set cover)."""
+        uncovered, chosen = mask.copy(), []
+        candidates = {s: self._ranges(s, coordinates) for s in self.all()}
+        while uncovered.any():
+            best = max(candidates, key=lambda s: np.count_nonzero(uncovered[candidates[s]]))
+            if not uncovered[candidates[best]].any():
                 break
-            left[candidates[best]] = False
+            uncovered[candidates[best]] = False
             chosen.append(best)
         return chosen

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
 
+from ..core.deprecations import migrate_arguments
 from .vertebra_consistency import check_consistency
 
 
@@ -126,6 +127,22 @@ class PostProcessing:
         if self.largest is not None and self.largest < 1:
             raise ValueError(f"largest={self.largest}: must be 1 or more, or None for all")
         check_consistency(self.consistency_mm, self.consistency_fraction)
+
+    @classmethod
+    def from_config(cls, arguments: Mapping[str, Any]) -> PostProcessing:
+        """Settings of a config; MONAI Label sends numbers as text.
+
+        Raises:
+            ValueError: for text that is no number, or a value out of range.
+        """
+        values = migrate_arguments("scripts.postprocessing.findings.PostProcessing", arguments)
+        for name, value in values.items():
+            if isinstance(value, str):
+                try:
+                    values[name] = float(value)
+                except ValueError:
+                    raise ValueError(f"{name}={value!r}: must be a number") from None
+        return cls(**values)
 
     def select(self, components: Sequence[S], spacing: Sequence[float]) -> list[S]:
         """Components that are large and wide enough, at most ``largest``, in the order in which they come."""

@@ -16,9 +16,9 @@ class Probabilities:
     Attributes:
         volume: (R, A, S), float16.
         origin: first voxel of the box.
-        windows: windows that networks were asked about, in the first and the second look.
+        num_windows: windows that were predicted in the coarse and the fine pass.
     """
 
     volume: NDArray[np.float16]
     origin: tuple[int, int, int]
-    windows: tuple[int, int] = (0, 0)
+    num_windows: tuple[int, int] = (0, 0)

@@ -12,8 +12,8 @@ from scipy import ndimage
 from ..core.genant import BodyHeights, heights_from_columns
 
 STEP = 1.0  # mm between the samples of the frame
-REACH = (34.0, 34.0, 46.0)  # mm to each side of the body's centre: lateral, anterior, along the spine
-MARGIN = 16.0  # mm beyond an endplate over which tissue may give when no neighbour is met
+HALF_EXTENT_MM = (34.0, 34.0, 46.0)  # mm to each side of the body's centre: lateral, anterior, along the spine
+MAX_GAP_MM = 16.0  # mm beyond an endplate over which tissue may give when no neighbour is met
 
 
 class FrameError(ValueError):
@@ -54,7 +54,7 @@ class VertebraFrame:
 
 def axis_samples(axis: int) -> NDArray[np.floating]:
     """Coordinates in mm of the samples along one axis of every frame."""
-    n = int(REACH[axis] / STEP)
+    n = int(HALF_EXTENT_MM[axis] / STEP)
     return np.arange(-n, n + 1) * STEP
 
 
@@ -124,7 +124,7 @@ def _continue(surface: NDArray, known: NDArray[np.bool_], sigma: float) -> NDArr
     return np.where(known, surface, ndimage.gaussian_filter(filled, sigma))
 
 
-def measure(mask: NDArray, footprint: NDArray[np.bool_], depth: NDArray) -> BodyHeights:
+def measure_heights(mask: NDArray, footprint: NDArray[np.bool_], depth: NDArray) -> BodyHeights:
     """Heights of a body from its mask (X, Y, T) in a frame, in the columns of the intact ``footprint``."""
     t = axis_samples(2)
     middle = len(t) // 2
@@ -187,8 +187,8 @@ def find_frame(
     def first_obstacle(sign: int, surface: NDArray) -> NDArray[np.floating]:
         distance = sign * (t[None, None, :] - surface[..., None])
         hit = (obstacle > 0.5) & (distance > 0)
-        gap = np.where(hit, distance, MARGIN).min(axis=2)
-        gap = ndimage.grey_erosion(np.minimum(gap, MARGIN), size=3)
+        gap = np.where(hit, distance, MAX_GAP_MM).min(axis=2)
+        gap = ndimage.grey_erosion(np.minimum(gap, MAX_GAP_MM), size=3)
         return surface + sign * np.maximum(ndimage.gaussian_filter(gap, 1.5), 1.5)
 
     ceiling, floor = first_obstacle(1, top), first_obstacle(-1, bottom)
