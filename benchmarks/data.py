@@ -22,41 +22,43 @@ import fire
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 MEASURED = re.compile(r"^measured ([\d.]+) (\d+)$", re.MULTILINE)
-# Runs the command line in this process and tells its seconds and the peak of its resident memory (Linux: KiB).
+# Runs a command after its imports and prints its seconds and the peak of its resident memory (Linux: KiB).
 RUN = (
     "import resource, sys, time\n"
-    "from scripts.data.__main__ import main\n"
+    "from scripts.commands import DATA, main\n"
+    "from scripts.core.cli import load\n"
+    "load(DATA[sys.argv[1]][0])\n"
     "start = time.perf_counter()\n"
-    "main()\n"
+    "main('data')\n"
     "print('measured', time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
 )
 
 
 def _run(*arguments: str) -> tuple[float, float]:
-    """Return seconds and MiB of one command."""
-    done = subprocess.run(
+    """Seconds and MiB of one command."""
+    process = subprocess.run(
         [sys.executable, "-c", RUN, *arguments], cwd=BUNDLE, capture_output=True, text=True, check=False
     )
-    measured = MEASURED.search(done.stdout)
-    if done.returncode or measured is None:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-500:]}\n{done.stderr[-1500:]}")
+    measured = MEASURED.search(process.stdout)
+    if process.returncode or measured is None:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{process.stdout[-500:]}\n{process.stderr[-1500:]}")
     return float(measured[1]), int(measured[2]) / 1024
 
 
 def _tree(folder: Path, cases: int) -> tuple[Path, Path]:
-    """A tree and a table of grades as VerSe has them, of phantoms."""
+    """Phantoms in a tree like that of VerSe, with a table of grades."""
     _run("phantom", "--out", str(folder / "phantoms"), "--cases", str(cases), "--regions", "thoracolumbar")
     table = folder / "grades.csv"
     levels = [*(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 7))]
-    with table.open("w", newline="") as file, (folder / "phantoms" / "vertebrae.csv").open(newline="") as given:
-        rows = list(csv.DictReader(given))
+    with table.open("w", newline="") as file, (folder / "phantoms" / "vertebrae.csv").open(newline="") as vertebrae:
+        rows = list(csv.DictReader(vertebrae))
         writer = csv.DictWriter(file, ["verse_ID", "subject_ID", *(f"{v}_fx-{k}" for v in levels for k in "gs")])
         writer.writeheader()
         for number, image in enumerate(sorted((folder / "phantoms" / "images").glob("*.nii.gz")), start=1):
             stem = f"sub-verse{number:03d}"
             raw, derived = (folder / "verse" / part / stem for part in ("rawdata", "derivatives"))
-            for place in (raw, derived):
-                place.mkdir(parents=True)
+            raw.mkdir(parents=True)
+            derived.mkdir(parents=True)
             shutil.copy(image, raw / f"{stem}_ct.nii.gz")
             shutil.copy(folder / "phantoms" / "vertebrae" / image.name, derived / f"{stem}_seg-vert_msk.nii.gz")
             grades = {f"{r['level']}_fx-g": r["grade"] for r in rows if r["case"] == image.name.removesuffix(".nii.gz")}
