@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes and costs of the baselines, as published, and the overlays that state them.
+"""Parameters and multiply-adds of the baselines, as published, and of the overlays that state them.
 
-Parameters and multiply-adds are counted a second time by hand, from the papers' tables of layers, with nothing taken from the
-networks. A large network is built on the meta device, which holds no numbers.
+Both are counted a second time by hand from the papers' tables of layers, independently of the networks. Large networks are built on
+the meta device, without data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from scripts.networks.baselines import DeepLabV3Plus, FCN8s, ResidualEncoderUNet, SegNet, UNetPlusPlus
+from scripts.networks.outputs import NUM_CLASSES
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +23,7 @@ VGG16 = (64, 128, 256, 512, 512)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Layers this narrow are not worth a second thread: where another program runs, the two wait for one another."""
+    """One thread: for layers this narrow a second one costs more in synchronisation than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,19 +31,21 @@ def one_thread():
 
 
 class Tally:
-    """Adds up layers given by their widths and the side of their output."""
+    """Sums over layers, from their widths and the edge of their square output."""
 
     def __init__(self) -> None:
         self.weights = self.parameters = self.multiply_adds = 0
 
-    def conv(self, fewer: int, more: int, kernel: int, side: int, norm: bool = True, bias: bool = False) -> None:
-        self.weights += kernel**2 * fewer * more
-        self.parameters += kernel**2 * fewer * more + 2 * more * norm + more * bias
-        self.multiply_adds += kernel**2 * fewer * more * side**2
+    def conv(
+        self, in_width: int, out_width: int, kernel: int, side: int, norm: bool = True, bias: bool = False
+    ) -> None:
+        self.weights += kernel**2 * in_width * out_width
+        self.parameters += kernel**2 * in_width * out_width + 2 * out_width * norm + out_width * bias
+        self.multiply_adds += kernel**2 * in_width * out_width * side**2
 
-    def transposed(self, fewer: int, more: int, kernel: int, in_side: int, bias: bool = False) -> None:
-        """Every position of the input is spread over a whole kernel."""
-        self.conv(fewer, more, kernel, in_side, norm=False, bias=bias)
+    def transposed(self, in_width: int, out_width: int, kernel: int, in_side: int, bias: bool = False) -> None:
+        """The whole kernel is applied at every position of the input."""
+        self.conv(in_width, out_width, kernel, in_side, norm=False, bias=bias)
 
 
 def unet_plus_plus_by_hand(side: int, channels: int, classes: int, f, monai: bool, norm: bool = True) -> Tally:
@@ -63,14 +66,14 @@ def unet_plus_plus_by_hand(side: int, channels: int, classes: int, f, monai: boo
 def vgg16_by_hand(tally: Tally, side: int, channels: int, f, norm: bool) -> None:
     for stage, convolutions in enumerate((2, 2, 3, 3, 3)):
         for index in range(convolutions):
-            fewer = f[stage] if index else ([channels, *f][stage])
-            tally.conv(fewer, f[stage], 3, side // 2**stage, norm, not norm)
+            in_width = f[stage] if index else ([channels, *f][stage])
+            tally.conv(in_width, f[stage], 3, side // 2**stage, norm, not norm)
 
 
 def segnet_by_hand(side: int, channels: int, classes: int, f) -> Tally:
     tally = Tally()
     vgg16_by_hand(tally, side, channels, f, norm=True)
-    # The mirror image of the encoder: the same widths with input and output exchanged.
+    # Mirror image of the encoder: the same widths with input and output exchanged.
     for stage, convolutions in ((4, 3), (3, 3), (2, 3), (1, 2)):
         for _ in range(convolutions - 1):
             tally.conv(f[stage], f[stage], 3, side // 2**stage)
@@ -94,15 +97,15 @@ def fcn_by_hand(side: int, channels: int, classes: int, f, norm: bool) -> Tally:
 
 def resnet_by_hand(tally: Tally, side: int, channels: int, f, blocks=(3, 4, 6, 3), strides=(4, 8, 16, 16)) -> None:
     tally.conv(channels, f[0], 7, side // 2)
-    fewer, before = f[0], 4
+    in_width, before = f[0], 4
     for width, depth, stride in zip(f[1:], blocks, strides):
         for index in range(depth):
-            tally.conv(fewer, width, 1, side // (stride if index else before))
+            tally.conv(in_width, width, 1, side // (stride if index else before))
             tally.conv(width, width, 3, side // stride)
             tally.conv(width, 4 * width, 1, side // stride)
             if index == 0:
-                tally.conv(fewer, 4 * width, 1, side // stride)
-            fewer = 4 * width
+                tally.conv(in_width, 4 * width, 1, side // stride)
+            in_width = 4 * width
         before = stride
 
 
@@ -126,12 +129,12 @@ def residual_unet_by_hand(side: int, channels: int, classes: int, f) -> Tally:
     tally = Tally()
     tally.conv(channels, f[0], 3, side)
     for level, depth in enumerate((1, 3, 4, 6, 6, 6)[: len(f)]):
-        size, fewer = side // 2**level, f[max(level - 1, 0)]
-        tally.conv(fewer, f[level], 3, size)
+        size, in_width = side // 2**level, f[max(level - 1, 0)]
+        tally.conv(in_width, f[level], 3, size)
         for _ in range(2 * depth - 1):
             tally.conv(f[level], f[level], 3, size)
-        if fewer != f[level]:
-            tally.conv(fewer, f[level], 1, size)
+        if in_width != f[level]:
+            tally.conv(in_width, f[level], 1, size)
     for level in range(len(f) - 1):
         tally.transposed(f[level + 1], f[level], 2, side // 2 ** (level + 1))
         tally.conv(2 * f[level], f[level], 3, side // 2**level)
@@ -140,7 +143,7 @@ def residual_unet_by_hand(side: int, channels: int, classes: int, f) -> Tally:
 
 
 def unet_by_hand(side: int, channels: int, classes: int, f) -> Tally:
-    """MONAI's BasicUNet, whose convolutions have a bias beside their normalisation."""
+    """MONAI's BasicUNet, whose convolutions have both a bias and a normalisation."""
     tally = Tally()
     for level, width in enumerate(f):
         tally.conv(f[level - 1] if level else channels, width, 3, side // 2**level, bias=True)
@@ -155,7 +158,7 @@ def unet_by_hand(side: int, channels: int, classes: int, f) -> Tally:
 
 
 def measured(build: Callable[[], nn.Module], channels: int = 1, side: int = 256) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one image, of a network that is never filled with numbers."""
+    """Parameters, and multiply-adds of one image, of a network on the meta device."""
     with torch.device("meta"):
         model, x = build().eval(), torch.rand(1, channels, side, side)
     counter = FlopCounterMode(display=False)
@@ -164,7 +167,7 @@ def measured(build: Callable[[], nn.Module], channels: int = 1, side: int = 256)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
 
-def test_unet_plus_plus_is_the_published_size_but_for_the_first_row():
+def test_unet_plus_plus_has_the_published_size_but_for_one_row():
     widths = (32, 64, 128, 256, 512)
     tally = unet_plus_plus_by_hand(256, 1, 2, widths, monai=True)
     assert measured(lambda: UNetPlusPlus(features=widths)) == (tally.parameters, tally.multiply_adds)
@@ -200,7 +203,7 @@ def test_fcn_has_the_published_size():
     )
 
 
-def test_deeplab_has_the_size_of_resnet_50_and_its_own_layers():
+def test_deeplab_has_the_size_of_resnet_50_and_its_decoder():
     tally = deeplab_by_hand(256, 3, 21, (64, *VGG16[:4]))
     assert measured(lambda: DeepLabV3Plus(in_channels=3, out_channels=21), channels=3) == (
         tally.parameters,
@@ -229,17 +232,17 @@ def test_deeplab_has_the_size_of_resnet_50_and_its_own_layers():
         ((16, 32, 64, 128, 256), 9_432_568, (32, 64, 128)),
     ],
 )
-def test_residual_unet_has_the_size_of_nnunets_own(features, parameters, heads):
+def test_residual_unet_has_the_size_of_nnunet(features, parameters, heads):
     # dynamic-network-architectures 0.3.1, ResidualEncoderUNet(1, n, features, Conv2d, 3, [1, 2, ...], [1, 3, 4, 6, ...], 2, 1,
-    # conv_bias=False, InstanceNorm2d, affine): it also holds the 1x1 heads of deep supervision, which ours has not.
+    # conv_bias=False, InstanceNorm2d, affine): it also has the 1x1 heads of deep supervision, ours has none.
     unused = sum(2 * width + 2 for width in heads)
     tally = residual_unet_by_hand(256, 1, 2, features)
-    found = measured(lambda: ResidualEncoderUNet(features=features))
-    assert found == (parameters - unused, tally.multiply_adds)
-    assert found[0] == tally.parameters
+    size = measured(lambda: ResidualEncoderUNet(features=features))
+    assert size == (parameters - unused, tally.multiply_adds)
+    assert size[0] == tally.parameters
 
 
-def test_residual_unet_costs_what_nnunets_own_costs_in_3d():
+def test_residual_unet_has_the_cost_of_nnunet_in_3d():
     widths = (32, 64, 128, 256, 320, 320)
     with torch.device("meta"):
         model, x = ResidualEncoderUNet(3, features=widths).eval(), torch.rand(1, 1, 64, 64, 64)
@@ -249,8 +252,6 @@ def test_residual_unet_costs_what_nnunets_own_costs_in_3d():
     assert sum(p.numel() for p in model.parameters()) == 102_335_914 - 1544
     assert counter.get_total_flops() == 2 * 89_675_399_168
 
-
-# ---------------------------------------------------------------- overlays
 
 BY_HAND = {
     "unet": unet_by_hand,
@@ -269,26 +270,26 @@ def overlaid(bundle, name: str) -> ConfigParser:
     return parser
 
 
-def test_every_overlay_of_the_network_is_tested(bundle):
+def test_every_network_overlay_has_a_count_by_hand(bundle):
     assert {p.stem for p in (bundle / "configs" / "network").glob("*.yaml")} == {
         *BY_HAND,
         "full_width",
-        "spinegan",
-    }  # its own tests have that
+        "spinegan",  # test_spine_gan.py
+    }
 
 
 @pytest.mark.parametrize("name", [*BY_HAND, "full_width"])
-def test_overlay_builds_the_network_that_training_asks_for(bundle, name):
+def test_overlay_builds_a_network_for_the_training_config(bundle, name):
     parser = overlaid(bundle, name)
     if name != "full_width":
-        assert parser.get_parsed_content("network")(torch.rand(2, 1, 40, 33)).shape == (2, 2, 40, 33)
+        assert parser.get_parsed_content("network")(torch.rand(2, 1, 40, 33)).shape == (2, NUM_CLASSES, 40, 33)
         return
     with torch.device("meta"):
-        assert parser.get_parsed_content("network_def")(torch.rand(2, 1, 40, 33)).shape == (2, 3, 40, 33)
+        assert parser.get_parsed_content("network_def")(torch.rand(2, 1, 40, 33)).shape == (2, NUM_CLASSES + 1, 40, 33)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_overlay_costs_what_it_says_and_about_what_the_unet_costs(bundle, name):
+def test_overlay_has_the_stated_cost_comparable_to_unet(bundle, name):
     parser = overlaid(bundle, name)
     parameters, multiply_adds = measured(lambda: parser.get_parsed_content("network_def"))
     tally = BY_HAND[name](256, 1, 2, parser["network_def::features"][:5])
@@ -304,7 +305,7 @@ def test_overlay_costs_what_it_says_and_about_what_the_unet_costs(bundle, name):
 
 
 @pytest.mark.parametrize("name", [n for n in BY_HAND if n != "unet"])
-def test_all_widths_of_an_overlay_follow_features(bundle, name):
+def test_features_scale_all_widths_of_an_overlay(bundle, name):
     parser = overlaid(bundle, name)
     narrow = parser["network_def::features"]
     before = measured(lambda: parser.get_parsed_content("network_def"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole network: any size, 2D and 3D, every switch, export, gradients, refused arguments."""
+"""MSFFNet: any size, 2D and 3D, every switch, export, gradients, bad arguments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import scripted
 from scripts.networks import MSFFNet
+from scripts.networks.outputs import NUM_CLASSES, UNTRAINED_LOGIT, VERTEBRA
 
 FEATURES = (4, 8, 8, 12, 16)
 SWITCHES = ("use_ffm", "use_sem", "use_aspp", "use_rcbam", "use_rbrab", "use_lprab")
@@ -18,12 +19,12 @@ def net(spatial_dims: int = 2, **kwargs) -> MSFFNet:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 80), (7, 5)])
-def test_any_2d_size_comes_back(size):
+def test_logits_have_the_size_of_any_2d_image(size):
     assert net().eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
 
 
 @pytest.mark.parametrize("size", [(32, 32, 16), (17, 20, 33)])
-def test_any_3d_size_comes_back(size):
+def test_logits_have_the_size_of_any_3d_image(size):
     assert net(3).eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
 
 
@@ -36,28 +37,35 @@ def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_the_output_for_vertebra_comes_last_says_no_at_first_and_leaves_the_others_alone(spatial_dims):
-    plain, telling = net(spatial_dims), net(spatial_dims, vertebra_output=True)
+def test_vertebra_output_is_untrained_and_independent(spatial_dims):
+    plain, model = net(spatial_dims), net(spatial_dims, vertebra_output=True)
     state = {k: v for k, v in plain.state_dict().items() if not k.startswith("decoder.head")}
-    telling.load_state_dict(state, strict=False)
+    model.load_state_dict(state, strict=False)
     with torch.no_grad():
-        telling.decoder.head.weight[:2] = plain.decoder.head.weight
+        model.decoder.head.weight[:NUM_CLASSES] = plain.decoder.head.weight
     image = torch.rand(2, 1, *[32] * spatial_dims)
-    out = telling.eval()(image)
-    torch.testing.assert_close(out[:, :2], plain.eval()(image))
-    assert out.shape[1] == 3
-    assert (torch.sigmoid(out[:, 2]) < 0.5).all()
+    out = model.eval()(image)
+    torch.testing.assert_close(out[:, :NUM_CLASSES], plain.eval()(image))
+    assert out.shape[1] == NUM_CLASSES + 1
+    torch.testing.assert_close(out[:, VERTEBRA], torch.full_like(out[:, VERTEBRA], UNTRAINED_LOGIT))
+
+
+def test_slices_of_a_volume_are_segmented_one_by_one():
+    model, volume = net().eval(), torch.rand(2, 1, 3, 32, 20)
+    out = model(volume)
+    for index in range(3):
+        torch.testing.assert_close(out[:, :, index], model(volume[:, :, index]))
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_module_can_be_switched_off(switch):
-    whole, without = net(), net(**{switch: False})
-    assert without(torch.rand(2, 1, 32, 32)).shape == (2, 2, 32, 32)
-    count = [sum(p.numel() for p in m.parameters()) for m in (whole, without)]
+    model, ablated = net(), net(**{switch: False})
+    assert ablated(torch.rand(2, 1, 32, 32)).shape == (2, 2, 32, 32)
+    count = [sum(p.numel() for p in m.parameters()) for m in (model, ablated)]
     assert count[1] < count[0]
 
 
-def test_the_refining_modules_start_as_a_small_addition_and_can_replace_the_map_instead():
+def test_refinement_is_a_gated_addition_or_a_replacement():
     model, plain = net(), net(refinement_gate=None)
     assert float(model.refinement_gate) == pytest.approx(0.1)
     assert {n for n, _ in model.named_parameters()} - {n for n, _ in plain.named_parameters()} == {"refinement_gate"}
@@ -71,13 +79,13 @@ def test_the_refining_modules_start_as_a_small_addition_and_can_replace_the_map_
     assert plain.eval()(x).shape == (2, 2, 32, 32)
 
 
-def test_torchscript_gives_the_same_logits():
+def test_torchscript_has_the_same_logits():
     model, x = net().eval(), torch.rand(1, 1, 40, 24)
     torch.testing.assert_close(scripted(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_same_logits(tmp_path):
+def test_onnx_has_the_same_logits(tmp_path):
     pytest.importorskip("onnxscript", reason="the ONNX exporter needs the extra `export`")
     runtime = pytest.importorskip("onnxruntime")
     model, x = net().eval(), torch.rand(1, 1, 32, 48)
@@ -87,14 +95,14 @@ def test_onnx_gives_the_same_logits(tmp_path):
     torch.testing.assert_close(torch.from_numpy(out), model(x), rtol=1e-3, atol=1e-4)
 
 
-def test_logits_are_not_probabilities_and_start_unbiased():
+def test_output_holds_logits_with_zero_initial_bias():
     model = net()
     assert torch.count_nonzero(model.decoder.head.bias) == 0
     out = model.eval()(torch.rand(1, 1, 32, 32))
     assert not torch.allclose(out.sum(dim=1), torch.ones_like(out[:, 0]))
 
 
-def test_an_odd_size_equals_repeating_the_border_by_hand():
+def test_padding_replicates_the_border():
     model, x = net().eval(), torch.rand(1, 1, 41, 30)
     padded = torch.nn.functional.pad(x, (0, 2, 0, 7), mode="replicate")
     torch.testing.assert_close(model(x), model(padded)[..., :41, :30])
@@ -103,14 +111,14 @@ def test_an_odd_size_equals_repeating_the_border_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"spatial_dims": 1}, "spatial_dims=1"),
+        ({"spatial_dims": 1}, "spatial_dims=1; must be 2 or 3"),
         ({"features": (4, 8)}, "five encoder blocks"),
         ({"fusion_stride": 3}, "fusion_stride=3"),
         ({"fusion_channels": 10}, "multiple of 4"),
         ({"dropout": 1.0}, "dropout=1.0"),
-        ({"fusion_stride": 4}, "choose strides"),
+        ({"fusion_stride": 4}, "must be equal to 4"),
     ],
 )
-def test_bad_arguments_name_the_value_and_the_remedy(arguments, message):
+def test_bad_argument_error_has_value_and_remedy(arguments, message):
     with pytest.raises(ValueError, match=message):
         net(**arguments)

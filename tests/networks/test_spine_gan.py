@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spine-GAN: any size, 2D and 3D, gradients, export, parameters and multiply-adds by hand, refused arguments."""
+"""Spine-GAN: any size, 2D and 3D, gradients, export, parameters and multiply-adds by hand, bad arguments."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def net(spatial_dims: int = 2, **kwargs) -> SpineGANSegmenter:
     return SpineGANSegmenter(**{"spatial_dims": spatial_dims, "features": FEATURES, **kwargs})
 
 
-def judge(spatial_dims: int = 2, **kwargs) -> SpineGANDiscriminator:
+def discriminator(spatial_dims: int = 2, **kwargs) -> SpineGANDiscriminator:
     torch.manual_seed(0)
     return SpineGANDiscriminator(**{"spatial_dims": spatial_dims, "features": FEATURES, "hidden": 5, **kwargs})
 
 
-def without_gradient(model: nn.Module) -> list[str]:
+def parameters_without_gradient(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 80), (7, 5)])
-def test_any_2d_size_comes_back(size):
+def test_logits_have_the_size_of_any_2d_image(size):
     assert net().eval()(torch.rand(1, 1, *size)).shape == (1, 2, *size)
 
 
 @pytest.mark.parametrize("size", [(16, 32, 16), (17, 20, 9)])
-def test_any_3d_size_comes_back(size):
+def test_logits_have_the_size_of_any_3d_image(size):
     assert net(3, in_channels=2, out_channels=3).eval()(torch.rand(1, 2, *size)).shape == (1, 3, *size)
 
 
@@ -41,44 +41,44 @@ def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
     model, size = net(spatial_dims), [32, 32, 16][:spatial_dims]
     out = model(torch.rand(2, 1, *size))
     (out * torch.rand_like(out)).sum().backward()
-    assert without_gradient(model) == []
+    assert parameters_without_gradient(model) == []
 
 
-def test_one_slice_smaller_than_a_region_can_be_learned_from():
+def test_one_image_smaller_than_a_region_trains():
     out = net()(torch.rand(1, 1, 9, 12))
     out.square().sum().backward()
     assert out.isfinite().all()
 
 
-def test_an_odd_size_equals_repeating_the_border_by_hand():
+def test_padding_replicates_the_border():
     model, x = net().eval(), torch.rand(1, 1, 41, 30)
     padded = nn.functional.pad(x, (0, 2, 0, 7), mode="replicate")
     torch.testing.assert_close(model(x), model(padded)[..., :41, :30])
 
 
-def test_channels_last_and_torchscript_give_the_same_logits():
+def test_channels_last_and_torchscript_have_the_same_logits():
     model, x = net().eval(), torch.rand(2, 1, 40, 24)
     expected = model(x)
     torch.testing.assert_close(torch.jit.script(model)(x), expected, rtol=1e-4, atol=1e-5)
-    last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+    channels_last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(channels_last, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_lstm_reads_the_means_of_the_regions_row_by_row():
+def test_lstm_input_is_the_region_means_row_by_row():
     layer = net().recurrence.eval()
-    seen = []
-    layer.lstm.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    inputs = []
+    layer.lstm.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
     x = torch.rand(1, 8, 8, 12)
     layer(x)
     means = [x[0, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean((1, 2)) for i in range(2) for j in range(3)]
-    torch.testing.assert_close(seen[0][0], torch.stack(means))
+    torch.testing.assert_close(inputs[0][0], torch.stack(means))
 
 
-def test_a_region_is_heard_of_by_those_that_are_read_after_it():
+def test_a_region_changes_itself_and_all_later_regions():
     layer = net().recurrence.eval()
     x = torch.rand(1, 8, 16, 16)
     other = x.clone()
-    other[..., 4:8, 8:12] += 1  # the seventh of sixteen
+    other[..., 4:8, 8:12] += 1  # seventh region of sixteen
     with torch.no_grad():
         states = [layer.lstm(layer.pool(v).movedim(1, -1).flatten(1, -2))[0][0] for v in (x, other)]
         changed = (states[0] - states[1]).abs().amax(1) > 0
@@ -87,14 +87,14 @@ def test_a_region_is_heard_of_by_those_that_are_read_after_it():
     assert added[-4:].any()
 
 
-def test_forget_gates_start_open_and_the_logits_unbiased():
+def test_initial_bias_is_one_in_forget_gates_and_zero_in_logits():
     model = net()
     bias = (model.recurrence.lstm.bias_ih_l0 + model.recurrence.lstm.bias_hh_l0).detach().reshape(4, -1)
     assert bias.mean(1).tolist() == [0, 1, 0, 0]
     assert torch.count_nonzero(model.head.bias) == 0
 
 
-def test_dropout_is_used_where_it_is_asked_for():
+def test_dropout_follows_atrous_convolutions_and_decoder():
     names = [n for n, m in net(dropout=0.25).named_modules() if isinstance(m, nn.Dropout) and m.p == 0.25]
     assert len(names) == 4 + 1
     assert "dropout" in names
@@ -121,7 +121,7 @@ def segmenter_multiply_adds(i: int, o: int, a: int, b: int, c: int, height: int,
 @pytest.mark.parametrize(
     ("spatial_dims", "channels", "features"), [(2, (1, 2), (16, 32, 64)), (2, (3, 4), FEATURES), (3, (1, 2), FEATURES)]
 )
-def test_parameters_are_those_counted_by_hand(spatial_dims, channels, features):
+def test_parameters_equal_the_count_by_hand(spatial_dims, channels, features):
     model = net(spatial_dims, in_channels=channels[0], out_channels=channels[1], features=features)
     assert sum(p.numel() for p in model.parameters()) == segmenter_parameters(spatial_dims, *channels, *features)
 
@@ -132,7 +132,7 @@ class NoRecurrence(nn.Module):
 
 
 @pytest.mark.parametrize(("features", "size"), [((16, 32, 64), (256, 256)), (FEATURES, (64, 32))])
-def test_multiply_adds_are_those_counted_by_hand(features, size):
+def test_multiply_adds_equal_the_count_by_hand(features, size):
     model = net(features=features).eval()
     model.recurrence.lstm = NoRecurrence()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -142,7 +142,7 @@ def test_multiply_adds_are_those_counted_by_hand(features, size):
     assert lstm < 0.02 * convolutions
 
 
-def test_the_shipped_width_costs_what_the_u_net_costs():
+def test_cost_of_the_config_is_comparable_to_unet():
     from monai.networks.nets import BasicUNet
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -154,17 +154,17 @@ def test_the_shipped_width_costs_what_the_u_net_costs():
 @pytest.mark.parametrize(
     ("size", "positions"), [((64, 64), (1, 1)), ((256, 192), (4, 3)), ((70, 5), (2, 1)), ((1, 1), (1, 1))]
 )
-def test_the_discriminator_judges_patches_of_maps_of_any_size(size, positions):
-    assert judge()(torch.rand(1, 2, *size)).shape == (1, 1, *positions)
+def test_discriminator_has_one_logit_per_patch_of_any_map(size, positions):
+    assert discriminator()(torch.rand(1, 2, *size)).shape == (1, 1, *positions)
 
 
-def test_the_discriminator_takes_volumes_and_every_parameter_learns():
-    model = judge(3, features=(4, 6), in_channels=3)
+def test_discriminator_trains_every_parameter_on_volumes():
+    model = discriminator(3, features=(4, 6), in_channels=3)
     model(torch.rand(2, 3, 16, 20, 9)).square().sum().backward()
-    assert without_gradient(model) == []
+    assert parameters_without_gradient(model) == []
 
 
-def test_parameters_of_the_discriminator_are_those_counted_by_hand():
+def test_discriminator_parameters_equal_the_count_by_hand():
     a, b, c = 32, 64, 128
     expected = 49 * (2 * a + a * b + b * c) + 2 * (a + b + c) + c * 256 + 256 + 256 + 1
     assert sum(p.numel() for p in SpineGANDiscriminator().parameters()) == expected
@@ -173,20 +173,20 @@ def test_parameters_of_the_discriminator_are_those_counted_by_hand():
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (net, {"spatial_dims": 1}, "spatial_dims=1; give 2 or 3"),
+        (net, {"spatial_dims": 1}, "spatial_dims=1; must be 2 or 3"),
         (net, {"out_channels": 0}, "out_channels=0"),
-        (net, {"features": (4, 8)}, r"features=\(4, 8\); give three"),
-        (net, {"features": (4, 8, 0)}, "give three positive widths"),
-        (net, {"rates": ()}, r"rates=\(\); give one or more"),
+        (net, {"features": (4, 8)}, r"features=\(4, 8\); must have 3 widths"),
+        (net, {"features": (4, 8, 0)}, "must have widths of 1 or more"),
+        (net, {"rates": ()}, r"rates=\(\); must be one or more"),
         (net, {"rates": (1, 0)}, "integers >= 1"),
-        (net, {"region": 3}, "region=3; give a power of two"),
+        (net, {"region": 3}, "region=3; must be a power of two"),
         (net, {"dropout": 1.0}, "dropout=1.0"),
-        (judge, {"spatial_dims": 4}, "spatial_dims=4; give 2 or 3"),
-        (judge, {"features": ()}, "one or more blocks"),
-        (judge, {"hidden": 0}, "hidden=0"),
-        (judge, {"dropout": -0.1}, "dropout=-0.1"),
+        (discriminator, {"spatial_dims": 4}, "spatial_dims=4; must be 2 or 3"),
+        (discriminator, {"features": ()}, "must have 1 or more widths"),
+        (discriminator, {"hidden": 0}, "hidden=0"),
+        (discriminator, {"dropout": -0.1}, "dropout=-0.1"),
     ],
 )
-def test_bad_arguments_name_the_value_and_the_remedy(make, arguments, message):
+def test_bad_argument_error_has_value_and_remedy(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)

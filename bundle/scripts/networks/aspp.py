@@ -47,7 +47,7 @@ class AtrousSpatialPyramidPooling(nn.Module):
             )
         if out_channels % len(rates):
             raise ValueError(
-                f"AtrousSpatialPyramidPooling: out_channels={out_channels}; must be a multiple of the {len(rates)} rates."
+                f"AtrousSpatialPyramidPooling: out_channels={out_channels}; must be a multiple of {len(rates)} (rates)."
             )
         self.branches = SimpleASPP(
             spatial_dims=spatial_dims,
