@@ -107,7 +107,7 @@ def test_real_fractures_stay_and_a_broken_mask_costs_only_itself(phantom_set, tm
     cases.append({"vertebrae": str(tmp_path / "gone.nii.gz"), "patient": "gone"})
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"training": cases}))
-    with pytest.raises(InputError, match="1 of 3 masks"):
+    with pytest.raises(InputError, match="1 of 3 scans"):
         render(str(path), str(tmp_path / "out"), healthy=1.0)
     assert "gone.nii.gz" in "".join(capsys.readouterr())
     made = load_datalist(str(tmp_path / "out" / "datalist.json"), "training")
@@ -130,3 +130,10 @@ def test_masks_of_verse_are_drawn(tmp_path):
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()), 1.0])
     scan = render_ct(labels, affine, wide_style(np.random.default_rng(0), "lumbar"), 0)
     assert {20, 21, 22, 23, 24} <= set(np.unique(scan.labels).tolist())
+
+
+def test_recipe_with_an_option_of_version_05(tmp_path, caplog):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"phantom": {"style": "wide", "drawn": 0.5}}))
+    assert read_recipe(str(path)) == {"phantom": {"style": "wide", "collapse_fraction": 0.5}}
+    assert "collapse_fraction" in caplog.text

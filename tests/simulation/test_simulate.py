@@ -15,7 +15,8 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 from scripts.core.errors import InputError
 from scripts.data.datalist import IGNORE_INDEX
-from scripts.simulation.datasets.simulate import marked_vertebrae, simulate, training_label
+from scripts.simulation.datasets.simulate import simulate
+from scripts.simulation.fracture.labels import labelled_vertebrae, training_label
 from scripts.simulation.fracture.sampling import add_fractures
 from scripts.simulation.fracture.transforms import RandSimulatedFractured
 from scripts.simulation.phantom.generator import make_phantom
@@ -51,14 +52,12 @@ def test_simulate_adds_fractures_and_keeps_what_was_known(healthy_set, tmp_path)
         labels, mask, old = read(out / case["vertebrae"]), read(out / case["label"]), read(source["label"])
         stem = case["image"].split("/")[1].split(".")[0]
         new = {int(r["label"]) for r in rows if r["case"] == stem and r["grade"] not in ("", "0")}
-        before = marked_vertebrae(read(source["vertebrae"]), old, 1)
+        before, ignored = labelled_vertebrae(read(source["vertebrae"]), old)
         assert new
         assert {int(r["label"]) for r in rows if r["case"] == stem and r["grade"] == ""} >= set(before)
         assert set(before).isdisjoint(new)
         assert sorted(np.unique(labels[mask == 1]).tolist()) == sorted({*before, *new})
-        assert np.isin(
-            labels[mask == IGNORE_INDEX], marked_vertebrae(read(source["vertebrae"]), old, IGNORE_INDEX)
-        ).all()
+        assert np.isin(labels[mask == IGNORE_INDEX], ignored).all()
         for vertebra in new:
             was, now = (int((read(f) == vertebra).sum()) for f in (source["vertebrae"], out / case["vertebrae"]))
             assert now < 0.95 * was
@@ -86,7 +85,7 @@ def test_simulate_goes_on_where_it_stopped_and_names_what_is_broken(healthy_set,
     ("arguments", "words"),
     [
         ({"shapes": "burst"}, "wedge, biconcave, crush"),
-        ({"grades": 4}, "give some of 1, 2, 3"),
+        ({"grades": 4}, "among 1, 2, 3"),
         ({"healthy": 1.0}, "below 1"),
         ({"fractures": 0}, "1 or more"),
         ({"copies": 0}, "1 or more"),
@@ -102,7 +101,7 @@ def test_a_datalist_without_vertebrae_or_absent_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         simulate(str(path), str(tmp_path / "out"))
     path.write_text(json.dumps({"training": [{"image": "a.nii.gz"}]}))
-    with pytest.raises(InputError, match="no case names `vertebrae`"):
+    with pytest.raises(InputError, match="no case has `vertebrae`"):
         simulate(str(path), str(tmp_path / "out"))
 
 

@@ -11,7 +11,7 @@ from scripts.core.errors import InputError
 from scripts.core.genant import LOSS_BANDS, SHAPES
 from scripts.core.vertebrae import LABELS
 from scripts.postprocessing.vertebra_frame import body_centre, find_frame
-from scripts.simulation.datasets.phantom import doubtful, fractured_phantom, phantom
+from scripts.simulation.datasets.phantom import fractured_phantom, phantom, uncertain_fractures
 from scripts.simulation.phantom.anatomy import SIZES
 from scripts.simulation.phantom.endplates import sample_collapse
 from scripts.simulation.phantom.generator import make_phantom
@@ -127,16 +127,24 @@ def test_the_spine_sinks_on_a_crushed_and_leans_over_a_wedged_vertebra():
 
 
 def test_small_and_cut_fractures_are_unknown(tmp_path):
-    scan = fractured_phantom(21, "lumbar", 3, (1,), replace(STYLE, variation=Variation()), drawn=1.0)
+    scan = fractured_phantom(21, "lumbar", 3, (1,), replace(STYLE, variation=Variation()), collapse_fraction=1.0)
     assert scan.fractures
-    assert doubtful(scan, 2) == [f["label"] for f in scan.fractures]
-    assert doubtful(scan, 1) == []
+    assert uncertain_fractures(scan, 2) == [f["label"] for f in scan.fractures]
+    assert uncertain_fractures(scan, 1) == []
     scan.labels = scan.labels[:, :, : int(np.argwhere(scan.labels == scan.fractures[0]["label"])[:, 2].mean())]
-    assert scan.fractures[0]["label"] in doubtful(scan, 1)
+    assert scan.fractures[0]["label"] in uncertain_fractures(scan, 1)
     import nibabel as nib
 
     phantom(
-        str(tmp_path), cases=3, seed=40, regions="lumbar", grades=1, healthy=0.0, style="wide", drawn=1.0, min_grade=2
+        str(tmp_path),
+        cases=3,
+        seed=40,
+        regions="lumbar",
+        grades=1,
+        healthy=0.0,
+        style="wide",
+        collapse_fraction=1.0,
+        min_grade=2,
     )
     values = set()
     for path in (tmp_path / "labels").glob("*.nii.gz"):
@@ -146,6 +154,10 @@ def test_small_and_cut_fractures_are_unknown(tmp_path):
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path):
-    for options, word in (({"style": "odd"}, "wide"), ({"drawn": 0.5}, "wide"), ({"min_grade": 4}, "1, 2 or 3")):
+    for options, word in (
+        ({"style": "odd"}, "wide"),
+        ({"collapse_fraction": 0.5}, "wide"),
+        ({"min_grade": 4}, "1, 2 or 3"),
+    ):
         with pytest.raises(InputError, match=word):
             phantom(str(tmp_path / "x"), cases=3, **options)

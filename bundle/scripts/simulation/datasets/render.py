@@ -1,66 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set of CTs drawn around real vertebra masks, with simulated fractures beside the real ones."""
+"""Data set of CTs rendered around real vertebra masks, with real and simulated fractures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
-from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import process_cases, save_image
-from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
+from ...data.datalist import SECTIONS, read_datalist
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from ..fracture.sampling import add_fractures, scan_rows
+from ..fracture.labels import labelled_vertebrae, training_label
+from ..fracture.sampling import add_fractures
 from ..rendering import render_ct
 from ..style import wide_style
-from .simulate import FOLDERS, marked_vertebrae, training_label
+from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is made of a mask: number of new fractures, their grades, the grade from which a fracture counts, and the seed."""
-
-    fractures: int
-    grades: Sequence[int]
-    min_grade: int
-    seed: int
-
-
-def _render_case(case: Mapping[str, str], root: Path, name: str, wanted: Wanted) -> None:
-    """Write one rendered scan; its table comes last and marks it as finished."""
+def _render_case(
+    case: Mapping[str, str],
+    seed: Sequence[int],
+    max_fractures: int,
+    healthy: float,
+    grades: Sequence[int],
+    min_grade: int,
+) -> LabelledScan:
+    """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
+    case_rng = np.random.default_rng(seed)
+    count = 0 if case_rng.random() < healthy else int(case_rng.integers(1, max_fractures + 1))
+    scan_seed = int(case_rng.integers(2**31))
     mask = nib.as_closest_canonical(read_label_map(Path(case["vertebrae"])))
     labels = np.asarray(mask.dataobj).astype(np.uint8)
-    old = None
+    source_label = None
     if case.get("label"):
-        old = np.asarray(nib.as_closest_canonical(nib.load(case["label"])).dataobj)
-        if old.shape != labels.shape:
+        source_label = np.asarray(nib.as_closest_canonical(nib.load(case["label"])).dataobj)
+        if source_label.shape != labels.shape:
             raise ValueError(f"{case['label']}: its grid differs from that of {case['vertebrae']}; resample it")
-    fractured = [] if old is None else marked_vertebrae(labels, old, 1)
-    unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE_INDEX)
-    rng = np.random.default_rng([wanted.seed, 23])
+    fractured, ignored = labelled_vertebrae(labels, source_label)
+    rng = np.random.default_rng([scan_seed, 23])
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()[:3]), 1.0])
     affine[:3, 3] = mask.affine[:3, 3]
-    scan = render_ct(labels, affine, wide_style(rng, "lumbar"), wanted.seed)
-    scan = add_fractures(scan, rng, wanted.fractures, grades=wanted.grades, exclude=[*fractured, *unknown])
-    label = training_label(scan, fractured, unknown, None)
-    small = [f["label"] for f in scan.fractures if f["grade"] < wanted.min_grade]
-    label[np.isin(scan.labels, small)] = IGNORE_INDEX
-    for key, array in (("image", scan.image), ("label", label), ("vertebrae", scan.labels)):
-        save_image(nib.Nifti1Image(array, scan.affine), root / FOLDERS[key] / f"{name}.nii.gz")
-    write_vertebra_table(root / "vertebrae" / f"{name}.csv", scan_rows(name, scan, fractured, unknown))
+    scan = render_ct(labels, affine, wide_style(rng, "lumbar"), scan_seed)
+    scan = add_fractures(scan, rng, count, grades=grades, exclude=[*fractured, *ignored])
+    mild = [f["label"] for f in scan.fractures if f["grade"] < min_grade]
+    return LabelledScan(scan, training_label(scan, fractured, [*ignored, *mild]), fractured, ignored)
 
 
 def render(
     datalist: str,
     out: str,
-    grades: Sequence[int] | int = (1, 2, 3),
+    grades: Sequence[int] | int = GRADES,
     fractures: int = 3,
     healthy: float = 0.25,
     min_grade: int = 1,
@@ -68,68 +61,48 @@ def render(
     seed: int = 0,
     workers: int = 1,
 ) -> str:
-    """Draw CTs around vertebra masks: true shapes, random tissue. For masks without a CT, or whose CT may not be used.
+    """Render CTs around vertebra masks whose CT is missing or may not be used: real anatomy, random tissue.
 
-    Reads the cases of DATALIST that name vertebrae (their CT is not read), and writes images/, labels/, vertebrae/, vertebrae.csv
-    and datalist.json into OUT. Real fractures that a label marks stay. A case stays in its section of the split. Cases
-    that fail are named and left out; running again goes on where it stopped.
+    Reads the cases of DATALIST with vertebrae (their CT is not read), and writes images/, labels/, vertebrae/, vertebrae.csv and
+    datalist.json into OUT. Real fractures of a label are kept. Every case stays in its section of the split. Failures are isolated
+    per case; rerun the same command to resume.
 
     Args:
-        datalist: datalist with `vertebrae` (VerSe's labels), and `label` where fractures are known.
+        datalist: datalist with `vertebrae` (VerSe's labels), and `label` where fractures are labelled.
         out: folder to write to.
-        grades: Genant grades of the simulated fractures to draw from.
+        grades: Genant grades of the simulated fractures to sample from.
         fractures: greatest number of simulated fractures in a scan.
-        healthy: share of copies without a simulated fracture.
-        min_grade: simulated fractures below this grade become 255, unknown.
-        copies: scans drawn of each mask, each in a style of its own.
-        seed: the same seed gives the same data, whatever the number of workers.
-        workers: scans at a time.
+        healthy: fraction of the copies without simulated fracture.
+        min_grade: simulated fractures below this grade have the ignore index 255.
+        copies: scans rendered of each mask, in different styles.
+        seed: seed of the set, which does not depend on the number of workers.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.
     """
-    kinds = [grades] if isinstance(grades, int) else list(grades)
-    for name, ok, remedy in (
-        (f"grades={grades!r}", bool(kinds) and set(kinds) <= {1, 2, 3}, "give some of 1, 2, 3"),
-        (f"fractures={fractures!r}", fractures >= 1, "give 1 or more"),
-        (f"healthy={healthy!r}", 0 <= healthy <= 1, "give a share from 0 to 1"),
-        (f"min_grade={min_grade!r}", min_grade in (1, 2, 3), "give 1, 2 or 3"),
-        (f"copies={copies!r}", copies >= 1, "give 1 or more"),
-    ):
-        if not ok:
-            raise InputError(f"{name}: {remedy}")
-    source, sections = read_datalist(datalist)
-    work = [(s, case, k) for s in SECTIONS for case in sections[s] if "vertebrae" in case for k in range(copies)]
-    if not work:
-        raise InputError(f"{source}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
-    settings = {"datalist": str(source.resolve()), "grades": kinds, "fractures": fractures, "healthy": healthy}
-    ensure_same_settings(out, settings | {"min_grade": min_grade, "copies": copies, "seed": seed})
-    root = Path(out)
-
-    def make(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict:
-        number, (_, case, copy) = job
-        name = f"{case.get('patient') or stem(case['vertebrae'])}_{number // copies:04d}_{copy}"
-        part = root / "vertebrae" / f"{name}.csv"
-        if not part.is_file():
-            rng = np.random.default_rng([seed, number])
-            count = 0 if rng.random() < healthy else int(rng.integers(1, fractures + 1))
-            _render_case(case, root, name, Wanted(count, kinds, min_grade, int(rng.integers(2**31))))
-        files = {f: f"{d}/{name}.nii.gz" for f, d in FOLDERS.items()}
-        return {"entry": {**files, "patient": case.get("patient", name)}, "rows": read_vertebra_table(part)}
-
-    results, problems = process_cases(
-        make, list(enumerate(work)), lambda job: job[1][1]["vertebrae"], workers, "rendering", "scan"
+    grades = as_list(grades)
+    settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "copies": copies}
+    check_options(
+        settings,
+        {
+            "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
+            "fractures": (fractures >= 1, "1 or more"),
+            "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
+            "min_grade": (min_grade in GRADES, "1, 2 or 3"),
+            "copies": (copies >= 1, "1 or more"),
+        },
     )
-    done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
-    rows: list[dict] = []
-    for (section, _, _), result in zip(work, results, strict=True):
-        if isinstance(result, dict):
-            done[section].append(result["entry"])
-            rows.extend(result["rows"])
-    if not any(done.values()):
-        raise InputError(f"{problems[0]}; no mask is left")
-    write_vertebra_table(root / "vertebrae.csv", rows)
-    write_datalist(root / "datalist.json", done, f"CTs drawn around the vertebra masks of {source.name}.")
-    if problems:
-        raise InputError(f"{len(problems)} of {len(work)} masks were left out, see above; the others are in {root}")
-    return str(root / "datalist.json")
+    source, sections = read_datalist(datalist)
+    masks = [(section, case) for section in SECTIONS for case in sections[section] if "vertebrae" in case]
+    if not masks:
+        raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
+    cases = []
+    for number, (section, case) in enumerate(masks):
+        for copy in range(copies):
+            name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"
+            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade)
+            cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
+    settings = {"datalist": str(source.resolve()), **settings, "seed": seed}
+    description = f"CTs drawn around the vertebra masks of {source.name}."
+    return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")

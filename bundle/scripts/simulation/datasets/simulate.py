@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set of simulated fractures on any CT with vertebra instances."""
+"""Data set of simulated fractures in CTs with vertebra instances."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,41 +14,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
 from ...core.genant import SHAPES
-from ...core.vertebrae import voxels_per_label
-from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import process_cases, require_same_grid, save_image
-from ...data.vertebra_table import read_vertebra_table, write_vertebra_table
+from ...data.datalist import SECTIONS, read_datalist
+from ...data.datasets.conversion import require_same_grid
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from ..fracture.sampling import add_fractures, scan_rows
-from ..spine_scan import SpineScan
-
-FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
-SHARE_TO_COUNT = 0.5  # share of a vertebra that must carry a mark in the old label for the vertebra to have it
-
-
-def marked_vertebrae(labels: NDArray, mask: NDArray, mark: int) -> list[int]:
-    """Vertebrae of which most voxels carry ``mark`` in a training label."""
-    hits = np.bincount(labels[mask == mark].ravel(), minlength=256)
-    return [v for v, n in voxels_per_label(labels).items() if hits[v] > SHARE_TO_COUNT * n]
+from ..fracture.labels import labelled_vertebrae, training_label
+from ..fracture.sampling import add_fractures
+from ..spine_scan import SpineScan, to_hu
+from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
 
-def training_label(
-    scan: SpineScan, fractured: Sequence[int], unknown: Sequence[int], old: NDArray | None
-) -> NDArray[np.uint8]:
-    """Label of a simulated scan: 1 for new and old fractures, 255 where the old label did not know, 0 elsewhere."""
-    mask = np.zeros(scan.labels.shape, np.uint8)
-    if old is not None:
-        mask[(old == IGNORE_INDEX) & (scan.labels == 0)] = IGNORE_INDEX
-    mask[np.isin(scan.labels, list(unknown))] = IGNORE_INDEX
-    mask[np.isin(scan.labels, [*fractured, *(f["label"] for f in scan.fractures)])] = 1
-    return mask
-
-
-def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti1Image]:
+def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
+    """CT with vertebra instances, and its training label where there is one."""
     image = nib.load(case["image"])
+    if "vertebrae" not in case:
+        raise ValueError(f"{case['image']}: has no `vertebrae` in the datalist; add the mask of vertebra instances")
     vertebrae = read_label_map(Path(case["vertebrae"]))
     require_same_grid(case["vertebrae"], image, vertebrae)
     values = np.asarray(image.dataobj, np.float32)
@@ -56,141 +38,103 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None, nib.Nifti
             f"{case['image']}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out"
         )
     if values.min() >= 0 and values.max() <= 255:
-        raise ValueError(f"{case['image']}: values from {values.min():g} to {values.max():g} are no CT; give HU")
-    old = np.asarray(nib.load(case["label"]).dataobj) if case.get("label") else None
-    scan = SpineScan(
-        np.clip(np.round(values), -1024, 3071).astype(np.int16), np.asarray(vertebrae.dataobj), image.affine
-    )
-    return scan, old, image
-
-
-def _case_name(case: Mapping[str, str], stems: Mapping[str, int]) -> str:
-    name = stem(case["image"])
-    return name if stems[name] == 1 else f"{case.get('patient', '')}_{name}".strip("_")
+        raise ValueError(
+            f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; must be HU"
+        )
+    label = np.asarray(nib.load(case["label"]).dataobj) if case.get("label") else None
+    return SpineScan(to_hu(values), np.asarray(vertebrae.dataobj), image.affine), label
 
 
 def _simulate_case(
     case: Mapping[str, str],
-    root: Path,
-    case_name: str,
-    part: Path,
-    rng: np.random.Generator,
-    wanted: int,
+    seed: Sequence[int],
+    max_fractures: int,
     shapes: Sequence[str],
     grades: Sequence[int],
-) -> None:
-    """Write one simulated scan; its table comes last and marks it as finished."""
-    scan, old, image = _read(case)
-    fractured = [] if old is None else marked_vertebrae(scan.labels, old, 1)
-    unknown = [] if old is None else marked_vertebrae(scan.labels, old, IGNORE_INDEX)
-    scan = add_fractures(scan, rng, wanted, shapes, grades, exclude=[*fractured, *unknown])
-    arrays = {
-        "image": scan.image,
-        "label": training_label(scan, fractured, unknown, old),
-        "vertebrae": scan.labels,
-    }
-    for name, array in arrays.items():
-        save_image(nib.Nifti1Image(array, image.affine), root / FOLDERS[name] / f"{case_name}.nii.gz")
-    if wanted and not scan.fractures:
+) -> LabelledScan:
+    """Scan of a case with 1 to ``max_fractures`` simulated fractures, or with none when ``max_fractures`` is 0."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, max_fractures + 1)) if max_fractures else 0
+    scan, source_label = _read(case)
+    fractured, ignored = labelled_vertebrae(scan.labels, source_label)
+    scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored])
+    if count and not scan.fractures:
         tqdm.write(f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged")
-    write_vertebra_table(part, scan_rows(case_name, scan, fractured, unknown))
+    return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored)
+
+
+def _case_names(cases: Sequence[Mapping[str, str]], source: Path) -> list[str]:
+    """Names of the cases after their image; images of the same name are distinguished by patient.
+
+    Raises:
+        InputError: when two cases have the same name and patient.
+    """
+    stems = [stem(case["image"]) for case in cases]
+    names = [
+        name if stems.count(name) == 1 else f"{case.get('patient', '')}_{name}".strip("_")
+        for name, case in zip(stems, cases, strict=True)
+    ]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{source}: {count} cases are called {name}; each must have its own `patient` or file name")
+    return names
 
 
 def simulate(
     datalist: str,
     out: str,
     shapes: Sequence[str] | str = tuple(SHAPES),
-    grades: Sequence[int] | int = (1, 2, 3),
+    grades: Sequence[int] | int = GRADES,
     fractures: int = 3,
     healthy: float = 0.25,
     copies: int = 1,
     seed: int = 0,
     workers: int = 1,
 ) -> str:
-    """Make simulated fractures in CTs that have vertebra instances.
+    """Simulate fractures in CTs that have vertebra instances.
 
-    Reads the cases of DATALIST that name an image and vertebrae, fractures vertebrae that the scan shows whole, and writes images/,
-    labels/, vertebrae/, vertebrae.csv and datalist.json into OUT. A case stays in its section of the split. Fractures and unknown
-    voxels of an old label are kept. Cases that fail are named and left out; running again goes on where it stopped.
+    Reads the cases of DATALIST with image and vertebrae, fractures vertebrae that are whole in the scan, and writes images/,
+    labels/, vertebrae/, vertebrae.csv and datalist.json into OUT. Every case stays in its section of the split. Fractures and the
+    ignore index of an existing label are kept. Failures are isolated per case; rerun the same command to resume.
 
     Args:
         datalist: datalist with `image` and `vertebrae` (and `label`, if there is one), as the other commands write it.
         out: folder to write to.
-        shapes: shapes to draw from: wedge, biconcave, crush.
-        grades: Genant grades to draw from; repeat one to make it likelier.
-        fractures: greatest number of new fractures in a scan; at least one is aimed at.
-        healthy: share of copies without a new fracture.
+        shapes: shapes to sample from: wedge, biconcave, crush.
+        grades: Genant grades to sample from; a repeated grade is more likely.
+        fractures: greatest number of new fractures in a scan.
+        healthy: fraction of the copies without new fracture.
         copies: scans made of each case.
-        seed: the same seed gives the same data, whatever the number of workers.
-        workers: scans at a time.
+        seed: seed of the set, which does not depend on the number of workers.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.
     """
-    chosen = [shapes] if isinstance(shapes, str) else [str(s) for s in shapes]
-    drawn = [grades] if isinstance(grades, int) else list(grades)
-    for name, ok, remedy in (
-        (f"shapes={shapes!r}", bool(chosen) and set(chosen) <= set(SHAPES), f"give some of {', '.join(SHAPES)}"),
-        (f"grades={grades!r}", bool(drawn) and set(drawn) <= {1, 2, 3}, "give some of 1, 2, 3"),
-        (f"fractures={fractures!r}", fractures >= 1, "give 1 or more"),
-        (f"healthy={healthy!r}", 0 <= healthy < 1, "give a share of at least 0 and below 1"),
-        (f"copies={copies!r}", copies >= 1, "give 1 or more"),
-    ):
-        if not ok:
-            raise InputError(f"{name}: {remedy}")
-    source, sections = read_datalist(datalist)
-    work = [(s, case, k) for s in SECTIONS for case in sections[s] for k in range(copies)]
-    if not any("vertebrae" in case for _, case, _ in work):
-        raise InputError(f"{source}: no case names `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
-    # Sets that name every scan alike (ct.nii.gz in a folder per patient) are told apart by patient.
-    stems = Counter(stem(case["image"]) for _, case, copy in work if copy == 0)
-    names = Counter(_case_name(case, stems) for _, case, copy in work if copy == 0)
-    double = [n for n, count in names.items() if count > 1]
-    if double:
-        raise InputError(
-            f"{source}: {names[double[0]]} cases are called {double[0]}; give each its own `patient` or file name"
-        )
-    ensure_same_settings(
-        out,
+    shapes, grades = [str(s) for s in as_list(shapes)], as_list(grades)
+    settings = {"shapes": shapes, "grades": grades, "fractures": fractures, "healthy": healthy, "copies": copies}
+    check_options(
+        settings,
         {
-            "datalist": str(source.resolve()),
-            "shapes": chosen,
-            "grades": drawn,
-            "fractures": fractures,
-            "healthy": healthy,
-            "copies": copies,
-            "seed": seed,
+            "shapes": (bool(shapes) and set(shapes) <= set(SHAPES), f"among {', '.join(SHAPES)}"),
+            "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
+            "fractures": (fractures >= 1, "1 or more"),
+            "healthy": (0 <= healthy < 1, "a fraction of at least 0 and below 1"),
+            "copies": (copies >= 1, "1 or more"),
         },
     )
-    root = Path(out)
-
-    def make(job: tuple[int, tuple[str, Mapping[str, str], int]]) -> dict:
-        number, (_, case, copy) = job
-        case_name = _case_name(case, stems) + (f"_{copy}" if copies > 1 else "")
-        part = root / "vertebrae" / f"{case_name}.csv"
-        if "vertebrae" not in case:
-            raise ValueError(f"{case['image']}: names no `vertebrae`; add the mask of vertebra instances")
-        if not part.is_file():
-            share = int((number + 1) * healthy) > int(number * healthy)
-            rng = np.random.default_rng([seed, number])
-            wanted = 0 if share else int(rng.integers(1, fractures + 1))
-            _simulate_case(case, root, case_name, part, rng, wanted, chosen, drawn)
-        files = {f: f"{d}/{case_name}.nii.gz" for f, d in FOLDERS.items()}
-        return {"entry": {**files, "patient": case.get("patient", case_name)}, "rows": read_vertebra_table(part)}
-
-    results, problems = process_cases(
-        make, list(enumerate(work)), lambda job: job[1][1].get("image", "a case"), workers, "simulating", "scan"
-    )
-    done: dict[str, list[dict]] = {s: [] for s in SECTIONS}
-    rows: list[dict] = []
-    for (section, _, _), result in zip(work, results, strict=True):
-        if isinstance(result, dict):
-            done[section].append(result["entry"])
-            rows.extend(result["rows"])
-    if not any(done.values()):
-        raise InputError(f"{problems[0]}; no case is left")
-    write_vertebra_table(root / "vertebrae.csv", rows)
-    write_datalist(root / "datalist.json", done, f"Simulated fractures on the scans of {source.name}.")
-    if problems:
-        raise InputError(f"{len(problems)} of {len(work)} scans were left out, see above; the others are in {root}")
-    return str(root / "datalist.json")
+    source, sections = read_datalist(datalist)
+    scans = [(section, case) for section in SECTIONS for case in sections[section]]
+    if not any("vertebrae" in case for _, case in scans):
+        raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
+    names = _case_names([case for _, case in scans], source)
+    cases = []
+    for (section, case), name in zip(scans, names, strict=True):
+        for copy in range(copies):
+            k = len(cases)
+            intact = int((k + 1) * healthy) > int(k * healthy)
+            make = partial(_simulate_case, case, [seed, k], 0 if intact else fractures, shapes, grades)
+            name_of_copy = f"{name}_{copy}" if copies > 1 else name
+            cases.append(SimulationCase(name_of_copy, case["image"], make, case.get("patient"), section))
+    settings = {"datalist": str(source.resolve()), **settings, "seed": seed}
+    return write_dataset(cases, out, settings, f"Simulated fractures on the scans of {source.name}.", workers=workers)

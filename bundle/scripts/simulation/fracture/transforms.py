@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated fractures as a transform in a training config."""
+"""Simulated fractures as a random transform of a training config."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ...core.genant import SHAPES
-from ...data.datalist import IGNORE_INDEX
-from ..datasets.simulate import marked_vertebrae, training_label
-from ..spine_scan import SpineScan
+from ..spine_scan import SpineScan, to_hu
+from .labels import labelled_vertebrae, training_label
 from .sampling import add_fractures
 
 
 class RandSimulatedFractured(RandomizableTransform, MapTransform):
-    """Fracture vertebrae on the fly, each time anew. Put it between loading and resampling, before any caching ends.
+    """Fracture random vertebrae, other ones at every call. To be placed after loading and before resampling and caching.
 
     Args:
-        keys: key of the CT in HU, (1, X, Y, Z), with its affine.
-        vertebrae_key: vertebra instances on the same grid, VerSe labels.
-        label_key: training label to write; fractures and unknown voxels that it holds already are kept.
-        prob: share of calls that add fractures.
+        keys: key of the CT in HU, a MetaTensor (1, X, Y, Z).
+        vertebrae_key: key of the vertebra instances on the same grid, VerSe labels.
+        label_key: key of the training label, which is created if absent; its fractures and ignore index are kept.
+        prob: probability of adding fractures.
         fractures: greatest number of new fractures.
-        shapes: shapes to draw from.
-        grades: Genant grades to draw from.
+        shapes: shapes to sample from.
+        grades: Genant grades to sample from.
     """
 
     def __init__(
@@ -46,30 +45,27 @@ class RandSimulatedFractured(RandomizableTransform, MapTransform):
         self.fractures, self.shapes, self.grades = fractures, tuple(shapes), tuple(grades)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """Return the items with the CT, the vertebrae and the label changed."""
+        """Copy of the items with new CT, vertebrae and label."""
         result = dict(data)
         self.randomize(None)
         key = self.keys[0]
         image, vertebrae = result[key], result[self.vertebrae_key]
-        affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
         labels = np.asarray(vertebrae)[0].astype(np.uint8)
-        values = np.clip(np.round(np.asarray(image)[0]), -1024, 3071).astype(np.int16)
-        old = np.asarray(result[self.label_key])[0] if self.label_key in result else None
-        fractured = [] if old is None else marked_vertebrae(labels, old, 1)
-        unknown = [] if old is None else marked_vertebrae(labels, old, IGNORE_INDEX)
-        scan = SpineScan(values, labels, affine)
+        source = np.asarray(result[self.label_key])[0] if self.label_key in result else None
+        fractured, ignored = labelled_vertebrae(labels, source)
+        affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
+        scan = SpineScan(to_hu(np.asarray(image)[0]), labels, affine)
         if self._do_transform:
             rng = np.random.default_rng(self.R.randint(2**31))
-            wanted = int(rng.integers(1, self.fractures + 1))
-            scan = add_fractures(scan, rng, wanted, self.shapes, self.grades, exclude=[*fractured, *unknown])
-        mask = training_label(scan, fractured, unknown, old)
-        like = result.get(self.label_key, vertebrae)
+            count = int(rng.integers(1, self.fractures + 1))
+            scan = add_fractures(scan, rng, count, self.shapes, self.grades, exclude=[*fractured, *ignored])
+        label = training_label(scan, fractured, ignored, source)
         for name, array, template in (
             (key, scan.image, image),
             (self.vertebrae_key, scan.labels, vertebrae),
-            (self.label_key, mask, like),
+            (self.label_key, label, result.get(self.label_key, vertebrae)),
         ):
-            new = template.clone()
-            new[0] = torch.as_tensor(array.astype(np.float32), dtype=new.dtype)
-            result[name] = new
+            item = template.clone()
+            item[0] = torch.as_tensor(array.astype(np.float32), dtype=item.dtype)
+            result[name] = item
         return result
