@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every config parses, overlays name ids that exist, the networks of train and inference agree, metadata is true."""
+"""Configs parse, overlays override ids that exist, train and inference have the same network, metadata match the pins."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,19 @@ def test_overlays_override_ids_that_exist(bundle, overlay):
         if key.startswith("network_def::use_"):
             continue
     network = merged(bundle, "train.yaml", overlay).get_parsed_content("network_def")
-    outputs = 2 if overlay.startswith("network/") else 3  # MSFFNet tells vertebra, too
+    outputs = 2 if overlay.startswith("network/") else 3  # MSFFNet has a vertebra output
     if "full_width" not in overlay:
         assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, outputs, 32, 32)
 
 
-def test_pictures_override_ids_of_training_evaluation_and_inference(bundle):
+def test_2d_image_overlay_overrides_ids_that_exist(bundle):
     content = ConfigParser.load_config_file(str(bundle / "configs" / "images_2d.yaml"))
     training, inference = merged(bundle, "train.yaml", "evaluate.yaml"), merged(bundle, "inference.yaml")
     assert [key for key in content if key not in training] == []
     assert [key for key in content if key not in inference] == ["slices_per_volume"]
 
 
-def test_simulation_on_the_fly_changes_the_training_alone(bundle):
+def test_simulation_on_the_fly_changes_only_training(bundle):
     content = ConfigParser.load_config_file(str(bundle / "configs" / "simulate.yaml"))
     assert set(content) == {"simulate", "train::preprocessing::transforms"}
     steps = content["train::preprocessing::transforms"]
@@ -62,10 +63,46 @@ def test_simulation_on_the_fly_changes_the_training_alone(bundle):
 def test_several_processes_override_ids_that_exist(bundle):
     content = ConfigParser.load_config_file(str(bundle / "configs" / "multi_gpu_train.yaml"))
     base = merged(bundle, "train.yaml")
-    own = {"sync_batchnorm", "find_unused_parameters", "backend", "process_timeout", "finalize"}
+    options = {"sync_batchnorm", "find_unused_parameters", "backend", "process_timeout", "finalize"}
     arguments = {f"train::sampler::{name}" for name in ("batch_size", "rank", "world_size")}
-    assert {key for key in content if key.lstrip("+") not in base} == own | arguments
-    assert set(content["parallel"]) == set(base["parallel"])
+    assert {key for key in content if key.lstrip("+") not in base} == options | arguments
+
+
+def knobs(text: str) -> list[str]:
+    """Lines of the first section of train.yaml."""
+    return text.split("- knobs\n")[1].split("# ------")[0].strip().splitlines()
+
+
+def test_training_config_is_short_and_knobs_come_first(bundle):
+    text = (bundle / "configs" / "train.yaml").read_text()
+    assert len(text.splitlines()) <= 320
+    assert len(knobs(text)) <= 40
+    assert "monailabel" not in text
+
+
+def test_every_id_of_the_training_config_is_used(bundle):
+    files = [bundle / "configs" / f for f in ("train.yaml", "evaluate.yaml", "tracking/mlflow.yaml")]
+    used = set(re.findall(r"[@%](\w+)", "\n".join(f.read_text() for f in files)))
+    entry_points = {"imports", "initialize", "training", "run"}
+    assert set(ConfigParser.load_config_file(str(files[0]))) - used - entry_points == {
+        "mlflow"
+    }  # MONAI has no nested new ids
+
+
+def test_overlay_of_monai_label_overrides_ids_that_exist(bundle):
+    content = ConfigParser.load_config_file(str(bundle / "configs" / "label_train.yaml"))
+    assert set(content) <= set(merged(bundle, "train.yaml").get())
+    handlers = merged(bundle, "train.yaml", "label_train.yaml")
+    assert handlers.get_parsed_content("patience") is None
+    assert handlers.get_parsed_content("require_improvement") is True
+
+
+def test_no_patience_is_no_early_stopping(bundle):
+    disabled = [
+        merged(bundle, "train.yaml", *overlay).get_parsed_content("validate::handlers::3::_disabled_")
+        for overlay in ((), ("label_train.yaml",))
+    ]
+    assert disabled == [False, True]
 
 
 def test_ablation_overlays_switch_exactly_one_module(bundle):
@@ -74,7 +111,7 @@ def test_ablation_overlays_switch_exactly_one_module(bundle):
         assert content == {f"network_def::use_{module}": False}
 
 
-def test_train_and_inference_build_the_same_network_and_see_the_same_image(bundle):
+def test_train_and_inference_have_the_same_network_and_input(bundle):
     train, inference = merged(bundle, "train.yaml"), merged(bundle, "inference.yaml")
     for key in ("network_def", "spacing", "hu_window", "patch_size", "bundle_root"):
         assert train[key] == inference[key]
@@ -90,14 +127,14 @@ def test_recipe_is_the_papers(bundle):
     assert train["optimizer::_target_"] == "torch.optim.Adam"
 
 
-def test_the_learning_rate_follows_validations_not_epochs(bundle):
+def test_learning_rate_schedule_counts_validations(bundle):
     train = merged(bundle, "train.yaml")
     targets = {part: [h["_target_"] for h in train[f"{part}::handlers"]] for part in ("train", "validate")}
     assert "LrScheduleHandler" in targets["validate"]
     assert "LrScheduleHandler" not in targets["train"]
 
 
-def test_the_rate_of_the_demo_falls_to_nothing_over_its_validations(bundle):
+def test_learning_rate_of_the_demo_decreases_to_zero(bundle):
     demo = merged(bundle, "train.yaml", "demo.yaml")
     schedule, score = demo.get_parsed_content("lr_scheduler"), demo.get_parsed_content("lr_metric")
     rates = []
@@ -109,7 +146,7 @@ def test_the_rate_of_the_demo_falls_to_nothing_over_its_validations(bundle):
     assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_validation_drops_specks_as_evaluation_does(bundle):
+def test_validation_removes_small_findings(bundle):
     from monai.data import MetaTensor
 
     parser = merged(bundle, "train.yaml")
@@ -129,17 +166,17 @@ def test_every_property_of_monai_resolves_to_an_id(bundle):
     for files, properties in ((("train.yaml",), TrainProperties), (("inference.yaml",), InferProperties)):
         parser = merged(bundle, *files)
         absent = {p["id"] for p in properties.values() if p["id"] not in parser}
-        assert absent <= {"train::key_metric", "key_metric", "dataset::data"} & absent
+        assert absent <= {"train::postprocessing", "key_metric", "dataset::data"}
 
 
 def constraint_pins(path) -> dict[str, str]:
-    """Pins for the newest Python: lines without a marker, or with one that asks for at least 3.11."""
+    """Pins for the newest Python: lines without a marker, or with one for at least 3.11."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     chosen = [line.split(";")[0].strip() for line in lines if "==" in line and "<" not in line]
     return dict(line.split("==") for line in chosen)
 
 
-def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
+def test_metadata_has_version_pins_and_classes(bundle):
     meta = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert meta["version"] in meta["changelog"]
     pins = {"monai": meta["monai_version"], "torch": meta["pytorch_version"], **meta["required_packages_version"]}
@@ -148,10 +185,10 @@ def test_metadata_states_the_version_the_pins_and_the_classes(bundle):
     assert meta["network_data_format"]["outputs"]["pred"]["channel_def"] == {
         "0": "background",
         "1": "fractured vertebra",
-    }  # what a mask can hold: MONAI Label offers these as labels; the third output is none
+    }  # values of a mask, which MONAI Label offers as labels; the third output is none
 
 
-def test_licence_in_the_bundle_is_the_projects(bundle):
+def test_licence_of_the_bundle_equals_that_of_the_project(bundle):
     assert (bundle / "LICENSE").read_text() == (bundle.parent / "LICENSE").read_text()
 
 
@@ -171,7 +208,7 @@ INFERENCE = [
 
 
 @pytest.mark.parametrize("overlay", INFERENCE)
-def test_overlays_of_inference_override_what_it_has_and_make_a_segmenter(bundle, overlay):
+def test_inference_overlays_make_a_segmenter(bundle, overlay):
     base = merged(bundle, "inference.yaml")
     for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
         plain = key.lstrip("+")
@@ -198,7 +235,7 @@ def test_all_overlays_of_inference_are_listed(bundle):
 
 
 @pytest.mark.parametrize("overlay", ["plane/coronal.yaml", "plane/axial.yaml"])
-def test_overlays_of_training_change_what_the_network_sees(bundle, overlay):
+def test_plane_overlays_change_the_orientation(bundle, overlay):
     plain, other = merged(bundle, "train.yaml"), merged(bundle, "train.yaml", overlay)
     assert [t["_target_"] for t in other["resample"]][: len(plain["resample"])] == [
         t["_target_"] for t in plain["resample"]
@@ -208,7 +245,7 @@ def test_overlays_of_training_change_what_the_network_sees(bundle, overlay):
 
 @pytest.mark.parametrize(("overlays", "channels"), [((), 1), (("spatial_25d.yaml",), 5), (("images_2d.yaml",), 1)])
 @pytest.mark.parametrize("network", [None, *(p.stem for p in (BUNDLE / "configs" / "network").glob("*.yaml"))])
-def test_every_network_takes_the_channels_that_training_gives(bundle, overlays, channels, network):
+def test_every_network_has_the_input_channels_of_training(bundle, overlays, channels, network):
     files = [*overlays, *([f"network/{network}.yaml"] if network else [])]
     for base in ("train.yaml", "inference.yaml"):
         parser = merged(bundle, base, *files)

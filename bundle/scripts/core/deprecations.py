@@ -114,7 +114,11 @@ def warn(old: str, new: str, where: str = "") -> None:
 
 def _value(old: str, value: Any) -> Any:
     scale = SCALES.get(old)
-    return value * scale if scale and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if scale is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value[:1] in ("@", "$"):
+        return f"$({value.removeprefix('$')}) * {scale}"
+    return value * scale if isinstance(value, (int, float)) else value
 
 
 def _migrate(node: Any, used: dict[str, str]) -> Any:

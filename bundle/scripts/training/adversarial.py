@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adversarial training of a segmentation network: a discriminator tells predicted label maps from true ones."""
+"""Adversarial training of a segmentation network: a discriminator of predicted against true label maps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.nn import functional
 
 
 class GeneratorLoss(nn.Module):
-    """What a prediction costs that the discriminator sees through: cross-entropy against "true", times a weight.
+    """Adversarial loss of the segmentation network: weighted cross-entropy of the discriminator against "true".
 
     Args:
-        weight: weight of this term beside the segmentation loss; the authors' code of Spine-GAN has 1.
+        weight: weight of this term relative to the segmentation loss; 1 in the authors' code of Spine-GAN.
 
     Raises:
         ValueError: when the weight is negative.
@@ -28,12 +28,12 @@ class GeneratorLoss(nn.Module):
         super().__init__()
         if weight < 0:
             raise ValueError(
-                f"GeneratorLoss: weight={weight}; give 0, which trains without the discriminator, or more."
+                f"GeneratorLoss: weight={weight}; must be at least 0, which trains without the discriminator."
             )
         self.weight = weight
 
     def forward(self, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the weighted loss of the discriminator's logits, of any shape, for predicted maps."""
+        """Return the weighted loss of the discriminator's logits, any shape, for predicted maps."""
         return self.weight * functional.softplus(-fake_logits.float()).mean()
 
 
@@ -46,19 +46,19 @@ class DiscriminatorLoss(nn.Module):
 
 
 class SegmentationStep:
-    """One iteration of MONAI's ``AdversarialTrainer`` where what is judged are label maps: its ``iteration_update``.
+    """``iteration_update`` of MONAI's ``AdversarialTrainer`` for a discriminator of label maps.
 
-    The trainer's own iteration takes the image for real and the output for fake, which suits reconstruction. Here the label, one
-    channel per class, is real and the softmax of the output is fake. The output holds ``loss`` in any precision, which MONAI 1.6
-    leaves out without AMP, and ``MODEL_COMPLETED`` is fired, without which nothing is decollated and TensorBoard gets no loss.
+    The trainer's default iteration uses the image as real and the output as fake, for reconstruction. Here the one-hot label is
+    real and the softmax of the output is fake. The output holds ``loss`` in any precision, which MONAI 1.6 leaves out without AMP,
+    and ``MODEL_COMPLETED`` is fired, which decollation and TensorBoard's loss need.
 
-    As in the trainer's own iteration the network learns first and the discriminator second, from the same prediction. Where the
-    label holds ``ignore_index``, both maps show the same background: nobody is judged by these voxels, no gradient leaves them.
+    As in the default iteration, the network is updated first and the discriminator second, with the same prediction. Where the
+    label is ``ignore_index``, both maps are the same background, so these voxels have no influence and no gradient.
 
     Args:
-        ignore_index: value of the label that is left out.
-        smoothing: true maps hold this and 1 - this instead of 0 and 1, so that they are not told by their hard values alone;
-            the authors' code of Spine-GAN has 0.01.
+        ignore_index: value of the label that is excluded.
+        smoothing: true maps hold this and 1 - this in place of 0 and 1, so that hard values do not identify them; 0.01 in the
+            authors' code of Spine-GAN.
 
     Raises:
         ValueError: when ``smoothing`` is out of range.
@@ -66,15 +66,15 @@ class SegmentationStep:
 
     def __init__(self, ignore_index: int = 255, smoothing: float = 0.01) -> None:
         if not 0.0 <= smoothing < 0.5:
-            raise ValueError(f"SegmentationStep: smoothing={smoothing}; give at least 0 and less than 0.5.")
+            raise ValueError(f"SegmentationStep: smoothing={smoothing}; must be at least 0 and less than 0.5.")
         self.ignore_index, self.smoothing = ignore_index, smoothing
 
     def maps(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the discriminator sees of logits (B, C, *size) and labels (B, 1, *size): predicted and true class map."""
-        known = target != self.ignore_index
-        labels = torch.where(known, target, torch.zeros_like(target))
+        """Return predicted and true class map (B, C, *size) from logits (B, C, *size) and labels (B, 1, *size)."""
+        valid = target != self.ignore_index
+        labels = torch.where(valid, target, torch.zeros_like(target))
         real = one_hot(labels, logits.shape[1], dtype=torch.float).clamp(self.smoothing, 1 - self.smoothing)
-        return torch.where(known, logits.float().softmax(dim=1), real), real
+        return torch.where(valid, logits.float().softmax(dim=1), real), real
 
     def __call__(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Train the network, then the discriminator, with one batch; return MONAI's keys of an adversarial iteration."""
@@ -87,7 +87,7 @@ class SegmentationStep:
         state.g_network.train()
         state.d_network.train()
         state.g_optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        state.d_network.requires_grad_(False)  # it passes the gradient on and keeps none
+        state.d_network.requires_grad_(False)  # it propagates the gradient only
         with self._precision(engine):
             output[CommonKeys.PRED] = engine.g_inferer(inputs, state.g_network, *args, **kwargs)
             output[keys.FAKES], output[keys.REALS] = self.maps(output[CommonKeys.PRED], targets)

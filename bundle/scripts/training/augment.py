@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random augmentation of whole batches on the device that trains, in place of one sample after another in the data loader."""
+"""Random augmentation of whole batches on the training device, in place of single samples in the data loader."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ SEED = "augmentation_seed"
 
 
 class RandSeedd(Randomizable, Transform):
-    """Give every sample the number that its augmentation on the device is drawn from.
+    """Add the seed of a sample's augmentation on the device.
 
-    The data loader's own seeds decide it, so that it follows from seed, epoch, case and sample, however many workers there are,
-    whatever the batch is and wherever a run was taken up again.
+    It is drawn from the data loader's seeds and so a function of seed, epoch, case and sample, independent of the number of
+    workers, the batch size and interruptions.
 
     Args:
-        key: where the number is put, an integer.
+        key: key of the seed, an integer.
     """
 
     def __init__(self, key: Hashable = SEED) -> None:
         self.key = key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the items with the number."""
+        """Return the items with the seed."""
         return {**data, self.key: int(self.R.randint(2**31 - 1))}
 
 
 class DeviceAugmentation:
     """The trainer's ``prepare_batch``: move a batch to the device and augment it there.
 
-    What is drawn for a sample has the distribution of MONAI's ``RandAffined``, ``RandGaussianSmoothd``, ``RandScaleIntensityd``,
-    ``RandShiftIntensityd`` and ``RandGaussianNoised``, one after the other. Numbers of a sample are drawn on the CPU, noise on
-    the device; equal seeds give equal samples on one type of device.
+    The distributions are those of MONAI's ``RandAffined``, ``RandGaussianSmoothd``, ``RandScaleIntensityd``,
+    ``RandShiftIntensityd`` and ``RandGaussianNoised``, one after the other. Parameters are drawn on the CPU, noise on the device;
+    equal seeds give equal samples on one type of device.
 
     Args:
-        affine_prob: share of samples that are turned, scaled and sheared.
-        rotate_range: greatest angle, radians; in 3D about the first axis.
-        scale_range: greatest change of the size along every axis, 0.1 for 10 %.
+        affine_prob: probability of rotation, scaling and shear.
+        rotate_range: largest angle, radians; in 3D about the first axis.
+        scale_range: largest change of the size along every axis, 0.1 for 10 %.
         shear_range: as MONAI's.
-        smooth_prob: share of samples that are smoothed.
-        smooth_sigma: smallest and greatest standard deviation, voxels.
-        scale_prob: share of samples whose values are multiplied by 1 + f.
-        scale_factor: greatest f.
-        shift_prob: share of samples whose values are shifted.
-        shift_offset: greatest shift.
-        noise_prob: share of samples with noise.
-        noise_std: greatest standard deviation.
+        smooth_prob: probability of smoothing.
+        smooth_sigma: smallest and largest standard deviation, voxels.
+        scale_prob: probability that the values are multiplied by 1 + f.
+        scale_factor: largest f.
+        shift_prob: probability of an intensity shift.
+        shift_offset: largest shift.
+        noise_prob: probability of noise.
+        noise_std: largest standard deviation.
         image_key: images (B, C, *size).
-        label_key: labels (B, 1, *size); outside the old image they are 0.
-        seed_key: number of every sample, see ``RandSeedd``.
+        label_key: labels (B, 1, *size); 0 outside the original image.
+        seed_key: seed of every sample, see ``RandSeedd``.
 
     Raises:
-        ValueError: when a share is out of range.
+        ValueError: when a probability is out of range.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class DeviceAugmentation:
         label_key: str = "label",
         seed_key: str = SEED,
     ) -> None:
-        for name, share in (("affine_prob", affine_prob), ("smooth_prob", smooth_prob), ("scale_prob", scale_prob),
+        for name, probability in (("affine_prob", affine_prob), ("smooth_prob", smooth_prob), ("scale_prob", scale_prob),
                             ("shift_prob", shift_prob), ("noise_prob", noise_prob)):  # fmt: skip
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"DeviceAugmentation: {name}={share}; give 0 to 1.")
+            if not 0.0 <= probability <= 1.0:
+                raise ValueError(f"DeviceAugmentation: {name}={probability}; must be a probability, 0 to 1.")
         self.affine_prob, self.smooth_prob, self.noise_prob = affine_prob, smooth_prob, noise_prob
         self.scale_prob, self.shift_prob = scale_prob, shift_prob
         self.smooth_sigma, self.noise_std = smooth_sigma, noise_std
@@ -99,12 +99,10 @@ class DeviceAugmentation:
         """Return image and label of a batch, augmented, on the device.
 
         Raises:
-            KeyError: when the samples have no number.
+            KeyError: when the samples have no seed.
         """
         if self.seed_key not in batchdata:
-            raise KeyError(
-                f"a batch without `{self.seed_key}`: scripts.training.augment.RandSeedd must stand in `augment`"
-            )
+            raise KeyError(f"a batch without `{self.seed_key}`: `augment` must hold scripts.training.augment.RandSeedd")
         seeds = [int(s) for s in batchdata[self.seed_key]]
         pair = {k: batchdata[k] for k in (self.image_key, self.label_key)}
         renamed = {"image": pair[self.image_key], "label": pair[self.label_key]}
@@ -117,12 +115,12 @@ class DeviceAugmentation:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return augmented copies of images (B, C, *size) and labels (B, 1, *size), drawn from a seed each."""
         image, label, size = image.clone(), label.clone(), image.shape[2:]
-        turned, thetas, smoothed, noisy = [], [], [], []
+        transformed, thetas, smoothed, noisy = [], [], [], []
         factors, offsets = np.ones(len(seeds)), np.zeros(len(seeds))
         for sample, seed in enumerate(seeds):
             draw = np.random.RandomState(seed)
             if draw.rand() < self.affine_prob:
-                turned.append(sample)
+                transformed.append(sample)
                 thetas.append(self.theta(size, draw))
             if draw.rand() < self.smooth_prob:
                 smoothed.append((sample, [draw.uniform(self.smooth_sigma[0], self.smooth_sigma[1]) for _ in size]))
@@ -133,12 +131,12 @@ class DeviceAugmentation:
             if draw.rand() < self.noise_prob:
                 noisy.append((sample, draw.uniform(0, self.noise_std), int(draw.randint(2**31 - 1))))
 
-        if turned:
+        if transformed:
             theta = torch.stack(thetas).to(image)
-            grid = functional.affine_grid(theta, [len(turned), 1, *size], align_corners=True)
-            image[turned] = functional.grid_sample(image[turned], grid, mode="bilinear", align_corners=True)
-            label[turned] = functional.grid_sample(
-                label[turned].to(image), grid, mode="nearest", align_corners=True
+            grid = functional.affine_grid(theta, [len(transformed), 1, *size], align_corners=True)
+            image[transformed] = functional.grid_sample(image[transformed], grid, mode="bilinear", align_corners=True)
+            label[transformed] = functional.grid_sample(
+                label[transformed].to(image), grid, mode="nearest", align_corners=True
             ).to(label)
         for sample, sigma in smoothed:
             image[sample] = GaussianFilter(len(size), sigma).to(image.device)(image[sample : sample + 1])[0]
@@ -151,12 +149,12 @@ class DeviceAugmentation:
         return image, label
 
     def theta(self, size: Sequence[int], draw: np.random.RandomState) -> torch.Tensor:
-        """Draw where every voxel of the new image lies in the old one, as ``affine_grid`` of PyTorch wants it: (d, d + 1)."""
+        """Random affine matrix (d, d + 1) from output to input coordinates, in the convention of PyTorch's ``affine_grid``."""
         dimensions = len(size)
         self.grid.set_random_state(state=draw)
         self.grid(spatial_size=size)  # lazy: the matrix alone
         matrix = torch.as_tensor(self.grid.get_transformation_matrix(), dtype=torch.float64)
-        # MONAI counts voxels from the middle, PyTorch from -1 to 1 and the axes backwards.
+        # MONAI's coordinates are voxels from the centre, PyTorch's are -1 to 1 with the axes reversed.
         unit = torch.tensor([2.0 / max(n - 1, 1) for n in size], dtype=torch.float64)
         linear = unit[:, None] * matrix[:dimensions, :dimensions] / unit[None]
         return torch.cat([linear.flip(0, 1), (unit * matrix[:dimensions, -1]).flip(0)[:, None]], dim=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole or not there: written under another name first, guarded by a hash, the last good one kept."""
+"""Atomic checkpoints, and states of a training with a hash and a previous version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import monai.handlers
 import torch
 from ignite.engine import Engine
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ PREVIOUS = ".previous"
 
 
 class CheckpointSaver(monai.handlers.CheckpointSaver):
-    """MONAI's saver, whose files are whole at any moment.
+    """MONAI's saver with atomic files.
 
-    MONAI deletes the best weights before it writes better ones, and writes them piece by piece: whoever reads the file then, or
-    kills the run, has none or half of it. And it saves final weights when a run fails, which may be the ones that no longer hold
-    numbers; here a failed run saves none.
+    MONAI deletes the best weights before it writes better ones, and writes in place: a reader, or a run that is killed then, is
+    left with no file or a truncated one. And it saves final weights when a run fails, which may hold NaN; here a failed run saves
+    none.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,29 +36,29 @@ class CheckpointSaver(monai.handlers.CheckpointSaver):
         for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
             if checkpoint is not None:
                 handler = checkpoint.save_handler
-                handler._save_func = _save_whole
-                if handler.filename is not None:  # the new file takes the name of the old one
+                handler._save_func = _save_atomically
+                if handler.filename is not None:  # the new file replaces the old one
                     handler.remove = lambda filename: None
 
     def exception_raised(self, engine: Engine, e: Exception) -> None:
-        """Let the exception pass."""
+        """Raise the exception again."""
         raise e
 
 
-def _save_whole(checkpoint: object, path: str, *args: Any, **kwargs: Any) -> None:
+def _save_atomically(checkpoint: object, path: str, *args: Any, **kwargs: Any) -> None:
     write_checkpoint(Path(path), checkpoint)
 
 
 def write_checkpoint(path: Path, content: object, header: bool = False) -> None:
-    """Write what ``torch.save`` makes of ``content``, through a temporary name and down to the disk.
+    """Serialise ``content`` by ``torch.save``, atomically and flushed to disk.
 
     Args:
         path: file.
         content: as for ``torch.save``.
-        header: put a line with the hash of the rest in front.
+        header: precede it by a line with its hash, and keep the previous file.
 
     Raises:
-        OSError: with the name of the file; PyTorch's own writer would say neither which file nor why.
+        OSError: with the name of the file and the reason, which PyTorch's own writer lacks.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -70,52 +70,51 @@ def write_checkpoint(path: Path, content: object, header: bool = False) -> None:
                     file.write(MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n")
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # a machine that goes down must not leave the new name with old blocks
+                os.fsync(file.fileno())  # after a power failure the new name must not have old blocks
             if header and path.is_file():
-                _keep(path)
+                _keep_previous(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def previous(path: Path) -> Path:
+def previous_path(path: Path) -> Path:
     """File of the state before the last one."""
     return path.with_name(f"{path.stem}{PREVIOUS}{path.suffix}")
 
 
-def _keep(path: Path) -> None:
-    """Give the file a second name; at no moment is it missing under the first."""
-    with atomic_write(previous(path)) as temporary:
+def _keep_previous(path: Path) -> None:
+    """Link or copy a file to the name of the previous state; it always exists under its own name."""
+    with atomic_write(previous_path(path)) as temporary:
         try:
             os.link(path, temporary)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(path, temporary)
 
 
 def read_state(path: Path, device: str | torch.device) -> tuple[dict[str, Any] | None, Path]:
-    """Read the newest state that is whole: the file, or the one before it.
+    """Read the newest intact state: the file, or the previous one.
 
     Args:
         path: file of the state.
         device: where its tensors are mapped to.
 
     Returns:
-        The content and its file; None when there is no state at all.
+        The content and its file; None in place of the content when there is no state.
 
     Raises:
-        InputError: when there are states and none is whole.
+        InputError: when there are states and none is intact.
     """
     problems = []
-    for file in (path, previous(path)):
+    for file in (path, previous_path(path)):
         if not file.is_file():
             continue
         try:
             return _read(file, device), file
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            problems.append(f"{file}: cannot be taken up again ({reason})")
+            problems.append(f"{file}: cannot be resumed from ({first_line(error)})")
             logger.warning("%s", problems[-1])
     if problems:
-        raise InputError(f"{problems[0]}; give --resume False to start anew")
+        raise InputError(f"{problems[0]}; set --resume False to start from scratch")
     return None, path
 
 
@@ -123,13 +122,13 @@ def _read(file: Path, device: str | torch.device) -> dict[str, Any]:
     data = file.read_bytes()
     head, _, body = data.partition(b"\n")
     if not head.startswith(MAGIC):
-        raise ValueError("it is no state of a training, or one of an older version")
+        raise ValueError("it is not the state of a training, or one of an older version")
     if hashlib.sha256(body).hexdigest().encode() != head[len(MAGIC) :]:
-        raise ValueError("its hash is wrong: it is cut short or damaged")
+        raise ValueError("its hash is wrong: it is truncated or damaged")
     return dict(torch.load(io.BytesIO(body), map_location=device, weights_only=True))
 
 
-def forget_state(path: Path) -> None:
-    """Delete a state and the one before it."""
-    for file in (path, previous(path)):
+def delete_state(path: Path) -> None:
+    """Delete a state and the previous one."""
+    for file in (path, previous_path(path)):
         file.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course of a training: a table and a picture that grow with every epoch."""
+"""Loss, learning rate and metrics of every epoch: table, figure and TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -25,18 +25,37 @@ def loss_of(output: Any) -> float | None:
     return None if loss is None else float(loss[0] if isinstance(loss, list) else loss)
 
 
-class TrainingHistory:
-    """Write ``history.csv`` after every epoch, ``training_curve.png`` too.
+class EpochScalars:
+    """``epoch_event_writer`` of MONAI's TensorBoard handler: learning rate and training metrics of every epoch.
 
-    Drawing takes about as long as a few small steps, so short epochs share a picture; the last epoch always gets one. Attach it to
-    the trainer behind the ``ValidationHandler`` so that the metrics of the epoch are there.
+    Args:
+        optimizer: its learning rate is written.
+    """
+
+    def __init__(self, optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, engine: Engine, writer) -> None:
+        """Write the scalars of an epoch."""
+        writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
+        for name, value in engine.state.metrics.items():
+            if isinstance(value, (int, float)):
+                writer.add_scalar(name, value, engine.state.epoch)
+        writer.flush()
+
+
+class TrainingHistory:
+    """Handler of a trainer that writes ``history.csv`` and ``training_curve.png`` after every epoch.
+
+    Drawing takes about as long as a few small steps, so short epochs share a figure; the last epoch always has one. Attach it
+    after the ``ValidationHandler``, whose metrics it reads.
 
     Args:
         output_dir: folder of the files.
         evaluator: engine that validates, or None.
-        optimizer: its learning rate goes into the table.
-        metric: name of the metric that the picture shows.
-        picture_interval: least seconds between two pictures.
+        optimizer: its learning rate is a column of the table.
+        metric: name of the metric in the figure.
+        picture_interval: shortest time between two figures, seconds.
     """
 
     def __init__(
@@ -50,23 +69,23 @@ class TrainingHistory:
         self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
         self.picture_interval = picture_interval
         self.rows: list[dict[str, float]] = []
-        self._loss_sum, self._loss_n = 0.0, 0  # of the epoch that runs
+        self._loss_sum, self._loss_n = 0.0, 0  # of the current epoch
         self._start, self._before = time.perf_counter(), 0.0
         self._drawn, self._validated = -math.inf, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the table and what the running epoch has so far."""
+        """Return the table and the sums of the current epoch."""
         seconds = self._before + time.perf_counter() - self._start if self._loss_n else 0.0
         return {"rows": [dict(r) for r in self.rows], "sum": self._loss_sum, "n": self._loss_n, "seconds": seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a table."""
+        """Restore the table and the sums of an epoch."""
         self.rows = [dict(row) for row in state["rows"]]
         self._loss_sum, self._loss_n, self._before = state["sum"], state["n"], state["seconds"]
         self._start = time.perf_counter()
 
     def attach(self, engine: Engine) -> None:
-        """Register at a trainer, as its ``history``: who saves the state of the run finds it there."""
+        """Register at a trainer, as its ``history``, by which ``TrainingState`` finds it."""
         engine.history = self  # type: ignore[attr-defined]
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
@@ -95,7 +114,7 @@ class TrainingHistory:
             "seconds": round(self._before + time.perf_counter() - self._start, 2),
         }
         self._loss_sum, self._loss_n, self._before = 0.0, 0, 0.0
-        # Between validations the evaluator still holds the metrics of the last one, which say nothing about this epoch.
+        # Between validations the evaluator still holds the metrics of the last one.
         if self.evaluator is not None and self._validated:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
@@ -109,7 +128,7 @@ class TrainingHistory:
             return
         try:
             self._write_picture(self.output_dir / "training_curve.png")
-        except ImportError as error:  # in an environment of other purpose, such as MONAI Label's
+        except ImportError as error:  # matplotlib is absent from MONAI Label's environment
             logger.warning("training_curve.png was not drawn: %s; pip install matplotlib", error)
         self._drawn = time.monotonic()
 

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxels whose truth nobody knows: neither loss nor metrics may judge them."""
+"""Ignore index for any segmentation loss."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-SURE_LOGIT = 20.0  # softmax gives 1 - 2e-9: no loss and no gradient
+CERTAIN_LOGIT = 20.0  # the softmax is 1 - 2e-9: no loss and no gradient
 
 
 class IgnoreIndexLoss(nn.Module):
-    """Give any segmentation loss an ignore value.
+    """Segmentation loss that excludes the voxels with ``ignore_index``.
 
-    Where the target holds ``ignore_index``, prediction and target are both replaced by background that is sure and right, so that
-    these voxels add nothing to overlap or cross-entropy and receive no gradient. Averages over voxels still count them.
+    There, prediction and target are both replaced by certain background, so that these voxels add nothing to overlap or
+    cross-entropy and receive no gradient. Averages over voxels still count them.
 
     Args:
         loss: loss of logits (B, C, *size) and labels (B, 1, *size).
-        ignore_index: value of the label that is left out.
-        classes: outputs that are classes; those behind them are none of this loss's business. None: all.
+        ignore_index: value of the label that is excluded.
+        classes: number of leading output channels that the loss receives; None: all.
     """
 
     def __init__(self, loss: nn.Module, ignore_index: int = 255, classes: int | None = None) -> None:
@@ -28,7 +28,9 @@ class IgnoreIndexLoss(nn.Module):
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (B, C, *size) against labels (B, 1, *size)."""
         prediction = prediction[:, : self.classes]
-        known = target != self.ignore_index
-        sure = torch.zeros_like(prediction)
-        sure[:, 0] = SURE_LOGIT
-        return self.loss(torch.where(known, prediction, sure), torch.where(known, target, torch.zeros_like(target)))
+        valid = target != self.ignore_index
+        background = torch.zeros_like(prediction)
+        background[:, 0] = CERTAIN_LOGIT
+        return self.loss(
+            torch.where(valid, prediction, background), torch.where(valid, target, torch.zeros_like(target))
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that a training starts from are replaced only by better ones, and are kept."""
+"""Initial weights as the first candidate for the best checkpoint, and copies of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FOLDER = "kept"
 
 
 class InitialCheckpointGuard:
-    """Handler that scores the weights a training starts from, so that they count as its first candidate for the best.
+    """Handler of a trainer that validates the initial weights, so that they are the first candidate for the best.
 
-    Put it in front of the ``ValidationHandler`` of the trainer. The evaluator's ``CheckpointSaver`` then writes the file of
-    the best weights with those of the start, and afterwards only with better ones. Copies lie in a folder of their own,
-    where no server offers them as models: ``original.pt`` (what was there before the very first such training, written once),
-    ``previous.pt`` (what was there before this one) and ``last.pt`` (the end of this one, better or not).
+    Attach it before the ``ValidationHandler``. The evaluator's ``CheckpointSaver`` then writes the initial weights first and
+    afterwards only better ones. Copies are in the folder ``kept``, where no server offers them as models: ``original.pt`` (the file
+    before the first such training, written once), ``previous.pt`` (the file before this training) and ``last.pt`` (the last weights
+    of this training).
 
     Args:
         ckpt_dir: folder of the weights.
@@ -36,8 +36,8 @@ class InitialCheckpointGuard:
 
     def __init__(self, ckpt_dir: str, network: nn.Module, evaluator: Engine, filename: str = "model.pt") -> None:
         self.file, self.network, self.evaluator = Path(ckpt_dir) / filename, network, evaluator
-        self.kept = self.file.parent / FOLDER
-        self.before, self.scored = math.nan, -1
+        self.folder = self.file.parent / FOLDER
+        self.initial_score, self.validated_epoch = math.nan, -1
         self.trainer: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -45,41 +45,42 @@ class InitialCheckpointGuard:
         self.trainer = engine
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.COMPLETED, self._end)
-        self.evaluator.add_event_handler(Events.COMPLETED, self._note)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._validated)
 
-    def _note(self, evaluator: Engine) -> None:
+    def _validated(self, evaluator: Engine) -> None:
         assert self.trainer is not None
-        self.scored = self.trainer.state.epoch
+        self.validated_epoch = self.trainer.state.epoch
 
     def _begin(self, engine: Engine) -> None:
-        if engine.state.epoch > 0:  # a run that is taken up again: it scored them when it began
+        if engine.state.epoch > 0:  # resumed: they were scored before
             return
         if self.file.is_file() and is_main():
             for name in ("original.pt", "previous.pt"):
-                if name == "previous.pt" or not (self.kept / name).is_file():
-                    with atomic_write(self.kept / name) as temporary:
+                if name == "previous.pt" or not (self.folder / name).is_file():
+                    with atomic_write(self.folder / name) as temporary:
                         shutil.copyfile(self.file, temporary)
         self.evaluator.run(1)  # type: ignore[arg-type]  # MONAI's evaluator takes the number of the epoch
-        self.before = self._metric()
-        logger.info("the weights that training starts from: %s %.4f", self._name(), self.before)
+        self.initial_score = self._metric()
+        logger.info("initial weights: %s %.4f", self._name(), self.initial_score)
 
     def _end(self, engine: Engine) -> None:
-        if (
-            self.scored != engine.state.epoch
-        ):  # an interval between validations must not cost a short training its result
+        # Training may end between two validations.
+        if self.validated_epoch != engine.state.epoch:
             self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]
         if is_main():
-            with atomic_write(self.kept / "last.pt") as temporary:
+            with atomic_write(self.folder / "last.pt") as temporary:
                 torch.save(self.network.state_dict(), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
-        if math.isnan(self.before):
+        if math.isnan(self.initial_score):
             logger.info("%s %.4f: %s holds the best weights", name, best, self.file)
-        elif best > self.before:
-            logger.info("%s %.4f before, %.4f now: %s holds the better weights", name, self.before, best, self.file)
+        elif best > self.initial_score:
+            logger.info(
+                "%s %.4f before, %.4f now: %s holds the better weights", name, self.initial_score, best, self.file
+            )
         else:
             logger.warning(
-                "no epoch was better than the weights that training started from (%s %.4f): %s stays as it was; "
-                "the end of this training is %s", name, self.before, self.file, self.kept / "last.pt",
+                "no epoch was better than the initial weights (%s %.4f): %s is unchanged; "
+                "the last weights of this training are in %s", name, self.initial_score, self.file, self.folder / "last.pt",
             )  # fmt: skip
 
     def _name(self) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss that is not a number ends a training, and the batch that gave it is kept to be looked at."""
+"""End of a training at a non-finite loss; its batch is saved for inspection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NonFiniteLoss:
     """End the run at the first loss that is NaN or infinite.
 
     Writes ``nonfinite_batch.json`` (cases, range of the image and values of the label of every sample) and ``nonfinite_batch.pt``
-    (image and label as the network was given them) into the folder. What was saved before stays: the weights in memory are lost.
+    (image and label as the network received them) into the folder. Checkpoints saved before stay; the weights in memory are lost.
 
     Args:
         output_dir: folder of the files.
@@ -43,16 +43,16 @@ class NonFiniteLoss:
         value = loss_of(engine.state.output)
         if value is None or math.isfinite(value):
             return
-        cases = self._keep(engine, value)
+        cases = self._save_batch(engine, value)
         where = f"epoch {engine.state.epoch}, step {engine.state.iteration}"
         named = f"; cases: {', '.join(cases)}" if cases else ""
         engine.state.failure = (  # type: ignore[attr-defined]
             f"{self.output_dir / (NAME + '.json')}: the loss was {value} in {where}{named}; "
-            "look at these cases, lower --learning_rate, or start anew with --resume False"
+            "inspect these cases, lower --learning_rate, or start from scratch with --resume False"
         )
         engine.terminate(skip_completed=True)
 
-    def _keep(self, engine: Engine, value: float) -> list[str]:
+    def _save_batch(self, engine: Engine, value: float) -> list[str]:
         batch = engine.state.batch
         batch = batch if isinstance(batch, Mapping) else {}
         names = list(batch.get("case", []))
@@ -61,13 +61,13 @@ class NonFiniteLoss:
             "epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": str(value),
             "samples": [self._sample(tensors, names, i) for i in range(len(next(iter(tensors.values()), [])))],
         }  # fmt: skip
-        if not is_main():  # its lines say the cases of its own part
+        if not is_main():  # the error line has the cases of this process
             return list(dict.fromkeys(names))
         try:
             write_text(self.output_dir / f"{NAME}.json", json.dumps(report, indent=2) + "\n")
             write_checkpoint(self.output_dir / f"{NAME}.pt", {**tensors, "case": names})
-        except OSError as error:  # the reason for the end is still worth saying
-            logger.warning("%s: %s; the batch is not kept", error.filename, error.strerror)
+        except OSError as error:  # the non-finite loss is the error to report
+            logger.warning("%s: %s; the batch is not saved", error.filename, error.strerror)
         return list(dict.fromkeys(names))
 
     @staticmethod

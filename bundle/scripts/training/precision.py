@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bfloat16 in training on a CPU: MONAI's trainer knows mixed precision on CUDA alone."""
+"""bfloat16 in training on a CPU: mixed precision of MONAI's trainer is for CUDA only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import nn
 
 
 class CpuBfloat16(nn.Module):
-    """What the trainer calls in place of a network: its forward pass runs in bfloat16 where PyTorch holds that safe.
+    """Wrapper of a network with a bfloat16 forward pass, for the operations that PyTorch's autocast considers safe.
 
     Weights, gradients and the output stay float32, so no gradient is scaled. Checkpoints hold the network itself. On CPUs with
-    AMX a step is faster; with AVX-512 BF16 alone it took 1.2 times as long as in float32, without either ten times.
+    AMX a step is faster; with AVX-512 BF16 only it took 1.2 times as long as in float32, without either ten times.
 
     Args:
         network: network on the CPU.
@@ -25,7 +25,7 @@ class CpuBfloat16(nn.Module):
         device = next(network.parameters()).device.type
         if device != "cpu":
             raise ValueError(
-                f"CpuBfloat16: the network is on {device}; set amp to true instead, and leave this overlay out."
+                f"CpuBfloat16: the network is on {device}; set amp to true instead, and leave out this overlay."
             )
         self.network = network
 
@@ -36,12 +36,11 @@ class CpuBfloat16(nn.Module):
 
 
 def fast_bfloat16() -> bool:
-    """Whether this CPU trains faster in bfloat16 than in float32, which takes AMX."""
-    ask = getattr(torch.cpu, "get_capabilities", dict)  # PyTorch has it since 2.11
-    found: dict[str, object] = ask()
-    return bool(found.get("amx_bf16"))
+    """True for a CPU with AMX, which trains faster in bfloat16 than in float32."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it since 2.11
+    return bool(capabilities.get("amx_bf16"))
 
 
 def low_precision(network: nn.Module) -> nn.Module:
-    """``CpuBfloat16`` on a CPU that has it; elsewhere the network itself: ``amp`` serves GPUs, other CPUs stay with float32."""
+    """``CpuBfloat16`` on a CPU with AMX; elsewhere the network itself: GPUs have ``amp``, other CPUs float32."""
     return CpuBfloat16(network) if next(network.parameters()).device.type == "cpu" and fast_bfloat16() else network

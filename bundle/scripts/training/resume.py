@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training needs to go on after it was cut off: written after every epoch, every few minutes, and when asked to end."""
+"""State of an interrupted training: saved after every epoch, every few minutes and on a signal; loaded to resume bitwise."""
 
 from __future__ import annotations
 
@@ -18,39 +18,76 @@ from monai.handlers import CheckpointSaver, EarlyStopHandler
 from torch import distributed, nn
 
 from ..core.config_diff import differences, running_config, training_relevant
-from ..core.errors import InputError
-from .checkpoint import forget_state, read_state, write_checkpoint
-from .distributed.processes import is_main, rank
+from ..core.deprecations import migrate_config
+from ..core.errors import InputError, first_line
+from .checkpoint import delete_state, read_state, write_checkpoint
+from .distributed.processes import is_main, rank, world_size
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
+FORMAT = 2  # of the state; states of version 0.5 have none
 SAVE, STOP = 1, 2
-# Ids that may change between the parts of a run: they decide how long it goes on, or only how fast.
-MAY_CHANGE = ("epochs", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes")
-SCALERS = ("scaler", "g_scaler", "d_scaler")  # MONAI's trainers keep them at the engine, adversarial ones at its state
+# Ids that may change between the parts of a run: they set its length, its speed or its display.
+MAY_CHANGE = ("epochs", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
+# Sections of train.yaml that version 0.6 rearranged without a change of the training; their settings are knobs, which are compared.
+REARRANGED = (
+    "train",
+    "validate",
+    "parallel",
+    "initialize",
+    "finalize",
+    "training",
+    "run",
+    "fit",
+    "preflight",
+    "imports",
+    "early_stop",
+)
+SCALERS = ("scaler", "g_scaler", "d_scaler")  # attributes of MONAI's trainers, of adversarial ones of their state
+
+
+def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings of a state of version 0.5 and of this run that both have, under the names of this version.
+
+    Args:
+        stored: flat view of the config of version 0.5, values as JSON, see ``core.config_diff.training_relevant``.
+        current: flat view of this run's config.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in stored.items():
+        *parents, last = name.split("::")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = json.loads(value)
+    migrated = training_relevant(migrate_config(nested, quiet=True), MAY_CHANGE)
+    names = [n for n in migrated if n in current and n.split("::")[0] not in REARRANGED]
+    # Expressions are defaults, whose text changed between the versions.
+    names = [n for n in names if not migrated[n].startswith('"$') or not current[n].startswith('"$')]
+    return {n: migrated[n] for n in names}, {n: current[n] for n in names}
 
 
 class TrainingState:
-    """Save a run so that it can be taken up again, and take it up again.
+    """Handler of a trainer that saves the state of a run and resumes from it.
 
-    Attach it to the trainer before all that looks at the trainer's epoch when it starts; it saves after all others of an epoch.
-    Order and augmentation of the samples follow from seed, epoch and case (``scripts.training.sampling``), and PyTorch's
-    generator is seeded anew for every epoch, so that a run that is taken up again goes the way of one that was never cut off. The
-    file is deleted when the training ends. With several processes, rank 0 writes and all read.
+    Attach it before all handlers that read the trainer's epoch at the start; it saves after all others of an epoch. Order and
+    augmentation of the samples are functions of seed, epoch and case (``scripts.training.sampling``), and PyTorch's generator is
+    seeded for every epoch, so that a resumed run equals an uninterrupted one bitwise. The training deletes the file at its end.
+    With several processes, rank 0 writes and all read.
 
-    Asked to end (SIGTERM, Ctrl-C) the run saves after the step it is in and ends without ``Events.COMPLETED``; the name of the
-    signal is left in ``engine.state.stopped_by``.
+    On SIGTERM or Ctrl-C the run saves after the current step and ends without ``Events.COMPLETED``; the name of the signal is left
+    in ``engine.state.stopped_by``.
 
     Args:
-        path: file of the state; the one before it lies beside it.
-        modules: what is saved by its ``state_dict``, by name: networks, optimizers, schedules.
+        path: file of the state; the previous one lies next to it.
+        modules: objects with a ``state_dict``, by name: networks, optimizers, schedulers.
         sampler: its ``epoch`` and ``start`` are set at the start of every epoch.
         evaluator: engine that validates.
         val_handlers: its handlers; early stopping and the best checkpoint are found among them by type.
-        seed: of the run.
-        resume: take up the state where there is one; False deletes it.
-        minutes: time after which an epoch is saved in its midst.
-        data: cases of the training, that other ones are noticed.
+        seed: seed of the run.
+        resume: load the state if there is one; False deletes it.
+        minutes: interval of saving within an epoch.
+        data: cases of the training; a state of other cases is refused.
     """
 
     def __init__(
@@ -85,37 +122,37 @@ class TrainingState:
     # ------------------------------------------------------------ what is saved
     def _stateful(self) -> dict[str, Any]:
         """Everything with a ``state_dict``, by name."""
-        found: dict[str, Any] = dict(self.modules)
+        objects: dict[str, Any] = dict(self.modules)
         for number, handler in enumerate(self.val_handlers):
             if isinstance(handler, EarlyStopHandler) and handler._handler is not None:
-                found[f"early_stop_{number}"] = handler._handler
+                objects[f"early_stop_{number}"] = handler._handler
             if isinstance(handler, CheckpointSaver) and handler._key_metric_checkpoint is not None:
-                found[f"best_checkpoint_{number}"] = handler._key_metric_checkpoint
+                objects[f"best_checkpoint_{number}"] = handler._key_metric_checkpoint
         if getattr(self._trainer, "history", None) is not None:
-            found["history"] = self._trainer.history  # type: ignore[union-attr]
+            objects["history"] = self._trainer.history  # type: ignore[union-attr]
         for name in SCALERS:
             scaler = getattr(self._trainer, name, None) or getattr(self._trainer.state, name, None)  # type: ignore[union-attr]
             if scaler is not None:
-                found[name] = scaler
-        return found
+                objects[name] = scaler
+        return objects
 
     def _cases(self) -> dict[str, str]:
-        """Names of the training cases as one hash, and their number."""
+        """Number of the training cases and hash of their names."""
         names = sorted(
             Path(str(case["image"])).name for case in self.data if isinstance(case, Mapping) and "image" in case
         )
         return {"cases": str(len(names)), "names": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
 
     def _save(self, engine: Engine, within: bool = False, validated: bool = True) -> None:
-        """Write the state; ``within`` an epoch, or at its end with the validation still to come."""
-        random = self._random_states() if within else None  # of all processes, so all of them come here
+        """Write the state: ``within`` an epoch, or at its end, there with or without its validation."""
+        random = self._random_states() if within else None  # gathered from all processes, so before the return
         self._saved = time.monotonic()
         if not is_main():
             return
         epoch, iteration = engine.state.epoch, engine.state.iteration
         content: dict[str, Any] = {
             "epoch": epoch - within, "iteration": iteration, "validated": validated, "random": random,
-            "settings": self.settings, "data": self._cases(),
+            "format": FORMAT, "settings": self.settings, "data": self._cases(),
         }  # fmt: skip
         if self.evaluator is not None:
             state = self.evaluator.state
@@ -125,47 +162,43 @@ class TrainingState:
 
     @staticmethod
     def _random_states() -> list[dict[str, Any]]:
-        own: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        state: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
-            own["cuda"] = torch.cuda.get_rng_state()
-        if not _several():
-            return [own]
-        states: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(states, own)
+            state["cuda"] = torch.cuda.get_rng_state()
+        if world_size() == 1:
+            return [state]
+        states: list[Any] = [None] * world_size()
+        distributed.all_gather_object(states, state)
         return states
 
     # ------------------------------------------------------------ when it is saved
     def _begin(self, engine: Engine) -> None:
         self.sampler.epoch, self.sampler.start = engine.state.epoch, self._start
-        others = [rank()] if rank() else []  # so that no two processes drop the same features
+        others = [rank()] if rank() else []  # so that dropout differs between processes
         torch.manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch, *others]).generate_state(1)[0]))
         if self._start and self._random:
-            own = self._random[min(rank(), len(self._random) - 1)]
-            torch.set_rng_state(own["cpu"].cpu())
-            if "cuda" in own and torch.cuda.is_available():
-                torch.cuda.set_rng_state(own["cuda"].cpu())
+            state = self._random[min(rank(), len(self._random) - 1)]
+            torch.set_rng_state(state["cpu"].cpu())
+            if "cuda" in state and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["cuda"].cpu())
         self._start = 0
 
     def _step(self, engine: Engine) -> None:
-        wish = STOP if self.stop.name else SAVE if time.monotonic() - self._saved > 60 * self.minutes else 0
-        if _several():  # a signal may reach one process a step before the others; they must agree
-            shared = torch.tensor(wish, device=engine.state.device)
+        action = STOP if self.stop.name else SAVE if time.monotonic() - self._saved > 60 * self.minutes else 0
+        if world_size() > 1:  # a signal may reach one process a step before the others
+            shared = torch.tensor(action, device=engine.state.device)
             distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-            wish = int(shared)
+            action = int(shared)
         last = engine.state.iteration % engine.state.epoch_length == 0
-        if wish == SAVE and not last:  # at its end an epoch is saved anyway
-            self._save(engine, within=True)
-        elif wish == STOP and not last:
-            self._save(engine, within=True)
-            self._stop(engine)
-        elif wish == STOP:
-            self._save(engine, validated=False)
+        if action == STOP or (action == SAVE and not last):  # at its end an epoch is saved anyway
+            self._save(engine, within=not last, validated=not last)
+        if action == STOP:
             self._stop(engine)
 
     def _validated(self, evaluator: Engine) -> None:
-        """A validation may take minutes, so a request is answered between two volumes; several processes finish it together."""
+        """Stop between two volumes, because a validation may take minutes; several processes complete it together."""
         trainer = self._trainer
-        if self.stop.name is None or trainer is None or _several() or getattr(trainer.state, "stopped_by", None):
+        if self.stop.name is None or trainer is None or world_size() > 1 or getattr(trainer.state, "stopped_by", None):
             return
         if trainer.state.epoch > 0:
             self._save(trainer, validated=False)
@@ -180,17 +213,16 @@ class TrainingState:
         if not getattr(engine.state, "stopped_by", None) and not getattr(engine.state, "failure", None):
             self._save(engine)
 
-    # ------------------------------------------------------------ taking it up again
+    # ------------------------------------------------------------ resume
     def _load(self, engine: Engine) -> None:
-        if not engine.has_event_handler(
-            self._epoch, Events.EPOCH_COMPLETED
-        ):  # here, so that it comes behind the validation
+        # Registered at the start, so that it runs after the validation.
+        if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         self.stop.listen()
         self._saved = time.monotonic()
         if not self.resume and is_main():
-            forget_state(self.path)
+            delete_state(self.path)
         content, file = read_state(self.path, engine.state.device) if self.resume else (None, self.path)
         if content is None:
             return
@@ -199,41 +231,39 @@ class TrainingState:
             for name, item in self._stateful().items():
                 item.load_state_dict(content[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{file}: does not fit this run ({reason}); give --resume False to start anew") from None
+            raise InputError(
+                f"{file}: does not fit this run ({first_line(error)}); set --resume False to start from scratch"
+            ) from None
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
         steps = engine.state.iteration - engine.state.epoch * engine.state.epoch_length
         self._random, self._start = content["random"], max(steps, 0) * engine.data_loader.batch_size  # type: ignore[attr-defined]
         logger.info(
-            "%s: goes on after epoch %d%s", file, engine.state.epoch, f" and {steps} steps" if steps > 0 else ""
+            "%s: resumed after epoch %d%s", file, engine.state.epoch, f" and {steps} steps" if steps > 0 else ""
         )
         if not content["validated"]:
             engine.add_event_handler(Events.STARTED, self._catch_up)
 
     def _compare(self, content: Mapping[str, Any], file: Path) -> None:
-        found = differences(content["settings"], self.settings) if self.settings and content["settings"] else []
-        if self.data and content["data"] != self._cases():
-            found.insert(
-                0, f"training cases: {content['data']['cases']} and {self._cases()['cases']}, not all the same"
-            )
-        if found:
+        stored, current = content["settings"], self.settings
+        if stored and current and content.get("format", 1) < FORMAT:
+            stored, current = comparable(stored, current)
+        changes = differences(stored, current) if stored and current else []
+        if self.data and content["data"] != (cases := self._cases()):
+            changes.insert(0, f"training cases: {content['data']['cases']} and {cases['cases']}, not all the same")
+        if changes:
             raise InputError(
-                f"{file}: the run was begun with other settings (then and now): {'; '.join(found)}; "
-                "give the former ones, another --output_dir, or --resume False to start anew"
+                f"{file}: the run was begun with other settings (then and now): {'; '.join(changes)}; "
+                "use the former ones, another --output_dir, or --resume False to start from scratch"
             )
 
     def _catch_up(self, engine: Engine) -> None:
-        """Do what the end of the epoch still owes: its validation and all that follows from it."""
+        """Complete an epoch that was stopped before its validation."""
         engine.remove_event_handler(self._catch_up, Events.STARTED)
         engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _end(self, engine: Engine) -> None:
         self.stop.release()
         if is_main():
-            forget_state(self.path)
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+            delete_state(self.path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples that depend on seed, epoch and case alone, not on how many workers there are or where a run was taken up again."""
+"""Samples that are functions of seed, epoch and case, independent of the number of workers and of interruptions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ import numpy as np
 from monai.transforms import Randomizable
 from torch.utils.data import Dataset, Sampler
 
+from ..core.errors import first_line
+
 
 class EpochSampler(Sampler[int]):
-    """Yield every case once an epoch in an order that follows from seed and epoch.
+    """Sampler of every case once an epoch, in an order that is a function of seed and epoch.
 
-    What it yields holds the epoch too, ``epoch * n + index``, for ``SeededDataset`` to draw by: persistent workers are told nothing
-    else about the epoch. An epoch that was cut off goes on at ``start``, a number of cases.
+    Its items are ``epoch * n + index``: persistent workers receive no other information about the epoch, by which ``SeededDataset``
+    seeds the transforms. An interrupted epoch is resumed at ``start``, a number of cases.
 
-    Of several processes, each gets its part of every step: their k-th batches together, in the order of the ranks, are the k-th
+    With several processes, each has its part of every step: their k-th batches together, in the order of the ranks, are the k-th
     batch of one process whose batches are ``world_size`` times as large. The last batch is filled up with the first cases of the
-    epoch where the processes cannot share it equally, so that a few cases may come twice.
+    epoch where it cannot be shared equally, so that a few cases may occur twice.
 
     Args:
         data_source: data set.
-        seed: of the run.
+        seed: seed of the run.
         shuffle: False keeps the order of the data set.
         batch_size: cases in a batch of one process.
-        rank: number of this process.
+        rank: rank of this process.
         world_size: number of processes.
 
     Raises:
-        ValueError: when a batch is empty or the rank is none of the processes.
+        ValueError: for an empty batch or a rank out of range.
     """
 
     def __init__(
@@ -45,28 +47,28 @@ class EpochSampler(Sampler[int]):
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
-                f"EpochSampler: batch_size={batch_size}, rank={rank}, world_size={world_size}; give a batch of at least 1 "
-                "and a rank from 0 to world_size - 1."
+                f"EpochSampler: batch_size={batch_size}, rank={rank}, world_size={world_size}; batch_size must be at "
+                "least 1 and rank from 0 to world_size - 1."
             )
         self.n, self.seed, self.shuffle = len(data_source), seed, shuffle
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.epoch, self.start = 0, 0
 
     def _parts(self) -> Iterator[tuple[int, int, int]]:
-        """Start and stop of every step over all processes, and how many cases each process gets of it."""
+        """Start and stop of every step over all processes, and the number of its cases for each process."""
         step = self.batch_size * self.world_size
         for start in range(0, self.n, step):
             stop = min(start + step, self.n)
             yield start, stop, -(-(stop - start) // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
-        drawn = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) if self.shuffle else range(self.n)
-        order, mine = [self.epoch * self.n + int(i) for i in drawn], []
+        indices = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) if self.shuffle else range(self.n)
+        order, items = [self.epoch * self.n + int(i) for i in indices], []
         for start, stop, each in self._parts():
             missing = each * self.world_size - (stop - start)
             cases = order[start:stop] + [order[i % self.n] for i in range(missing)]
-            mine += cases[self.rank * each : (self.rank + 1) * each]
-        return iter(mine[self.start :])
+            items += cases[self.rank * each : (self.rank + 1) * each]
+        return iter(items[self.start :])
 
     def __len__(self) -> int:
         return sum(each for _, _, each in self._parts())
@@ -84,13 +86,13 @@ def case_name(item: Any, index: int) -> str:
 
 
 class SeededDataset(Dataset):
-    """Hand out the items of a data set with their random transforms seeded anew for every case and epoch.
+    """Data set whose random transforms are seeded for every case and epoch.
 
-    Every sample gets the name of its case as ``case``, so that a batch can say what it was made of.
+    Every sample has the name of its case as ``case``, for error lines.
 
     Args:
         dataset: MONAI data set whose ``transform`` holds the random transforms.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, dataset: Any, seed: int = 0) -> None:
@@ -119,8 +121,7 @@ class SeededDataset(Dataset):
 
 
 def root_cause(error: BaseException) -> str:
-    """One line of the first of a chain of exceptions: MONAI's transforms wrap the reason in "applying transform ..."."""
+    """First line of the first of a chain of exceptions: MONAI's transforms wrap the reason in "applying transform ..."."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before the first epoch in several processes."""
+"""Checks before the first epoch, in the main process only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .processes import is_main, world_size
 
 
 def preflight(**arguments: Any) -> None:
-    """Check the data in the main process, see ``scripts.training.preflight.preflight``, while the others wait."""
+    """Run ``scripts.training.preflight.preflight`` in the main process, while the others wait."""
     if is_main():
         check_all(**arguments)
     if world_size() > 1:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of several processes that are one step of one process with the whole batch: gradients, loss and batch normalisation."""
+"""Steps of several processes that equal a step of one process with the global batch: gradients, loss, batch normalisation."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,13 +13,18 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...core.config_diff import running_parser
 from .processes import rank, world_size
+
+# Arguments of MONAI's trainers.
+NETWORKS = ("network", "g_network", "d_network")
+LOSSES = ("loss_function", "g_loss_function", "recon_loss_function")
 
 
 class _Gathered(torch.autograd.Function):
     """Concatenate the equally shaped tensors of all processes; the gradient is that of the sum of all processes' losses.
 
-    Every process computes the same loss from the same tensors, so the gradients of the others need no sending: they are equal.
+    Every process computes the same loss from the same tensors, so the gradients are equal and need no communication.
     """
 
     @staticmethod
@@ -30,12 +36,12 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        own = gradient[rank() * ctx.size : (rank() + 1) * ctx.size]
-        return own * world_size()  # DistributedDataParallel divides by it
+        local = gradient[rank() * ctx.size : (rank() + 1) * ctx.size]
+        return local * world_size()  # DistributedDataParallel divides by it
 
 
 class _Normalised(torch.autograd.Function):
-    """Scale a tensor (B, C, *size) to mean 0 and variance 1 per channel over all processes; mean and variance come with it."""
+    """Normalise a tensor (B, C, *size) to mean 0 and variance 1 per channel over all processes; also return both and the count."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -43,9 +49,9 @@ class _Normalised(torch.autograd.Function):
         local = x.mean(axes)
         scaled = x - local.view(shape)
         variance = scaled.square().mean(axes)  # torch.var_mean takes three times as long on a CPU
-        own = torch.stack([local, variance, torch.full_like(local, x.numel() // x.shape[1])])
-        parts = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(parts, own)
+        statistics = torch.stack([local, variance, torch.full_like(local, x.numel() // x.shape[1])])
+        parts = [torch.empty_like(statistics) for _ in range(world_size())]
+        dist.all_gather(parts, statistics)
         means, variances, counts = torch.stack(parts, dim=1)
         count = counts.sum(0)
         mean = (counts * means).sum(0) / count
@@ -67,15 +73,15 @@ class _Normalised(torch.autograd.Function):
 
 
 def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Axes of a tensor (B, C, *size) besides the channels, and the shape that a value per channel takes beside it."""
+    """Axes of a tensor (B, C, *size) except the channels, and the shape that broadcasts a value per channel to it."""
     return [axis for axis in range(x.dim()) if axis != 1], [1, -1] + [1] * (x.dim() - 2)
 
 
 class GlobalBatchLoss(nn.Module):
-    """Loss of the batches of all processes together, the same value in each of them.
+    """Loss of the global batch, the same value in every process.
 
-    A Dice over the batch is no mean of the Dices of its parts. Below ``DistributedDataParallel`` the gradients are those of one
-    process with the whole batch.
+    A Dice loss over a batch is not the mean over its parts. With ``DistributedDataParallel`` the gradients are those of one process
+    with the global batch.
 
     Args:
         loss: loss of tensors whose first axis is the batch; each has the same shape in every process.
@@ -93,11 +99,11 @@ class GlobalBatchLoss(nn.Module):
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """Batch normalisation over the batches of all processes on CPUs, which ``torch.nn.SyncBatchNorm`` refuses."""
+    """Batch normalisation over the global batch on CPUs, which ``torch.nn.SyncBatchNorm`` does not support."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"CpuSyncBatchNorm: input of shape {tuple(input.shape)}; give (B, C, *size).")
+            raise ValueError(f"CpuSyncBatchNorm: input has shape {tuple(input.shape)}, expected (B, C, *size).")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the normalised input (B, C, *size)."""
@@ -117,11 +123,11 @@ class CpuSyncBatchNorm(_BatchNorm):
 
     @classmethod
     def convert(cls, module: nn.Module) -> nn.Module:
-        """Put this class in the place of every batch normalisation in ``module``, with the same parameters and buffers."""
+        """Replace every batch normalisation in ``module`` by this class, with the same parameters and buffers."""
         if isinstance(module, _BatchNorm):
-            own = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
-            own._parameters, own._buffers, own.training = module._parameters, module._buffers, module.training
-            return own
+            norm = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            norm._parameters, norm._buffers, norm.training = module._parameters, module._buffers, module.training
+            return norm
         for name, child in module.named_children():
             setattr(module, name, cls.convert(child))
         return module
@@ -130,23 +136,25 @@ class CpuSyncBatchNorm(_BatchNorm):
 def distributed(
     network: nn.Module, sync_batchnorm: bool = True, find_unused_parameters: bool = False
 ) -> nn.parallel.DistributedDataParallel:
-    """Wrap a network for the training of all processes; the network itself stays what is validated and saved.
+    """Wrap a network in ``DistributedDataParallel``; the network itself is validated and saved.
 
     Args:
-        network: on its device already, with equal weights in every process or not: those of the first are taken.
-        sync_batchnorm: normalise over the batches of all processes; changed in ``network`` itself, whose keys stay the same.
-            Without it every process normalises by its own part of the batch and keeps running statistics of its own, of which
-            those of the first count, see ``BroadcastBuffers``.
-        find_unused_parameters: for networks of which a step does not use all weights.
+        network: network on its device; the weights of the first process are broadcast.
+        sync_batchnorm: normalise over the global batch; changes ``network`` in place, whose keys stay the same. Without it, every
+            process normalises its part of the batch and has running statistics of its own, of which those of the first are used,
+            see ``BroadcastBuffers``.
+        find_unused_parameters: for networks with parameters that a step does not use.
     """
     device = next(network.parameters()).device
     if sync_batchnorm:
         convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else CpuSyncBatchNorm.convert
         network = convert(network)
-    # Statistics are equal with sync_batchnorm; without it only those of the first process are ever read.
+    # Statistics are equal with sync_batchnorm; without it only those of the first process are read.
     wrapper = nn.parallel.DistributedDataParallel
-    known = inspect.signature(wrapper).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # new in PyTorch 2.13
+    arguments = inspect.signature(wrapper).parameters
+    buffers = (
+        "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
+    )  # new in PyTorch 2.13
     return wrapper(
         network,
         device_ids=[device] if device.type == "cuda" else None,
@@ -156,8 +164,35 @@ def distributed(
     )
 
 
+def distribute_trainer(sync_batchnorm: bool = True, find_unused_parameters: bool = False) -> None:
+    """Wrap networks and losses of ``train::trainer`` in the config whose resolution called this function.
+
+    Every network is wrapped by ``distributed``, every loss of predictions by ``GlobalBatchLoss``, so that overlays with other
+    networks and losses need no counterpart for several processes.
+
+    Args:
+        sync_batchnorm: see ``distributed``, as the following one.
+        find_unused_parameters: for networks with parameters that a step does not use.
+    """
+    parser = running_parser()
+    if parser is None:
+        return
+    trainer = dict(parser["train::trainer"])
+    options = {"sync_batchnorm": sync_batchnorm, "find_unused_parameters": find_unused_parameters}
+    wrappers: dict[str, tuple[str, str, dict]] = {
+        **{name: ("network", f"{__name__}.distributed", options) for name in NETWORKS},
+        **{name: ("loss", f"{__name__}.GlobalBatchLoss", {}) for name in LOSSES},
+    }
+    for name, (argument, target, more) in wrappers.items():
+        content = trainer.get(name)
+        if content is not None and not (isinstance(content, Mapping) and content.get("_target_") == target):
+            trainer[name] = {"_target_": target, argument: content, **more}
+    if trainer != parser["train::trainer"]:
+        parser["train::trainer"] = trainer
+
+
 class BroadcastBuffers:
-    """Handler of an evaluator: every process validates with the buffers of the first, which are those that are saved.
+    """Handler of an evaluator by which every process validates with the buffers of the first, which are saved.
 
     Args:
         network: network that is validated.
@@ -168,9 +203,9 @@ class BroadcastBuffers:
 
     def attach(self, engine: Engine) -> None:
         """Register at an evaluator."""
-        engine.add_event_handler(Events.STARTED, self._equalise)
+        engine.add_event_handler(Events.STARTED, self._broadcast)
 
-    def _equalise(self, engine: Engine) -> None:
+    def _broadcast(self, engine: Engine) -> None:
         if world_size() > 1:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
