@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker of a search whose trainings are a small fake: ``python search_worker.py FILE`` with its settings as JSON."""
+"""Worker of a search with fake trainings: ``python search_worker.py FILE`` with the arguments of ``search`` as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
 
 
 def train(config: Path, folder: Path) -> None:
-    """Write a history as a training does; the value follows from the learning rate alone."""
+    """Write a history as a training does; the value is a function of the learning rate."""
     import yaml
 
     content = yaml.safe_load(config.read_text())
     rate, state = content["learning_rate"], folder / "state.pt"
     done = int(state.read_text()) if state.is_file() else 0
-    print(f"fake training {os.getpid()} begins after epoch {done}", flush=True)
+    print(f"fake training {os.getpid()} starts after epoch {done}", flush=True)
     if content["seed"] == 99 and rate > 0.05:
         raise SystemExit("this learning rate breaks everything")
     rows = (folder / "history.csv").read_text() if done else "epoch,train_loss,val_mean_dice\n"
@@ -36,7 +36,7 @@ def train(config: Path, folder: Path) -> None:
 
 
 def command(run_id: str, config: Path, options: dict) -> list[str]:
-    """In place of ``launch.bundle_command``."""
+    """Command line of the fake in place of ``launch.bundle_command``."""
     return [sys.executable, "-S", __file__, "--train", str(config), str(options["ckpt_dir"])]
 
 
@@ -47,23 +47,11 @@ def main() -> None:
         site.main()
         train(Path(sys.argv[2]), Path(sys.argv[3]))
         return
-    from scripts.experiments.search import run_search
-    from scripts.experiments.search_space import load_space
-    from scripts.experiments.search_storage import Timing
+    from scripts.experiments.search import search
+    from scripts.experiments.suite import stages
 
-    given = json.loads(Path(sys.argv[1]).read_text())
-    timing = Timing(beat=2, dead=30, unclaimed=30.0, poll=0.2, watch=0.05)
-    lines = run_search(
-        load_space(given["space"]),
-        Path(given["out"]),
-        given["data"],
-        storage=given.get("storage"),
-        trials=given.get("trials"),
-        slots=[{}] * given.get("workers", 1),
-        command=command,
-        timing=timing,
-    )
-    print("\n".join(lines))
+    stages.bundle_command = command
+    print(search(**json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics and figures of a suite, on scores that are made here and checked by other means."""
+"""Statistics and figures of a suite on synthetic scores, compared with SciPy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scripts.experiments.cost import multiply_adds
-from scripts.experiments.figures import boxes, cliques, critical_difference, ranks
-from scripts.experiments.launch import last_row, launch, tail
-from scripts.experiments.results import by_patient, matrix, rows_of
-from scripts.experiments.suite import Run, Suite, load_suite
+from scripts.experiments.suite.cost import multiply_adds
+from scripts.experiments.suite.definition import Run, Suite, load_suite
+from scripts.experiments.suite.figures import box_plot, cliques, critical_difference, ranks
+from scripts.experiments.suite.results import patient_matrix, patient_means, read_rows
 from torch import nn
 
 
@@ -33,36 +32,36 @@ def scored(root: Path, name: str, dice: dict[str, float]) -> None:
 @pytest.fixture
 def made(tmp_path) -> tuple[Suite, Path, dict]:
     suite = load_suite("ablation")
-    suite = replace(suite, members=suite.members[:3], seeds=(0, 1))
+    suite = replace(suite, variants=suite.variants[:3], seeds=(0, 1))
     rng = np.random.default_rng(0)
     values = {}
-    for k, member in enumerate(suite.members):
+    for k, variant in enumerate(suite.variants):
         for seed in suite.seeds:
-            values[member.name, seed] = {
+            values[variant.name, seed] = {
                 f"p{i // 2}_{i % 2}": float(np.clip(0.8 - 0.2 * k + 0.1 * rng.normal(), 0, 1)) for i in range(16)
             }
-            scored(tmp_path, Run(member, seed).name, values[member.name, seed])
+            scored(tmp_path, Run(variant, seed).name, values[variant.name, seed])
     return suite, tmp_path, values
 
 
-def test_rows_are_means_over_seeds_then_cases_and_tests_are_on_patients(made):
+def test_rows_average_seeds_first_and_test_on_patients(made):
     suite, root, values = made
-    rows, patients = rows_of(suite, root)
+    rows, patients = read_rows(suite, root)
     assert len(patients) == 16
     cases = sorted(patients)
-    mean = {m.name: np.array([np.mean([values[m.name, s][c] for s in (0, 1)]) for c in cases]) for m in suite.members}
+    mean = {m.name: np.array([np.mean([values[m.name, s][c] for s in (0, 1)]) for c in cases]) for m in suite.variants}
     for row in rows:
         estimate = row.estimates["dice"]
-        assert estimate.value == pytest.approx(mean[row.member.name].mean())
+        assert estimate.value == pytest.approx(mean[row.variant.name].mean())
         assert estimate.low < estimate.value < estimate.high
         assert estimate.patients == 8
         for seed in (0, 1):
-            assert row.seeds["dice"][seed] == pytest.approx(np.mean(list(values[row.member.name, seed].values())))
+            assert row.seeds["dice"][seed] == pytest.approx(np.mean(list(values[row.variant.name, seed].values())))
         assert row.detection["sensitivity"] == 0.5
     assert rows[0].difference is None
     expected = []
     for row in rows[1:]:
-        apart = mean[row.member.name] - mean["msffnet"]
+        apart = mean[row.variant.name] - mean["msffnet"]
         assert row.difference.value == pytest.approx(apart.mean())
         expected.append(stats.wilcoxon(apart.reshape(8, 2).mean(axis=1)).pvalue)
         assert row.p == pytest.approx(expected[-1])
@@ -75,26 +74,26 @@ def test_a_run_without_result_is_named_and_left_out(made):
     folder = root / "members" / "no_ffm_seed1"
     (folder / "evaluation" / "cases.csv").unlink()
     (folder / "record.json").write_text(json.dumps({"state": "failed", "error": ["training: exit status 1"]}))
-    rows, _ = rows_of(suite, root)
+    rows, _ = read_rows(suite, root)
     assert rows[1].failed == {"no_ffm_seed1": "training: exit status 1"}
     assert set(rows[1].seeds["dice"]) == {0}
     assert rows[1].estimates["dice"].value == pytest.approx(np.mean(list(values["no_ffm", 0].values())))
 
 
-def test_ranks_and_friedman_agree_with_scipy(made):
+def test_ranks_and_friedman_equal_those_of_scipy(made):
     suite, root, _ = made
-    rows, patients = rows_of(suite, root)
-    shown, values = matrix(rows, patients)
-    assert [r.member.name for r in shown] == [m.name for m in suite.members]
+    rows, patients = read_rows(suite, root)
+    shown, values = patient_matrix(rows, patients)
+    assert [r.variant.name for r in shown] == [m.name for m in suite.variants]
     assert values.shape == (8, 3)
     assert ranks(values) == pytest.approx(np.mean([stats.rankdata(-v) for v in values], axis=0))
     assert ranks(values).sum() == pytest.approx(6)
     title = critical_difference(rows, patients, "T").axes[0].get_title()
     assert f"{stats.friedmanchisquare(*values.T).pvalue:.2g}" in title
-    assert len(boxes(rows, "T").axes[0].get_xticklabels()) == 3
+    assert len(box_plot(rows, "T").axes[0].get_xticklabels()) == 3
 
 
-def test_members_far_apart_are_in_no_clique_and_equal_ones_are_in_one():
+def test_cliques_join_equal_members_only():
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(30, 4)) * 0.01
     assert cliques(noise + np.array([0.9, 0.6, 0.3, 0.0])) == []
@@ -104,11 +103,11 @@ def test_members_far_apart_are_in_no_clique_and_equal_ones_are_in_one():
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 1)), min_size=1, max_size=30))
 @settings(max_examples=30, deadline=None)
-def test_patients_count_once_however_many_cases_they_have(pairs):
+def test_patients_count_once_for_any_number_of_cases(pairs):
     patients, values = [p for p, _ in pairs], np.array([v for _, v in pairs])
-    found = by_patient(values, patients)
-    assert len(found) == len(set(patients))
-    assert found == pytest.approx([np.mean([v for p, v in pairs if p == name]) for name in sorted(set(patients))])
+    means = patient_means(values, patients)
+    assert len(means) == len(set(patients))
+    assert means == pytest.approx([np.mean([v for p, v in pairs if p == name]) for name in sorted(set(patients))])
 
 
 class Recurrent(nn.Module):
@@ -127,35 +126,3 @@ def test_multiply_adds_count_convolutions_and_recurrent_layers():
     by_hand = 80 * 9 * 6 + 80 * 4 * 5 * (6 + 5)
     assert multiply_adds(network, (8, 10)) == pytest.approx(by_hand / 1e9)
     assert next(network.parameters()).device.type == "cpu"
-
-
-def test_a_command_is_watched_and_ended_with_its_children(tmp_path):
-    import sys
-
-    child = "[sys.executable, '-c', 'import time; time.sleep(60)']"
-    program = f"import subprocess, sys, time; subprocess.Popen({child}); time.sleep(60)"
-    calls = []
-    outcome = launch(
-        [sys.executable, "-c", program],
-        tmp_path / "log.txt",
-        watch=lambda: calls.append(1) or len(calls) < 3,
-        interval=0.2,
-    )
-    assert outcome.stopped
-    assert outcome.code != 0
-    assert outcome.seconds < 50
-    good = launch([sys.executable, "-c", "print('done')"], tmp_path / "log.txt", interval=0.1)
-    assert (good.code, good.stopped) == (0, False)
-    assert good.peak_mib > 1
-    assert tail(tmp_path / "log.txt")[-1] == "done"
-
-
-def test_progress_bars_are_left_out_of_a_tail_and_histories_may_be_absent(tmp_path):
-    (tmp_path / "log.txt").write_text(
-        "a\n 5%|x| 1/2 [00:01<00:01, 1.0it/s]\r 9%|x| [1.0s/it]\nTraceback\n\nValueError: b\n"
-    )
-    assert tail(tmp_path / "log.txt") == ["a", "Traceback", "ValueError: b"]
-    assert tail(tmp_path / "none.txt") == []
-    assert last_row(tmp_path / "none.csv") == {}
-    (tmp_path / "history.csv").write_text("epoch,train_loss,val_mean_dice\n1,0.5,\n2,0.25,0.5\n")
-    assert last_row(tmp_path / "history.csv") == {"epoch": 2.0, "train_loss": 0.25, "val_mean_dice": 0.5}

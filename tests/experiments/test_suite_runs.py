@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites through the real entry points: runs, resumption, tables, reproduction."""
+"""Suites through the real entry points: runs, resume, tables, reproduction."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 from scripts.core.errors import InputError
-from scripts.experiments import schedule
-from scripts.experiments.member import finished
-from scripts.experiments.record import read_record
-from scripts.experiments.reproduce import reproduce
-from scripts.experiments.run import run, status
-from scripts.experiments.table import table
+from scripts.experiments.suite import run as run_module
+from scripts.experiments.suite.config import config_hash, load_config
+from scripts.experiments.suite.record import read_record, write_record
+from scripts.experiments.suite.reproduce import reproduce
+from scripts.experiments.suite.run import run, status
+from scripts.experiments.suite.stages import is_finished
+from scripts.experiments.suite.table import table
 
 SUITE = """
 title: Tiny
@@ -60,22 +61,22 @@ def tiny_suite(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ran(tiny_suite, phantom_set, tmp_path_factory) -> tuple[Path, str]:
-    """Folder of the suite's results, and what the command said of the member that crashed."""
+    """Folder of the results, and the error line about the failed member."""
     out = tmp_path_factory.mktemp("results")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with pytest.raises(InputError) as said:
+    with pytest.raises(InputError) as caught:
         run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
-    return out, str(said.value)
+    return out, str(caught.value)
 
 
 def stamp(folder: Path) -> dict[str, float]:
     return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.name in ("model.pt", "cases.csv")}
 
 
-def test_every_run_leaves_its_config_weights_scores_and_record(ran, phantom_set):
+def test_a_run_writes_config_weights_scores_and_record(ran, phantom_set):
     for name in ("fused_seed0", "plain_seed0"):
         folder = ran[0] / "members" / name
-        assert finished(folder)
+        assert is_finished(folder)
         for file in (
             "config.yaml",
             "evaluate.yaml",
@@ -95,15 +96,15 @@ def test_every_run_leaves_its_config_weights_scores_and_record(ran, phantom_set)
         assert record["stages"]["training"]["seconds"] > 0
         assert record["stages"]["training"]["peak_mib"] > 50
         assert not (folder / "state.pt").exists()
-        assert not (folder / "claim.json").exists()
+        assert not (folder / "lock.json").exists()
 
 
-def test_a_member_that_crashes_is_reported_with_its_log_and_the_others_go_on(ran):
-    out, said = ran
-    assert "2 of 3 runs of tiny are finished" in said
-    assert "broken_seed0: training: exit status" in said
-    assert "Failed to evaluate" in said
-    assert "$1 / 0" in said
+def test_a_failed_member_is_reported_with_its_log(ran):
+    out, message = ran
+    assert "2 of 3 runs of tiny are finished" in message
+    assert "broken_seed0: training: exit status" in message
+    assert "Failed to evaluate" in message
+    assert "$1 / 0" in message
     record = read_record(out / "members" / "broken_seed0")
     assert record["state"] == "failed"
     assert "| broken_seed0 | failed |" in status(_suite(out), out=str(out))
@@ -113,15 +114,15 @@ def _suite(out: Path) -> str:
     return str(next(out.parent.glob("suite*/tiny.yaml")))
 
 
-def test_finished_runs_are_left_alone_and_cut_off_ones_go_on(ran, tiny_suite, phantom_set, tmp_path):
+def test_only_missing_stages_are_run(ran, tiny_suite, phantom_set, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(ran[0], out)
     before = stamp(out)
-    said = run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", only=["fused", "plain"])
-    assert "2 of 2 runs of tiny are finished" in said
+    message = run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", members=["fused", "plain"])
+    assert "2 of 2 runs of tiny are finished" in message
     assert stamp(out) == before
     (out / "members" / "plain_seed0" / "evaluation" / "cases.csv").unlink()
-    run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", only="plain")
+    run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", members="plain")
     after = stamp(out)
     changed = [k for k in after if after[k] != before[k]]
     assert [Path(k).name for k in changed] == ["cases.csv"], "the weights were there, so only the evaluation runs again"
@@ -131,7 +132,7 @@ def test_other_settings_or_data_are_refused(ran, tiny_suite, phantom_set, tmp_pa
     other = tmp_path / "tiny.yaml"
     other.write_text(tiny_suite.read_text().replace("epochs: 2", "epochs: 3"))
     with pytest.raises(InputError, match=r"fused_seed0: was run with other settings \(epochs: 2 and 3\)"):
-        run(str(other), out=str(ran[0]), dataset_dir=str(phantom_set), device="cpu", only="fused")
+        run(str(other), out=str(ran[0]), dataset_dir=str(phantom_set), device="cpu", members="fused")
     data = tmp_path / "data"
     shutil.copytree(phantom_set, data)
     content = json.loads((data / "datalist.json").read_text())
@@ -141,7 +142,7 @@ def test_other_settings_or_data_are_refused(ran, tiny_suite, phantom_set, tmp_pa
         run(str(tiny_suite), out=str(ran[0]), dataset_dir=str(data), device="cpu")
 
 
-def test_tables_mark_what_failed_and_keep_the_paper_apart(ran, tiny_suite, phantom_set):
+def test_tables_mark_failed_runs_and_separate_the_paper(ran, tiny_suite, phantom_set):
     text = table(str(tiny_suite), out=str(ran[0]), dataset_dir=str(phantom_set), rounds=1, device="cpu")
     folder = ran[0] / "tiny"
     assert "Broken_one [1 runs missing]" in text
@@ -166,14 +167,14 @@ def test_tables_mark_what_failed_and_keep_the_paper_apart(ran, tiny_suite, phant
 
 
 def test_a_run_folder_reproduces_itself_bit_by_bit(ran, tmp_path):
-    said = reproduce(str(ran[0] / "members" / "plain_seed0"), out=str(tmp_path / "again"), device="cpu")
-    assert "weights: equal, largest difference 0" in said
+    message = reproduce(str(ran[0] / "members" / "plain_seed0"), out=str(tmp_path / "again"), device="cpu")
+    assert "weights: equal, largest difference 0" in message
     facts = json.loads((tmp_path / "again" / "comparison.json").read_text())
     assert facts["equal"]
     assert facts["weights_sha256"][0] == facts["weights_sha256"][1] or facts["largest_difference"] == 0
 
 
-def test_what_cannot_be_reproduced_says_why(ran, phantom_set, tmp_path):
+def test_an_impossible_reproduction_is_one_line(ran, phantom_set, tmp_path):
     with pytest.raises(InputError, match="is no folder of a run"):
         reproduce(str(tmp_path))
     with pytest.raises(InputError, match="the run is failed; only a finished one"):
@@ -187,19 +188,21 @@ def test_what_cannot_be_reproduced_says_why(ran, phantom_set, tmp_path):
 
 
 def test_bad_input_is_one_line(tiny_suite, tmp_path):
-    with pytest.raises(InputError, match="no data; give --dataset_dir DIR, or --setting small"):
+    with pytest.raises(InputError, match="no data; expected --dataset_dir DIR, or --setting small"):
         run(str(tiny_suite), out=str(tmp_path))
     with pytest.raises(InputError, match=r"datalist.json: no such datalist"):
         run(str(tiny_suite), out=str(tmp_path), dataset_dir=str(tmp_path))
-    with pytest.raises(InputError, match=r"only=\['fusd'\]: no such member of tiny; give some of fused, broken, plain"):
-        run(str(tiny_suite), out=str(tmp_path), only="fusd")
+    with pytest.raises(
+        InputError, match=r"members=\['fusd'\]: no such member of tiny; must be some of fused, broken, plain"
+    ):
+        run(str(tiny_suite), out=str(tmp_path), members="fusd")
     with pytest.raises(InputError, match="holds no runs; start with"):
         table(str(tiny_suite), out=str(tmp_path / "none"))
     with pytest.raises(InputError, match="workers=0"):
         run(str(tiny_suite), out=str(tmp_path), workers=0)
 
 
-def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, phantom_set, tmp_path, bundle):
+def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set, tmp_path, bundle):
     suite = tmp_path / "tiny.yaml"
     suite.write_text(tiny_suite.read_text().replace("epochs: 2", "patience: 100\n  epochs: 40"))
     command = [
@@ -213,7 +216,7 @@ def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, ph
         "--out",
         str(tmp_path / "out"),
     ]
-    command += ["--dataset_dir", str(phantom_set), "--only", "['plain']", "--device", "cpu"]
+    command += ["--dataset_dir", str(phantom_set), "--members", "['plain']", "--device", "cpu"]
     folder = tmp_path / "out" / "members" / "plain_seed0"
 
     def start() -> subprocess.Popen:
@@ -227,27 +230,27 @@ def test_ended_by_sigterm_it_leaves_no_process_behind_and_goes_on(tiny_suite, ph
         time.sleep(0.1)
         assert process.poll() is None, process.stdout.read()
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert "stopped; the same command goes on from" in said
+    assert "stopped; rerun the same command to resume from" in output
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, encoding="utf-8", errors="replace").stdout
     assert str(folder) not in left
-    assert not (folder / "claim.json").exists()
+    assert not (folder / "lock.json").exists()
     epochs = len(list(csv.DictReader((folder / "history.csv").open())))
     assert 0 < epochs < 40
-    said, _ = start().communicate(timeout=1800)
-    assert "1 of 1 runs of tiny are finished" in said
-    assert "plain_seed0: goes on" in said
+    output, _ = start().communicate(timeout=1800)
+    assert "1 of 1 runs of tiny are finished" in output
+    assert "plain_seed0: resumes" in output
     assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 41))
 
 
-def test_folds_are_pooled_and_their_ensemble_is_scored_on_the_test_cases(tiny_suite, phantom_set, tmp_path):
+def test_folds_are_pooled_and_their_ensemble_is_tested(tiny_suite, phantom_set, tmp_path):
     suite = tmp_path / "folded.yaml"
     text = tiny_suite.read_text().replace("epochs: 2", "epochs: 1").split("  broken:")[0]
     suite.write_text(text + "folds: 2\n")
     out = tmp_path / "out"
-    said = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", workers=2)
-    assert "2 of 2 runs of folded are finished" in said
+    message = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", workers=2)
+    assert "2 of 2 runs of folded are finished" in message
     sections = [json.loads((out / "folds" / f"datalist_fold{k}.json").read_text()) for k in range(2)]
     validation = [{c["patient"] for c in s["validation"]} for s in sections]
     assert not validation[0] & validation[1]
@@ -264,17 +267,37 @@ def test_folds_are_pooled_and_their_ensemble_is_scored_on_the_test_cases(tiny_su
     assert (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns == before
 
 
-def test_gpus_are_given_out_one_to_a_worker(monkeypatch, tiny_suite, phantom_set, tmp_path):
-    seen = []
+def test_every_worker_has_a_gpu_of_its_own(monkeypatch, tiny_suite, phantom_set, tmp_path):
+    devices = []
 
-    def pretend(run, place, watch):
-        seen.append(place.environment["CUDA_VISIBLE_DEVICES"])
+    def pretend(run, context, poll):
+        devices.append(context.environment["CUDA_VISIBLE_DEVICES"])
         time.sleep(0.3)
 
-    monkeypatch.setattr(schedule, "execute", pretend)
+    monkeypatch.setattr(run_module, "execute", pretend)
     run(str(tiny_suite), out=str(tmp_path), dataset_dir=str(phantom_set), gpus=[0, 3])
-    assert len(seen) == 3
-    assert set(seen) == {"0", "3"}
+    assert len(devices) == 3
+    assert set(devices) == {"0", "3"}
+
+
+def test_a_run_folder_of_version_0_5_is_read(ran, tiny_suite, phantom_set, tmp_path):
+    """Names of 0.5 in a finished run: recorded settings count as equal, and tables and status are as before."""
+    out = tmp_path / "old"
+    shutil.copytree(ran[0], out)
+    folder = out / "members" / "plain_seed0"
+    for name in ("config.yaml", "evaluate.yaml"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(
+            text.replace("ignore_index:", "ignore_value:", 1).replace("@ignore_index", "@ignore_value")
+        )
+    assert "ignore_value" in (folder / "config.yaml").read_text(encoding="utf-8")
+    old_hash = config_hash(load_config(folder / "config.yaml", migrate=False))
+    write_record(folder, {**read_record(folder), "config_sha256": old_hash})
+    before = stamp(out)
+    message = run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", members="plain")
+    assert "1 of 1 runs of tiny are finished" in message
+    assert stamp(out) == before
+    assert "| plain_seed0 | finished | 2 |" in status(str(tiny_suite), out=str(out))
 
 
 def test_weights_are_plain_tensors(ran):

@@ -1,35 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundle runs as processes of their own: started, watched, measured, ended."""
+"""Bundle runs as subprocesses: one process per run folder, several at once, none of which outlives its parent."""
 
 from __future__ import annotations
 
-import csv
+import ctypes
+import json
 import os
+import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from ..core.errors import InputError
 from ..core.paths import BUNDLE
 
 # Keep freed memory in the process: training allocates the same large buffers in every step (glibc; ignored elsewhere).
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-TAIL = 15  # lines of a log that say why a run failed
+HEARTBEAT_S = 15.0  # interval at which a lock is renewed
+STALE_S = 120.0  # age at which a lock that was not renewed is void
+POLL_S = 0.5
+GRACE_S = 10.0  # between SIGTERM and SIGKILL
+TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1
+
+Job = TypeVar("Job")
+
+
+def bundle_command(run_id: str, config: Path, options: Mapping[str, object]) -> list[str]:
+    """Command line of ``python -m monai.bundle run`` with one config and options by id; it runs in the folder ``BUNDLE``."""
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id]
+    command += ["--config_file", str(config), "--meta_file", str(BUNDLE / "configs" / "metadata.json")]
+    command += ["--logging_file", str(BUNDLE / "configs" / "logging.conf")]
+    return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
+
+
+def die_with_parent(command: Sequence[str]) -> list[str]:
+    """Command line that is killed when this process ends; without Linux the command itself.
+
+    A worker killed by SIGKILL cannot end its training, which would then write into the same folder as the run that resumes it.
+    """
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    return [sys.executable, "-m", "scripts.experiments.launch", str(os.getpid()), *command]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended.
+    """End of a process.
 
     Attributes:
         code: exit status; negative for a signal.
         seconds: wall time.
-        peak_mib: largest resident memory (MiB), workers not included; None where the system does not tell.
-        stopped: whether the watcher ended it.
+        peak_mib: largest resident memory (MiB) without data workers; None on systems without ``wait4``.
+        stopped: whether the process was ended by ``poll``.
     """
 
     code: int
@@ -38,102 +71,238 @@ class Outcome:
     stopped: bool = False
 
 
-def bundle_command(run_id: str, config: Path, options: Mapping[str, object]) -> list[str]:
-    """Command line of ``python -m monai.bundle run`` with one config and options by id."""
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id]
-    command += ["--config_file", str(config), "--meta_file", str(BUNDLE / "configs" / "metadata.json")]
-    command += ["--logging_file", str(BUNDLE / "configs" / "logging.conf")]
-    for key, value in options.items():
-        command += [f"--{key}", str(value)]
-    return command
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process and its data workers."""
+    with suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
 
 
 def launch(
     command: Sequence[str],
     log: Path,
     environment: Mapping[str, str] | None = None,
-    watch: Callable[[], bool] | None = None,
-    interval: float = 1.0,
+    poll: Callable[[], bool] | None = None,
+    interval: float = POLL_S,
 ) -> Outcome:
-    """Run a command inside the bundle, its output appended to a log.
+    """Run a command in the bundle's folder, its output appended to a log.
 
     Args:
         command: program and arguments.
-        log: file that grows.
-        environment: variables on top of this process's.
-        watch: called every ``interval`` seconds; False ends the process.
+        log: file.
+        environment: variables added to those of this process.
+        poll: called every ``interval`` seconds; the process is ended when it returns False.
         interval: seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    start, stopped = time.perf_counter(), False
+    start, stopped, deadline, peak_mib = time.perf_counter(), False, float("inf"), None
+    variables = {**MEMORY, **os.environ, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg", **(environment or {})}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BUNDLE), variables.get("PYTHONPATH")]))
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
         process = subprocess.Popen(
-            list(command),
+            die_with_parent(command),
             cwd=BUNDLE,
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**MEMORY, **os.environ, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg", **(environment or {})},
+            env=variables,
             start_new_session=True,
         )
-        peak: list[float] = []
-        ended = threading.Event()
-
-        def wait() -> None:
+    try:
+        while True:
             if hasattr(os, "wait4"):
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                peak.append(usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20))
-            else:
-                process.wait()
-            ended.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        try:
-            while not ended.wait(interval):
-                if watch is not None and not stopped and not watch():
-                    stopped = True
-                    end(process)
-        except BaseException:
-            end(process)
-            ended.wait(20)
-            raise
-    return Outcome(process.returncode, time.perf_counter() - start, peak[0] if peak else None, stopped)
-
-
-def end(process: subprocess.Popen, patience: float = 10.0) -> None:
-    """End a process and its workers: by request, then by force."""
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        try:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, sign)
-            else:
-                process.terminate()
-        except ProcessLookupError:
-            return
-        limit = time.monotonic() + patience
-        while time.monotonic() < limit:
-            if process.returncode is not None:
-                return
-            time.sleep(0.1)
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    peak_mib = usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+                    break
+            elif process.poll() is not None:
+                break
+            if poll is not None and not stopped and not poll():
+                stopped, deadline = True, time.monotonic() + GRACE_S
+                _signal(process, signal.SIGTERM)
+            if time.monotonic() > deadline:
+                _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+            time.sleep(interval)
+    finally:
+        if stopped or process.returncode is None:
+            _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+    return Outcome(process.returncode, time.perf_counter() - start, peak_mib, stopped)
 
 
-def tail(log: Path, lines: int = TAIL) -> list[str]:
-    """Last lines of a log, progress bars left out."""
+def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:
+    """Last lines of a log without progress bars."""
     if not log.is_file():
         return []
     text = log.read_bytes()[-20000:].decode("utf-8", "replace")
-    kept = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return [line for line in kept if line and "it/s" not in line and "s/it" not in line][-lines:]
+    plain = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return [line for line in plain if line and "it/s" not in line and "s/it" not in line][-lines:]
 
 
-def last_row(history: Path) -> dict[str, float]:
-    """Last row of a ``history.csv``; empty while there is none."""
+class FolderLock:
+    """Exclusive use of a folder, also among machines that share it; ``acquired`` is False while another process holds it.
+
+    ``lock.json`` is created exclusively and renewed by a thread. A lock that was not renewed for ``STALE_S`` seconds, or whose
+    process on this machine has ended, is void and removed by a rename, in which only one process succeeds. Ages are measured by
+    the clock of the storage, since the clocks of machines differ.
+
+    Args:
+        folder: created when missing.
+        wait: called every second while another process holds the lock; waiting ends when it returns False. None for no waiting.
+    """
+
+    def __init__(self, folder: Path, wait: Callable[[], bool] | None = None) -> None:
+        self.folder, self.path, self.wait = Path(folder), Path(folder) / "lock.json", wait
+        self.acquired = False
+        self._released = threading.Event()
+
+    def holder(self) -> str | None:
+        """Holder as "host, process N"; None for a free folder or a void lock."""
+        try:
+            age = self._storage_time() - self.path.stat().st_mtime
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # cut off while it was written
+            content = {}
+        if age > STALE_S or (content.get("host") == socket.gethostname() and not _process_exists(int(content["pid"]))):
+            return None
+        return f"{content.get('host', 'another machine')}, process {content.get('pid', '?')}"
+
+    def is_stale(self) -> bool:
+        """True for the lock of a process that ended without releasing it."""
+        return self.path.exists() and self.holder() is None
+
+    def _storage_time(self) -> float:
+        probe = self.folder / f".clock.{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _acquire(self) -> bool:
+        with suppress(FileNotFoundError):
+            content = self.path.read_bytes()
+            if self.holder() is None:
+                removed = self.path.with_name(f".lock.{uuid.uuid4().hex}")
+                os.rename(self.path, removed)
+                if removed.read_bytes() != content:  # another process was faster and holds a new lock
+                    os.rename(removed, self.path)
+                    return False
+                removed.unlink()
+        try:
+            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "w") as file:
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}))
+        return True
+
+    def _renew(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            with suppress(FileNotFoundError):
+                os.utime(self.path)
+
+    def __enter__(self) -> FolderLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.acquired = self._acquire()
+        if not self.acquired and self.wait is not None:
+            print(f"{self.folder}: waiting for {self.holder()}", flush=True)
+        while not self.acquired and self.wait is not None and self.wait():
+            time.sleep(1)
+            self.acquired = self._acquire()
+        if self.acquired:
+            threading.Thread(target=self._renew, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        if self.acquired:
+            self.path.unlink(missing_ok=True)
+
+
+def _process_exists(pid: int) -> bool:
     try:
-        with history.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return {}
-    return {k: float(v) for k, v in rows[-1].items() if v} if rows else {}
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def worker_environments(workers: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
+    """Variables of the processes of each worker: one GPU each, or an equal part of the CPU cores.
+
+    Raises:
+        InputError: for fewer than one worker.
+    """
+    if workers < 1:
+        raise InputError(f"workers={workers}: must be at least 1")
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": str(g)} for g in gpus]
+    if workers == 1:
+        return [{}]
+    return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // workers, 1))} for _ in range(workers)]
+
+
+@contextmanager
+def stop_on_signal(stop: threading.Event) -> Iterator[None]:
+    """Set ``stop`` on SIGINT and SIGTERM in place of an exception, so that every worker can end its process in order."""
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_all(
+    jobs: Sequence[Job],
+    work: Callable[[Job, Mapping[str, str], threading.Event], None],
+    environments: Sequence[Mapping[str, str]],
+) -> bool:
+    """Call ``work(job, environment, stop)`` for all jobs, as many at once as there are environments.
+
+    Returns:
+        False when SIGINT or SIGTERM ended the work before all jobs were done.
+    """
+    stop, unused = threading.Event(), queue.SimpleQueue[Mapping[str, str]]()
+    for variables in environments:
+        unused.put(variables)
+
+    def run_job(job: Job) -> None:
+        variables = unused.get()
+        try:
+            if not stop.is_set():
+                work(job, variables, stop)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            unused.put(variables)
+
+    with stop_on_signal(stop), ThreadPoolExecutor(len(environments)) as pool:
+        for future in [pool.submit(run_job, job) for job in jobs]:
+            future.result()
+    return not stop.is_set()
+
+
+def main() -> None:
+    """Replace this process by a command that is killed with its parent: ``launch PARENT COMMAND...``."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        raise SystemExit(1)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,211 +1,294 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``search``: hyper-parameters by Optuna, every trial a bundle run, on one machine or many."""
+"""Command ``search``: hyper-parameters by Optuna, each trial a bundle run whose validations are reported and pruned."""
 
 from __future__ import annotations
 
-import os
-import signal
+import math
+import queue
+import re
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..core.errors import InputError
-from .launch import bundle_command
-from .member import Place
-from .record import data_hash
-from .run import make_data
-from .search_report import write_results
-from .search_space import Space, load_space
-from .search_storage import Timing, make_pruner, make_sampler, need_optuna, open_storage
-from .search_study import Recovery, begin_study, best_of, counted, is_surplus, retry
-from .search_trial import Trials
+from ..core.errors import InputError, first_line
+from ..core.files import ensure_same_settings, read_table
+from .launch import HEARTBEAT_S, STALE_S, FolderLock, stop_on_signal, worker_environments
+from .search_report import best_trial, effective_trials, write_results
+from .search_space import Space, load_space, make_part, require_optuna
+from .suite.record import datalist_hash, read_record, write_record
+from .suite.run import resolve_datalist, results_folder
+from .suite.stages import TRAINING, RunError, SuiteContext, prepare_training, run_stage
 
 if TYPE_CHECKING:
     import optuna
 
-
-class Bar:
-    """One bar over the trials: which is at which epoch, and the best so far.
-
-    Args:
-        study: that is shown.
-        total: trials.
-    """
-
-    def __init__(self, study: optuna.Study, total: int) -> None:
-        self.study, self.lock, self._now, self._best = study, threading.Lock(), "", ""
-        self.bar = tqdm(total=total, unit="trial", desc=study.study_name)
-
-    def finished(self, number: int) -> None:
-        """Set how many trials have finished, those of other workers included."""
-        best = best_of(self.study)
-        with self.lock:
-            self.bar.update(max(min(number, self.bar.total) - self.bar.n, 0))
-            self._best = "" if best is None else f", best {best.value:.3f} (trial {best.number})"
-
-    def epoch(self, number: int, epoch: int, epochs: int, value: float) -> None:
-        """Show where a trial of this worker is."""
-        with self.lock:
-            self.bar.set_postfix_str(f"trial {number} epoch {epoch}/{epochs or '?'} {value:.3f}{self._best}")
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        with self.lock:
-            self.bar.write(line)
+ATTEMPT_FILES = ("history.csv", "model.pt", "record.json")  # of an attempt that ended before its first state
 
 
-def _work(trials: Trials, wanted: int, recover: Recovery, bar: Bar, wait: bool, exhausted: threading.Event) -> None:
-    """Take trials until the study has as many as are wanted."""
-    state = need_optuna().trial.TrialState
-    while not trials.stop.is_set() and not exhausted.is_set():
-        recover()
-        now = counted(trials.study.get_trials(deepcopy=False))
-        finished = sum(t.state.is_finished() for t in now)
-        bar.finished(finished)
-        if finished >= wanted:
-            return
-        if finished + sum(t.state == state.RUNNING for t in now) >= wanted:
-            if not wait:
-                return
-            trials.stop.wait(trials.timing.poll)  # should another worker be killed, its trial is taken up here
-            continue
-        trial = trials.study.ask()
-        if is_surplus(trials.study.get_trials(deepcopy=False), trial.number, wanted):
-            trial.set_user_attr("surplus", True)
-            trials.study.tell(trial, state=state.FAIL, skip_if_finished=True)
-            continue
-        trials.run(trial)
+class TrialError(Exception):
+    """A trial has no value; the lines of the message are stored in the study."""
 
 
-def _in_thread(work: Callable[[], None], stop: threading.Event, errors: list[BaseException]) -> threading.Event:
-    """Start work in a thread; return what is set when it has ended.
-
-    Nobody joins the thread: a ``join`` that Ctrl-C interrupts takes the thread for ended in some versions of Python (3.11), and
-    the process would end before its trial is queued again.
-    """
-    ended = threading.Event()
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # in a thread it would be lost; the main thread raises it
-            errors.append(error)
-            stop.set()
-        finally:
-            ended.set()
-
-    threading.Thread(target=guarded, daemon=True).start()
-    return ended
+def hide_password(url: str) -> str:
+    """Address of a storage without its password."""
+    url = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)(passw(?:or)?d=)[^&\s]*", r"\1***", url)
 
 
-def _slots(workers: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
-    """Variables of each worker's trainings."""
-    if workers < 1:
-        raise InputError(f"workers={workers}: give a number of at least 1")
-    if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(g)} for g in gpus]
-    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // workers, 1))} if workers > 1 else {}
-    return [dict(threads) for _ in range(workers)]
-
-
-def run_search(
-    space: Space,
-    root: Path,
-    dataset_dir: str | None,
-    trials: int | None = None,
-    storage: str | None = None,
-    study: str | None = None,
-    slots: Sequence[dict[str, str]] = ({},),
-    device: str | None = None,
-    wait: bool = True,
-    command: Callable[..., list[str]] = bundle_command,
-    timing: Timing | None = None,
-) -> list[str]:
-    """Work on a study until it has as many trials as are wanted; return lines that say what was found.
+def open_storage(url: str | None, root: Path, retries: int = 0) -> optuna.storages.BaseStorage:
+    """Open the storage of a study.
 
     Args:
-        space: what is searched.
+        url: ``sqlite:///FILE``, ``journal:///FILE.log``, a path that ends in .log, ``postgresql://...``; None for ROOT/study.db.
         root: folder of the results.
-        dataset_dir: folder with a datalist.json, or such a file; None makes the setting's phantoms.
-        trials: of the whole study; None as the space says.
-        storage: address; None for an SQLite file in ``root``.
-        study: name of the study; None for that of the space.
-        slots: variables of the trainings of each worker in this process.
-        device: of the trainings.
-        wait: stay until the trials of other workers have ended.
-        command: makes the command line of a training.
-        timing: seconds between looks.
+        retries: retries of a trial without heartbeat.
 
     Raises:
-        InputError: when something given cannot be used, no trial completed, or the work was stopped.
+        InputError: when it cannot be used; the line has no password.
     """
-    wanted, timing, root = space.trials if trials is None else trials, timing or Timing(), root.resolve()
-    if wanted < 1:
-        raise InputError(f"trials={wanted}: give a number of at least 1")
-    make_sampler(space.sampler, space.name)  # a wrong name is found before data are made
-    make_pruner(space.pruner, space.name)
-    root.mkdir(parents=True, exist_ok=True)
-    opened = open_storage(storage, root, lambda s, t: retry(s, t, space.retries), timing)
-    datalist = make_data(space.suite, root, dataset_dir)
-    data = data_hash(datalist, root / "hashes.json")
-    made = begin_study(opened, space, root, study or space.name, data)
-    stop, errors, bar = threading.Event(), [], Bar(made, wanted)  # type: ignore[var-annotated]
-    exhausted = threading.Event()
-    made.stop = exhausted.set  # type: ignore[method-assign] # a sampler that has tried everything calls it
-    recover = Recovery(opened, made, root, space.retries, timing)
-    # Clusters end a job with SIGTERM some time before SIGKILL: time enough to queue the trial again.
-    before, running = _on_sigterm(signal.default_int_handler), []
+    storages = require_optuna().storages
+    address = url or f"sqlite:///{root / 'study.db'}"
+    kind = "journal" if address.endswith(".log") and "://" not in address else address.partition("://")[0]
     try:
-        for slot in slots:
-            place = Place(root, {None: datalist}, {None: data}, slot, {"device": device} if device else {})
-            mine = Trials(opened, made, space, place, timing, stop, command, bar.epoch, bar.say)
-            work = partial(_work, mine, wanted, recover, bar, wait, exhausted)
-            running.append(_in_thread(work, stop, errors))
-        for ended in running:
-            while not ended.wait(0.2):
-                pass
-    except KeyboardInterrupt:
-        stop.set()
-        for ended in running:
-            ended.wait(30)
-        bar.bar.close()
-        if errors:
-            _raise(errors[0], opened.shown)
-        raise InputError(f"stopped; its trials are queued again, and the same command goes on from {root}") from None
-    finally:
-        _on_sigterm(before)
-        bar.bar.close()
-    if errors:
-        _raise(errors[0], opened.shown)
-    lines = write_results(made, space, root, opened.shown)
-    if best_of(made) is None:
-        failed = [t for t in made.get_trials(deepcopy=False) if t.user_attrs.get("error")]
-        lines += [f"  | {line}" for line in (failed[-1].user_attrs["error"] if failed else [])]
-        raise InputError(
-            "\n".join(
-                [*lines, "no trial completed; mend the cause, or the pruner, and begin another with --out or --study"]
-            )
+        if kind in ("journal", "sqlite"):
+            path = Path(re.sub(r"^journal://|^sqlite:///", "", address).partition("?")[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "journal":
+            return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
+        connect = {"timeout": 60} if kind == "sqlite" else {"connect_timeout": 10}
+        return storages.RDBStorage(
+            re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", address),
+            engine_kwargs={"pool_pre_ping": True, "connect_args": connect},
+            heartbeat_interval=int(HEARTBEAT_S),
+            grace_period=int(STALE_S),
+            heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(max_retry=retries),
         )
-    return lines
-
-
-def _on_sigterm(handler: Any) -> Any:
-    """Set what SIGTERM does and return what it did; in another thread than the main one nothing can be set."""
-    if threading.current_thread() is not threading.main_thread():
-        return signal.SIG_DFL
-    return signal.signal(signal.SIGTERM, handler)
-
-
-def _raise(error: BaseException, shown: str) -> None:
-    if isinstance(error, need_optuna().exceptions.StorageInternalError):
+    except Exception as error:
+        reason = hide_password(first_line(error.__cause__ or error))
         raise InputError(
-            f"--storage {shown}: can no longer be reached; when it is there again the same command takes the trials up"
+            f"--storage {hide_password(address)}: cannot be used ({reason}); must be sqlite:////PATH/study.db or "
+            "journal:////PATH/study.log in a folder that can be written, or postgresql://USER@HOST/NAME of a running server "
+            "(pip install 'psycopg[binary]')"
         ) from None
-    raise error
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, space: Space, root: Path, name: str, data_sha256: str, shown: str
+) -> optuna.Study:
+    """Create a study and queue its first trial, or join it.
+
+    Raises:
+        InputError: when it was begun with another space, other data or another folder.
+    """
+    optuna = require_optuna()
+    parts = {kind: make_part(kind, space.content[kind], space.name) for kind in ("sampler", "pruner")}
+    settings = {**space.settings(), "data": data_sha256}
+    if not isinstance(storage, optuna.storages.RDBStorage) or storage.url.startswith("sqlite"):
+        settings["folder"] = str(root)  # machines with a server may have folders of their own
+    ensure_same_settings(root, {"study": f"{name} in {shown}"})
+    direction = space.content["direction"]
+    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True, **parts)
+    begun = study.user_attrs.get("settings")
+    if begun is None:
+        study.enqueue_trial(space.first())
+        study.set_user_attr("settings", settings)
+        return study
+    for key, value in settings.items():
+        if begun.get(key) != value:
+            raise InputError(
+                f"study {name} in {shown}: was begun with other {key}; restore those, or begin another with --out or --study"
+            )
+    study.sampler.reseed_rng()  # with the seed of the space every worker would draw the same values
+    return study
+
+
+class TrialMonitor:
+    """Report a trial's ``history.csv`` to Optuna while it grows, and end the training that is pruned or stopped.
+
+    Args:
+        trial: Optuna's trial.
+        folder: folder of the run.
+        space: search.
+        stop: set when the worker must end.
+        progress: called with a line on every validation.
+    """
+
+    def __init__(
+        self, trial: optuna.Trial, folder: Path, space: Space, stop: threading.Event, progress: Callable[[str], None]
+    ) -> None:
+        self.trial, self.folder, self.stop, self.progress = trial, folder, stop, progress
+        self.metric, self.sign = space.content["metric"], 1 if space.content["direction"] == "maximize" else -1
+        self.reported: set[int] = set()
+        self.best: tuple[float, int] | None = None  # value and epoch
+        self.problem: str | None = None
+        self.pruned = self.lost = False
+
+    def poll(self) -> bool:
+        """Report new validations; False when the training must end."""
+        optuna = require_optuna()
+        try:
+            return not self.stop.is_set() and self.report()
+        except optuna.exceptions.UpdateFinishedTrialError:  # failed as stale and retried by another worker
+            self.lost = True
+            return False
+        except optuna.exceptions.StorageInternalError:  # reported by a later call, when the server is back
+            return True
+
+    def report(self, prune: bool = True) -> bool:
+        """Report the rows that were added to the table; False for a value that is not finite or a pruned trial."""
+        path = self.folder / "history.csv"
+        for row in read_table(path) if path.is_file() else []:
+            epoch, text = int(float(row["epoch"])), row.get(self.metric)
+            if epoch in self.reported:
+                continue
+            for name, cell in ((self.metric, text), ("train_loss", row.get("train_loss"))):
+                if cell and not math.isfinite(float(cell)):
+                    self.problem = f"{name} is {cell} in epoch {epoch}, see {self.folder / 'log.txt'}"
+                    return False
+            if text:
+                value = float(text)
+                self.trial.report(value, epoch)
+                if self.best is None or self.sign * value > self.sign * self.best[0]:
+                    self.best = value, epoch
+                self.progress(f"trial {self.trial.number} epoch {epoch} {value:.3f}")
+                if prune and self.trial.should_prune():
+                    self.pruned = True
+                    return False
+            self.reported.add(epoch)
+        return True
+
+
+class Worker:
+    """Objective of a study, and the callback that follows every trial.
+
+    Args:
+        study: shared by all workers.
+        space: search.
+        context: folder, data and options.
+        trials: trials that the study has in the end.
+        environments: variables of the processes; as many trials run at once.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        context: SuiteContext,
+        trials: int,
+        environments: Sequence[Mapping[str, str]],
+    ) -> None:
+        self.study, self.space, self.context, self.trials = study, space, context, trials
+        self.stop, self.lost, self.jobs = threading.Event(), False, len(environments)
+        self.environments = queue.SimpleQueue[Mapping[str, str]]()
+        for variables in environments:
+            self.environments.put(variables)
+        self.bar = tqdm(total=trials, unit="trial", desc=study.study_name)
+
+    def run(self) -> None:
+        """Optimize until the study has all its trials or a signal stops the worker."""
+        call = {"n_jobs": self.jobs, "catch": (RunError, TrialError), "callbacks": [self.after_trial]}
+        with stop_on_signal(self.stop), self.bar:
+            while self.has_room() and not self.stop.is_set():
+                try:
+                    self.study.optimize(self.objective, **call)
+                    return
+                except (ValueError, require_optuna().exceptions.UpdateFinishedTrialError):
+                    if not self.lost:  # Optuna's error for a trial that another worker has failed
+                        raise
+                    self.lost = False
+
+    def has_room(self) -> bool:
+        """Queue the trials of killed workers again, and check that the study needs further trials."""
+        optuna = require_optuna()
+        optuna.storages.fail_stale_trials(self.study)  # those without heartbeat; a journal has none
+        for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            if trial.user_attrs.get("locked") == trial.number and FolderLock(self.folder(trial)).is_stale():
+                try:
+                    self.study._storage.set_trial_state_values(trial._trial_id, state=optuna.trial.TrialState.FAIL)
+                except optuna.exceptions.UpdateFinishedTrialError:  # another worker was faster
+                    continue
+                self.retry(trial, self.space.content["retries"])
+        return sum(t.state.name != "WAITING" for t in effective_trials(self.study)) < self.trials
+
+    def retry(self, trial: optuna.trial.FrozenTrial, most: int | None) -> None:
+        """Queue a trial again with the same values, at most ``most`` times."""
+        require_optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=most)(self.study, trial)
+
+    def folder(self, trial: Any) -> Path:
+        """Folder of a trial; a retry has that of its first attempt."""
+        return self.context.root / trial.user_attrs.get("folder", f"trials/{trial.number:04d}")
+
+    def after_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        """Queue a stopped trial again, and stop the study when it has all its trials."""
+        if trial.user_attrs.get("stopped") == trial.number:
+            self.retry(trial, None)
+        elif trial.state.name == "FAIL":
+            reason = (trial.user_attrs.get("error") or ["handed to another worker"])[0]
+            self.bar.write(f"trial {trial.number}: FAILED, {reason}; the other trials continue")
+        if self.stop.is_set() or not self.has_room():
+            study.stop()
+        finished = sum(t.state.is_finished() for t in effective_trials(study))
+        self.bar.update(max(min(finished, self.trials) - self.bar.n, 0))
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Train with the values of a trial; the best validation value.
+
+        Raises:
+            optuna.TrialPruned: for a pruned training.
+            TrialError: for a training that failed or was stopped.
+        """
+        folder, start = self.folder(trial), time.perf_counter()
+        trial.set_user_attr("folder", folder.relative_to(self.context.root).as_posix())
+        monitor = TrialMonitor(trial, folder, self.space, self.stop, self.bar.set_postfix_str)
+        state, error = "complete", []
+        variables = self.environments.get()
+        try:
+            with FolderLock(folder, wait=lambda: not self.stop.is_set()) as lock:
+                trial.set_user_attr("locked", trial.number)
+                if lock.acquired:
+                    self._train(trial, monitor, replace(self.context, environment=variables))
+        except RunError as failure:
+            state = "fail" if not failure.outcome.stopped else "pruned" if monitor.pruned else "cut off"
+            error = [str(failure), *failure.lines]
+        except InputError as failure:
+            state, error = "fail", str(failure).splitlines()
+        finally:
+            self.environments.put(variables)
+        if monitor.lost:
+            self.lost = True
+            raise TrialError
+        if monitor.problem or (state == "complete" and not lock.acquired):
+            state, error = ("fail", [monitor.problem, *error[1:]]) if monitor.problem else ("cut off", [])
+        elif state == "complete" and monitor.best is None:
+            needs = "needs validation cases, and a val_interval within the epochs"
+            state, error = "fail", [f"history.csv has no {self.space.content['metric']}; {needs}"]
+        write_record(folder, {**read_record(folder), "state": state})
+        facts = {"seconds": round(time.perf_counter() - start, 1), "error": error if state == "fail" else []}
+        facts |= {"best_epoch": monitor.best[1]} if monitor.best else {}
+        facts |= {"stopped": trial.number} if state == "cut off" else {}
+        for key, value in facts.items():
+            trial.set_user_attr(key, value)
+        if state == "pruned":
+            raise require_optuna().TrialPruned
+        if state != "complete" or monitor.best is None:
+            raise TrialError("\n".join(error))
+        return monitor.best[0]
+
+    def _train(self, trial: optuna.Trial, monitor: TrialMonitor, context: SuiteContext) -> None:
+        """Train in the trial's folder; a retry resumes, and a training that has ended is not repeated."""
+        folder, values = monitor.folder, {p.name: p.suggest(trial) for p in self.space.parameters}
+        if not TRAINING.is_done(folder):
+            for name in ATTEMPT_FILES if not (folder / "state.pt").is_file() else ():
+                (folder / name).unlink(missing_ok=True)
+            content = self.space.config(values, f"trial {trial.number}")
+            prepare_training(folder, content, context.data[None], {"trial": trial.number, "values": values})
+            run_stage(TRAINING, folder, context, poll=monitor.poll)
+        monitor.report(prune=False)
 
 
 def search(
@@ -219,30 +302,53 @@ def search(
     workers: int = 1,
     gpus: Sequence[int] | None = None,
     device: str | None = None,
-    wait: bool = True,
 ) -> str:
-    """Search hyper-parameters; the same command again goes on, or works beside the first.
+    """Search hyper-parameters; the same command again resumes the study, or works on it at the same time.
 
     Args:
-        space: default, or the path of your own YAML file.
+        space: default, or the path of a YAML file.
         out: folder of the results; by default runs/search_SPACE in the current folder.
-        dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are made.
-        trials: that the study has in the end, all workers together, pruned and failed ones included; by default as the space says.
+        dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are generated.
+        trials: trials that the study has in the end, pruned and failed ones included; by default as in the space.
         storage: sqlite:///FILE, journal:///FILE.log or postgresql://USER@HOST/NAME; by default OUT/study.db.
         study: name of the study in the storage; by default that of the space.
-        setting: small or the path of your own YAML file: sizes, and the phantoms.
-        workers: trials at once; with GPUS one for each GPU.
+        setting: small or the path of a YAML file: sizes, and the phantoms.
+        workers: trials at once; with GPUS one per GPU.
         gpus: numbers of the GPUs to use.
         device: cpu or cuda:N, for every trial; by default as PyTorch chooses.
-        wait: stay until the trials of other workers have ended, and take up those of killed ones; False ends when all are begun.
 
     Returns:
-        What was found.
+        Best trial and files written.
     """
-    need_optuna()
-    chosen = load_space(space, setting)
-    root = Path(out or Path("runs") / f"search_{chosen.name}")
-    return "\n".join(run_search(chosen, root, dataset_dir, trials, storage, study, _slots(workers, gpus), device, wait))
+    optuna = require_optuna()
+    definition, environments = load_space(space, setting), worker_environments(workers, gpus)
+    for kind in ("sampler", "pruner"):  # a wrong name is an error before data are generated
+        make_part(kind, definition.content[kind], definition.name)
+    total = definition.content["trials"] if trials is None else trials
+    if total < 1:
+        raise InputError(f"trials={total}: must be at least 1")
+    root, shown = results_folder(out, f"search_{definition.name}"), hide_password(storage or "study.db")
+    datalist = resolve_datalist(definition.name, definition.phantom, root, dataset_dir)
+    try:
+        with FolderLock(root, wait=lambda: True):  # one worker alone creates the tables and the study
+            opened = open_storage(storage, root, definition.content["retries"])
+            data = datalist_hash(datalist, root / "hashes.json")
+            shared = open_study(opened, definition, root, study or definition.name, data, shown)
+        context = SuiteContext(root, {None: datalist}, {None: data}, options={"device": device} if device else {})
+        worker = Worker(shared, definition, context, total, environments)
+        worker.run()
+        if worker.stop.is_set():
+            raise InputError(f"stopped; its trials are queued again, rerun the same command to resume from {root}")
+        lines = write_results(shared, definition, root)
+    except optuna.exceptions.StorageInternalError as error:
+        reason = hide_password(first_line(error))
+        raise InputError(f"--storage {shown}: was lost ({reason}); rerun the same command to resume") from None
+    if best_trial(shared) is None:
+        errors = [t.user_attrs["error"] for t in effective_trials(shared) if t.user_attrs.get("error")]
+        lines += [f"  | {line}" for line in (errors[-1] if errors else [])]
+        lines.append("no trial completed; fix the cause, or the pruner, and begin another study with --out or --study")
+        raise InputError("\n".join(lines))
+    return "\n".join(lines)
 
 
 def search_report(
@@ -252,23 +358,25 @@ def search_report(
     study: str | None = None,
     setting: str | None = None,
 ) -> str:
-    """Write the tables, plots and best.yaml of a search as it stands, while it runs or afterwards.
+    """Write trials.csv, plots and best.yaml of a search while it runs or afterwards.
 
     Args:
-        space: as given to ``search``.
-        out: as given to ``search``.
-        storage: as given to ``search``.
-        study: as given to ``search``.
-        setting: as given to ``search``.
+        space: as for ``search``.
+        out: as for ``search``.
+        storage: as for ``search``.
+        study: as for ``search``.
+        setting: as for ``search``.
 
     Returns:
-        What was found.
+        Best trial and files written.
     """
-    need_optuna()
-    chosen = load_space(space, setting)
-    root = Path(out or Path("runs") / f"search_{chosen.name}").resolve()
+    optuna = require_optuna()
+    definition = load_space(space, setting)
+    root, name = results_folder(out, f"search_{definition.name}"), study or definition.name
     if storage is None and not (root / "study.db").is_file():
-        raise InputError(f"{root}: holds no study.db; give the --out and --storage that `search` was given")
-    opened = open_storage(storage, root)
-    made = begin_study(opened, chosen, root, study or chosen.name, None)
-    return "\n".join(write_results(made, chosen, root, opened.shown))
+        raise InputError(f"{root}: holds no study.db; --out and --storage must be those of `search`")
+    try:
+        loaded = optuna.load_study(study_name=name, storage=open_storage(storage, root))
+    except KeyError:
+        raise InputError(f"{root}: no study {name!r}; run `python -m scripts.experiments search` first") from None
+    return "\n".join(write_results(loaded, definition, root))

@@ -1,201 +1,250 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search spaces: YAML files that say which ids of a config are searched, and in which range."""
+"""Search space: a YAML file of config ids with their ranges, which are Optuna's distributions."""
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.config_diff import PATH_KEYS
 from ..core.config_overrides import override_problems
 from ..core.errors import InputError
 from ..core.paths import SUITES
-from .config import digest, merged
-from .search_parameter import NOTHING, Parameter, read_parameter
-from .suite import (
-    SETTING_KEYS,
-    Member,
-    Suite,
-    _check_keys,
-    _paths,
-    find,
-    read_yaml,
-)
+from ..core.suggestions import suggest
+from .suite.config import config_hash, merge_configs
+from .suite.definition import check_keys, config_paths, find_file, load_setting, read_yaml
 
 if TYPE_CHECKING:
     import optuna
 
-SPACE_KEYS = {
-    "title", "configs", "metric", "direction", "trials", "retries", "member", "fixed", "parameters", "sampler", "pruner",
+DEFAULTS = {
+    "title": None, "configs": ["configs/train.yaml"], "metric": "val_mean_dice", "direction": "maximize", "trials": 40,
+    "retries": 3, "member": "msffnet", "fixed": {}, "parameters": {}, "sampler": {"name": "TPESampler", "seed": 0},
+    "pruner": {"name": "NopPruner"},
 }  # fmt: skip
+RANGE_KEYS = ("kind", "low", "high", "log", "step", "default")
+KINDS = {"float": RANGE_KEYS, "int": RANGE_KEYS, "choice": ("kind", "values", "default")}
+ABSENT = object()
+
+
+def require_optuna() -> Any:
+    """Import Optuna.
+
+    Raises:
+        InputError: when it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("search needs the package optuna, which is not installed; pip install '.[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One id that is searched.
+
+    Attributes:
+        name: id in the config.
+        distribution: Optuna's distribution.
+        values: value in the config by choice in the study, which stores texts and numbers only; empty for a range.
+        default: value in the study of the first trial when the config has none; ``ABSENT`` for no value.
+    """
+
+    name: str
+    distribution: Any
+    values: Mapping[Any, Any]
+    default: Any = ABSENT
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """Value in the config for a trial."""
+        d = self.distribution
+        if self.values:
+            return self.values[trial.suggest_categorical(self.name, d.choices)]
+        draw = trial.suggest_int if isinstance(d.low, int) else trial.suggest_float
+        return draw(self.name, d.low, d.high, step=d.step, log=d.log)
+
+    def stored(self, value: object) -> Any:
+        """Value in the study for one of the config; ``ABSENT`` outside the space."""
+        if self.values:
+            text = json.dumps(value, sort_keys=True, default=str)  # 1 is not True
+            same = (k for k, v in self.values.items() if text in (json.dumps(x, sort_keys=True) for x in (k, v)))
+            return next(same, ABSENT)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return ABSENT
+        distributions = {self.name: self.distribution}
+        try:
+            require_optuna().create_trial(value=0.0, params={self.name: value}, distributions=distributions)
+        except ValueError:
+            return ABSENT
+        return value
+
+
+def _parameter(name: object, content: object, source: str) -> Parameter:
+    kind = content.get("kind") if isinstance(content, dict) else content
+    if not isinstance(name, str) or not isinstance(content, dict) or kind not in KINDS:
+        raise InputError(f"{source}: kind={kind!r}: must be a mapping with kind: {', '.join(KINDS)}")
+    check_keys(content, KINDS[kind], source)
+    if name.split("::")[0] in PATH_KEYS:
+        raise InputError(f"{source}: is set by the search itself; leave it out")
+    distributions, values = require_optuna().distributions, {}
+    if kind == "choice":
+        choices = content.get("values")
+        if not isinstance(choices, (list, dict)) or not choices:
+            raise InputError(f"{source}: values={choices!r}: must be a list such as [8, 16], or names with values")
+        names = [v if isinstance(v, (bool, int, float, str, type(None))) else json.dumps(v) for v in choices]
+        if duplicates := [n for k, n in enumerate(names) if n in names[:k]]:  # 1, 1.0 and True are equal in a study
+            raise InputError(f"{source}: duplicate {duplicates[0]!r} in values; leave one out")
+        values = dict(zip(names, choices.values() if isinstance(choices, dict) else choices, strict=True))
+        distribution = distributions.CategoricalDistribution(names)
+    else:
+        number = int if kind == "int" else (int, float)
+        for key in ("low", "high", "step"):
+            value: Any = content.get(key)
+            if (key in content or key != "step") and (isinstance(value, bool) or not isinstance(value, number)):
+                hint = "; YAML reads 1e-4 as text, write 1.0e-4" if isinstance(value, str) else ""
+                raise InputError(f"{source}: {key}={value!r}: must be a {'whole ' * (kind == 'int')}number{hint}")
+        arguments = {k: v for k, v in content.items() if k not in ("kind", "default")}
+        try:
+            distribution = getattr(distributions, f"{kind.title()}Distribution")(**arguments)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
+    parameter = Parameter(name, distribution, values)
+    if "default" not in content:
+        return parameter
+    default = parameter.stored(content["default"])
+    if default is ABSENT:
+        raise InputError(f"{source}: default={content['default']!r} is outside the space; must be one of its values")
+    return replace(parameter, default=default)
+
+
+def make_part(kind: str, given: Mapping[str, Any], source: str) -> Any:
+    """Make one of Optuna's samplers or pruners from its name and arguments.
+
+    Raises:
+        InputError: for an unknown name or argument.
+    """
+    module = getattr(require_optuna(), f"{kind}s")
+    base = getattr(module, f"Base{kind.title()}")
+    classes = {n: getattr(module, n) for n in module.__all__ if isinstance(getattr(module, n), type)}
+    classes = {n: c for n, c in classes.items() if issubclass(c, base) and c is not base}
+    name, arguments = str(given.get("name")), {k: v for k, v in given.items() if k != "name"}
+    if name not in classes:
+        raise InputError(f"{source}: {kind} name={name!r}: there is no such {kind} in Optuna; {suggest(name, classes)}")
+    parameters = list(inspect.signature(classes[name]).parameters)
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise InputError(f"{source}: {kind} {name} has no argument {key}; {suggest(key, parameters)}")
+        if isinstance(value, dict) and "name" in value:  # a PatientPruner wraps another pruner
+            arguments[key] = make_part(kind, value, source)
+    try:
+        return classes[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: {kind} {name}: {error}") from None
 
 
 @dataclass(frozen=True)
 class Space:
-    """A search: what is varied, what is fixed, how it is judged.
+    """Search: parameters, fixed values, metric and budget.
 
     Attributes:
-        name: of the file.
-        title: of the report.
+        name: name of the file.
+        content: keys of the file, with defaults.
         configs: configs of every trial.
-        metric: column of ``history.csv``.
-        direction: maximize or minimize.
-        trials: how many, when the command line does not say.
-        retries: how often a trial whose worker was killed is begun again.
-        overrides: ids and values of every trial, below those that are searched.
-        parameters: what is searched.
-        sampler: name and arguments.
-        pruner: name and arguments.
-        suite: what makes the data.
+        overrides: values by id of every trial.
+        parameters: ids that are searched.
+        phantom: arguments of the phantoms of a setting.
     """
 
     name: str
-    title: str
+    content: Mapping[str, Any]
     configs: tuple[str, ...]
-    metric: str
-    direction: str
-    trials: int
-    retries: int
     overrides: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
-    sampler: Mapping[str, Any]
-    pruner: Mapping[str, Any]
-    suite: Suite
+    phantom: Mapping[str, Any]
 
-    def config(self, values: Mapping[str, Any], who: str) -> dict[str, Any]:
+    def config(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
         """Merged config of a trial.
 
         Raises:
             InputError: when it cannot be merged.
         """
-        # The outer id first: "loss" would wipe out a "loss::weight" that was set before it.
-        wanted = sorted({**self.overrides, **values}.items(), key=lambda item: item[0].count("::"))
-        return merged(self.configs, dict(wanted), who)
+        # Outer ids first: "loss" would replace a "loss::weight" that was set before it.
+        ordered = sorted({**self.overrides, **values}.items(), key=lambda item: item[0].count("::"))
+        return merge_configs(self.configs, dict(ordered), source)
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Value of every searched id in a trial."""
-        return {p.name: p.suggest(trial) for p in self.parameters}
-
-    def values(self, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """Value of every searched id for what the study keeps of a trial."""
-        return {p.name: p.value(kept[p.name]) for p in self.parameters if p.name in kept}
+    def values(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Values in the config for the values that the study stores of a trial."""
+        chosen = [p for p in self.parameters if p.name in stored]
+        return {p.name: p.values[stored[p.name]] if p.values else stored[p.name] for p in chosen}
 
     def first(self) -> dict[str, Any]:
-        """What the configs have, as far as it lies in the space: the first trial."""
-        content, found = self.config({}, self.name), {}
-        for parameter in self.parameters:
-            kept = parameter.kept(_get(content, parameter.name))
-            kept = parameter.default if kept is NOTHING else kept
-            if kept is not NOTHING:
-                found[parameter.name] = kept
-        return found
+        """First trial: the values of the configs, as far as they lie in the space."""
+        content, first = self.config({}, self.name), {}
+        for p in self.parameters:
+            node: Any = content
+            for part in p.name.split("::"):
+                node = dict(enumerate(node)) if isinstance(node, list) else node
+                key = int(part) if part.isdigit() else part
+                node = node.get(key, ABSENT) if isinstance(node, Mapping) else ABSENT
+            stored = ABSENT if node is ABSENT else p.stored(node)
+            first[p.name] = p.default if stored is ABSENT else stored
+        return {name: value for name, value in first.items() if value is not ABSENT}
 
-    def facts(self) -> dict[str, str]:
-        """What all workers of a study must agree on."""
-        parameters = {
-            p.name: {**p.__dict__, "default": None, "values": list(p.values.items())} for p in self.parameters
-        }
+    def settings(self) -> dict[str, str]:
+        """Settings that all workers of a study share."""
+        parameters = {p.name: (repr(p.distribution), list(p.values.items())) for p in self.parameters}
         return {
             "parameters": json.dumps(parameters, sort_keys=True, default=str),
-            "metric": f"{self.metric}, {self.direction}",
-            "configs and fixed values": digest(self.config({}, self.name)),
+            "metric": f"{self.content['metric']}, {self.content['direction']}",
+            "configs and fixed values": config_hash(self.config({}, self.name)),
         }
-
-
-def _get(node: Any, name: str) -> Any:
-    for part in name.split("::"):
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            return NOTHING
-    return node
-
-
-def _setting(name: str | None, member: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Overrides of a setting and the phantoms to make."""
-    if name is None:
-        return {}, {}
-    file = find(name, SUITES / "settings", "setting")
-    content = read_yaml(file)
-    _check_keys(content, SETTING_KEYS, str(file))
-    sized = dict(content.get("members") or {})
-    return {**(content.get("overrides") or {}), **(sized.get(member) or {})}, dict(content.get("phantom") or {})
-
-
-def _whole(content: Mapping, key: str, standard: int, least: int, source: Path) -> int:
-    value = content.get(key, standard)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{source}: {key}={value!r}; give a whole number of at least {least}")
-    return value
 
 
 def load_space(name: str, setting: str | None = None) -> Space:
     """Read a search space and check it against its configs.
 
     Args:
-        name: of a space in ``configs/experiments/search``, or path of a YAML file.
-        setting: name of a setting in ``configs/experiments/settings``, or path: sizes, and the phantoms to make.
+        name: name of a space in ``configs/experiments/search``, or path of a YAML file.
+        setting: name of a setting in ``configs/experiments/settings``, or path: sizes, and phantoms to generate.
 
     Raises:
         InputError: when a file, key, id or value is unknown or wrong.
     """
-    source = find(name, SUITES / "search", "search space")
-    content = read_yaml(source)
-    _check_keys(content, SPACE_KEYS, str(source))
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise InputError(
-            f"{source}: names no parameters; give ids with their kind, such as learning_rate: {{kind: float, ...}}"
-        )
-    rows = tuple(read_parameter(n, c, f"{source}, parameter {n}") for n, c in parameters.items())
-    direction = content.get("direction", "maximize")
-    if direction not in ("maximize", "minimize"):
-        raise InputError(f"{source}: direction={direction!r}; give maximize or minimize")
-    for key in ("fixed", "sampler", "pruner"):
-        if not isinstance(content.get(key) or {}, dict):
-            raise InputError(f"{source}: {key}={content[key]!r}; give a mapping")
-    member, fixed = str(content.get("member", "msffnet")), dict(content.get("fixed") or {})
-    names = [p.name for p in rows]
+    file = find_file(name, SUITES / "search", "search space")
+    content, source = {**DEFAULTS, "title": file.stem, **read_yaml(file, tuple(DEFAULTS))}, str(file)
+    for key in ("fixed", "sampler", "pruner", "parameters"):
+        if not isinstance(content[key] or {}, dict):
+            raise InputError(f"{source}: {key}={content[key]!r}: must be a mapping")
+    for key, least in (("trials", 1), ("retries", 0)):
+        value = content[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{source}: {key}={value!r}: must be a whole number of at least {least}")
+    if content["direction"] not in ("maximize", "minimize"):
+        raise InputError(f"{source}: direction={content['direction']!r}: must be maximize or minimize")
+    if not content["parameters"]:
+        raise InputError(f"{source}: names no parameters; must be ids such as learning_rate: {{kind: float, ...}}")
+    parameters = tuple(_parameter(n, c, f"{source}, parameter {n}") for n, c in content["parameters"].items())
+    fixed, names = dict(content["fixed"] or {}), [p.name for p in parameters]
     for one in names:
-        for other in [*names, *fixed]:
-            if (
-                (one == other and one in fixed)
-                or other.startswith(f"{one}::")
-                or (other in fixed and one.startswith(f"{other}::"))
-            ):
-                raise InputError(f"{source}: {one} is searched and {other} is set beside it; leave one of them out")
-    overrides, phantom = _setting(setting, member)
-    configs = _paths(content.get("configs", ["configs/train.yaml"]), source, str(source))
-    merged_now = merged(configs, {**overrides, **fixed}, f"{source}, fixed")
-    files = ", ".join(Path(c).name for c in configs)
-    for row in rows:
-        for value in row.ends:
+        for other in (*names, *fixed):
+            same = one == other and one in fixed
+            if same or other.startswith(f"{one}::") or (other in fixed and one.startswith(f"{other}::")):
+                raise InputError(f"{source}: {one} is searched and {other} is set as well; leave one of them out")
+    overrides, by_variant, phantom = load_setting(setting)
+    overrides |= {**by_variant.get(str(content["member"]), {}), **fixed}
+    configs = config_paths(content["configs"], file, source)
+    merged, files = merge_configs(configs, overrides, f"{source}, fixed"), ", ".join(Path(c).name for c in configs)
+    for p in parameters:
+        for value in p.values.values() if p.values else (p.distribution.low, p.distribution.high):
             text = value if isinstance(value, str) else repr(value)
-            for problem in override_problems({row.name: text}, merged_now, files):
+            for problem in override_problems({p.name: text}, merged, files):
                 raise InputError(f"{source}: {problem.removeprefix('--')}")
-    title = str(content.get("title", source.stem))
-    return Space(
-        name=source.stem,
-        title=title,
-        configs=configs,
-        metric=str(content.get("metric", "val_mean_dice")),
-        direction=direction,
-        trials=_whole(content, "trials", 40, 1, source),
-        retries=_whole(content, "retries", 3, 0, source),
-        overrides={**overrides, **fixed},
-        parameters=rows,
-        sampler=dict(content.get("sampler") or {"name": "TPESampler", "seed": 0}),
-        pruner=dict(content.get("pruner") or {"name": "NopPruner"}),
-        suite=Suite(source.stem, title, configs, (), {}, (0,), None, member, {}, (Member(member, title),), phantom),
-    )
-
-
-def nearest(name: object, known: list[str]) -> str:
-    """Remedy for an unknown name."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    return Space(file.stem, content, configs, overrides, parameters, phantom)

@@ -9,7 +9,7 @@ from typing import Any
 TICK = {"md": "✓", "tex": r"\checkmark", "csv": "1"}
 
 
-def show(value: Any, kind: str) -> str:
+def cell_text(value: Any, kind: str) -> str:
     """Text of a cell for "md", "tex" or "csv"; True is a tick."""
     if isinstance(value, bool):
         return TICK[kind] if value else ""
@@ -23,21 +23,20 @@ def show(value: Any, kind: str) -> str:
 def markdown_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Pipe table of the cells."""
     names = list(dict.fromkeys(k for line in lines for k in line))
-    out = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    out += ["| " + " | ".join(show(line.get(n, ""), "md") for n in names) + " |" for line in lines]
-    return "\n".join(out)
+    rows = [names, ["---"] * len(names), *([cell_text(line.get(n, ""), "md") for n in names] for line in lines)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def latex_table(lines: Sequence[Mapping[str, Any]], title: str) -> str:
     """``tabular`` of the cells; it needs the packages booktabs and amssymb."""
     names = list(dict.fromkeys(k for line in lines for k in line))
-    body = [" & ".join(show(line.get(n, ""), "tex") for n in names) + r" \\" for line in lines]
-    head = " & ".join(show(n, "tex") for n in names) + r" \\"
+    rows = [names, *([line.get(n, "") for n in names] for line in lines)]
+    head, *body = (" & ".join(cell_text(cell, "tex") for cell in cells) + r" \\" for cells in rows)
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,amssymb}",
             r"\begin{table}",
-            rf"\caption{{{show(title, 'tex')}}}",
+            rf"\caption{{{cell_text(title, 'tex')}}}",
             rf"\begin{{tabular}}{{l{'c' * (len(names) - 1)}}}",
             r"\toprule",
             head,

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a suite: box plots, critical differences, and slices with the masks of all variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import friedmanchisquare, rankdata
+
+from ...evaluation.statistics import holm, paired_test
+from ...visualization.slices import largest_slice, outline, ras_volume, show_slice
+from .results import Row, patient_matrix
+
+
+def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
+    """Box and points of every case (mean over seeds) per variant, and the mean of each seed as a diamond."""
+    shown = [r for r in rows if r.cases.get(metric)]
+    figure = Figure(figsize=(2.2 + 1.0 * len(shown), 4.4), layout="constrained")
+    axis = figure.subplots()
+    rng = np.random.default_rng(0)
+    for position, row in enumerate(shown):
+        values = np.array(list(row.cases[metric].values()))
+        axis.boxplot(values, positions=[position], widths=0.55, showfliers=False, medianprops={"color": "tab:blue"})
+        jitter = rng.uniform(-0.15, 0.15, values.size)
+        axis.plot(position + jitter, values, ".", color="tab:blue", alpha=0.5, markersize=5)
+        means = list(row.seeds.get(metric, {}).values())
+        axis.plot([position] * len(means), means, "D", color="tab:orange", markersize=5, markeredgecolor="white")
+    axis.set_xticks(range(len(shown)), [r.label for r in shown], rotation=30, ha="right")
+    name = {"dice": "DSC", "iou": "IoU", "nsd": "NSD"}.get(metric, metric)
+    axis.set(ylabel=name, ylim=(-0.03, 1.03))
+    figure.suptitle(title, fontsize=9)
+    axis.plot([], [], ".", color="tab:blue", label="case, mean over seeds")
+    axis.plot([], [], "D", color="tab:orange", label="mean over cases of one seed")
+    axis.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def ranks(values: NDArray) -> NDArray:
+    """Mean rank of every column of ``values`` ``(patients, variants)``; 1 is the highest value, ties are shared."""
+    return np.mean([rankdata(-row) for row in values], axis=0)
+
+
+def cliques(values: NDArray, level: float = 0.05) -> list[tuple[int, int]]:
+    """Longest ranges of columns, in order of mean rank, within which no pair differs (Wilcoxon, all pairs adjusted by Holm).
+
+    Pairs are tested rather than ranks compared, for the reasons in Benavoli, Corani and Mangili 2016 (JMLR 17:5).
+
+    Returns:
+        First and last position of each range in the order of the ranks.
+    """
+    n = values.shape[1]
+    order = np.argsort(ranks(values), kind="stable")
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    adjusted = holm([paired_test(values[:, order[i]] - values[:, order[j]]) for i, j in pairs])
+    differ = {pair: p < level for pair, p in zip(pairs, adjusted, strict=True)}
+    ranges: list[tuple[int, int]] = []
+    for first in range(n):
+        last = first
+        while last + 1 < n and not any(differ[(i, last + 1)] for i in range(first, last + 1)):
+            last += 1
+        if last > first and not any(a <= first and last <= b for a, b in ranges):
+            ranges.append((first, last))
+    return ranges
+
+
+def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title: str) -> Figure | None:
+    """Mean ranks of the variants on one line; a bar joins variants that do not differ. None below two variants or patients.
+
+    After Demsar 2006 (JMLR 7:1), with pairwise tests, see ``cliques``; the title holds Friedman's test of all together.
+    """
+    shown, values = patient_matrix(rows, patients)
+    if len(shown) < 2 or len(values) < 2:
+        return None
+    mean_ranks, order = ranks(values), np.argsort(ranks(values), kind="stable")
+    n = len(shown)
+    bars = cliques(values)
+    height = 1.3 + 0.28 * ((n + 1) // 2) + 0.16 * len(bars)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(n + 0.4, 0.6), ylim=(-(0.6 + 0.16 * len(bars) + 0.4 * ((n + 1) // 2)), 0.6))
+    axis.hlines(0, 1, n, color="black")
+    for tick in range(1, n + 1):
+        axis.vlines(tick, 0, 0.1, color="black")
+        axis.text(tick, 0.16, str(tick), ha="center", fontsize=8)
+    for level, (first, last) in enumerate(bars):
+        y = -0.15 - 0.16 * level
+        axis.hlines(y, mean_ranks[order[first]] - 0.04, mean_ranks[order[last]] + 0.04, color="black", linewidth=4)
+    for number, column in enumerate(order):
+        left = number < (n + 1) // 2
+        step = number if left else n - 1 - number
+        y = -(0.35 + 0.16 * len(bars) + 0.4 * step)
+        edge = 0.75 if left else n + 0.25
+        axis.plot([mean_ranks[column], mean_ranks[column], edge], [0, y, y], color="tab:blue", linewidth=1)
+        text = f"{shown[column].label} ({mean_ranks[column]:.2f})"
+        axis.text(edge, y + 0.05, text, ha="right" if left else "left", fontsize=8)
+    friedman = f", Friedman p = {friedmanchisquare(*values.T).pvalue:.2g}" if n > 2 else ""
+    axis.set_title(f"{title}: mean rank of the DSC over {len(values)} patients{friedman}", fontsize=9)
+    axis.set_axis_off()
+    return figure
+
+
+def slice_grid(
+    cases: Sequence[Mapping[str, str]], masks: Mapping[str, Mapping[str, Path]], title: str
+) -> Figure | None:
+    """Rows of cases; columns: sagittal slice, reference, and mask of each variant (as Figs. 12 and 13 of the paper).
+
+    Args:
+        cases: ``image`` and ``label`` paths, and the ``name`` of each case.
+        masks: mask file by label of the variant and name of the case.
+        title: caption.
+    """
+    if not cases or not masks:
+        return None
+    names = ["CT", "reference", *masks]
+    figure = Figure(figsize=(1.5 * len(names), 2.1 * len(cases) + 0.3), layout="constrained", facecolor="black")
+    axes = np.atleast_2d(figure.subplots(len(cases), len(names)))
+    for line, case in zip(axes, cases, strict=True):
+        volume, spacing = ras_volume(nib.load(case["image"]))
+        reference = ras_volume(nib.load(case["label"]))[0] == 1
+        index = largest_slice(reference)
+        for column, (panel, name) in enumerate(zip(line, names, strict=True)):
+            show_slice(panel, volume[index], spacing[1:])
+            if column == 1:
+                outline(panel, reference[index], spacing[1:], "reference", 0.9, fill=0.35)
+            elif column > 1 and case["name"] in masks[name]:
+                mask = ras_volume(nib.load(masks[name][case["name"]]))[0] > 0
+                outline(panel, mask[index], spacing[1:], "prediction", 0.9, fill=0.35)
+            if panel in axes[0]:
+                panel.set_title(name, color="white", fontsize=7)
+    figure.suptitle(title, color="white", fontsize=8)
+    return figure

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record of a run: revision, packages, machine, data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ...core.deprecations import migrate_keys
+from ...core.errors import InputError
+from ...core.files import write_text
+from ...core.provenance import file_hash, revision, versions
+from ...data.datalist import read_datalist
+
+
+def machine() -> dict[str, Any]:
+    """Machine, as far as numbers and times depend on it."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": name,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Software and hardware of a record."""
+    return {**revision(), "versions": versions(), "machine": machine()}
+
+
+def datalist_hash(datalist: Path, cache: Path) -> str:
+    """SHA-256 of the images and labels of a datalist, section by section.
+
+    Hashes of files are cached by size and modification time, so that only the first run on large data takes long.
+
+    Args:
+        datalist: JSON file.
+        cache: JSON file of the hashes.
+
+    Raises:
+        InputError: when the datalist or one of its files cannot be read.
+    """
+    _, sections = read_datalist(datalist)
+    try:
+        cached: dict[str, Any] = dict(json.loads(cache.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        cached = {}
+    total, hashes = hashlib.sha256(), dict(cached)
+    files = [(s, k, Path(c[k])) for s, cases in sections.items() for c in cases for k in ("image", "label") if k in c]
+    for section, kind, path in tqdm(files, desc="hashing data", unit="file", disable=len(files) < 500):
+        if not path.exists():
+            raise InputError(f"{path}: named by {datalist} and not there; restore it or fix the datalist")
+        state = path.stat()
+        key, stamp = str(path), [state.st_size, state.st_mtime_ns]
+        if key not in cached or cached[key][:2] != stamp:
+            hashes[key] = [*stamp, file_hash(path)]
+        total.update(f"{section} {kind} {hashes[key][2]}\n".encode())
+    if hashes != cached:
+        write_text(cache, json.dumps(hashes, indent=1) + "\n")
+    return total.hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Record of a run; empty when there is none.
+
+    Raises:
+        InputError: when it is damaged.
+    """
+    path = Path(folder) / "record.json"
+    if not path.is_file():
+        return {}
+    try:
+        return migrate_keys(json.loads(path.read_text(encoding="utf-8")))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({error}); delete the folder to run it from scratch") from None
+
+
+def write_record(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the record of a run."""
+    write_text(Path(folder) / "record.json", json.dumps(content, indent=2, default=str) + "\n")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command ``reproduce``: a run repeated from its own config on the same data, and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.errors import InputError
+from ...core.files import write_text
+from ...core.provenance import file_hash
+from ...evaluation.compare import read_cases
+from ..launch import bundle_command, launch, tail
+from .config import config_hash, load_config, write_config
+from .record import datalist_hash, environment, read_record
+from .stages import EVALUATION, TRAINING
+
+
+def weight_difference(one: Path, other: Path) -> float | None:
+    """Largest absolute difference of two state dicts; 0 when they are equal bit by bit, None for other networks."""
+    a, b = (torch.load(p, map_location="cpu", weights_only=True) for p in (one, other))
+    if a.keys() != b.keys() or any(a[k].shape != b[k].shape for k in a):
+        return None
+    return max((float((a[k].double() - b[k].double()).abs().max()) for k in a if a[k].numel()), default=0.0)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Differences of two environments, as far as weights depend on them."""
+    pairs = [(f"version of {k}", v, now["versions"].get(k)) for k, v in before.get("versions", {}).items()]
+    pairs += [(k, before.get("machine", {}).get(k), now["machine"].get(k)) for k in ("processor", "threads", "gpus")]
+    pairs += [("scripts and configs", before.get("bundle_sha256"), now["bundle_sha256"])]
+    return [f"{name}: {old} then, {new} now" for name, old, new in pairs if old != new]
+
+
+def _check_source(run_dir: str, source: Path) -> dict[str, Any]:
+    """Record of a finished run whose config is unchanged."""
+    record, path = read_record(source), source / TRAINING.config
+    if not record or not path.is_file():
+        raise InputError(
+            f"{run_dir}: is no folder of a run; must hold record.json and {TRAINING.config}, as OUT/members/NAME_seed0"
+        )
+    if record.get("state") != "finished":
+        raise InputError(
+            f"{run_dir}: the run is {record.get('state', 'not begun')}; only a finished one can be compared"
+        )
+    if config_hash(load_config(path, migrate=False)) != record["config_sha256"]:
+        raise InputError(f"{path}: was changed since the run; restore it, or run it as a new member")
+    return record
+
+
+def reproduce(
+    run_dir: str,
+    out: str | None = None,
+    dataset_dir: str | None = None,
+    device: str | None = None,
+    tolerance: float = 0.0,
+) -> str:
+    """Train and evaluate a run again from the config in its folder, on the same data, and compare weights and scores.
+
+    Args:
+        run_dir: folder of a run, with config.yaml and record.json.
+        out: folder of the new run; by default RUN_DIR/reproduced.
+        dataset_dir: folder of the datalist, or the datalist, when it was moved.
+        device: cpu or cuda:N.
+        tolerance: largest difference of a weight that still counts as equal.
+
+    Returns:
+        Differences of weights, scores and environment.
+    """
+    source = Path(run_dir).resolve()
+    record = _check_source(run_dir, source)
+    datalist = Path(dataset_dir or record["datalist"]).resolve()
+    datalist = datalist / "datalist.json" if datalist.is_dir() else datalist
+    if not datalist.is_file():
+        raise InputError(f"{datalist}: no such datalist; --dataset_dir must name the data of the run")
+    target = Path(out).resolve() if out else source / "reproduced"
+    if datalist_hash(datalist, target / "hashes.json") != record["data_sha256"]:
+        raise InputError(f"{datalist}: other data than those of the run; --dataset_dir must name the data of the run")
+    log, threads = target / "log.txt", record.get("machine", {}).get("threads")
+    print(f"training again, log {log}")
+    for stage in (TRAINING, EVALUATION):
+        config = target / stage.config
+        write_config(config, load_config(source / stage.config), f"Copy of {source / stage.config}.")
+        options = {"dataset_dir": datalist.parent, "datalist": datalist, "ckpt_dir": target}
+        options |= {"output_dir": (target / stage.product).parent, **({"device": device} if device else {})}
+        variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        outcome = launch(bundle_command(stage.run_id, config, options), log, variables)
+        if outcome.code != 0:
+            raise InputError("\n".join([f"{stage.name} ended with status {outcome.code}, see {log}", *tail(log)]))
+    difference = weight_difference(source / TRAINING.product, target / TRAINING.product)
+    equal = difference is not None and difference <= tolerance
+    before, now = read_cases(source / "evaluation"), read_cases(target / "evaluation")
+    scores = [(before[c]["dice"], now[c]["dice"]) for c in before if c in now and before[c].get("dice")]
+    dice_difference = max((abs(float(a) - float(b)) for a, b in scores), default=0.0)
+    current = environment()
+    current["machine"]["threads"] = threads  # that of the two processes
+    changes = _changes(record, current)
+    lines = [
+        f"weights: {'equal' if equal else 'DIFFERENT'}, "
+        f"largest difference {'not comparable' if difference is None else f'{difference:g}'}",
+        f"DSC of {len(scores)} cases: largest difference {dice_difference:.6f}",
+        *(f"changed since: {c}" for c in changes),
+    ]
+    facts = {"equal": equal, "largest_difference": difference, "largest_dice_difference": dice_difference}
+    facts |= {"changes": changes, "weights_sha256": [file_hash(p / TRAINING.product) for p in (source, target)]}
+    write_text(target / "comparison.json", json.dumps(facts, indent=2) + "\n")
+    if not equal:
+        raise InputError("\n".join(lines))
+    return "\n".join(lines)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages of one run in its folder: config, training, evaluation, record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.config_diff import training_relevant
+from ...core.errors import InputError
+from ...core.provenance import file_hash
+from ..launch import Outcome, bundle_command, launch, tail
+from .config import config_differences, config_hash, load_config, merge_configs, write_config
+from .definition import Run, Suite
+from .record import environment, read_record, write_record
+
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Training or evaluation.
+
+    Attributes:
+        name: key in the record.
+        run_id: id that ``monai.bundle run`` executes.
+        config: file in the run's folder.
+        product: file that a finished stage has written.
+    """
+
+    name: str
+    run_id: str
+    config: str
+    product: str
+
+    def is_done(self, folder: Path) -> bool:
+        """Check record and product."""
+        done = read_record(folder).get("stages", {}).get(self.name, {}).get("done", False)
+        return bool(done) and (folder / self.product).is_file()
+
+
+TRAINING = Stage("training", "training", "config.yaml", "model.pt")
+EVALUATION = Stage("evaluation", "evaluating", "evaluate.yaml", "evaluation/cases.csv")
+
+
+@dataclass(frozen=True)
+class SuiteContext:
+    """Folder, data and processes of a suite.
+
+    Attributes:
+        root: folder of the results.
+        datalists: datalist by fold; that of None is the whole one.
+        data: hash of the data by fold.
+        environment: variables of the processes, such as the GPU.
+        options: ids of every process that do not change the weights, such as ``device``.
+    """
+
+    root: Path
+    datalists: Mapping[int | None, Path]
+    data: Mapping[int | None, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def folder(self, run: Run) -> Path:
+        """Folder of a run."""
+        return self.root / "members" / run.name
+
+    def data_options(self, fold: int | None = None) -> dict[str, object]:
+        """Options of the data of a fold."""
+        datalist = self.datalists[fold].resolve()
+        return {"dataset_dir": datalist.parent, "datalist": datalist}
+
+
+class RunError(Exception):
+    """A process failed or was stopped.
+
+    Args:
+        stage: name of the stage.
+        outcome: end of the process.
+        log: its log, of which ``lines`` are the last.
+    """
+
+    def __init__(self, stage: str, outcome: Outcome, log: Path) -> None:
+        self.outcome, self.lines = outcome, tail(log)
+        status = f"ended by signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
+        super().__init__(f"{stage}: {status}, see {log}")
+
+    def report(self, name: str) -> str:
+        """Error and last lines of the log of the named run."""
+        return "\n".join([f"{name}: {self}", *(f"  | {line}" for line in self.lines)])
+
+
+def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merged configs of training and evaluation.
+
+    Raises:
+        InputError: when one cannot be merged or an override is wrong.
+    """
+    variant, source = run.variant, f"member {run.variant.name}"
+    overrides = {**suite.overrides, **variant.overrides, "seed": run.seed}
+    files = [*suite.configs, *variant.configs]
+    training = merge_configs([*files, *variant.training_configs], overrides, source)
+    scoring = {**overrides, "save_masks": True, **({} if run.fold is None else {"section": "validation"})}
+    return training, merge_configs([*files, *suite.evaluate], scoring, f"{source}, evaluation")
+
+
+def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str, facts: Mapping[str, object]) -> None:
+    """Write config and first record of a training, or check that the folder holds the same training.
+
+    Raises:
+        InputError: when the folder holds a run with other settings or data.
+    """
+    record, path = read_record(folder), folder / TRAINING.config
+    comment = f"Training of {folder.name}: every config and override, merged."
+    if not record:
+        write_config(path, content, comment)
+        hashes = {"config_sha256": config_hash(content), "data_sha256": data_sha256}
+        write_record(folder, {**facts, **hashes, "state": "waiting"})
+        return
+    changes = []
+    if record.get("config_sha256") != config_hash(content):
+        changes = config_differences(load_config(path), content)
+        if not changes:  # a config with names of version 0.5
+            write_config(path, content, comment)
+            write_record(folder, {**record, "config_sha256": config_hash(content)})
+    if changes or record.get("data_sha256") != data_sha256:
+        reason = "; ".join(changes) or "other data"
+        raise InputError(
+            f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder"
+        )
+
+
+def prepare(suite: Suite, run: Run, context: SuiteContext) -> None:
+    """Write the configs of a run, or check that its folder was begun with the same.
+
+    Raises:
+        InputError: when the folder holds a run with other settings or data.
+    """
+    folder, variant = context.folder(run), run.variant
+    training, evaluating = run_configs(suite, run)
+    facts = {"run": run.name, "member": variant.name, "label": variant.label, "seed": run.seed, "fold": run.fold}
+    facts["datalist"] = str(context.datalists[run.fold])
+    prepare_training(folder, training, context.data[run.fold], facts)
+    # The scoring may change between two calls; scores of an earlier one are then computed from scratch.
+    path = folder / EVALUATION.config
+    if not path.is_file() or training_relevant(load_config(path)) != training_relevant(evaluating):
+        (folder / EVALUATION.product).unlink(missing_ok=True)
+        write_config(path, evaluating, f"Evaluation of {run.name}: every config and override, merged.")
+
+
+def is_finished(folder: Path) -> bool:
+    """Check that a run was trained and evaluated."""
+    products = all((folder / stage.product).is_file() for stage in (TRAINING, EVALUATION))
+    return products and read_record(folder).get("state") == "finished"
+
+
+def run_stage(
+    stage: Stage,
+    folder: Path,
+    context: SuiteContext,
+    fold: int | None = None,
+    poll: Callable[[], bool] | None = None,
+) -> None:
+    """Run one stage in a prepared folder and record it; a training is resumed.
+
+    Args:
+        stage: training or evaluation.
+        folder: folder of the run.
+        context: data, variables and options of the process.
+        fold: number of the fold.
+        poll: called while the process runs, which is ended when it returns False.
+
+    Raises:
+        RunError: when the process fails or is stopped.
+    """
+    record = {**read_record(folder), **environment(), "state": "running"}
+    record |= {"started": time.strftime(TIME)} if stage is TRAINING else {}
+    variables = {**os.environ, **context.environment}
+    record["machine"]["devices"] = variables.get("CUDA_VISIBLE_DEVICES", "as PyTorch chooses")
+    if variables.get("OMP_NUM_THREADS", "").isdigit():
+        record["machine"]["threads"] = int(variables["OMP_NUM_THREADS"])
+    record.pop("error", None)
+    write_record(folder, record)
+    folder = folder.resolve()
+    options = {**context.data_options(fold), "ckpt_dir": folder, "output_dir": (folder / stage.product).parent}
+    options |= {"resume": True} if stage is TRAINING else {}
+    command = bundle_command(stage.run_id, folder / stage.config, {**options, **context.options})
+    outcome = launch(command, folder / "log.txt", context.environment, poll)
+    _record_stage(folder, record, stage, outcome)
+
+
+def _record_stage(folder: Path, record: dict[str, Any], stage: Stage, outcome: Outcome) -> None:
+    """Add a stage to the record; the seconds of an interrupted training add up. Raise ``RunError`` for a failure."""
+    stages = record.setdefault("stages", {})
+    before = stages.get(stage.name, {}) if stage is TRAINING else {}
+    done = outcome.code == 0 and (folder / stage.product).is_file()
+    peak_mib = None if outcome.peak_mib is None else round(max(outcome.peak_mib, before.get("peak_mib") or 0.0))
+    seconds = round(outcome.seconds + float(before.get("seconds", 0.0)), 1)
+    stages[stage.name] = {"done": done, "seconds": seconds, "peak_mib": peak_mib}
+    failure = None if done else RunError(stage.name, outcome, folder / "log.txt")
+    if failure is not None:
+        record |= (
+            {"state": "cut off"} if outcome.stopped else {"state": "failed", "error": [str(failure), *failure.lines]}
+        )
+    write_record(folder, record)
+    if failure is not None:
+        raise failure
+
+
+def execute(run: Run, context: SuiteContext, poll: Callable[[], bool] | None = None) -> None:
+    """Train and evaluate a run; finished stages are skipped and an interrupted training is resumed.
+
+    Raises:
+        RunError: when a process fails or is stopped.
+    """
+    folder = context.folder(run)
+    if not TRAINING.is_done(folder):
+        run_stage(TRAINING, folder, context, run.fold, poll)
+    if not (folder / EVALUATION.product).is_file():
+        run_stage(EVALUATION, folder, context, run.fold, poll)
+    finish_record(folder, model_sha256=file_hash(folder / TRAINING.product))
+
+
+def finish_record(folder: Path, **facts: object) -> None:
+    """Set the state of a run to finished."""
+    write_record(folder, {**read_record(folder), **facts, "state": "finished", "ended": time.strftime(TIME)})
