@@ -118,7 +118,8 @@ def match(
     """Match the components of a prediction with reference fractures.
 
     With vertebra instances the targets are the vertebrae, and a detection that covers two of them detects both; without, they are
-    the connected components of the reference. Components consist of voxels that share a face, as in the post-processing.
+    the connected components of the reference. Voxels of a detection share a face, as in the post-processing; those of a reference
+    fracture at least a corner.
 
     Args:
         prediction: mask (X, Y, Z) without ignored voxels.
@@ -150,7 +151,8 @@ def match(
         return Target(name, fractured, str(row.get("grade", "")), str(row.get("shape", "")), size * voxel_ml, covered)
 
     if vertebrae is None:
-        regions, _ = label_components(reference)
+        # Resampled labels have single voxels that touch their fracture at a corner; each would be a fracture of its own.
+        regions, _ = label_components(reference, connectivity=reference.ndim)
         boxes = enumerate(find_objects(regions), 1)
         return Matching(detections, [target(str(k), part, regions[part] == k, True, {}) for k, part in boxes], False)
     vertebrae = vertebrae[box]
