@@ -90,7 +90,7 @@ def reason(answer: tuple[int, bytes]) -> str:
     return line
 
 
-def test_it_says_what_it_offers(server):
+def test_info_has_model_labels_and_options(server):
     info = json.loads(server.call("/info/")[1])
     model = info["models"][NAME]
     assert info["labels"] == ["fractured vertebra"]
@@ -106,7 +106,7 @@ def test_it_says_what_it_offers(server):
     assert info["datastore"]["total"] == len(STUDIES)
 
 
-def test_its_mask_is_that_of_inference(server, place, tmp_path):
+def test_mask_equals_that_of_inference(server, place, tmp_path):
     scan = nib.load(place / "studies" / "one.nii.gz")
     mask = mask_of(server, "one", tmp_path, threshold=0.4)
     values = {"input": str(place / "studies" / "one.nii.gz"), "output": str(tmp_path / "own"), "threshold": 0.4}
@@ -126,7 +126,7 @@ def test_its_mask_is_that_of_inference(server, place, tmp_path):
     assert "segmenting:" in server.log.read_text()
 
 
-def test_what_cannot_be_segmented_is_answered_with_a_reason(server, place):
+def test_failed_segmentation_has_a_reason(server, place):
     scan = nib.load(place / "studies" / "one.nii.gz")
     picture = np.clip((np.asarray(scan.dataobj) + 1000) / 10, 0, 255).astype(np.uint8)
     file = place / "studies" / "picture.nii.gz"
@@ -143,13 +143,13 @@ def test_what_cannot_be_segmented_is_answered_with_a_reason(server, place):
     assert server.infer("one", "json")[0] == 200
 
 
-def test_training_without_a_label_says_so(server):
+def test_training_without_a_label_has_a_reason(server):
     status, lines = server.train()
     assert status == "ERROR"
     assert "no label has been submitted" in lines
 
 
-def test_a_label_on_another_grid_says_so(server, place, tmp_path):
+def test_label_on_another_grid_has_a_reason(server, place, tmp_path):
     label = nib.load(place / "labels" / "two.nii.gz")
     shifted = tmp_path / "two.nii.gz"
     nib.save(nib.Nifti1Image(voxels(label), label.affine + np.eye(4, k=3) * 30), shifted)
@@ -161,7 +161,7 @@ def test_a_label_on_another_grid_says_so(server, place, tmp_path):
     assert server.call("/datastore/label?id=two&tag=final", "DELETE")[0] == 200
 
 
-def test_a_label_is_stored_and_training_with_it_changes_the_answer(server, place, tmp_path):
+def test_training_with_a_stored_label_changes_the_mask(server, place, tmp_path):
     before = voxels(mask_of(server, "one", tmp_path))
     assert server.store("one", place / "labels" / "one.nii.gz") == 200
     stored = nib.load(place / "studies" / "labels" / "final" / "one.nii.gz")
@@ -174,7 +174,7 @@ def test_a_label_is_stored_and_training_with_it_changes_the_answer(server, place
     assert (voxels(mask_of(server, "one", tmp_path)) != before).any()
 
 
-def test_scoring_and_strategies_answer(server):
+def test_scoring_and_strategies_work(server):
     status, lines = server.task("scoring", f"/scoring/{NAME}", device="cpu", max_samples=2, simulation_size=2)
     assert status == "DONE", lines
     objects = json.loads(server.call("/datastore/?output=all")[1])["objects"]
@@ -184,9 +184,7 @@ def test_scoring_and_strategies_answer(server):
         assert json.loads(server.call(f"/activelearning/{strategy}", "POST", body={})[1])["id"] in STUDIES[1:]
 
 
-def test_a_second_session_goes_on_with_the_trained_weights_and_a_worse_training_does_not_lose_them(
-    server, python, place, tmp_path
-):
+def test_second_session_keeps_the_best_weights(server, python, place, tmp_path):
     before, trained = voxels(mask_of(server, "one", tmp_path)), server.model.read_bytes()
     server.stop()
     second = Server(python, place / "studies", place / "app", "--config", str(place / "wild.json"))
@@ -205,7 +203,7 @@ def test_a_second_session_goes_on_with_the_trained_weights_and_a_worse_training_
         second.stop()
 
 
-def test_an_empty_folder_and_missing_weights_are_answered_with_a_reason(python, place):
+def test_empty_folder_and_missing_weights_have_a_reason(python, place):
     server = Server(python, place / "empty", place / "new", "--config", str(place / "tiny.json"))
     try:
         assert "holds no study" in reason(server.call("/activelearning/first", "POST", body={}))
@@ -219,9 +217,7 @@ def test_an_empty_folder_and_missing_weights_are_answered_with_a_reason(python, 
         server.stop()
 
 
-def test_a_dicom_series_is_segmented_with_an_older_pydicom_and_what_it_cannot_do_is_said(
-    python, place, bundle, tmp_path
-):
+def test_dicom_series_is_segmented_with_pydicom_2(python, place, bundle, tmp_path):
     scan = nib.as_closest_canonical(nib.load(place / "studies" / "one.nii.gz"))
     slices = voxels(scan)[::-1, ::-1].transpose(2, 1, 0).astype(int).clip(-1024, 3000)
     spacing = [f"{d:.4f}" for d in np.linalg.norm(scan.affine[:3, :3], axis=0)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of the app: code anew, weights as training left them, configs merged; options are refused with one line."""
+"""Folder of the app: current code, weights of earlier sessions, merged configs; errors of one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weights(tmp_path, bundle):
     return tmp_path / "weights.pt"
 
 
-def test_the_app_holds_the_bundle_with_merged_configs_and_weights(bundle, weights, tmp_path):
+def test_app_has_the_bundle_with_merged_configs_and_weights(bundle, weights, tmp_path):
     app = tmp_path / "app"
     (app / "model").mkdir(parents=True)
     notes = prepare_app(app, str(weights), [str(tmp_path / "small.json")])
@@ -40,11 +40,34 @@ def test_the_app_holds_the_bundle_with_merged_configs_and_weights(bundle, weight
         merged = ConfigParser.load_config_file(str(target / "configs" / f"{name}.json"))
         assert merged["network_def"]["features"] == OVERLAY["network_def::features"]
         assert merged["spacing"] == OVERLAY["spacing"]
+    training = ConfigParser.load_config_file(str(target / "configs" / "train.json"))
+    assert (training["resume"], training["patience"], training["require_improvement"]) == (False, None, True)
     assert (app / "main.py").read_text() == (bundle / "scripts" / "label" / "app.py").read_text()
     assert not list(target.rglob("__pycache__"))
 
 
-def test_weights_that_a_session_trained_stay_until_others_are_asked_for(weights, tmp_path):
+def test_config_of_training_has_the_exceptions_of_monai_label(bundle, tmp_path):
+    (tmp_path / "app" / "model").mkdir(parents=True)
+    prepare_app(tmp_path / "app")
+    configs = tmp_path / "app" / "model" / NAME / "configs"
+    expected = ConfigParser()
+    expected.read_config([str(bundle / "configs" / name) for name in ("train.yaml", "label_train.yaml")])
+    content = ConfigParser.load_config_file(str(configs / "train.json"))
+    assert {k: v for k, v in content.items() if k != "_meta_"} == {
+        k: v for k, v in expected.get().items() if k != "_meta_"
+    }
+    assert not (configs / "inference.json").exists()
+    for key in (
+        "train::trainer::max_epochs",
+        "train::dataset::data",
+        "validate::dataset::data",
+        "train::handlers",
+        "network",
+    ):
+        assert key in expected  # MONAI Label overrides or reads these
+
+
+def test_trained_weights_of_a_session_are_kept_unless_fresh(weights, tmp_path):
     app = tmp_path / "app"
     (app / "model").mkdir(parents=True)
     config = [str(tmp_path / "small.json")]
@@ -59,7 +82,7 @@ def test_weights_that_a_session_trained_stay_until_others_are_asked_for(weights,
     assert own.read_bytes() == weights.read_bytes()
 
 
-def test_shipped_weights_that_do_not_fit_an_overlay_are_left_out(weights, tmp_path, monkeypatch):
+def test_shipped_weights_of_another_network_are_left_out(weights, tmp_path, monkeypatch):
     fake = tmp_path / "bundle"
     for part in ("configs", "scripts", "docs"):
         shutil.copytree(BUNDLE / part, fake / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -85,14 +108,14 @@ def test_shipped_weights_that_do_not_fit_an_overlay_are_left_out(weights, tmp_pa
         ("weights.pt", [], "another network"),
     ],
 )
-def test_weights_and_configs_that_do_not_fit_are_refused(weights, tmp_path, given, config, words):
+def test_wrong_weights_and_configs_are_refused(weights, tmp_path, given, config, words):
     app = tmp_path / "app"
     (app / "model").mkdir(parents=True)
     with pytest.raises(InputError, match=words):
         prepare_app(app, given and str(tmp_path / given), config)
 
 
-def test_the_server_listens_to_this_machine_and_loads_nothing_from_elsewhere(tmp_path, monkeypatch):
+def test_server_is_local_and_downloads_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "mine")
     line = " ".join(command(tmp_path, tmp_path, "127.0.0.1", 8000))
     assert "--host 127.0.0.1" in line
@@ -103,7 +126,7 @@ def test_the_server_listens_to_this_machine_and_loads_nothing_from_elsewhere(tmp
     assert variables["PYTHONPATH"].startswith(str(tmp_path / "start"))
 
 
-def test_an_environment_without_monailabel_and_a_missing_folder_are_named(tmp_path, monkeypatch):
+def test_missing_monailabel_folder_and_port_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="make label"):
         serve.serve(studies=str(tmp_path))
@@ -114,19 +137,19 @@ def test_an_environment_without_monailabel_and_a_missing_folder_are_named(tmp_pa
         serve.serve(studies=str(tmp_path), port=0)
 
 
-def test_training_without_labels_speaks_of_labels_below_monai_label(monkeypatch):
+def test_training_without_labels_has_its_own_error_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "monailabel", object())
     with pytest.raises(InputError, match="no label has been submitted"):
         preflight({"training": []}, source="datalist.json")
 
 
-def test_operators_are_declared_once_and_only_where_they_are_missing(bundle, monkeypatch):
+def test_operators_are_declared_once_and_only_if_missing(bundle, monkeypatch):
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     module = runpy.run_path(str(bundle / "scripts" / "label" / "torchvision_on_cpu.py"), run_name="sitecustomize")
     hook = sys.meta_path[0]
     assert type(hook).__name__ == "DeclareOperators"
     assert hook.find_spec("torch") is None
     assert hook in sys.meta_path
-    assert hook.find_spec(module["DESCRIBES"]) is None
+    assert hook.find_spec(module["META_REGISTRATIONS"]) is None
     assert hook not in sys.meta_path
     assert hasattr(torch.ops.torchvision, "nms")

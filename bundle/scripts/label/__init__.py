@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MONAI Label needs: a study read and segmented as ``inference`` does it, and a server to start."""
+"""MONAI Label: its server with this bundle, and its app."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let torchvision be imported beside a PyTorch without CUDA; ``serve`` puts it on the path of the server as ``sitecustomize.py``.
+"""Import of torchvision with a PyTorch without CUDA; ``serve`` puts this on the path of the server as ``sitecustomize.py``.
 
 MONAI Label imports ``torchvision.utils``, which is plain Python. The wheel's compiled operators are linked to CUDA and do not load
-without it, and torchvision then stops at describing operators that do not exist. So two of them are declared, without code, just
-before it does that. Where the operators did load, nothing happens.
+without it, and the import of torchvision fails at meta registrations of operators that do not exist. Two of them are therefore
+declared, without code, just before that. Where the operators loaded, nothing happens.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import sys
 from importlib.machinery import ModuleSpec
 
-DESCRIBES = "torchvision._meta_registrations"
+META_REGISTRATIONS = "torchvision._meta_registrations"
 OPERATORS = ("nms", "qnms")
 declared: list = []  # a library of operators lives as long as its object
 
 
 class DeclareOperators:
-    """Import hook that waits for the one module that needs the operators to exist."""
+    """Import hook for the one module that needs the operators."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Declare what is missing when that module is looked for; the ordinary search finds it afterwards."""
-        if name != DESCRIBES:
+        """Declare missing operators at the import of that module, which the other finders then locate."""
+        if name != META_REGISTRATIONS:
             return None
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
         import torch
