@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of one clear line: the one that ends a run, and the one that a server answers with."""
+"""Errors of one line: those that end a run, and those that a server returns."""
 
 from __future__ import annotations
 
 import sys
 
-UNUSABLE = 422  # HTTP: what was sent can be read but not used
+UNPROCESSABLE = 422  # HTTP status
 
 
 class InputError(SystemExit):
-    """Something the user gave cannot be used; the message names it, its value and the remedy.
+    """Unusable input of the user; the message names it, its value and the remedy.
 
     It derives from ``SystemExit`` because MONAI wraps every ``Exception`` raised while a config is resolved into several of its
     own; this one passes through, prints its line and ends the process with status 1. Raise it only in steps that run before any
@@ -18,15 +18,15 @@ class InputError(SystemExit):
 
 
 def served() -> bool:
-    """Whether this process belongs to MONAI Label: its server, or a task that the server started."""
+    """Return True in a process of MONAI Label: its server, or a task that the server started."""
     return "monailabel" in sys.modules
 
 
 def refusal(reason: BaseException | str) -> Exception:
-    """Return the exception that carries a reason to whoever asked.
+    """Exception that carries a reason to the caller or, through MONAI Label, to its client.
 
-    ``InputError`` ends a process, which a server must survive, and of any other exception MONAI Label answers no more than
-    "Internal Server Error". Its web framework puts the detail of this one exception into the answer.
+    ``InputError`` ends a process, which a server must survive, and any other exception reaches a client of MONAI Label as
+    "Internal Server Error" alone. Its web framework puts the detail of an ``HTTPException`` into the response.
 
     Args:
         reason: a line that names file, value and remedy, or an exception that carries it; further lines are left out.
@@ -39,7 +39,7 @@ def refusal(reason: BaseException | str) -> Exception:
         return ValueError(line)
     from starlette.exceptions import HTTPException
 
-    return HTTPException(UNUSABLE, line)
+    return HTTPException(UNPROCESSABLE, line)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..core.files import atomic_write
 from .scan_header import ScanHeader
 
-COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
+LABEL_COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
 EXTENSION_CODE = 0  # ignored by every reader; TotalSegmentator stores its names in an extension of this code
 
 
@@ -25,7 +25,7 @@ def label_table(names: Mapping[int, str]) -> nib.nifti1.Nifti1Extension:
     """Extension of a NIfTI header with the names and colours of label values, in the XML of Connectome Workbench."""
     rows = []
     for value, name in names.items():
-        red, green, blue, alpha = COLOURS[value % len(COLOURS)]
+        red, green, blue, alpha = LABEL_COLOURS[value % len(LABEL_COLOURS)]
         rows.append(
             f'<Label Key="{value}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="{alpha}"><![CDATA[{escape(name)}]]></Label>'
         )
