@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
+from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects
 
+from ..core.components import label_components
 from ..core.deprecations import migrate_arguments
 from .vertebra_consistency import check_consistency
 
@@ -81,12 +82,12 @@ def connected_components(
         fill_holes: include the cavities of a component.
         lateral_axis: axis from left to right.
     """
-    numbered, _ = label(mask, output=np.int32)
+    numbered, _ = label_components(mask)
     components = []
     for number, box in enumerate(find_objects(numbered), 1):
         inside = numbered[box] == number
-        whole = binary_fill_holes(inside) if fill_holes else inside
-        components.append(Component(box, whole, spacing, lateral_axis, whole & ~inside if fill_holes else None))
+        solid = binary_fill_holes(inside) if fill_holes else inside
+        components.append(Component(box, solid, spacing, lateral_axis, solid & ~inside if fill_holes else None))
     return sorted(components, key=lambda c: -c.voxels)
 
 

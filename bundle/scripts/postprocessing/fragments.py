@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
+from ..core.components import label_components
 from ..io.resample import restore
 from ..io.working_grid import WorkingGrid
 from .findings import PostProcessing
@@ -34,7 +34,7 @@ class SliceComponents:
 
     def add(self, k: int, mask: NDArray[np.bool_], numbers: NDArray) -> None:
         """Add the next slice (J, I): its index, the mask and the number of the finding at every voxel."""
-        flat, count = label(mask)
+        flat, count = label_components(mask)
         first = len(self.parent)
         if count:
             indices = np.flatnonzero(flat)
@@ -97,7 +97,7 @@ def finding_slices(
         assert labels is not None
         mask = (probability > post.threshold) & (labels > 0)
         if drop.any():
-            flat, count = label(mask)
+            flat, count = label_components(mask)
             mask &= ~np.concatenate([[False], drop[offset : offset + count]])[flat]
             offset += count
         yield k, box, probability, labels, mask
