@@ -72,7 +72,7 @@ def grid_mismatch(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> str | None:
 
 
 def require_same_grid(path: Path | str, image: nib.Nifti1Image, mask: nib.Nifti1Image) -> None:
-    """Refuse a mask on another grid than its image.
+    """Refuse a mask whose grid differs from that of its image.
 
     Args:
         path: file to name in the message.
