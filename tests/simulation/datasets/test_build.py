@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merged data sets: recipes, and a hash that depends on the data alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from conftest import BUNDLE
+from scripts.core.errors import InputError
+from scripts.data.datalist import load_datalist
+from scripts.simulation.datasets.build import build, read_recipe
+from scripts.training.preflight import preflight
+
+RECIPE = {
+    "phantom": {"seed": 60, "cases": 3, "regions": ["lumbar"], "spacing": [4.0, 3.0, 3.0], "style": "wide"},
+    "render": {"datalist": None, "seed": 1, "healthy": 0.0, "grades": [3]},
+    "simulate": {"datalist": None, "seed": 2},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def test_hash_depends_on_data_alone(recipe, tmp_path):
+    first, again = (build(str(recipe), str(tmp_path / name), workers=n) for name, n in (("a", 1), ("b", 2)))
+    one, two = (json.loads((tmp_path / name / "build.json").read_text()) for name in ("a", "b"))
+    assert one["sha256"] == two["sha256"]
+    assert sum(one["cases"].values()) == 3
+    assert build(str(recipe), str(tmp_path / "a")) == first != again
+    recipe.write_text(yaml.safe_dump(RECIPE | {"phantom": RECIPE["phantom"] | {"seed": 70}}))
+    build(str(recipe), str(tmp_path / "c"))
+    assert json.loads((tmp_path / "c" / "build.json").read_text())["sha256"] != one["sha256"]
+
+
+def test_merged_parts_pass_the_data_checks(recipe, phantom_set, tmp_path):
+    path = build(str(recipe), str(tmp_path / "all"), masks=str(phantom_set), scans=str(phantom_set), cases=4)
+    counts = json.loads((tmp_path / "all" / "build.json").read_text())["cases"]
+    assert sum(counts.values()) == 4 + 4 + 4
+    sections = {s: load_datalist(path, s) for s in ("training", "validation", "testing")}
+    preflight(sections, required=list(sections), source=path, level="full", label_values=[0, 1, 255])
+    kinds = {case["image"].split("/")[-3] for cases in sections.values() for case in cases}
+    assert kinds == {"phantom", "render", "simulate"}
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({"phantoms": {}}, "phantoms"),
+        ({"phantom": {"case": 3}}, "case"),
+        ({"phantom": 3}, "3"),
+        ([], "no part"),
+        ("a: [", "no YAML"),
+    ],
+)
+def test_invalid_recipe_is_refused(tmp_path, content, word):
+    path = tmp_path / "r.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    with pytest.raises(InputError, match=word) as error:
+        build(str(path), str(tmp_path / "out"))
+    assert str(path) in str(error.value)
+    with pytest.raises(InputError, match="no such file"):
+        read_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_recipe_with_an_option_of_version_0_5(tmp_path, caplog):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"phantom": {"style": "wide", "drawn": 0.5}}))
+    assert read_recipe(str(path)) == {"phantom": {"style": "wide", "collapse_fraction": 0.5}}
+    assert "collapse_fraction" in caplog.text
+
+
+def test_shipped_recipe_is_valid():
+    parts = read_recipe(str(BUNDLE / "configs" / "data" / "simulated.yaml"))
+    assert list(parts) == ["phantom", "render", "simulate"]
