@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference beside MONAI's stock path: seconds, memory, agreement of the masks, growth with the length of the scan.
+"""Inference compared with MONAI's stock path: seconds, memory, DSC between the masks, growth with the length of the scan.
 
-    python benchmarks/inference.py data --out DIR                          # phantoms to train the network on, see below
+    python benchmarks/inference.py data --out DIR                          # phantoms to train the network, see below
     python benchmarks/inference.py scan --out DIR                          # a 512 x 512 x 600 torso with fractures
-    python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, a process each
-    python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, ours alone
+    python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, each in its own process
+    python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, our path alone
 
 The network: ``cd bundle && python -m monai.bundle run training --dataset_dir DIR --ckpt_dir DIR --config_file
 "['configs/train.yaml','../benchmarks/inference_train.yaml']"``, half an hour on two cores.
 
-The stock path is what inference.yaml keeps to compare with: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice,
-Invertd, AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. The clock starts when everything is imported; memory
-is the peak of the process.
+The stock path is kept in inference.yaml for comparison: LoadImaged, Orientationd, Spacingd, SliceInferer over every slice,
+Invertd, AsDiscreted, RemoveSmallObjectsd, SaveImaged, eager and float32. Imports are not timed; memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -29,10 +28,8 @@ from torso import save, torso
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING = (0.7, 0.7, 1.0)
-GRID: dict[str, list] = {
-    "spacing": [1.0, 1.0, 1.0],
-    "patch_size": [256, 256],
-}  # of every variant; finer than the default
+# Grid of every variant; finer than the default.
+GRID: dict[str, list] = {"spacing": [1.0, 1.0, 1.0], "patch_size": [256, 256]}
 VARIANTS: dict[str, dict] = {
     "stock path": {"stock": True},
     "PyTorch": {"runtime": "torch"},
@@ -43,28 +40,28 @@ VARIANTS: dict[str, dict] = {
 
 
 def scan(out: str, slices: int = 600, columns: int = 512, seed: int = 900, piece: int = 300) -> None:
-    """Make a CT of pieces of torso, each with two fractures, one above the other.
+    """Write a CT of stacked torsos, each with two fractures, and its mask.
 
     Args:
         out: folder to write to.
         slices: length of the scan.
         columns: pixels along both sides of a slice.
-        seed: of the first piece; two different pieces take turns.
-        piece: slices of a piece.
+        seed: seed of the first torso; two different torsos alternate.
+        piece: slices of a torso.
     """
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
     pieces = []
     for n in range(min(2, -(-slices // piece))):
-        made = torso(seed + n, 2, SPACING, (columns, columns, piece))
-        broken = np.isin(made.labels, [f["label"] for f in made.fractures])
-        pieces.append((made.image, broken.astype(np.uint8)))
-        print(f"piece {n + 1}: {[(f['level'], f['shape'], f['grade']) for f in made.fractures]}", flush=True)
+        phantom = torso(seed + n, 2, SPACING, (columns, columns, piece))
+        fractured = np.isin(phantom.labels, [f["label"] for f in phantom.fractures])
+        pieces.append((phantom.image, fractured.astype(np.uint8)))
+        print(f"piece {n + 1}: {[(f['level'], f['shape'], f['grade']) for f in phantom.fractures]}", flush=True)
     count = -(-slices // piece)
     image, label = (
-        np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], 2)[:, :, :slices] for k in (0, 1)
+        np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], axis=2)[:, :, :slices] for k in (0, 1)
     )
-    affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])  # stored as scanners do, L, P, S
+    affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])  # L, P, S, the usual orientation of scanners
     affine[:2, 3] = [s * (columns - 1) / 2 for s in SPACING[:2]]
     for name, data in ((f"torso_{slices}.nii.gz", image), (f"torso_{slices}_label.nii.gz", label)):
         nifti = nib.Nifti1Image(np.ascontiguousarray(data[::-1, ::-1]), affine)
@@ -74,12 +71,12 @@ def scan(out: str, slices: int = 600, columns: int = 512, seed: int = 900, piece
 
 
 def data(out: str, cases: int = 26, seed: int = 500) -> None:
-    """Make phantoms of 3 x 1 x 1 mm, every other one a torso, three quarters of each kind or more with fractures of grade 2 and 3.
+    """Write phantoms of 3 x 1 x 1 mm, every other one a torso, most with fractures of grade 2 and 3.
 
     Args:
-        out: folder to write to; six cases are held back for validation and testing.
+        out: folder to write to; six cases are for validation and testing.
         cases: number of scans.
-        seed: of the first.
+        seed: seed of the first scan.
     """
     from dataclasses import replace
 
@@ -91,28 +88,28 @@ def data(out: str, cases: int = 26, seed: int = 500) -> None:
     for n in range(cases):
         fractures = 0 if n % 8 in (6, 7) else 1 + n % 3
         if n % 2:
-            made = torso(seed + n, fractures, (3, 1, 1), (112, 300, 300))
+            phantom = torso(seed + n, fractures, (3, 1, 1), (112, 300, 300))
         else:
             region = ("thoracolumbar", "lumbar", "thoracic")[n // 2 % 3]
             style = replace(ScanStyle.random(np.random.default_rng([seed + n, 11]), region), spacing=(3, 1, 1))
-            made = fractured_phantom(seed + n, region, fractures, [2, 3], style)
+            phantom = fractured_phantom(seed + n, region, fractures, [2, 3], style)
         entry = {"image": f"images/c{n:02d}.nii.gz", "label": f"labels/c{n:02d}.nii.gz", "patient": f"c{n:02d}"}
-        broken = np.isin(made.labels, save(made, root / entry["image"])).astype(np.uint8)
-        nib.save(nib.Nifti1Image(broken[::-1, ::-1], nib.load(root / entry["image"]).affine), root / entry["label"])
+        fractured = np.isin(phantom.labels, save(phantom, root / entry["image"])).astype(np.uint8)
+        nib.save(nib.Nifti1Image(fractured[::-1, ::-1], nib.load(root / entry["image"]).affine), root / entry["label"])
         entries.append(entry)
-        print(f"{n + 1} of {cases}: {made.image.shape}, {fractures} fracture(s)", flush=True)
+        print(f"{n + 1} of {cases}: {phantom.image.shape}, {fractures} fracture(s)", flush=True)
     sections = {"training": entries[:-6], "validation": entries[-6:-3], "testing": entries[-3:]}
     (root / "datalist.json").write_text(json.dumps(sections, indent=1))
 
 
 def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str | None = None) -> None:
-    """Run one variant in this process and print what it took as JSON."""
+    """Run one variant in this process and print its times and memory as JSON."""
     sys.path.insert(0, str(ROOT / "bundle"))
     import matplotlib.figure  # noqa: F401
     import monai.handlers  # noqa: F401
     import torch
-    from scripts.inference.memory import peak_resident
     from scripts.inference.config import read_config
+    from scripts.inference.memory import peak_resident
 
     torch.set_num_threads(2)
     values = GRID | dict(json.loads(options))
@@ -133,32 +130,20 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
     else:
         result = parser.get_parsed_content("segmenter").run()[0]
     seconds = time.perf_counter() - start
-    facts = {k: result.get(k) for k in ("seconds", "windows", "memory_mib", "runtime")}
-    print("RESULT" + json.dumps({"total": seconds, "peak": peak_resident(), "imports": before, **facts}))
+    report = {k: result.get(k) for k in ("seconds", "windows", "memory_mib", "runtime")}
+    print("RESULT" + json.dumps({"total": seconds, "peak": peak_resident(), "imports": before, **report}))
 
 
 def _run(scan: str, checkpoint: str, out: Path, options: dict, config: list[str] | None) -> dict:
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        "child",
-        "--scan",
-        scan,
-        "--checkpoint",
-        checkpoint,
-        "--out",
-        str(out),
-    ]
-    command += ["--options", repr(json.dumps(options))]
+    command = [sys.executable, "-W", "ignore", __file__, "child", "--scan", scan, "--checkpoint", checkpoint]
+    command += ["--out", str(out), "--options", repr(json.dumps(options))]
     if config:
         command += ["--config", repr(json.dumps(config))]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
-    for line in done.stdout.splitlines():
+    process = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    for line in process.stdout.splitlines():
         if line.startswith("RESULT"):
             return json.loads(line[6:])
-    raise SystemExit(done.stderr[-3000:] + done.stdout[-2000:])
+    raise SystemExit(process.stderr[-3000:] + process.stdout[-2000:])
 
 
 def _mask(folder: Path) -> np.ndarray:
@@ -177,7 +162,7 @@ def compare(
     config: list[str] | None = None,
     label: str | None = None,
 ) -> None:
-    """Run variants one after another on the same scan with the same weights, and print ratios to the first.
+    """Run variants one after another on the same scan with the same weights, and print ratios to the first one.
 
     Args:
         scan: CT.
@@ -185,10 +170,10 @@ def compare(
         out: folder of the masks.
         variants: names of ``VARIANTS``.
         config: overlays of the inference config that the weights were trained with.
-        label: reference mask, for the DSC to it.
+        label: reference mask for a column of DSC.
     """
     rows, masks = {}, {}
-    truth = None if label is None else np.asarray(nib.load(label).dataobj) > 0
+    reference = None if label is None else np.asarray(nib.load(label).dataobj) > 0
     for name in variants:
         folder = Path(out) / name.replace(" ", "_").replace(",", "")
         rows[name] = _run(scan, checkpoint, folder, VARIANTS[name], config)
@@ -198,27 +183,27 @@ def compare(
     print("\n| path | s | times as fast | peak MiB | ratio | DSC to the stock path | DSC to the reference |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
-        own = "" if truth is None else f"{_dice(masks[name], truth):.3f}"
+        dice = "" if reference is None else f"{_dice(masks[name], reference):.3f}"
         print(
             f"| {name} | {row['total']:.1f} | {rows[first]['total'] / row['total']:.1f} | {row['peak'] / 2**20:.0f} | "
-            f"{row['peak'] / rows[first]['peak']:.2f} | {_dice(masks[name], masks[first]):.4f} | {own} |"
+            f"{row['peak'] / rows[first]['peak']:.2f} | {_dice(masks[name], masks[first]):.4f} | {dice} |"
         )
     print("\n| seconds in | " + " | ".join(n for n in rows if rows[n]["seconds"]) + " |")
     print("| --- " * (1 + sum(bool(r["seconds"]) for r in rows.values())) + "|")
     phases = list(dict.fromkeys(p for r in rows.values() for p in (r["seconds"] or {})))
-    shown = [r for r in rows.values() if r["seconds"]]
+    timed = [r for r in rows.values() if r["seconds"]]
     for phase in phases:
-        print(f"| {phase} | " + " | ".join(f"{r['seconds'].get(phase, 0):.2f}" for r in shown) + " |")
+        print(f"| {phase} | " + " | ".join(f"{r['seconds'].get(phase, 0):.2f}" for r in timed) + " |")
     print(
-        "| loading networks, tables, page | "
-        + " | ".join(f"{r['total'] - sum(r['seconds'].values()):.2f}" for r in shown)
+        "| loading networks, writing tables and page | "
+        + " | ".join(f"{r['total'] - sum(r['seconds'].values()):.2f}" for r in timed)
         + " |"
     )
-    shares = [1 - r["seconds"]["network"] / sum(r["seconds"].values()) for r in shown]
+    shares = [1 - r["seconds"]["network"] / sum(r["seconds"].values()) for r in timed]
     print("| share of the scan's time outside the network | " + " | ".join(f"{s:.0%}" for s in shares) + " |")
     print(
-        "| windows, first and second look | "
-        + " | ".join("{first look}, {second look}".format(**r["windows"]) for r in shown)
+        "| windows, coarse and fine pass | "
+        + " | ".join("{coarse_windows}, {fine_windows}".format(**r["windows"]) for r in timed)
         + " |"
     )
 
@@ -231,30 +216,30 @@ def growth(
     runtime: str = "auto",
     config: list[str] | None = None,
 ) -> None:
-    """Run on pieces and repeats of a scan, and print seconds and memory by length.
+    """Run on crops and repetitions of a scan, and print seconds and memory by length.
 
     Args:
-        scan: CT; longer ones repeat it.
+        scan: CT; longer scans repeat it.
         checkpoint: weights.
-        out: folder of scans and masks.
+        out: folder of the scans and masks.
         lengths: numbers of slices.
-        runtime: of the network.
+        runtime: inference backend of the networks.
         config: overlays of the inference config that the weights were trained with.
     """
     source = nib.load(scan)
     data = np.asarray(source.dataobj)
     rows = []
     for length in lengths:
-        times = -(-length // data.shape[2])
+        repetitions = -(-length // data.shape[2])
         path = Path(out) / f"scan_{length}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            nib.save(nib.Nifti1Image(np.concatenate([data] * times, 2)[:, :, :length], source.affine), path)
+            nib.save(nib.Nifti1Image(np.concatenate([data] * repetitions, axis=2)[:, :, :length], source.affine), path)
         row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime}, config)
         rows.append((length, 2 * data.shape[0] * data.shape[1] * length / 2**20, row))
         print(f"{length}: {row['total']:.1f} s, {row['peak'] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
     print(
-        "\n| slices | scan as 16 bit (MiB) | s of the scan | of these network | peak MiB | predicted at most | windows |"
+        "\n| slices | scan as 16 bit (MiB) | s per scan | of these network | peak MiB | predicted at most | windows |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for length, size, row in rows:
@@ -267,9 +252,9 @@ def growth(
         np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True)
     )
     slope, start = np.polyfit(sizes, peaks, 1)
-    worst = float(np.abs(peaks - (slope * sizes + start)).max())
+    deviation = float(np.abs(peaks - (slope * sizes + start)).max())
     print(
-        f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest distance from this line {worst:.0f} MiB."
+        f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest deviation from this line {deviation:.0f} MiB."
     )
 
 

@@ -239,7 +239,7 @@ class Segmenter:
             results, problems = self._segment(remaining, digest, shard)
             results, problems = shard.gather(results), shard.gather(problems)
             if shard.first:
-                # Those of the whole folder, so that scans that are added one by one share tables and report.
+                # All results of the folder, so that scans that are segmented one by one share tables and report.
                 folder = finished_cases(self.output, digest) | {r["case_path"]: r for r in results}
                 ordered = sorted(folder.values(), key=lambda r: r["case_path"])
                 reused = len(folder) - len(results)

@@ -116,7 +116,7 @@ def dropout_runner(network: nn.Module, device: torch.device, amp: bool) -> Torch
 
 
 class ScanInferer(Inferer):
-    """Segmentation of a whole scan: search, both passes, post-processing and the way back to its grid, as ``inference`` does.
+    """Segmentation of a whole scan on its own grid, as by ``inference``: search, both passes, post-processing, resampling.
 
     Args:
         window: arguments of ``PatchConfig``.

@@ -143,6 +143,8 @@ class PostProcessing:
                     values[name] = float(value)
                 except ValueError:
                     raise ValueError(f"{name}={value!r}: must be a number") from None
+            elif isinstance(value, list):
+                values[name] = tuple(value)
         return cls(**values)
 
     def select(self, components: Sequence[S], spacing: Sequence[float]) -> list[S]:

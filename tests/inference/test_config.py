@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference config with overlays and values, old names included, under any name of the package."""
+
+from __future__ import annotations
+
+import pytest
+from scripts.core.config_package import localise
+from scripts.core.errors import InputError
+from scripts.core.paths import BUNDLE
+from scripts.inference import config
+from scripts.inference.config import read_config
+from scripts.inference.predict import PatchConfig
+
+
+def test_overlays_are_merged_in_order_and_values_last(tmp_path):
+    (tmp_path / "a.yaml").write_text("threshold: 0.4\nmin_width_mm: 5.0\n")
+    (tmp_path / "b.yaml").write_text("threshold: 0.6\n")
+    parser = read_config([str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")], {"largest": 2, "search": None})
+    assert (parser["threshold"], parser["min_width_mm"], parser["largest"]) == (0.6, 5.0, 2)
+    assert parser["search"] == read_config(None, {})["search"]
+    assert parser["bundle_root"] == str(BUNDLE)
+
+
+def test_overlay_by_its_name_below_configs():
+    assert read_config("inference/coronal.yaml", {})["planes"] == ["coronal"]
+    assert "$import glob" in read_config("inference/ensemble.yaml", {})["imports"]
+    with pytest.raises(InputError, match=r"none\.yaml: no such config; must be a file, or a name below"):
+        read_config("none.yaml", {})
+
+
+def test_names_of_version_0_5_are_renamed_with_a_warning(tmp_path, caplog):
+    (tmp_path / "old.yaml").write_text("min_volume_mm3: 500.0\nagree_share: 0.3\n")
+    parser = read_config(str(tmp_path / "old.yaml"), {"agree_mm": [9.0, 6.0, 2.0]})
+    post = parser.get_parsed_content("segmenter::post")
+    assert (post["min_volume_ml"], post["consistency_fraction"], post["consistency_mm"]) == (0.5, 0.3, [9.0, 6.0, 2.0])
+    assert f"{tmp_path / 'old.yaml'}: `min_volume_mm3` is called `min_volume_ml`" in caplog.text
+
+
+def test_targets_have_the_name_of_the_package(monkeypatch):
+    monkeypatch.setattr(config, "localise", lambda content: localise(content, "spine_fracture.scripts"))
+    parser = read_config(None, {})
+    assert parser["segmenter::_target_"] == "spine_fracture.scripts.inference.cohort.Segmenter"
+    assert parser["network_def::_target_"] == "spine_fracture.scripts.networks.MSFFNet"
+
+
+def test_patch_of_a_config_with_lists_and_an_old_name():
+    patch = PatchConfig.from_config({"size": [32, 48], "hu": [0.0, 255.0], "flips": [[0]], "batch": 3})
+    assert patch == PatchConfig((32, 48), (0.0, 255.0), flips=((0,),), sw_batch_size=3)
