@@ -92,7 +92,7 @@ def launch(
     Args:
         command: program and arguments.
         log: file.
-        environment: variables added to those of this process.
+        environment: additional variables.
         poll: called every ``interval`` seconds; the process is ended when it returns False.
         interval: seconds.
     """
@@ -229,19 +229,13 @@ class FolderLock:
 def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
 def worker_environments(workers: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
-    """Variables of the processes of each worker: one GPU each, or an equal part of the CPU cores.
-
-    Raises:
-        InputError: for fewer than one worker.
-    """
+    """Variables of the processes of each worker: one GPU each, or an equal part of the CPU cores."""
     if workers < 1:
         raise InputError(f"workers={workers}: must be at least 1")
     if gpus:
@@ -268,11 +262,7 @@ def run_all(
     work: Callable[[Job, Mapping[str, str], threading.Event], None],
     environments: Sequence[Mapping[str, str]],
 ) -> bool:
-    """Call ``work(job, environment, stop)`` for all jobs, as many at once as there are environments.
-
-    Returns:
-        False when SIGINT or SIGTERM ended the work before all jobs were done.
-    """
+    """Call ``work(job, environment, stop)`` for all jobs, one per environment at once; False when a signal ended the work."""
     stop, unused = threading.Event(), queue.SimpleQueue[Mapping[str, str]]()
     for variables in environments:
         unused.put(variables)

@@ -41,15 +41,9 @@ def hide_password(url: str) -> str:
 
 
 def open_storage(url: str | None, root: Path, retries: int = 0) -> optuna.storages.BaseStorage:
-    """Open the storage of a study.
+    """Open the storage of a study, by default ROOT/study.db; ``InputError`` without password when it cannot be used.
 
-    Args:
-        url: ``sqlite:///FILE``, ``journal:///FILE.log``, a path that ends in .log, ``postgresql://...``; None for ROOT/study.db.
-        root: folder of the results.
-        retries: retries of a trial without heartbeat.
-
-    Raises:
-        InputError: when it cannot be used; the line has no password.
+    A URL is ``sqlite:///FILE``, ``journal:///FILE.log``, a path that ends in .log, or ``postgresql://...``.
     """
     storages = require_optuna().storages
     address = url or f"sqlite:///{root / 'study.db'}"
@@ -80,11 +74,7 @@ def open_storage(url: str | None, root: Path, retries: int = 0) -> optuna.storag
 def open_study(
     storage: optuna.storages.BaseStorage, space: Space, root: Path, name: str, data_sha256: str, shown: str
 ) -> optuna.Study:
-    """Create a study and queue its first trial, or join it.
-
-    Raises:
-        InputError: when it was begun with another space, other data or another folder.
-    """
+    """Create a study and queue its first trial, or join it; ``InputError`` for another space, other data or another folder."""
     optuna = require_optuna()
     parts = {kind: make_part(kind, space.content[kind], space.name) for kind in ("sampler", "pruner")}
     settings = {**space.settings(), "data": data_sha256}
@@ -108,15 +98,7 @@ def open_study(
 
 
 class TrialMonitor:
-    """Report a trial's ``history.csv`` to Optuna while it grows, and end the training that is pruned or stopped.
-
-    Args:
-        trial: Optuna's trial.
-        folder: folder of the run.
-        space: search.
-        stop: set when the worker must end.
-        progress: called with a line on every validation.
-    """
+    """Report a trial's ``history.csv`` to Optuna while it grows, and end the training that is pruned or stopped."""
 
     def __init__(
         self, trial: optuna.Trial, folder: Path, space: Space, stop: threading.Event, progress: Callable[[str], None]
@@ -164,15 +146,7 @@ class TrialMonitor:
 
 
 class Worker:
-    """Objective of a study, and the callback that follows every trial.
-
-    Args:
-        study: shared by all workers.
-        space: search.
-        context: folder, data and options.
-        trials: trials that the study has in the end.
-        environments: variables of the processes; as many trials run at once.
-    """
+    """Objective of a study, and the callback that follows every trial; one trial per environment runs at once."""
 
     def __init__(
         self,
@@ -191,11 +165,11 @@ class Worker:
 
     def run(self) -> None:
         """Optimize until the study has all its trials or a signal stops the worker."""
-        call = {"n_jobs": self.jobs, "catch": (RunError, TrialError), "callbacks": [self.after_trial]}
+        errors, callbacks = (RunError, TrialError), [self.after_trial]
         with stop_on_signal(self.stop), self.bar:
             while self.has_room() and not self.stop.is_set():
                 try:
-                    self.study.optimize(self.objective, **call)
+                    self.study.optimize(self.objective, n_jobs=self.jobs, catch=errors, callbacks=callbacks)
                     return
                 except (ValueError, require_optuna().exceptions.UpdateFinishedTrialError):
                     if not self.lost:  # Optuna's error for a trial that another worker has failed
@@ -236,12 +210,7 @@ class Worker:
         self.bar.update(max(min(finished, self.trials) - self.bar.n, 0))
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Train with the values of a trial; the best validation value.
-
-        Raises:
-            optuna.TrialPruned: for a pruned training.
-            TrialError: for a training that failed or was stopped.
-        """
+        """Best validation value of a training with the values of a trial."""
         folder, start = self.folder(trial), time.perf_counter()
         trial.set_user_attr("folder", folder.relative_to(self.context.root).as_posix())
         monitor = TrialMonitor(trial, folder, self.space, self.stop, self.bar.set_postfix_str)

@@ -33,11 +33,7 @@ ABSENT = object()
 
 
 def require_optuna() -> Any:
-    """Import Optuna.
-
-    Raises:
-        InputError: when it is not installed.
-    """
+    """Import Optuna; ``InputError`` when it is not installed."""
     try:
         import optuna
     except ImportError:
@@ -126,11 +122,7 @@ def _parameter(name: object, content: object, source: str) -> Parameter:
 
 
 def make_part(kind: str, given: Mapping[str, Any], source: str) -> Any:
-    """Make one of Optuna's samplers or pruners from its name and arguments.
-
-    Raises:
-        InputError: for an unknown name or argument.
-    """
+    """Make one of Optuna's samplers or pruners; ``InputError`` for an unknown name or argument."""
     module = getattr(require_optuna(), f"{kind}s")
     base = getattr(module, f"Base{kind.title()}")
     classes = {n: getattr(module, n) for n in module.__all__ if isinstance(getattr(module, n), type)}
@@ -152,16 +144,7 @@ def make_part(kind: str, given: Mapping[str, Any], source: str) -> Any:
 
 @dataclass(frozen=True)
 class Space:
-    """Search: parameters, fixed values, metric and budget.
-
-    Attributes:
-        name: name of the file.
-        content: keys of the file, with defaults.
-        configs: configs of every trial.
-        overrides: values by id of every trial.
-        parameters: ids that are searched.
-        phantom: arguments of the phantoms of a setting.
-    """
+    """Search: content of its file with defaults, configs and overrides of every trial, parameters, phantoms of the setting."""
 
     name: str
     content: Mapping[str, Any]
@@ -171,11 +154,7 @@ class Space:
     phantom: Mapping[str, Any]
 
     def config(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """Merged config of a trial.
-
-        Raises:
-            InputError: when it cannot be merged.
-        """
+        """Merged config of a trial; ``InputError`` when it cannot be merged."""
         # Outer ids first: "loss" would replace a "loss::weight" that was set before it.
         ordered = sorted({**self.overrides, **values}.items(), key=lambda item: item[0].count("::"))
         return merge_configs(self.configs, dict(ordered), source)
@@ -209,15 +188,7 @@ class Space:
 
 
 def load_space(name: str, setting: str | None = None) -> Space:
-    """Read a search space and check it against its configs.
-
-    Args:
-        name: name of a space in ``configs/experiments/search``, or path of a YAML file.
-        setting: name of a setting in ``configs/experiments/settings``, or path: sizes, and phantoms to generate.
-
-    Raises:
-        InputError: when a file, key, id or value is unknown or wrong.
-    """
+    """Read a search space and a setting by name or path; ``InputError`` when a file, key, id or value is unknown or wrong."""
     file = find_file(name, SUITES / "search", "search space")
     content, source = {**DEFAULTS, "title": file.stem, **read_yaml(file, tuple(DEFAULTS))}, str(file)
     for key in ("fixed", "sampler", "pruner", "parameters"):

@@ -19,12 +19,7 @@ from ...core.files import atomic_write
 
 
 def merge_configs(files: Sequence[str], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Merge configs and overrides as ``monai.bundle run`` does, without evaluating an expression.
-
-    Args:
-        files: configs in their order.
-        overrides: values by id, set last.
-        source: run or variant, for messages.
+    """Merge configs, then overrides by id, as ``monai.bundle run`` does, without evaluating an expression.
 
     Raises:
         InputError: when a config cannot be merged, or an override names an id that does not exist or has another type.

@@ -6,7 +6,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,48 +40,17 @@ def multiply_adds(network: nn.Module, size: Sequence[int], channels: int = 1) ->
     return counter.get_total_flops() / 2e9
 
 
-class _Timed:
-    """Network of a run with one volume, ready for timing.
-
-    Args:
-        folder: folder of the run; its config is needed, its weights are not.
-        case: image and label files.
-        device: as for ``run``.
-    """
-
-    def __init__(self, folder: Path, case: dict[str, str], device: str | None) -> None:
-        parser = ConfigParser(load_config(folder / TRAINING.config))
-        parser["bundle_root"] = str(BUNDLE)
-        parser["dataset_dir"] = str(Path(case["image"]).parent)
-        if device:
-            parser["device"] = device
-        self.device = torch.device(str(parser.get_parsed_content("device")))
-        self.network = parser.get_parsed_content("network").eval()
-        self.inferer = parser.get_parsed_content("validate::inferer")
-        image = parser.get_parsed_content("validate::preprocessing")(dict(case))["image"]
-        self.image = image.as_tensor()[None].to(self.device)
-        patch = list(parser.get_parsed_content("patch_size"))
-        self.cost: dict[str, Any] = {
-            "parameters_m": sum(p.numel() for p in self.network.parameters()) / 1e6,
-            "multiply_adds_g": multiply_adds(self.network, patch),
-            "patch": patch,
-            "volume": list(self.image.shape[2:]),
-            "seconds": float("inf"),
-        }
-
-    def measure(self, warm_up: bool) -> None:
-        """Time one pass over the volume; the shortest counts."""
-        cuda = self.device.type == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(self.device)
-            torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
-        self.inferer(self.image, self.network)
-        if cuda:
-            torch.cuda.synchronize(self.device)
-            self.cost["gpu_mib"] = round(torch.cuda.max_memory_allocated(self.device) / (1 << 20))
-        if not warm_up:
-            self.cost["seconds"] = min(self.cost["seconds"], time.perf_counter() - start)
+def _prepare(folder: Path, case: dict[str, str], device: str | None) -> tuple[dict[str, Any], Callable[[], Any], str]:
+    """Size of a run's network, a pass of it over a volume, and its device; the run's config is needed, its weights are not."""
+    parser = ConfigParser(load_config(folder / TRAINING.config))
+    parser["bundle_root"], parser["dataset_dir"] = str(BUNDLE), str(Path(case["image"]).parent)
+    parser["device"] = device or parser["device"]
+    network, inferer = parser.get_parsed_content("network").eval(), parser.get_parsed_content("validate::inferer")
+    where, patch = str(parser.get_parsed_content("device")), list(parser.get_parsed_content("patch_size"))
+    image = parser.get_parsed_content("validate::preprocessing")(dict(case))["image"].as_tensor()[None].to(where)
+    parameters = sum(p.numel() for p in network.parameters()) / 1e6
+    cost = {"parameters_m": parameters, "multiply_adds_g": multiply_adds(network, patch), "patch": patch}
+    return {**cost, "volume": list(image.shape[2:]), "seconds": float("inf")}, partial(inferer, image, network), where
 
 
 def measure_cost(
@@ -88,11 +58,7 @@ def measure_cost(
 ) -> dict[str, dict[str, Any]]:
     """Measure all variants of a suite on one volume of the test cases, round by round in turn; results are cached.
 
-    Args:
-        suite: definition.
-        context: folder and data.
-        rounds: passes over the volume by each network behind one that warms up; the shortest counts.
-        device: as for ``run``.
+    Each network has ``rounds`` passes behind one that warms up; the shortest counts.
 
     Returns:
         By variant: parameters (10^6), multiply-adds (10^9, of one patch), seconds per volume, GPU memory (MiB) on a GPU.
@@ -109,11 +75,21 @@ def measure_cost(
             return dict(cached["cost"])
     _, sections = read_datalist(context.datalists[None])
     case = next(c for section in ("testing", "validation", "training") for c in sections[section])
-    timed = {name: _Timed(folder, case, device) for name, folder in folders.items()}
-    with torch.inference_mode():
-        for number in tqdm(range(rounds + 1), desc="cost, rounds", unit="round"):
-            for entry in timed.values():
-                entry.measure(warm_up=number == 0)
-    cost = {name: entry.cost for name, entry in timed.items()}
-    write_text(cache, json.dumps({"of": key, "cost": cost}, indent=2) + "\n")
-    return cost
+    prepared = {name: _prepare(folder, case, device) for name, folder in folders.items()}
+    for turn in tqdm(range(rounds + 1), desc="cost, rounds", unit="round"):
+        for cost, infer, where in prepared.values():
+            cuda = where.startswith("cuda")
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(where)
+                torch.cuda.synchronize(where)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                infer()
+            if cuda:
+                torch.cuda.synchronize(where)
+                cost["gpu_mib"] = round(torch.cuda.max_memory_allocated(where) / (1 << 20))
+            if turn > 0:
+                cost["seconds"] = min(cost["seconds"], time.perf_counter() - start)
+    costs = {name: cost for name, (cost, _, _) in prepared.items()}
+    write_text(cache, json.dumps({"of": key, "cost": costs}, indent=2) + "\n")
+    return costs

@@ -115,11 +115,7 @@ _UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_yaml(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: file.
-        keys: keys that the mapping may have; any by default.
+    """Read a YAML file that holds a mapping with some of ``keys``, by default with any.
 
     Raises:
         InputError: when it is missing, no valid YAML, no mapping, or has a duplicate or unknown key.
@@ -146,11 +142,7 @@ def check_keys(content: Mapping, keys: Collection[str], source: str) -> None:
 
 
 def find_file(name: str, folder: Path, kind: str) -> Path:
-    """File of a shipped suite, setting or search space by its name, or the file at a path.
-
-    Raises:
-        InputError: when there is none.
-    """
+    """File of a shipped suite, setting or search space by its name, or the file at a path."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if path.is_file():
@@ -203,12 +195,7 @@ def _variant(name: object, content: object, file: Path) -> Variant:
 
 
 def load_suite(name: str, setting: str | None = None, seeds: Collection[int] | None = None) -> Suite:
-    """Read a suite.
-
-    Args:
-        name: name of a suite in ``configs/experiments``, or path of a YAML file.
-        setting: name of a setting in ``configs/experiments/settings``, or path: sizes, and phantoms to generate.
-        seeds: seeds in place of those of the file.
+    """Read a suite and a setting by name or path, with ``seeds`` in place of those of the file.
 
     Raises:
         InputError: when a file, key, member or config is unknown or wrong.

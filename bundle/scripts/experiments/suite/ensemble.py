@@ -54,14 +54,7 @@ def _evaluate(suite: Suite, context: SuiteContext, variant: Variant, seed: int, 
 def evaluate_ensembles(
     suite: Suite, context: SuiteContext, names: Collection[str], notes: dict[str, list[str]]
 ) -> None:
-    """Evaluate the ensemble of every variant whose folds are all trained.
-
-    Args:
-        suite: definition with folds.
-        context: folder, data and processes.
-        names: names of the variants.
-        notes: "failed" and "elsewhere" get a line per ensemble that has no result.
-    """
+    """Evaluate the ensemble of every named variant whose folds are all trained; ``notes`` get a line for each without result."""
     for variant in suite.variants:
         for seed in suite.seeds if variant.name in names else ():
             _evaluate(suite, context, variant, seed, notes)

@@ -47,12 +47,9 @@ def ranks(values: NDArray) -> NDArray:
 
 
 def cliques(values: NDArray, level: float = 0.05) -> list[tuple[int, int]]:
-    """Longest ranges of columns, in order of mean rank, within which no pair differs (Wilcoxon, all pairs adjusted by Holm).
+    """First and last column, in order of mean rank, of each range without a significant pair (Wilcoxon, adjusted by Holm).
 
     Pairs are tested rather than ranks compared, for the reasons in Benavoli, Corani and Mangili 2016 (JMLR 17:5).
-
-    Returns:
-        First and last position of each range in the order of the ranks.
     """
     n = values.shape[1]
     order = np.argsort(ranks(values), kind="stable")
@@ -110,10 +107,7 @@ def slice_grid(
 ) -> Figure | None:
     """Rows of cases; columns: sagittal slice, reference, and mask of each variant (as Figs. 12 and 13 of the paper).
 
-    Args:
-        cases: ``image`` and ``label`` paths, and the ``name`` of each case.
-        masks: mask file by label of the variant and name of the case.
-        title: caption.
+    Cases have the keys ``image``, ``label`` and ``name``; ``masks`` are files by label of the variant and name of the case.
     """
     if not cases or not masks:
         return None

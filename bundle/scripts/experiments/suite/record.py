@@ -48,11 +48,7 @@ def environment() -> dict[str, Any]:
 def datalist_hash(datalist: Path, cache: Path) -> str:
     """SHA-256 of the images and labels of a datalist, section by section.
 
-    Hashes of files are cached by size and modification time, so that only the first run on large data takes long.
-
-    Args:
-        datalist: JSON file.
-        cache: JSON file of the hashes.
+    Hashes are cached in a JSON file by size and modification time, so that only the first run on large data takes long.
 
     Raises:
         InputError: when the datalist or one of its files cannot be read.

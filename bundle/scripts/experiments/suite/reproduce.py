@@ -13,10 +13,9 @@ from ...core.errors import InputError
 from ...core.files import write_text
 from ...core.provenance import file_hash
 from ...evaluation.compare import read_cases
-from ..launch import bundle_command, launch, tail
 from .config import config_hash, load_config, write_config
 from .record import datalist_hash, environment, read_record
-from .stages import EVALUATION, TRAINING
+from .stages import EVALUATION, TRAINING, RunError, SuiteContext, run_stage
 
 
 def weight_difference(one: Path, other: Path) -> float | None:
@@ -79,17 +78,16 @@ def reproduce(
     target = Path(out).resolve() if out else source / "reproduced"
     if datalist_hash(datalist, target / "hashes.json") != record["data_sha256"]:
         raise InputError(f"{datalist}: other data than those of the run; --dataset_dir must name the data of the run")
-    log, threads = target / "log.txt", record.get("machine", {}).get("threads")
-    print(f"training again, log {log}")
+    threads = record.get("machine", {}).get("threads")
+    variables, options = {"OMP_NUM_THREADS": str(threads)} if threads else {}, {"device": device} if device else {}
+    context = SuiteContext(target, {None: datalist}, {}, variables, {"resume": False, **options})
+    print(f"training again, log {target / 'log.txt'}")
     for stage in (TRAINING, EVALUATION):
-        config = target / stage.config
-        write_config(config, load_config(source / stage.config), f"Copy of {source / stage.config}.")
-        options = {"dataset_dir": datalist.parent, "datalist": datalist, "ckpt_dir": target}
-        options |= {"output_dir": (target / stage.product).parent, **({"device": device} if device else {})}
-        variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        outcome = launch(bundle_command(stage.run_id, config, options), log, variables)
-        if outcome.code != 0:
-            raise InputError("\n".join([f"{stage.name} ended with status {outcome.code}, see {log}", *tail(log)]))
+        write_config(target / stage.config, load_config(source / stage.config), f"Copy of {source / stage.config}.")
+        try:
+            run_stage(stage, target, context)
+        except RunError as failure:
+            raise InputError(failure.report(target.name)) from None
     difference = weight_difference(source / TRAINING.product, target / TRAINING.product)
     equal = difference is not None and difference <= tolerance
     before, now = read_cases(source / "evaluation"), read_cases(target / "evaluation")
@@ -104,7 +102,11 @@ def reproduce(
         f"DSC of {len(scores)} cases: largest difference {dice_difference:.6f}",
         *(f"changed since: {c}" for c in changes),
     ]
-    facts = {"equal": equal, "largest_difference": difference, "largest_dice_difference": dice_difference}
+    facts: dict[str, Any] = {
+        "equal": equal,
+        "largest_difference": difference,
+        "largest_dice_difference": dice_difference,
+    }
     facts |= {"changes": changes, "weights_sha256": [file_hash(p / TRAINING.product) for p in (source, target)]}
     write_text(target / "comparison.json", json.dumps(facts, indent=2) + "\n")
     if not equal:

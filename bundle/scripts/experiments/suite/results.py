@@ -111,17 +111,7 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
 def read_rows(
     suite: Suite, root: Path, samples: int = 2000, ensemble: bool = False
 ) -> tuple[list[Row], dict[str, str]]:
-    """Read the results of a suite.
-
-    Args:
-        suite: definition.
-        root: folder of the results.
-        samples: bootstrap resamples.
-        ensemble: True for the ensembles of the folds in place of the folds.
-
-    Returns:
-        A row per variant in the suite's order, and the patient of every case.
-    """
+    """Row of every variant, from its runs or from the ensembles of its folds, and the patient of every case."""
     rows: list[Row] = []
     patients: dict[str, str] = {}
     folds: Sequence[int | None] = range(suite.folds) if suite.folds else [None]

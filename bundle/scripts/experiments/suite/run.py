@@ -29,17 +29,7 @@ def results_folder(out: str | None, name: str) -> Path:
 
 
 def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset_dir: str | None) -> Path:
-    """Datalist of a data set, or of phantoms that are generated in ``root/data``.
-
-    Args:
-        name: name of the suite, for messages.
-        phantoms: arguments of the phantoms of a setting; may be empty.
-        root: folder of the results.
-        dataset_dir: folder with a ``datalist.json``, or such a file.
-
-    Raises:
-        InputError: when there is neither a datalist nor a setting with phantoms.
-    """
+    """Datalist of a data set, or of phantoms generated in ``root/data``; ``InputError`` when there is neither."""
     if dataset_dir is not None:
         datalist = Path(dataset_dir) if Path(dataset_dir).suffix == ".json" else Path(dataset_dir) / "datalist.json"
         if not datalist.is_file():
@@ -57,11 +47,7 @@ def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset
 
 
 def make_context(suite: Suite, root: Path, dataset_dir: str | None, device: str | None) -> SuiteContext:
-    """Folders, datalists and data hashes of a suite; folds are split here.
-
-    Raises:
-        InputError: when the folder was begun with other data.
-    """
+    """Folders, datalists and data hashes of a suite, folds included; ``InputError`` when the folder has other data."""
     datalist = resolve_datalist(suite.name, suite.phantom, root, dataset_dir)
     ensure_same_settings(root, {"data_sha256": datalist_hash(datalist, root / "hashes.json")})
     datalists: dict[int | None, Path] = {None: datalist}
@@ -82,41 +68,26 @@ def _history(folder: Path) -> tuple[int, list[float]]:
     return int(float(rows[-1]["epoch"])) if rows else 0, scores
 
 
-class _Progress:
-    """Bar over the epochs of all runs, with epoch and validation DSC of the current one."""
-
-    def __init__(self, runs: Sequence[Run], context: SuiteContext) -> None:
-        self.folder, self.lock = context.folder, threading.Lock()
-        self.epochs = {r.name: int(load_config(self.folder(r) / TRAINING.config).get("epochs", 1)) for r in runs}
-        self.done = {r.name: self.epochs[r.name] if is_finished(self.folder(r)) else 0 for r in runs}
-        total, done = sum(self.epochs.values()), sum(self.done.values())
-        self.bar = tqdm(total=total, initial=done, unit="epoch", desc=f"{len(runs)} runs")
-
-    def update(self, run: Run, finished: bool = False) -> None:
-        epoch, scores = _history(self.folder(run))
-        epoch = self.epochs[run.name] if finished else epoch
-        with self.lock:
-            self.bar.update(max(epoch - self.done[run.name], 0))
-            self.done[run.name] = max(epoch, self.done[run.name])
-            score = f", DSC {scores[-1]:.3f}" if scores else ""
-            self.bar.set_postfix_str(f"{run.name} {epoch}/{self.epochs[run.name]}{score}")
-
-    def write(self, line: str) -> None:
-        with self.lock:
-            self.bar.write(line)
-
-
 def _execute_all(
     runs: Sequence[Run], context: SuiteContext, environments: Sequence[Mapping[str, str]], notes: dict[str, list[str]]
 ) -> bool:
     """Execute prepared runs except those that another machine works on; False after SIGINT or SIGTERM."""
-    progress = _Progress(runs, context)
+    epochs, done = {}, {}
+    for r in runs:
+        epochs[r.name] = int(load_config(context.folder(r) / TRAINING.config).get("epochs", 1))
+        done[r.name] = epochs[r.name] if is_finished(context.folder(r)) else 0
+    bar = tqdm(total=sum(epochs.values()), initial=sum(done.values()), unit="epoch", desc=f"{len(runs)} runs")
 
     def work(run: Run, environment: Mapping[str, str], stop: threading.Event) -> None:
         folder = context.folder(run)
 
-        def poll() -> bool:
-            progress.update(run)
+        def poll(finished: bool = False) -> bool:
+            epoch, scores = _history(folder)
+            epoch = epochs[run.name] if finished else epoch
+            bar.update(max(epoch - done[run.name], 0))
+            done[run.name] = max(epoch, done[run.name])
+            score = f", DSC {scores[-1]:.3f}" if scores else ""
+            bar.set_postfix_str(f"{run.name} {epoch}/{epochs[run.name]}{score}")
             return not stop.is_set()
 
         with FolderLock(folder) as lock:
@@ -125,20 +96,18 @@ def _execute_all(
                 return
             if not is_finished(folder):
                 verb = "resumes" if (folder / "state.pt").is_file() else "starts"
-                progress.write(f"{run.name}: {verb}, log {folder / 'log.txt'}")
+                bar.write(f"{run.name}: {verb}, log {folder / 'log.txt'}")
                 try:
                     execute(run, replace(context, environment=environment), poll)
                 except RunError as failure:
                     if not stop.is_set():
                         notes["failed"].append(failure.report(run.name))
-                        progress.write(f"{run.name}: FAILED, {failure}; the other runs continue")
+                        bar.write(f"{run.name}: FAILED, {failure}; the other runs continue")
                     return
-            progress.update(run, finished=True)
+            poll(finished=True)
 
-    try:
+    with bar:
         return run_all(runs, work, environments)
-    finally:
-        progress.bar.close()
 
 
 def run(

@@ -76,13 +76,7 @@ class SuiteContext:
 
 
 class RunError(Exception):
-    """A process failed or was stopped.
-
-    Args:
-        stage: name of the stage.
-        outcome: end of the process.
-        log: its log, of which ``lines`` are the last.
-    """
+    """The process of a stage failed or was stopped; ``lines`` are the last of its log."""
 
     def __init__(self, stage: str, outcome: Outcome, log: Path) -> None:
         self.outcome, self.lines = outcome, tail(log)
@@ -95,11 +89,7 @@ class RunError(Exception):
 
 
 def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Merged configs of training and evaluation.
-
-    Raises:
-        InputError: when one cannot be merged or an override is wrong.
-    """
+    """Merged configs of training and evaluation; ``InputError`` when one cannot be merged or an override is wrong."""
     variant, source = run.variant, f"member {run.variant.name}"
     overrides = {**suite.overrides, **variant.overrides, "seed": run.seed}
     files = [*suite.configs, *variant.configs]
@@ -109,11 +99,7 @@ def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str, facts: Mapping[str, object]) -> None:
-    """Write config and first record of a training, or check that the folder holds the same training.
-
-    Raises:
-        InputError: when the folder holds a run with other settings or data.
-    """
+    """Write config and record of a training, or raise ``InputError`` for a folder with other settings or data."""
     record, path = read_record(folder), folder / TRAINING.config
     comment = f"Training of {folder.name}: every config and override, merged."
     if not record:
@@ -135,11 +121,7 @@ def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str,
 
 
 def prepare(suite: Suite, run: Run, context: SuiteContext) -> None:
-    """Write the configs of a run, or check that its folder was begun with the same.
-
-    Raises:
-        InputError: when the folder holds a run with other settings or data.
-    """
+    """Write the configs of a run, or raise ``InputError`` when its folder holds a run with other settings or data."""
     folder, variant = context.folder(run), run.variant
     training, evaluating = run_configs(suite, run)
     facts = {"run": run.name, "member": variant.name, "label": variant.label, "seed": run.seed, "fold": run.fold}
@@ -167,15 +149,8 @@ def run_stage(
 ) -> None:
     """Run one stage in a prepared folder and record it; a training is resumed.
 
-    Args:
-        stage: training or evaluation.
-        folder: folder of the run.
-        context: data, variables and options of the process.
-        fold: number of the fold.
-        poll: called while the process runs, which is ended when it returns False.
-
     Raises:
-        RunError: when the process fails or is stopped.
+        RunError: when the process fails, or is ended because ``poll`` returned False.
     """
     record = {**read_record(folder), **environment(), "state": "running"}
     record |= {"started": time.strftime(TIME)} if stage is TRAINING else {}
