@@ -23,7 +23,8 @@ from torch import nn
 def scored(root: Path, name: str, dice: dict[str, float]) -> None:
     folder = root / "members" / name / "evaluation"
     folder.mkdir(parents=True)
-    lines = ["case,patient,dice,iou,nsd,fractures,found,false_positives"]
+    column = "found" if name.startswith("no_") else "detected"  # the name of version 0.5, and the present one
+    lines = [f"case,patient,dice,iou,nsd,fractures,{column},false_positives"]
     lines += [f"{c},{c[:2]},{v},{v / (2 - v)},{v},2,1,{int(v < 0.5)}" for c, v in dice.items()]
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
     (folder.parent / "record.json").write_text(json.dumps({"state": "finished"}))

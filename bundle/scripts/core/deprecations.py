@@ -100,6 +100,7 @@ OPTIONS: dict[str, str] = {
     "batch": "sw_batch_size",
     "drawn": "collapse_fraction",
     "ignore_value": "ignore_index",
+    "only": "members",
     "tolerance": "tolerance_mm",
 }
 
