@@ -18,12 +18,12 @@ from test_workflows import TINY
 
 @pytest.fixture
 def own_set(phantom_set, tmp_path) -> Path:
-    """A copy of the phantom set that a test may spoil."""
+    """Copy of the phantom set that a test may damage."""
     return Path(shutil.copytree(phantom_set, tmp_path / "data"))
 
 
 def refusal(bundle: Path, monkeypatch, config: str, *arguments: str) -> str:
-    """What the command ends with."""
+    """Last line of the command."""
     run_id = "training" if config == "train.yaml" else "run"
     command = ["monai.bundle", "run", run_id, "--config_file", str(bundle / "configs" / config), *arguments]
     monkeypatch.chdir(bundle)
@@ -34,7 +34,7 @@ def refusal(bundle: Path, monkeypatch, config: str, *arguments: str) -> str:
 
 
 def train(bundle: Path, monkeypatch, data: Path, *arguments: str) -> str:
-    """What ``training`` ends with; no epoch may have run."""
+    """Last line of ``training``, which must not have run an epoch."""
     out = data.parent / "out"
     tiny = [text for key, value in TINY.items() for text in (f"--{key}", str(value))]
     paths = ["--dataset_dir", str(data), "--output_dir", str(out), "--ckpt_dir", str(out), "--device", "cpu"]
@@ -56,38 +56,38 @@ def first(data: Path, key: str, section: str = "training") -> Path:
     return data / json.loads((data / "datalist.json").read_text())[section][0][key]
 
 
-def test_a_missing_folder(bundle, monkeypatch, tmp_path):
+def test_missing_folder(bundle, monkeypatch, tmp_path):
     message = train(bundle, monkeypatch, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in message
     assert "scripts.data" in message
 
 
-def test_an_empty_folder(bundle, monkeypatch, tmp_path):
+def test_empty_folder(bundle, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     message = train(bundle, monkeypatch, tmp_path / "data")
     assert str(tmp_path / "data") in message
 
 
-def test_a_datalist_that_is_cut_off(bundle, monkeypatch, own_set):
+def test_truncated_datalist(bundle, monkeypatch, own_set):
     path = own_set / "datalist.json"
     path.write_text(path.read_text()[:100])
     assert str(path) in train(bundle, monkeypatch, own_set)
 
 
-def test_a_missing_file(bundle, monkeypatch, own_set):
+def test_missing_file(bundle, monkeypatch, own_set):
     gone = first(own_set, "label", "validation")
     gone.unlink()
     assert str(gone) in train(bundle, monkeypatch, own_set)
 
 
-def test_another_grid(bundle, monkeypatch, own_set):
+def test_label_on_another_grid(bundle, monkeypatch, own_set):
     label = first(own_set, "label")
     change(label, lambda data: data, affine=np.diag([4.0, 3.0, 3.0, 1.0]))
     message = train(bundle, monkeypatch, own_set)
     assert label.name in message
 
 
-def test_another_value(bundle, monkeypatch, own_set):
+def test_invalid_label_value(bundle, monkeypatch, own_set):
     label = first(own_set, "label")
     change(label, lambda data: np.where(data == 0, 7, data).astype(np.uint8))
     message = train(bundle, monkeypatch, own_set)
@@ -95,7 +95,7 @@ def test_another_value(bundle, monkeypatch, own_set):
     assert "7" in message
 
 
-def test_voxels_that_are_no_number(bundle, monkeypatch, own_set):
+def test_nan_voxels(bundle, monkeypatch, own_set):
     image = first(own_set, "image")
     change(image, lambda data: np.where(data > 200, np.nan, data).astype(np.float32))
     message = train(bundle, monkeypatch, own_set)
@@ -103,7 +103,7 @@ def test_voxels_that_are_no_number(bundle, monkeypatch, own_set):
     assert "NaN" in message
 
 
-def test_every_problem_of_a_set_is_named_at_once(bundle, monkeypatch, own_set):
+def test_all_problems_of_a_data_set_are_reported(bundle, monkeypatch, own_set):
     image, gone = first(own_set, "image"), first(own_set, "label", "validation")
     image.write_bytes(image.read_bytes()[:1000])
     gone.unlink()
@@ -115,7 +115,7 @@ def test_every_problem_of_a_set_is_named_at_once(bundle, monkeypatch, own_set):
 @pytest.mark.parametrize(
     ("argument", "value", "hint"), [("--epoch", "3", "did you mean 'epochs'"), ("--batch_size", "many", "a number")]
 )
-def test_an_override_that_is_wrong(bundle, monkeypatch, own_set, argument, value, hint):
+def test_wrong_override(bundle, monkeypatch, own_set, argument, value, hint):
     message = train(bundle, monkeypatch, own_set, argument, value)
     assert argument in message
     assert hint in message

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage, SaveImage
+from scripts.training.resume import TrainingState
 
 TINY = {
     "epochs": 2,
@@ -62,7 +67,7 @@ def trained(bundle, phantom_set, tmp_path_factory) -> Path:
     return out
 
 
-def test_training_leaves_weights_history_and_a_curve(trained):
+def test_training_writes_weights_history_and_a_curve(trained):
     assert (trained / "model.pt").is_file()
     rows = list(csv.DictReader((trained / "history.csv").open()))
     assert [float(r["epoch"]) for r in rows] == [1, 2]
@@ -122,7 +127,7 @@ def test_inference_writes_a_mask_on_the_grid_of_the_scan(bundle, phantom_set, tr
     assert list(tmp_path.glob("*_overlay.png"))
 
 
-def test_a_folder_of_formats_is_segmented_and_a_broken_scan_costs_only_itself(bundle, phantom_set, trained, tmp_path):
+def test_folder_of_formats_is_segmented_despite_a_broken_scan(bundle, phantom_set, trained, tmp_path):
     case = json.loads((phantom_set / "datalist.json").read_text())["testing"][0]
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -205,11 +210,11 @@ def test_other_views_train_evaluate_and_infer(bundle, phantom_set, tmp_path, tra
     assert list((tmp_path / "i").glob("*_fracture.nii.gz"))
 
 
-def test_inference_finds_what_the_stock_path_finds(bundle, phantom_set, trained, tmp_path):
+def test_inference_equals_the_stock_path(bundle, phantom_set, trained, tmp_path):
     case = json.loads((phantom_set / "datalist.json").read_text())["testing"][0]
     tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
-    # Two epochs find nothing: the last layer is scaled and shifted until a fifth of a slice is marked, and clearly; more of it is
-    # said to be vertebra, so that slices agree.
+    # Two epochs detect nothing: the last layer is scaled and shifted until a fifth of a slice is fracture with high probability,
+    # and more of it vertebra, for vertebra-level consistency.
     state = torch.load(trained / "model.pt", weights_only=True)
     network = workflow(bundle, ["inference.yaml"], "infer", **tiny).parser.get_parsed_content("network_def")
     network.load_state_dict(state)
@@ -253,8 +258,8 @@ def test_fractures_simulated_on_the_fly_train(bundle, phantom_set, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
-def test_pictures_train_evaluate_and_infer(bundle, phantom_set, tmp_path):
-    """Middle sagittal slices of the phantoms as PNG stand for a set of pictures."""
+def test_2d_images_train_evaluate_and_infer(bundle, phantom_set, tmp_path):
+    """Middle sagittal slices of the phantoms as PNG, in place of a set of 2D images."""
     from PIL import Image
     from scripts.data.datasets.folder import folder
 
@@ -287,3 +292,44 @@ def test_pictures_train_evaluate_and_infer(bundle, phantom_set, tmp_path):
     )
     mask = nib.load(next((tmp_path / "i").glob("*_fracture.nii.gz")))
     assert mask.shape == nib.load(data / testing[0]["image"]).shape
+
+
+def test_ids_of_version_05_work_on_the_command_line(bundle, phantom_set, tmp_path, monkeypatch, caplog):
+    options = {
+        **TINY, "epochs": 1, "state_minutes": 5, "ignore_value": 255, "min_volume_mm3": 1500.0, "device": "cpu",
+        "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path, "logging_file": False,
+    }  # fmt: skip
+    command = ["monai.bundle", "run", "training", "--config_file", str(bundle / "configs" / "train.yaml")]
+    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    states: list[TrainingState] = []
+    attach = TrainingState.attach
+    monkeypatch.setattr(TrainingState, "attach", lambda self, engine: (states.append(self), attach(self, engine)))
+    monkeypatch.chdir(bundle)
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    assert (tmp_path / "model.pt").is_file()
+    assert states[0].minutes == 5
+    assert states[0].settings["min_volume_ml"] == "1.5"
+    assert not {"state_minutes", "ignore_value", "min_volume_mm3"} & states[0].settings.keys()
+    for old, new in (("state_minutes", "checkpoint_interval_minutes"), ("min_volume_mm3", "min_volume_ml")):
+        assert f"`{old}` is called `{new}` since version 0.6" in caplog.text
+
+
+@pytest.mark.slow
+def test_training_runs_from_the_project_root(bundle, phantom_set, tmp_path):
+    options = {
+        **TINY,
+        "epochs": 1,
+        "device": "cpu",
+        "dataset_dir": phantom_set,
+        "output_dir": tmp_path,
+        "ckpt_dir": tmp_path,
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", "bundle/configs/train.yaml"]
+    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    done = subprocess.run(
+        command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "model.pt").is_file()

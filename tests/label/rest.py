@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's server in a process of its own, spoken to over REST as 3D Slicer's plugin does."""
+"""Client of MONAI Label's server in its own process, over REST as 3D Slicer's plugin."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Server:
             return refused.code, refused.read()
 
     def infer(self, study: str, output: str, **options) -> tuple[int, bytes]:
-        """Ask for a mask (``output="image"``) or for what is said about it ("json")."""
+        """Segment a study; the body is a mask (``output="image"``) or its findings ("json")."""
         form = {
             "params": json.dumps({"device": "cpu", "result_extension": ".nii.gz", "result_dtype": "uint8", **options})
         }
@@ -101,24 +101,24 @@ class Server:
         form = {"params": json.dumps({"label_info": [{"name": "fractured vertebra", "idx": 1}]})}
         return self.call(f"/datastore/label?image={study}&tag=final", "PUT", form=form, file=label)[0]
 
-    def task(self, what: str, path: str, **options) -> tuple[str, str]:
-        """Start a task and wait for its end; how it ended, and its last lines."""
+    def task(self, kind: str, path: str, **options) -> tuple[str, str]:
+        """Start a task and wait for its end; return its status and last lines."""
         status, content = self.call(path, "POST", body=options)
         assert status == 200, content
         while True:
-            task = json.loads(self.call(f"/{what}/")[1])
+            task = json.loads(self.call(f"/{kind}/")[1])
             if task["status"] not in ("SUBMITTED", "RUNNING"):
                 return task["status"], "\n".join(task.get("details", []))
             time.sleep(0.5)
 
     def train(self, **options) -> tuple[str, str]:
-        """Train as 3D Slicer asks for it: every option that the server named is sent back."""
+        """Train as 3D Slicer does, with all options of the server's info."""
         config = json.loads(self.call("/info/")[1])["trainers"][NAME]["config"]
         sent = {k: v[0] if isinstance(v, list) and v else v for k, v in config.items()}
         return self.task("train", f"/train/{NAME}", **{**sent, "max_epochs": 1, **options})
 
     def stop(self) -> None:
-        """End the server and the tasks that it started; they are a process group of their own."""
+        """End the process group of the server and its tasks."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:

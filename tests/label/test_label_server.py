@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real server of MONAI Label, driven over REST as 3D Slicer does it: ``make test-label``. The tests build on each other."""
+"""MONAI Label's server over REST, as with 3D Slicer: ``make test-label``. The tests build on each other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def python() -> str:
 
 @pytest.fixture(scope="module")
 def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
-    """Studies, labels, config overlays, and weights that mark everything; the first label says that nothing is there."""
+    """Studies, labels, config overlays, and weights that mark everything; the first label is empty."""
     root = tmp_path_factory.mktemp("label")
     cases = json.loads((phantom_set / "datalist.json").read_text())
     cases = [case for section in ("training", "validation", "testing") for case in cases[section]]
@@ -120,9 +120,9 @@ def test_mask_equals_that_of_inference(server, place, tmp_path):
     both = np.count_nonzero(voxels(mask) & expected)
     assert expected.any()
     assert 2 * both / (np.count_nonzero(voxels(mask)) + np.count_nonzero(expected)) >= 0.99
-    said = json.loads(server.infer("one", "json", threshold=0.4)[1])
-    assert said["label_names"] == {"fractured vertebra": 1}
-    assert said["findings"]
+    answer = json.loads(server.infer("one", "json", threshold=0.4)[1])
+    assert answer["label_names"] == {"fractured vertebra": 1}
+    assert answer["findings"]
     assert "segmenting:" in server.log.read_text()
 
 
@@ -212,7 +212,7 @@ def test_empty_folder_and_missing_weights_have_a_reason(python, place):
         shutil.copy(place / "shipped.pt", server.model)
         shutil.copy(place / "studies" / "one.nii.gz", place / "empty" / "late.nii.gz")
         assert NAME in json.loads(server.call("/info/")[1])["models"]
-        assert server.infer("late", "json")[0] in (200, 422)  # the folder is watched; a moment may pass
+        assert server.infer("late", "json")[0] in (200, 422)  # the server detects new files with a delay
     finally:
         server.stop()
 

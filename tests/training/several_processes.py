@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each of two processes runs for test_parallel.py, which reads its lines: one process has the whole batch, two a half each."""
+"""Script of two processes for test_distributed.py: results of half a batch each against those of the global batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch.distributed as dist
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from scripts.networks import MSFFNet
-from scripts.training.distributed.processes import rank, share, world_size
+from scripts.training.distributed.processes import rank, shard, world_size
 from scripts.training.distributed.synchronous import BroadcastBuffers, CpuSyncBatchNorm, GlobalBatchLoss, distributed
 from scripts.training.ignore_index_loss import IgnoreIndexLoss
 from torch import nn
 
 
-def say(name: str, worst: float) -> None:
-    """Print a line per process: what was compared and the largest difference."""
+def report(name: str, worst: float) -> None:
+    """Print name, rank and largest difference."""
     print(f"{name} {rank()} {worst:.3e}\n", end="", flush=True)
 
 
@@ -30,63 +30,63 @@ def part(batch: torch.Tensor) -> torch.Tensor:
 
 
 def normalisation(kind: type[nn.Module], dims: int, **options) -> None:
-    """Output, gradients and running statistics of the halves against the plain layer with the whole batch."""
+    """Output, gradients and running statistics of the halves against the plain layer with the global batch."""
     whole = kind(3, dtype=torch.float64, **options)
-    own = CpuSyncBatchNorm.convert(copy.deepcopy(whole))
-    assert list(own.state_dict()) == list(whole.state_dict())
+    half_norm = CpuSyncBatchNorm.convert(copy.deepcopy(whole))
+    assert list(half_norm.state_dict()) == list(whole.state_dict())
     for _ in range(2):
-        own.zero_grad()
+        half_norm.zero_grad()
         whole.zero_grad()
         x = torch.randn(4, 3, *[5] * dims, dtype=torch.float64) * 3 + 100
         weight = torch.randn_like(x)
         one, half = x.clone().requires_grad_(), part(x).clone().requires_grad_()
-        out, ours = whole(one), own(half)
+        out, half_out = whole(one), half_norm(half)
         (out * weight).sum().backward()
-        (ours * part(weight)).sum().backward()
-        worst = [difference(part(out), ours), difference(part(one.grad), half.grad)]
-        for parameter in own.parameters():
+        (half_out * part(weight)).sum().backward()
+        worst = [difference(part(out), half_out), difference(part(one.grad), half.grad)]
+        for parameter in half_norm.parameters():
             dist.all_reduce(parameter.grad)
-        worst += [difference(a.grad, b.grad) for a, b in zip(whole.parameters(), own.parameters(), strict=True)]
-        worst += [difference(a.double(), b.double()) for a, b in zip(whole.buffers(), own.buffers(), strict=True)]
-    own.eval(), whole.eval()
-    say("normalisation", max(*worst, difference(whole(x), own(x))))
+        worst += [difference(a.grad, b.grad) for a, b in zip(whole.parameters(), half_norm.parameters(), strict=True)]
+        worst += [difference(a.double(), b.double()) for a, b in zip(whole.buffers(), half_norm.buffers(), strict=True)]
+    half_norm.eval(), whole.eval()
+    report("normalisation", max(*worst, difference(whole(x), half_norm(x))))
 
 
 def step() -> None:
-    """Loss and gradients of a network with batch normalisation and a Dice over the batch."""
+    """Loss and gradients of a network with batch normalisation and a Dice loss over the batch."""
     network = MSFFNet(spatial_dims=2, in_channels=1, out_channels=2, features=[4] * 5, fusion_channels=8).double()
     whole = copy.deepcopy(network)
     x, y = torch.rand(4, 1, 32, 32, dtype=torch.float64), (torch.rand(4, 1, 32, 32) > 0.7).double()
     y[0], y[2, :, :9] = 0, 255
     loss = IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True))
     wrapped = distributed(network)
-    one, ours = loss(whole(x), y), GlobalBatchLoss(loss)(wrapped(part(x)), part(y))
+    one, half = loss(whole(x), y), GlobalBatchLoss(loss)(wrapped(part(x)), part(y))
     one.backward()
-    ours.backward()
+    half.backward()
     pairs = list(zip(whole.parameters(), network.parameters(), strict=True))
-    say("step", max(difference(one, ours), *(difference(a.grad, b.grad) for a, b in pairs)))
+    report("step", max(difference(one, half), *(difference(a.grad, b.grad) for a, b in pairs)))
     assert max(float(a.grad.abs().max()) for a, _ in pairs) > 1e-3
 
 
 def metrics() -> None:
-    """A mean over 0 to 3 cases, of which the processes get unequal numbers, and fewer than there are processes."""
+    """Mean over 1 to 3 cases, shared unequally, also with fewer cases than processes."""
     cases = [(torch.rand(1, 2, 8, 8) > 0.5, torch.rand(1, 2, 8, 8) > 0.5) for _ in range(3)]
     for count in (1, 2, 3):
         whole, shared = (DiceMetric(include_background=False) for _ in range(2))
         for prediction, label in cases[:count]:
             assert whole._compute_tensor(prediction, label).numel() == 1
-        for prediction, label in share(cases[:count]):
+        for prediction, label in shard(cases[:count]):
             shared(prediction, label)
         expected = torch.stack([whole._compute_tensor(p, y).squeeze() for p, y in cases[:count]]).mean()
-        say("metrics", difference(expected, shared.aggregate()))
+        report("metrics", difference(expected, shared.aggregate()))
 
 
 def buffers() -> None:
-    """Statistics that every process kept for itself become those of the first."""
+    """Buffers of every process become those of the first."""
     layer = nn.BatchNorm2d(2)
     layer.running_mean.fill_(float(rank() + 1))
-    BroadcastBuffers(layer)._equalise(None)
-    say("buffers", difference(layer.running_mean, torch.ones(2)))
+    BroadcastBuffers(layer)._broadcast(None)
+    report("buffers", difference(layer.running_mean, torch.ones(2)))
 
 
 if __name__ == "__main__":

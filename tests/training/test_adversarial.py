@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adversarial training: who learns from what, voxels that nobody knows, and a whole Spine-GAN through ``monai.bundle``."""
+"""Adversarial training: losses, gradients, ignored voxels, and Spine-GAN through ``monai.bundle``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOSS = IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, so
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Steps this small are forty times slower where two threads wait for each other on a busy machine."""
+    """One thread: with two, steps this small are forty times slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -65,7 +65,7 @@ def trainer(
 ) -> AdversarialTrainer:
     torch.manual_seed(2)
     items = [{"image": torch.rand(1, *t.shape[1:]), "label": t} for t in label]
-    judge = kwargs.pop("judge", None) or discriminator(dropout=0.0)
+    critic = kwargs.pop("discriminator", None) or discriminator(dropout=0.0)
     return AdversarialTrainer(
         device="cpu",
         max_epochs=epochs,
@@ -74,8 +74,8 @@ def trainer(
         g_optimizer=kwargs.pop("optimizer", None) or torch.optim.SGD(network.parameters(), 0.5),
         g_loss_function=GeneratorLoss(weight),
         recon_loss_function=LOSS,
-        d_network=judge,
-        d_optimizer=torch.optim.Adam(judge.parameters(), 0.005, betas=(0.5, 0.999)),
+        d_network=critic,
+        d_optimizer=torch.optim.Adam(critic.parameters(), 0.005, betas=(0.5, 0.999)),
         d_loss_function=DiscriminatorLoss(),
         iteration_update=SegmentationStep(),
         **kwargs,
@@ -97,7 +97,7 @@ def test_losses_are_cross_entropies():
     torch.testing.assert_close(DiscriminatorLoss()(real, fake), entropy(real, one) + entropy(fake, 0 * one))
 
 
-def test_the_discriminator_is_shown_labels_and_probabilities_and_one_background_where_nobody_knows():
+def test_class_maps_are_equal_at_ignored_voxels():
     label = labels(2, 16)
     label[..., :5] = 255
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def test_the_discriminator_is_shown_labels_and_probabilities_and_one_background_
     assert real.shape == fake.shape == logits.shape
 
 
-def test_the_discriminator_learns_to_tell_fixed_pairs():
+def test_discriminator_separates_fixed_pairs():
     engine = trainer(Fixed(torch.randn(4, 2, 64, 64)), labels(), weight=0.0, epochs=25)
     engine.state.g_optimizer.param_groups[0]["lr"] = 0.0
     losses = history(engine, "discriminator_loss")
@@ -120,10 +120,10 @@ def test_the_discriminator_learns_to_tell_fixed_pairs():
     assert real.mean() > 0 > fake.mean()
 
 
-def test_without_weight_the_network_learns_as_under_the_supervised_trainer():
+def test_zero_weight_equals_the_supervised_trainer():
     torch.manual_seed(0)
     network = SpineGANSegmenter(features=(4, 4, 8))
-    plain, judged = copy.deepcopy(network), copy.deepcopy(network)
+    plain, adversarial = copy.deepcopy(network), copy.deepcopy(network)
     engine = trainer(network, labels(), weight=0.0, epochs=3)
     engine.run()
     SupervisedTrainer(
@@ -135,17 +135,17 @@ def test_without_weight_the_network_learns_as_under_the_supervised_trainer():
         loss_function=LOSS,
     ).run()
     torch.testing.assert_close(dict(network.state_dict()), dict(plain.state_dict()))
-    trainer(judged, labels(), weight=1.0, epochs=3).run()
-    moved = [n for n, p in judged.named_parameters() if not torch.allclose(p, plain.get_parameter(n), atol=1e-6)]
-    assert len(moved) > 0.9 * len(list(plain.parameters()))
+    trainer(adversarial, labels(), weight=1.0, epochs=3).run()
+    changed = [n for n, p in adversarial.named_parameters() if not torch.allclose(p, plain.get_parameter(n), atol=1e-6)]
+    assert len(changed) > 0.9 * len(list(plain.parameters()))
 
 
-def test_the_adversarial_gradient_makes_a_prediction_look_truer():
-    """A discriminator that has learned and stands still; the segmentation loss is gone."""
+def test_adversarial_gradient_reduces_the_generator_loss():
+    """Trained and frozen discriminator, no segmentation loss."""
     first = trainer(Fixed(torch.randn(4, 2, 64, 64)), labels(), weight=0.0, epochs=30)
     first.run()
-    judge = first.state.d_network
-    engine = trainer(Fixed(torch.randn(4, 2, 64, 64)), labels(), weight=1.0, epochs=20, judge=judge)
+    critic = first.state.d_network
+    engine = trainer(Fixed(torch.randn(4, 2, 64, 64)), labels(), weight=1.0, epochs=20, discriminator=critic)
     engine.state.recon_loss_function = lambda prediction, target: 0.0 * prediction.sum()
     engine.state.g_optimizer = torch.optim.Adam(engine.state.g_network.parameters(), 0.1)
     engine.state.d_optimizer.param_groups[0]["lr"] = 0.0
@@ -153,22 +153,24 @@ def test_the_adversarial_gradient_makes_a_prediction_look_truer():
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_discriminator_learns_from_its_own_loss_alone():
-    judge = discriminator(dropout=0.0)
-    alone = copy.deepcopy(judge)
+def test_discriminator_is_updated_by_its_own_loss_only():
+    critic = discriminator(dropout=0.0)
+    reference = copy.deepcopy(critic)
     network = Fixed(torch.randn(4, 2, 64, 64))
     fake, real = SegmentationStep().maps(network.logits.detach(), labels())
-    trainer(network, labels(), judge=judge, epochs=3, optimizer=torch.optim.SGD(network.parameters(), 0.0)).run()
-    optimizer = torch.optim.Adam(alone.train().parameters(), 0.005, betas=(0.5, 0.999))
+    trainer(
+        network, labels(), discriminator=critic, epochs=3, optimizer=torch.optim.SGD(network.parameters(), 0.0)
+    ).run()
+    optimizer = torch.optim.Adam(reference.train().parameters(), 0.005, betas=(0.5, 0.999))
     for _ in range(3):
         optimizer.zero_grad()
-        DiscriminatorLoss()(alone(real), alone(fake)).backward()
+        DiscriminatorLoss()(reference(real), reference(fake)).backward()
         optimizer.step()
-    torch.testing.assert_close(dict(judge.named_parameters()), dict(alone.named_parameters()))
-    assert all(p.requires_grad for p in judge.parameters())
+    torch.testing.assert_close(dict(critic.named_parameters()), dict(reference.named_parameters()))
+    assert all(p.requires_grad for p in critic.parameters())
 
 
-def test_voxels_that_nobody_knows_change_no_loss_and_get_no_gradient():
+def test_ignored_voxels_have_no_loss_and_no_gradient():
     label = labels()
     label[..., :20, :] = 255
     torch.manual_seed(0)
@@ -176,19 +178,19 @@ def test_voxels_that_nobody_knows_change_no_loss_and_get_no_gradient():
     second, third = first.clone(), first.clone()
     second[..., :20, :] = 5 * torch.randn(4, 2, 20, 64)
     third[..., 20:, :] += 1.0 * torch.randn(4, 2, 44, 64)
-    found = []
+    losses = []
     for logits in (first, second, third):
         network = Fixed(logits)
         engine = trainer(network, label)
         engine.run()
-        found.append([float(engine.state.output[0][k]) for k in ("loss", "generator_loss", "discriminator_loss")])
+        losses.append([float(engine.state.output[0][k]) for k in ("loss", "generator_loss", "discriminator_loss")])
         assert network.logits.grad[..., :20, :].abs().max() == 0
         assert network.logits.grad[..., 20:, :].abs().max() > 0
-    assert found[0] == found[1]
-    assert all(a != b for a, b in zip(found[0], found[2], strict=True))
+    assert losses[0] == losses[1]
+    assert all(a != b for a, b in zip(losses[0], losses[2], strict=True))
 
 
-def test_the_output_is_what_handlers_of_the_supervised_trainer_read(tmp_path):
+def test_output_has_the_keys_of_the_supervised_trainer(tmp_path):
     writer = mock.Mock()
     handler = TensorBoardStatsHandler(
         summary_writer=writer, tag_name="train_loss", output_transform=from_engine(["loss"], first=True)
@@ -207,11 +209,11 @@ def test_the_output_is_what_handlers_of_the_supervised_trainer_read(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GeneratorLoss(-1.0), "weight=-1.0; give 0"),
-        (lambda: SegmentationStep(smoothing=0.5), "smoothing=0.5; give at least 0"),
+        (lambda: GeneratorLoss(-1.0), "weight=-1.0; must be at least 0"),
+        (lambda: SegmentationStep(smoothing=0.5), "smoothing=0.5; must be at least 0"),
     ],
 )
-def test_bad_arguments_name_the_value_and_the_remedy(make, message):
+def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -246,15 +248,15 @@ def test_spine_gan_trains_evaluates_and_infers(bundle, phantom_set, tmp_path):
     overlay = "network/spinegan.yaml"
     shared = {"dataset_dir": str(phantom_set), "ckpt_dir": str(tmp_path), **TINY}
     work = workflow(bundle, ["train.yaml", overlay], "train", output_dir=str(tmp_path / "t"), **shared)
-    judge = work.parser.get_parsed_content("discriminator")
-    before = copy.deepcopy(judge.state_dict())
+    critic = work.parser.get_parsed_content("discriminator")
+    before = copy.deepcopy(critic.state_dict())
     work.run()
     assert isinstance(work.parser.get_parsed_content("train::trainer"), AdversarialTrainer)
     rows = list(csv.DictReader((tmp_path / "t" / "history.csv").open()))
     assert [float(r["epoch"]) for r in rows] == [1, 2]
     assert all(0 < float(r["train_loss"]) < 10 for r in rows)
     assert "val_mean_dice" in rows[0]
-    assert any(not torch.equal(before[k], v) for k, v in judge.state_dict().items())
+    assert any(not torch.equal(before[k], v) for k, v in critic.state_dict().items())
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     names = set(work.parser.get_parsed_content("network").state_dict())
     assert set(saved.get("model", saved)) == names

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches augmented on the device: MONAI's geometry, MONAI's distributions, and samples that their seeds alone decide."""
+"""Augmentation on the device: geometry and distributions of MONAI, samples as functions of their seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sample(*size: int, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(33, 20), (12, 17, 9)])
-def test_the_geometry_is_that_of_monai(size):
+def test_geometry_equals_that_of_monai(size):
     image, label = sample(*size)
     ranges = {"scale_range": [0.12] * len(size), "shear_range": [0.05] * len(size)}
     device = DeviceAugmentation(**{**NOTHING, "affine_prob": 1.0}, **ranges)
@@ -38,7 +38,7 @@ def test_the_geometry_is_that_of_monai(size):
     assert not torch.equal(image, new_image)
 
 
-def test_smoothing_is_that_of_monai():
+def test_smoothing_equals_that_of_monai():
     image, label = sample(24, 24)
     device = DeviceAugmentation(**{**NOTHING, "smooth_prob": 1.0}, smooth_sigma=(0.7, 0.7))
     new, same_label = device.augment(image, label, [5, 6, 7, 8])
@@ -46,15 +46,15 @@ def test_smoothing_is_that_of_monai():
     assert torch.equal(label, same_label)
 
 
-def test_without_shares_nothing_changes_and_what_is_given_is_left_alone():
+def test_zero_probabilities_change_nothing_and_input_is_kept():
     image, label = sample(16, 16)
-    given = image.clone()
+    original = image.clone()
     assert torch.equal(DeviceAugmentation(**NOTHING).augment(image, label, range(4))[0], image)
     DeviceAugmentation().augment(image, label, range(4))
-    assert torch.equal(image, given)
+    assert torch.equal(image, original)
 
 
-def test_values_have_the_distributions_asked_for():
+def test_values_have_the_given_distributions():
     image, label = torch.full((400, 1, 8, 8), 0.5), torch.zeros(400, 1, 8, 8)
     for name, width in (("scale", 0.5 * 0.15), ("shift", 0.04)):
         new = DeviceAugmentation(**{**NOTHING, f"{name}_prob": 0.5}).augment(image, label, range(400))[0]
@@ -66,7 +66,7 @@ def test_values_have_the_distributions_asked_for():
     assert float(noise.flatten(1).std(dim=1).mean()) == pytest.approx(0.01, rel=0.15)
 
 
-def test_a_sample_is_decided_by_its_seed_and_not_by_its_batch():
+def test_sample_depends_on_its_seed_not_on_its_batch():
     image, label = sample(24, 24)
     device = DeviceAugmentation()
     whole = device.augment(image, label, [1, 2, 3, 4])
@@ -90,7 +90,7 @@ class Items(torch.utils.data.Dataset):
         return self.transform([{"image": torch.zeros(1, 4, 4), "case": index} for _ in range(2)])
 
 
-def numbers(workers: int, epoch: int, batch_size: int = 2) -> list[int]:
+def seeds(workers: int, epoch: int, batch_size: int = 2) -> list[int]:
     data = Items()
     order = EpochSampler(data, seed=3)
     order.epoch = epoch
@@ -99,23 +99,23 @@ def numbers(workers: int, epoch: int, batch_size: int = 2) -> list[int]:
     return [int(n) for batch in loader for n in batch["augmentation_seed"]]
 
 
-def test_numbers_follow_from_seed_epoch_and_case_alone():
-    first = numbers(0, epoch=0)
+def test_seeds_depend_on_run_seed_epoch_and_case_only():
+    first = seeds(0, epoch=0)
     assert len(set(first)) == 12
-    assert numbers(2, epoch=0) == first == numbers(0, epoch=0, batch_size=3)
-    assert not set(first) & set(numbers(0, epoch=1))
+    assert seeds(2, epoch=0) == first == seeds(0, epoch=0, batch_size=3)
+    assert not set(first) & set(seeds(0, epoch=1))
 
 
-def test_a_missing_number_and_a_wrong_share_are_named():
+def test_missing_seed_and_wrong_probability_are_refused():
     image, label = sample(8, 8)
-    with pytest.raises(KeyError, match="RandSeedd must stand in `augment`"):
+    with pytest.raises(KeyError, match=r"`augment` must hold .*RandSeedd"):
         DeviceAugmentation()({"image": image, "label": label})
-    with pytest.raises(ValueError, match=r"noise_prob=1\.5; give 0 to 1"):
+    with pytest.raises(ValueError, match=r"noise_prob=1\.5; must be a probability"):
         DeviceAugmentation(noise_prob=1.5)
 
 
-def test_the_overlay_draws_as_train_yaml_does(bundle):
-    """Same shares and ranges in both places: whoever changes one is told of the other."""
+def test_overlay_has_the_distributions_of_the_training_config(bundle):
+    """Probabilities and ranges are equal in both configs."""
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", "device_augment.yaml")])
     train = ConfigParser.load_config_file(str(bundle / "configs" / "train.yaml"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint is whole or not there, whatever happens while it is written."""
+"""Checkpoints are atomic under any failure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
 from scripts.training import checkpoint
-from scripts.training.checkpoint import CheckpointSaver, forget_state, previous, read_state, write_checkpoint
+from scripts.training.checkpoint import CheckpointSaver, delete_state, previous_path, read_state, write_checkpoint
 from torch import nn
 
 
 class Killed(BaseException):
-    """Stands for a process that ends at this call."""
+    """Simulated end of the process."""
 
 
 def write(path, number: int) -> None:
@@ -28,7 +28,7 @@ def read(path) -> int | None:
     return None if content is None else content["number"]
 
 
-def test_the_last_two_states_are_kept(tmp_path):
+def test_last_two_states_are_kept(tmp_path):
     path = tmp_path / "state.pt"
     assert read(path) is None
     for number in (1, 2, 3):
@@ -37,12 +37,12 @@ def test_the_last_two_states_are_kept(tmp_path):
     path.unlink()
     assert read(path) == 2
     write(path, 4)
-    forget_state(path)
+    delete_state(path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
-def test_a_damaged_state_is_noticed_and_the_one_before_is_used(tmp_path, damage, caplog):
+def test_damaged_state_falls_back_to_the_previous_one(tmp_path, damage, caplog):
     path = tmp_path / "state.pt"
     write(path, 1)
     write(path, 2)
@@ -51,15 +51,15 @@ def test_a_damaged_state_is_noticed_and_the_one_before_is_used(tmp_path, damage,
         data[len(data) // 2] ^= 1
     path.write_bytes({"cut": data[:-20], "flip": data, "empty": b"", "foreign": b"PK\x03\x04"}[damage])
     assert read(path) == 1
-    assert f"{path}: cannot be taken up again" in caplog.text
-    previous(path).write_bytes(b"")
-    with pytest.raises(InputError, match=r"state\.pt: cannot be taken up again .*--resume False"):
+    assert f"{path}: cannot be resumed from" in caplog.text
+    previous_path(path).write_bytes(b"")
+    with pytest.raises(InputError, match=r"state\.pt: cannot be resumed from .*--resume False"):
         read(path)
 
 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize("call", ["fsync", "link", "replace"])
-def test_a_kill_at_any_call_leaves_the_last_state(tmp_path, monkeypatch, call, after):
+def test_kill_at_any_call_leaves_an_intact_state(tmp_path, monkeypatch, call, after):
     path = tmp_path / "state.pt"
     write(path, 1)
     write(path, 2)
@@ -75,10 +75,10 @@ def test_a_kill_at_any_call_leaves_the_last_state(tmp_path, monkeypatch, call, a
     with suppress(Killed):
         write(path, 3)
     assert read(path) in (2, 3)
-    assert read(previous(path)) in (1, 2)
+    assert read(previous_path(path)) in (1, 2)
 
 
-def test_without_links_the_state_before_is_copied(tmp_path, monkeypatch):
+def test_previous_state_is_copied_without_hard_links(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("no links here")
 
@@ -86,10 +86,10 @@ def test_without_links_the_state_before_is_copied(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     write(path, 1)
     write(path, 2)
-    assert read(previous(path)) == 1
+    assert read(previous_path(path)) == 1
 
 
-def test_a_disk_that_is_full_names_the_file_and_leaves_the_last_state(tmp_path, monkeypatch):
+def test_full_disk_names_the_file_and_keeps_the_last_state(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     write(path, 1)
 
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_names_the_file_and_leaves_the_last_state(tmp_path, 
 
 
 def saved(folder, scores: list[float], **options) -> list[bool]:
-    """Validate with these scores; return after each whether the file of the best weights was there while it was written."""
+    """Validate with these scores; return for each write of the best weights if the file existed meanwhile."""
     network = nn.Linear(1, 1)
     seen = []
     engine = Engine(lambda *_: None)
@@ -119,11 +119,11 @@ def saved(folder, scores: list[float], **options) -> list[bool]:
     saver.attach(engine)
     real = checkpoint.write_checkpoint
 
-    def look(path, *args, **kwargs):
+    def record(path, *args, **kwargs):
         seen.append(path.is_file())
         real(path, *args, **kwargs)
 
-    checkpoint.write_checkpoint = look
+    checkpoint.write_checkpoint = record
     try:
         engine.run([0], max_epochs=len(scores))
     finally:
@@ -131,18 +131,18 @@ def saved(folder, scores: list[float], **options) -> list[bool]:
     return seen
 
 
-def test_the_best_weights_are_there_at_any_moment(tmp_path):
+def test_best_weights_exist_at_any_moment(tmp_path):
     assert saved(tmp_path, [0.5, 0.25, 0.75], key_metric_filename="model.pt") == [False, True]
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 0.75
     assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_named_by_score_the_older_files_go_as_with_monai(tmp_path):
+def test_files_named_by_score_are_removed_as_by_monai(tmp_path):
     saved(tmp_path, [0.5, 0.75], key_metric_n_saved=1)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_run_that_fails_saves_no_final_weights(tmp_path):
+def test_failed_run_saves_no_final_weights(tmp_path):
     def step(*_):
         raise RuntimeError("no more")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes that torchrun starts train as one does; what ends one of them ends the job and can be read."""
+"""Training in two processes equals that in one; an error in one process ends the job with its own line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.training.distributed import processes as parallel
 from scripts.training.sampling import EpochSampler
@@ -34,7 +35,7 @@ TINY = {
     "learning_rate": 0.01,
     "network_def::features": [4, 4, 4, 4, 4],
     "network_def::fusion_channels": 8,
-    # In double precision what rounding does stays far below what a wrong gradient would.
+    # Double precision: rounding errors stay far below the effect of a wrong gradient.
     "network": "$@network_def.to(torch.float64)",
     "train::trainer::to_kwargs": DOUBLE,
     "validate::evaluator::to_kwargs": DOUBLE,
@@ -90,7 +91,7 @@ def two(bundle, cases, tmp_path_factory) -> tuple[Path, str]:
     return out, done.stdout + done.stderr
 
 
-def test_two_processes_train_as_one_with_the_same_batch(bundle, cases, two, tmp_path):
+def test_two_processes_equal_one_with_the_same_batch(bundle, cases, two, tmp_path):
     done = call([sys.executable, "-W", "ignore"], training(["train.yaml"], cases, tmp_path), bundle)
     assert done.returncode == 0, done.stderr[-3000:]
     one, other = rows(tmp_path), rows(two[0])
@@ -112,7 +113,7 @@ def test_one_process_writes_and_logs(two):
     assert printed.count("Epoch[1] Metrics") == 1
 
 
-def test_halves_of_a_batch_are_normalised_judged_and_scored_as_the_whole(bundle):
+def test_shards_of_a_batch_equal_the_global_batch(bundle):
     done = call(TORCHRUN, [str(HERE / "several_processes.py")], bundle)
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.findall(r"^(\w+) (\d) (\S+)$", done.stdout, re.MULTILINE)
@@ -137,7 +138,7 @@ class Break:
 """
 
 
-def test_an_error_in_one_process_ends_the_job_with_its_own_line(bundle, cases, tmp_path):
+def test_error_in_one_process_ends_the_job_with_its_line(bundle, cases, tmp_path):
     (tmp_path / "broken.py").write_text(BREAK)
     (tmp_path / "break.yaml").write_text('"+train::handlers":\n  - _target_: broken.Break\n')
     files = ["train.yaml", str(tmp_path / "break.yaml"), "multi_gpu_train.yaml"]
@@ -176,47 +177,83 @@ def test_processes_share_every_step_of_one(n, batch, count):
 
 
 @pytest.mark.parametrize("values", [{"batch_size": 0}, {"rank": 2, "world_size": 2}])
-def test_a_sampler_of_no_process_is_refused(values):
+def test_sampler_with_wrong_rank_or_batch_is_refused(values):
     with pytest.raises(ValueError, match="EpochSampler: batch_size="):
         EpochSampler(range(3), **values)
 
 
-def test_without_torchrun_the_command_is_named(monkeypatch):
+def test_missing_torchrun_is_one_line_with_the_command(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(InputError, match=r"multi_gpu_train\.yaml: .* torchrun --nproc_per_node=2 -m monai\.bundle run"):
         parallel.start("cpu")
 
 
 @pytest.mark.parametrize(("backend", "device"), [("nccl", "cpu"), ("mpi", "cpu")])
-def test_a_backend_that_does_not_fit_is_named(monkeypatch, backend, device):
+def test_wrong_backend_is_one_line(monkeypatch, backend, device):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
-    with pytest.raises(InputError, match=f"backend='{backend}', device=cpu: give"):
+    with pytest.raises(InputError, match=f"backend='{backend}', device=cpu: must be"):
         parallel.start(device, backend)
 
 
-def test_a_batch_that_cannot_be_shared_is_named(monkeypatch):
+def test_indivisible_batch_is_one_line(monkeypatch):
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     assert parallel.volumes_per_process(16, 4) == 2
-    with pytest.raises(InputError, match=r"batch_size=12 .* 3 volume\(s\) .* 2 processes; give --batch_size 16"):
+    with pytest.raises(InputError, match=r"batch_size=12 .* 3 volume\(s\) .* 2 processes; set --batch_size 16"):
         parallel.volumes_per_process(12, 4)
 
 
-def test_more_processes_than_gpus_are_named(monkeypatch):
+def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    with pytest.raises(InputError, match=r"4 processes .* 2 GPU\(s\); give --nproc_per_node=2"):
-        parallel.own_device()
+    with pytest.raises(InputError, match=r"4 processes .* 2 GPU\(s\); set --nproc_per_node=2"):
+        parallel.local_device()
 
 
-def test_no_process_is_left_without_a_case(monkeypatch):
+def test_every_process_has_a_case(monkeypatch):
     monkeypatch.setattr(parallel, "world_size", lambda: 3)
     monkeypatch.setattr(parallel, "rank", lambda: 1)
-    assert parallel.share("abcde") == ["b", "e"]
-    assert parallel.share("ab") == ["a", "b"]
-    assert parallel.share("") == []
+    assert parallel.shard("abcde") == ["b", "e"]
+    assert parallel.shard("ab") == ["a", "b"]
+    assert parallel.shard("") == []
+
+
+@pytest.mark.parametrize(
+    ("overlays", "wrapped"),
+    [
+        ([], {"network": "@network", "loss_function": "@loss"}),
+        (["vertebra_loss.yaml"], {"network": "@network", "loss_function": "@vertebra_loss"}),
+        (
+            ["network/spinegan.yaml"],
+            {
+                "g_network": "@network",
+                "d_network": "@discriminator",
+                "g_loss_function": "@adversarial_loss",
+                "recon_loss_function": "@loss",
+            },
+        ),
+    ],
+)
+def test_networks_and_losses_of_the_trainer_are_wrapped_once(bundle, overlays, wrapped):
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", *overlays)])
+    before = dict(parser["train::trainer"])
+    parser["wrap"] = {
+        "_target_": "scripts.training.distributed.synchronous.distribute_trainer",
+        "sync_batchnorm": False,
+    }
+    for _ in range(2):
+        parser.parse()
+        parser.get_parsed_content("wrap")
+    trainer = parser["train::trainer"]
+    for name, content in wrapped.items():
+        kind = "distributed" if "network" in name else "GlobalBatchLoss"
+        assert trainer[name]["_target_"] == f"scripts.training.distributed.synchronous.{kind}"
+        assert content in (trainer[name].get("network"), trainer[name].get("loss"))
+        assert trainer[name].get("sync_batchnorm", False) is False
+    assert {k for k in trainer if trainer[k] != before[k]} == set(wrapped)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a batch script")
@@ -224,10 +261,8 @@ def test_no_process_is_left_without_a_case(monkeypatch):
     ("job", "signal", "status", "queued"),
     [("exit 0", False, 0, False), ("exit 3", False, 3, False), ("sleep 20", True, None, True)],
 )
-def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_end(
-    tmp_path, job, signal, status, queued
-):
-    text = (HERE.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+def test_batch_script_requeues_only_after_a_signal(tmp_path, job, signal, status, queued):
+    text = (HERE.parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", text, re.DOTALL)
     (tmp_path / "bundle").mkdir()
     ended = tmp_path / "ended"
@@ -249,7 +284,7 @@ def test_the_batch_script_of_the_manual_queues_again_only_when_it_was_told_to_en
     assert ended.exists() == signal
 
 
-def test_asked_to_end_two_processes_agree_on_a_step_and_go_on_from_there(bundle, cases, two, tmp_path):
+def test_two_processes_stop_at_one_step_and_resume(bundle, cases, two, tmp_path):
     arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, checkpoint_interval_minutes=1000.0)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
     with (tmp_path / "log.txt").open("wb") as log:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning starts from given weights, leaves them alone, and keeps frozen parts bit by bit; bfloat16 on a CPU."""
+"""Fine-tuning: initial weights are not overwritten, frozen parts stay bitwise the same; bfloat16 on a CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def network(**arguments) -> MSFFNet:
     return MSFFNet(spatial_dims=2, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), **arguments)
 
 
-def test_frozen_parts_keep_weights_and_statistics_while_the_rest_learns():
+def test_frozen_parts_keep_weights_and_statistics():
     net = network(dropout=0.2)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     optimizer = torch.optim.SGD(trainable(net, ["encoder"]), lr=0.1)
@@ -33,11 +33,11 @@ def test_frozen_parts_keep_weights_and_statistics_while_the_rest_learns():
     assert len(trainable(network())) == len(list(network().parameters()))
 
 
-def test_what_cannot_be_frozen_is_refused():
-    with pytest.raises(InputError, match="frozen='encoders': the network has no such part; it has encoder"):
+def test_unknown_parts_are_refused():
+    with pytest.raises(InputError, match="frozen='encoders': the network has no such part; its parts are encoder"):
         trainable(network(), ["encoders"])
     small = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="no parameter is left"):
         trainable(small, ["0"])
     with pytest.raises(InputError, match="layer='head': the network has no such convolution"):
         only_output(network(), layer="head")
@@ -47,7 +47,7 @@ def test_what_cannot_be_frozen_is_refused():
         only_output(network())
 
 
-def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
+def test_cpu_bfloat16_has_float32_gradients():
     net, image = network(), torch.rand(2, 1, 48, 48)
     wrapped = CpuBfloat16(net)
     exact, rough = net(image), wrapped(image)
@@ -60,7 +60,7 @@ def test_bfloat16_on_a_cpu_gives_float32_gradients_near_those_of_float32():
         CpuBfloat16(torch.nn.Linear(2, 2, device="meta"))
 
 
-def test_bfloat16_is_taken_where_the_cpu_trains_faster_in_it(monkeypatch):
+def test_bfloat16_is_chosen_for_cpus_with_amx(monkeypatch):
     net, other = network(), torch.nn.Linear(2, 2, device="meta")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert low_precision(net).network is net
@@ -72,7 +72,7 @@ def test_bfloat16_is_taken_where_the_cpu_trains_faster_in_it(monkeypatch):
     assert low_precision(net) is net
 
 
-def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phantom_set, tmp_path):
+def test_finetune_config_keeps_the_initial_weights(bundle, phantom_set, tmp_path):
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", "finetune.yaml")])
     assert parser["learning_rate"] < 0.001
@@ -81,12 +81,12 @@ def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phan
     start = tmp_path / "start.pt"
     base = workflow(bundle, phantom_set, tmp_path / "base")
     torch.save(base.parser.get_parsed_content("network_def").state_dict(), start)
-    kept = start.read_bytes()
+    content = start.read_bytes()
     run = workflow(
         bundle, phantom_set, tmp_path / "run", ("finetune.yaml",), init_checkpoint=str(start), frozen=["encoder"]
     )
     run.run()
-    assert start.read_bytes() == kept
+    assert start.read_bytes() == content
     first = torch.load(start, weights_only=True)
     last = torch.load(tmp_path / "run" / "kept" / "last.pt", weights_only=True)
     changed = {k.split(".")[0] for k in first if not torch.equal(first[k], last[k])}
@@ -95,7 +95,7 @@ def test_the_recipe_starts_from_given_weights_and_leaves_them_alone(bundle, phan
     assert (tmp_path / "run" / "model.pt").is_file()
 
 
-def test_older_weights_learn_vertebra_and_say_of_fractures_what_they_said(bundle, phantom_set, tmp_path):
+def test_vertebra_output_is_trained_without_changing_fracture(bundle, phantom_set, tmp_path):
     old = workflow(bundle, phantom_set, tmp_path / "old", **{"network_def::vertebra_output": False})
     old.run()
     before = torch.load(tmp_path / "old" / "model.pt", weights_only=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training ends is one line: a case, a worker, a disk, a loss that is no number, a request, or its regular end."""
+"""One line for every end of a training: a case, a worker, a disk, a non-finite loss, a signal, or the last epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import LoadImaged
 from scripts.core.errors import InputError
-from scripts.training.fit import explain, fit, reason
+from scripts.training.fit import end_of_training, explain, fit
 from scripts.training.nonfinite import NonFiniteLoss
 from scripts.training.sampling import EpochSampler, SeededDataset
 from scripts.training.shutdown import IgnoreSignals
@@ -35,14 +35,14 @@ def loader(data: list, transform, workers: int) -> DataLoader:
 
 
 def trainer(data, step=lambda *_: {"loss": 0.0}) -> Engine:
-    """An engine that runs over ``data`` when it is told nothing, as MONAI's do."""
+    """Engine whose ``run()`` has no arguments, as MONAI's."""
     engine = Engine(step)
     engine.run = lambda: Engine.run(engine, data, max_epochs=2)
     return engine
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_turned_unreadable_is_named(tmp_path, workers):
+def test_unreadable_file_is_one_line(tmp_path, workers):
     (tmp_path / "scan.nii.gz").write_bytes(b"no image")
     data = loader([{"image": str(tmp_path / "scan.nii.gz")}], LoadImaged("image"), workers)
     with pytest.raises(InputError, match=r"scan\.nii\.gz: .*num_workers 0") as caught:
@@ -54,18 +54,18 @@ def kill(item):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_was_killed_is_one_line():
+def test_killed_worker_is_one_line():
     with pytest.raises(
         InputError, match=r"a data worker \(pid \d+\) was ended by the system \(Killed\).*--num_workers"
     ):
         fit(trainer(loader([{"image": "a"}], kill, 1)))
 
 
-def test_known_causes_have_a_remedy_and_others_keep_their_traceback(tmp_path):
+def test_known_causes_have_a_remedy_others_a_traceback(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state.pt"))
     assert (
         explain(full)
-        == f"{tmp_path / 'state.pt'}: No space left on device; free space there and run the same command again, it goes on"
+        == f"{tmp_path / 'state.pt'}: No space left on device; free space there and rerun the same command to resume"
     )
     assert "--batch_size" in str(explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")))
     assert explain(ZeroDivisionError("x")) is None
@@ -73,7 +73,7 @@ def test_known_causes_have_a_remedy_and_others_keep_their_traceback(tmp_path):
         fit(trainer([0], lambda *_: 1 / 0))
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(tmp_path):
+def test_nonfinite_loss_ends_the_run_and_saves_the_batch(tmp_path):
     losses = iter([1.0, 1.0, float("nan"), 1.0])
     batch = {
         "image": torch.tensor([[[[0.0, float("inf")]]], [[[0.25, 0.5]]]]),
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(tmp_path):
         InputError, match=r"loss was nan in epoch 2, step 3; cases: /data/a.nii.gz, /data/b.nii.gz; .*--learning_rate"
     ):
         fit(engine)
-    assert not completed  # what is done at the end of a good run is not done
+    assert not completed  # handlers of a regular end do not run
     report = json.loads((tmp_path / "nonfinite_batch.json").read_text())
     assert report["samples"][0]["image_not_finite"] == 1
     assert report["samples"][1]["image_range"] == [0.25, 0.5]
@@ -97,7 +97,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_batch(tmp_path):
     assert kept["case"] == batch["case"]
 
 
-def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path):
+def test_full_disk_does_not_hide_a_nonfinite_loss(tmp_path):
     engine = trainer([{}], lambda *_: {"loss": float("inf")})
     (tmp_path / "file").write_text("")
     NonFiniteLoss(str(tmp_path / "file")).attach(engine)
@@ -105,7 +105,7 @@ def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path):
         fit(engine)
 
 
-def test_the_reason_of_a_regular_end_names_the_best_epoch():
+def test_regular_end_names_the_best_epoch():
     engine, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
     engine.state.epoch, engine.state.max_epochs = 7, 20
     evaluator.state.key_metric_name, evaluator.state.best_metric, evaluator.state.best_metric_epoch = (
@@ -113,13 +113,13 @@ def test_the_reason_of_a_regular_end_names_the_best_epoch():
         0.75,
         2,
     )
-    assert "epoch 7 of 20: validation got no better" in reason(engine, evaluator)
-    assert reason(engine, evaluator).endswith("best val_mean_dice 0.7500 in epoch 2")
+    assert "epoch 7 of 20: no improvement in validation" in end_of_training(engine, evaluator)
+    assert end_of_training(engine, evaluator).endswith("best val_mean_dice 0.7500 in epoch 2")
     engine.state.epoch = 20
-    assert reason(engine, None) == "training ended after its 20 epochs"
+    assert end_of_training(engine, None) == "training ended after its 20 epochs"
 
 
-def test_signals_are_given_back_however_it_ends():
+def test_signal_handlers_are_restored_after_an_error():
     before = signal.getsignal(signal.SIGTERM)
 
     def step(*_):
@@ -136,7 +136,7 @@ def test_case_names_are_files(tmp_path):
     assert items[0]["case"] == "/a/b.nii.gz"
 
 
-def test_what_is_said_at_the_end_is_not_logged_before(tmp_path, caplog):
+def test_final_error_is_not_logged_twice(tmp_path, caplog):
     from monai.handlers import StatsHandler
 
     engine = trainer([0], lambda *_: open(tmp_path / "none" / "file"))  # noqa: SIM115
@@ -149,7 +149,7 @@ def test_what_is_said_at_the_end_is_not_logged_before(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_the_network_is_compiled_for_training_and_checkpoints_stay_what_they_are(bundle, phantom_set, tmp_path):
+def test_compiled_training_saves_plain_checkpoints(bundle, phantom_set, tmp_path):
     if shutil.which("g++") is None and shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     run = workflow(bundle, phantom_set, tmp_path, compile=True, epochs=2, slices_per_volume=3)

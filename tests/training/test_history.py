@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history grows with every epoch, and a loss that is not a number ends the run with a reason."""
+"""Table and figure of the epochs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train(folder, losses: list[float], per_epoch: int = 2, interval: int = 1) ->
     return engine
 
 
-def test_every_epoch_adds_its_mean_loss_and_the_metric(tmp_path):
+def test_every_epoch_has_its_mean_loss_and_metric(tmp_path):
     train(tmp_path / "new", [4.0, 2.0, 1.0, 0.0])
     rows = list(csv.DictReader((tmp_path / "new" / "history.csv").open()))
     assert [float(r["train_loss"]) for r in rows] == [3.0, 0.5]
@@ -30,13 +30,13 @@ def test_every_epoch_adds_its_mean_loss_and_the_metric(tmp_path):
     assert (tmp_path / "new" / "training_curve.png").is_file()
 
 
-def test_an_epoch_without_validation_repeats_no_metric(tmp_path):
+def test_epoch_without_validation_has_no_metric(tmp_path):
     train(tmp_path, [1.0] * 6, interval=2)
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [r["val_mean_dice"] for r in rows] == ["", "0.5", ""]
 
 
-def test_a_history_that_is_taken_up_in_an_epoch_ends_as_one_that_was_not_cut_off(tmp_path):
+def test_resumed_history_equals_an_uninterrupted_one(tmp_path):
     whole = train(tmp_path / "whole", [4.0, 2.0, 1.0, 0.0]).history
     parts = [TrainingHistory(str(tmp_path / "part"), None, whole.optimizer) for _ in range(2)]
     engine = Engine(lambda _, loss: {"loss": loss})
@@ -51,7 +51,7 @@ def test_a_history_that_is_taken_up_in_an_epoch_ends_as_one_that_was_not_cut_off
     assert [row["train_loss"] for row in parts[1].rows] == [3.0, 2.0]  # (4 + 2) / 2 and (4 + 0) / 2
 
 
-def test_short_epochs_share_a_picture_and_the_last_one_gets_its_own(tmp_path, monkeypatch):
+def test_short_epochs_share_a_figure_the_last_has_its_own(tmp_path, monkeypatch):
     drawn: list[int] = []
     monkeypatch.setattr(TrainingHistory, "_write_picture", lambda self, path: drawn.append(len(self.rows)))
     train(tmp_path, [1.0] * 12)

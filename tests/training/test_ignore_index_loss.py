@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unknown voxels change neither the value nor the gradient of the loss."""
+"""Ignored voxels change neither the value nor the gradient of the loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def loss() -> IgnoreIndexLoss:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 8, 8)])
-def test_unknown_voxels_get_no_gradient_and_others_do(size):
+def test_only_valid_voxels_have_a_gradient(size):
     torch.manual_seed(0)
     logits = torch.randn(2, 2, *size, requires_grad=True)
     target = (torch.rand(2, 1, *size) > 0.5).float()
@@ -24,7 +24,7 @@ def test_unknown_voxels_get_no_gradient_and_others_do(size):
     assert logits.grad[..., 3:].abs().min() > 0
 
 
-def test_what_stands_at_unknown_voxels_does_not_matter():
+def test_loss_is_independent_of_ignored_voxels():
     torch.manual_seed(0)
     target = (torch.rand(2, 1, 8, 8) > 0.5).float()
     target[..., :3] = 255
@@ -34,7 +34,7 @@ def test_what_stands_at_unknown_voxels_does_not_matter():
     torch.testing.assert_close(loss()(first, target), loss()(second, target))
 
 
-def test_without_unknown_voxels_the_loss_is_the_plain_one():
+def test_loss_without_ignored_voxels_is_unchanged():
     torch.manual_seed(0)
     logits, target = torch.randn(2, 2, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
     torch.testing.assert_close(loss()(logits, target), loss().loss(logits, target))

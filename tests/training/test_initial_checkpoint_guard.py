@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training that begins with weights replaces them only by better ones, and the first are never lost."""
+"""Initial weights are replaced only by better ones, and copies of them are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 
 
 def train(bundle: Path, data: Path, out: Path, run_id: str = "run", **overrides) -> ConfigWorkflow:
-    """Train as MONAI Label's task does: it hands over items and evaluates whatever run id the client named."""
+    """Train as MONAI Label's task does: with a list of items, and any run id."""
     cases = json.loads((data / "datalist.json").read_text())["training"][:1]
     items = [{k: str(data / case[k]) for k in ("image", "label")} for case in cases]
     work = ConfigWorkflow(
@@ -45,7 +45,7 @@ def train(bundle: Path, data: Path, out: Path, run_id: str = "run", **overrides)
 
 
 class Scale(nn.Module):
-    """A network with one weight: marks what is above 0.5 after scaling."""
+    """Network with one weight: threshold of 0.5 after scaling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Scale(nn.Module):
 
 
 def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> InitialCheckpointGuard:
-    """Train with the savers of MONAI a network whose weight after each epoch is known; a weight of 1 is right."""
+    """Train a network with given weights after every epoch, with MONAI's savers; a weight of 1 is perfect."""
     network = Scale()
     x = torch.linspace(0, 1, 16).reshape(1, 4, 4)
     evaluator = SupervisedEvaluator(
@@ -74,11 +74,11 @@ def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> I
 
     trainer = Engine(epoch)
     network.weight.data.fill_(begin)
-    keeper = InitialCheckpointGuard(str(folder), network, evaluator)
-    keeper.attach(trainer)
+    guard = InitialCheckpointGuard(str(folder), network, evaluator)
+    guard.attach(trainer)
     ValidationHandler(validator=evaluator, interval=interval, epoch_level=True).attach(trainer)
     trainer.run([0], max_epochs=len(epochs))
-    return keeper
+    return guard
 
 
 def weight(file: Path) -> float:
@@ -89,7 +89,7 @@ def shipped(folder: Path, value: float) -> None:
     torch.save({"weight": torch.tensor(value)}, folder / "model.pt")
 
 
-def test_better_weights_replace_those_it_began_with_and_the_first_are_kept_for_ever(tmp_path):
+def test_better_weights_replace_the_initial_ones(tmp_path):
     shipped(tmp_path, 0.6)
     run(tmp_path, 0.6, [0.8, 0.7])
     assert weight(tmp_path / "model.pt") == 0.8
@@ -100,7 +100,7 @@ def test_better_weights_replace_those_it_began_with_and_the_first_are_kept_for_e
     assert weight(tmp_path / "kept" / "original.pt") == 0.6
 
 
-def test_worse_weights_replace_nothing(tmp_path, caplog):
+def test_worse_weights_are_not_saved(tmp_path, caplog):
     shipped(tmp_path, 0.9)
     with caplog.at_level("WARNING"):
         run(tmp_path, 0.9, [0.3, 0.2])
@@ -109,16 +109,16 @@ def test_worse_weights_replace_nothing(tmp_path, caplog):
     assert "no epoch was better" in caplog.text
 
 
-def test_equal_weights_replace_nothing(tmp_path):
+def test_equal_weights_are_not_saved(tmp_path):
     shipped(tmp_path, 1.0)
     run(tmp_path, 1.0, [1.01])
     assert weight(tmp_path / "model.pt") == 1.0
 
 
-def test_the_last_epoch_counts_though_no_validation_is_due(tmp_path):
+def test_last_epoch_is_validated_within_an_interval(tmp_path):
     shipped(tmp_path, 0.6)
-    keeper = run(tmp_path, 0.6, [0.7, 1.0], interval=5)
-    assert keeper.scored == 2
+    guard = run(tmp_path, 0.6, [0.7, 1.0], interval=5)
+    assert guard.validated_epoch == 2
     assert weight(tmp_path / "model.pt") == 1.0
 
 
@@ -129,18 +129,16 @@ def test_only_the_best_weights_are_offered_as_a_model(tmp_path):
 
 
 @pytest.mark.parametrize("run_id", ["training", ""])
-def test_it_trains_once_whatever_run_id_the_client_sends(bundle, phantom_set, tmp_path, run_id):
+def test_training_runs_once_with_any_run_id(bundle, phantom_set, tmp_path, run_id):
     work = train(bundle, phantom_set, tmp_path, run_id)
     trainer = work.parser.get_parsed_content("train::trainer")
     assert (trainer.state.epoch, trainer.state.iteration) == (1, 1)
     assert (tmp_path / "model.pt").is_file()
-    assert not (tmp_path / "kept").exists()  # it began with weights at random
+    assert not (tmp_path / "kept").exists()  # trained from scratch
 
 
 @pytest.mark.parametrize("run_id", ["run", ""])
-def test_no_label_and_a_label_on_another_grid_are_refused_before_anything_is_loaded(
-    bundle, phantom_set, tmp_path, run_id
-):
+def test_missing_label_and_wrong_grid_are_refused_first(bundle, phantom_set, tmp_path, run_id):
     with pytest.raises(SystemExit, match=r"datalist\.json"):
         train(bundle, phantom_set, tmp_path, run_id, **{"train::dataset::data": []})
     images = sorted((phantom_set / "images").glob("*.nii.gz"))

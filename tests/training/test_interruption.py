@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training that is stopped or killed at any moment, and started again, ends with the weights of one that was not."""
+"""A training stopped or killed at any moment, and resumed, equals an uninterrupted one bitwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.core.errors import InputError
 from test_resume import TINY, same
 from test_resume import workflow as tiny
 
-# Two steps an epoch, so that an epoch has a midst.
+# Two steps an epoch, so that a run can stop within one.
 SHORT = {"batch_size": 2, "slices_per_volume": 2, "lr_patience": 0}
 
 
@@ -39,7 +39,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def stopped(bundle: Path, data: Path, out: Path, where: str, epoch: int = 2, **overrides) -> None:
-    """Train until a signal comes at a place of an epoch."""
+    """Train until a signal at a position of an epoch."""
     work = workflow(bundle, data, out, **overrides)
     trainer, evaluator = (work.parser.get_parsed_content(k) for k in ("train::trainer", "validate::evaluator"))
 
@@ -63,7 +63,7 @@ def whole(bundle, phantom_set, tmp_path_factory) -> tuple[Path, dict[str, torch.
 
 
 @pytest.mark.parametrize("where", ["within", "last step", "validation"])
-def test_asked_to_end_at_any_place_it_goes_on_as_if_nothing_had_been(bundle, phantom_set, whole, tmp_path, where):
+def test_run_stopped_anywhere_is_resumed_bitwise(bundle, phantom_set, whole, tmp_path, where):
     stopped(bundle, phantom_set, tmp_path, where)
     assert (tmp_path / "state.pt").is_file()
     work = workflow(bundle, phantom_set, tmp_path)
@@ -80,7 +80,7 @@ def test_asked_to_end_at_any_place_it_goes_on_as_if_nothing_had_been(bundle, pha
     assert not list(tmp_path.glob("state*"))
 
 
-def test_other_settings_are_refused_by_name_and_a_longer_run_is_not(bundle, phantom_set, whole, tmp_path):
+def test_other_settings_are_refused_a_longer_run_is_not(bundle, phantom_set, whole, tmp_path):
     stopped(bundle, phantom_set, tmp_path, "within", epochs=2)
     work = workflow(bundle, phantom_set, tmp_path, learning_rate=0.5, epochs=3)
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_other_cases_are_refused(bundle, phantom_set, tmp_path):
         work.run()
 
 
-def test_a_truncated_state_costs_one_epoch_and_not_the_run(bundle, phantom_set, whole, tmp_path, caplog):
+def test_truncated_state_costs_one_epoch(bundle, phantom_set, whole, tmp_path, caplog):
     stopped(bundle, phantom_set, tmp_path, "within", epoch=3)
     state = tmp_path / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
@@ -118,8 +118,8 @@ def test_a_truncated_state_costs_one_epoch_and_not_the_run(bundle, phantom_set, 
     assert same(weights(work), whole[1])
 
 
-def test_killed_at_random_moments_by_its_command_line(bundle, phantom_set, whole, tmp_path):
-    """SIGKILL twice, SIGTERM to the whole group once, with workers; the last start comes to the end."""
+def test_command_killed_at_random_moments_is_resumed(bundle, phantom_set, whole, tmp_path):
+    """SIGKILL twice, SIGTERM to the process group once, with workers; the last start completes."""
     options = {
         **TINY, **SHORT, "num_workers": 1, "checkpoint_interval_minutes": 0.001, "device": "cpu",
         "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path,

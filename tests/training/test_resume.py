@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that was cut off ends with the weights of one that was not; equal seeds give equal weights."""
+"""A resumed run equals an uninterrupted one bitwise; equal seeds lead to equal weights."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from monai.bundle import ConfigWorkflow
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
+from scripts.training.checkpoint import read_state, write_checkpoint
+from scripts.training.resume import comparable
 from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
@@ -47,7 +50,7 @@ def workflow(bundle: Path, data: Path, out: Path, overlays: tuple[str, ...] = ()
 
 
 def train(bundle: Path, data: Path, out: Path, stop_in: int | None = None, **overrides) -> dict[str, torch.Tensor]:
-    """Train, cut off in the middle of epoch ``stop_in``; return the last weights, not the best."""
+    """Train, interrupted within epoch ``stop_in``; return the last weights, not the best."""
     work = workflow(bundle, data, out, **overrides)
     trainer = work.parser.get_parsed_content("train::trainer")
     if stop_in is not None:
@@ -74,7 +77,7 @@ def whole(bundle, phantom_set, tmp_path_factory) -> tuple[Path, dict[str, torch.
     return out, train(bundle, phantom_set, out)
 
 
-def test_a_run_that_is_taken_up_again_ends_with_the_same_weights(bundle, phantom_set, whole, tmp_path):
+def test_resumed_run_has_the_same_weights(bundle, phantom_set, whole, tmp_path):
     train(bundle, phantom_set, tmp_path, stop_in=2)
     assert (tmp_path / "state.pt").is_file()
     assert same(train(bundle, phantom_set, tmp_path, resume=True), whole[1])
@@ -85,22 +88,74 @@ def test_a_run_that_is_taken_up_again_ends_with_the_same_weights(bundle, phantom
     assert not (tmp_path / "state.pt").exists()
 
 
-def test_equal_seeds_give_equal_weights_with_any_number_of_workers_and_others_do_not(
-    bundle, phantom_set, whole, tmp_path
-):
+def test_weights_depend_on_the_seed_not_on_the_workers(bundle, phantom_set, whole, tmp_path):
     assert same(train(bundle, phantom_set, tmp_path / "a", num_workers=2), whole[1])
     assert not same(train(bundle, phantom_set, tmp_path / "b", seed=1), whole[1])
 
 
-def test_without_resume_a_run_starts_anew(bundle, phantom_set, whole, tmp_path):
+def test_run_without_resume_starts_from_scratch(bundle, phantom_set, whole, tmp_path):
     train(bundle, phantom_set, tmp_path, stop_in=2)
     assert same(train(bundle, phantom_set, tmp_path, resume=False), whole[1])
 
 
-def test_a_damaged_state_is_one_line(bundle, phantom_set, tmp_path):
+def test_damaged_state_is_one_line(bundle, phantom_set, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(InputError, match=r"state\.pt: cannot be taken up again .*older version.*--resume False"):
+    with pytest.raises(InputError, match=r"state\.pt: cannot be resumed from .*older version.*--resume False"):
         train(bundle, phantom_set, tmp_path, resume=True)
+
+
+# Ids of version 0.5 by those of version 0.6.
+OLD_IDS = {"checkpoint_interval_minutes": "state_minutes", "ignore_index": "ignore_value", "valid_mask": "known"}
+
+
+def to_version_05(path: Path, **changes: object) -> None:
+    """Rewrite a state with ids of version 0.5, and with sections that version 0.6 rearranged."""
+    content, _ = read_state(path, "cpu")
+    del content["format"]
+    settings = {}
+    for name, value in content["settings"].items():
+        first, separator, rest = name.partition("::")
+        settings[f"{OLD_IDS.get(first, first)}{separator}{rest}"] = value.replace("@ignore_index", "@ignore_value")
+    settings |= {"parallel::main": "true", "train::handlers::9::_target_": '"scripts.training.keep.KeepBetter"'}
+    settings |= {name: json.dumps(value) for name, value in changes.items()}
+    del settings["min_volume_ml"]
+    settings.setdefault("min_volume_mm3", "2000.0")
+    write_checkpoint(path, {**content, "settings": settings}, header=True)
+
+
+def test_state_of_version_05_resumes_bitwise(bundle, phantom_set, whole, tmp_path):
+    train(bundle, phantom_set, tmp_path, stop_in=2)
+    to_version_05(tmp_path / "state.pt")
+    assert same(train(bundle, phantom_set, tmp_path, resume=True), whole[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"min_volume_mm3": 500.0}, r"min_volume_ml: 0\.5 and 2\.0"),
+        ({"ignore_value": 7}, "ignore_index: 7 and 255"),
+        ({"network_def::dropout": 0.3}, r"network_def::dropout: 0\.3 and 0\.1"),
+    ],
+)
+def test_state_of_version_05_with_other_settings_is_refused(bundle, phantom_set, tmp_path, changes, line):
+    train(bundle, phantom_set, tmp_path, stop_in=2)
+    to_version_05(tmp_path / "state.pt", **changes)
+    work = workflow(bundle, phantom_set, tmp_path)
+    with pytest.raises(InputError, match=line):
+        work.run()
+
+
+def test_settings_of_version_05_are_compared_by_their_new_names():
+    stored = {
+        "known::0::_target_": '"CopyItemsd"',
+        "start_weights::path": '"@init"',
+        "run": "1",
+        "gone": "2",
+        "e": '"$1"',
+    }
+    current = {"valid_mask::0::_target_": '"CopyItemsd"', "init_weights::path": '"@init"', "run": "2", "e": '"$2"'}
+    before, now = comparable(stored, current)
+    assert before == now == {k: current[k] for k in ("valid_mask::0::_target_", "init_weights::path")}
 
 
 def noisy(n: int = 5) -> CacheDataset:
@@ -116,13 +171,13 @@ def drawn(epoch: int, workers: int = 0, seed: int = 0) -> torch.Tensor:
     return torch.cat([b["x"] for b in loader])
 
 
-def test_samples_follow_from_seed_epoch_and_case():
+def test_samples_depend_on_seed_epoch_and_case():
     assert torch.equal(drawn(3), drawn(3, workers=2))
     assert not torch.equal(drawn(3), drawn(4))
     assert not torch.equal(drawn(3), drawn(3, seed=1))
 
 
-def test_every_case_comes_once_an_epoch():
+def test_every_case_occurs_once_an_epoch():
     sampler = EpochSampler(range(7), seed=2)
     for sampler.epoch in (1, 2):
         assert sorted(np.array(list(sampler)) % 7) == list(range(7))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals end a training between two steps, and leave its workers alone."""
+"""Signals end a training between two steps, and its workers ignore them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai.data import DataLoader, Dataset
 from scripts.training.shutdown import GracefulShutdown, IgnoreSignals, exit_status
 
 
-def test_a_signal_is_noted_and_given_back():
+def test_signal_is_recorded_and_handlers_restored():
     before = signal.getsignal(signal.SIGTERM)
     request = GracefulShutdown()
     request.listen()
@@ -31,9 +31,9 @@ def test_a_signal_is_noted_and_given_back():
     assert exit_status("SIGTERM") == 143
 
 
-def test_the_second_signal_ends_the_process_at_once():
+def test_second_signal_ends_the_process_at_once():
     code = (
-        # a job in the background of a shell is born with SIGINT ignored
+        # a background job of a shell starts with SIGINT ignored
         "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from scripts.training.shutdown import GracefulShutdown; r = GracefulShutdown(); r.listen()\n"
         "os.kill(os.getpid(), signal.SIGINT); print(r.name, flush=True)\n"
@@ -44,7 +44,7 @@ def test_the_second_signal_ends_the_process_at_once():
     assert done.returncode == -signal.SIGINT
 
 
-def test_who_ignores_a_signal_goes_on_to_do_so():
+def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         request = GracefulShutdown()
@@ -55,7 +55,7 @@ def test_who_ignores_a_signal_goes_on_to_do_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_outside_the_main_thread_signals_stay_what_they_are():
+def test_handlers_are_unchanged_outside_the_main_thread():
     before, request = signal.getsignal(signal.SIGTERM), GracefulShutdown()
     thread = threading.Thread(target=request.listen)
     thread.start()
@@ -63,7 +63,7 @@ def test_outside_the_main_thread_signals_stay_what_they_are():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_workers_survive_a_signal_to_the_whole_group_and_end_with_their_loader():
+def test_workers_survive_signals_and_end_with_their_loader():
     data = Dataset([torch.tensor(float(i)) for i in range(8)], transform=lambda x: (time.sleep(0.02), x)[1])
     loader = DataLoader(data, batch_size=1, num_workers=2, worker_init_fn=IgnoreSignals())
     iterator = iter(loader)
@@ -85,7 +85,7 @@ def ended(workers) -> bool:
     return not any(w.is_alive() for w in workers)
 
 
-def test_a_process_ends_with_workers_that_still_wait():
+def test_process_ends_with_waiting_workers():
     code = (
         "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
         "loader = DataLoader(Dataset([0.0] * 9), num_workers=2, worker_init_fn=IgnoreSignals(), persistent_workers=True)\n"
@@ -98,7 +98,7 @@ def test_a_process_ends_with_workers_that_still_wait():
             os.kill(int(pid), 0)
 
 
-def test_a_process_ends_although_a_worker_failed():
+def test_process_ends_after_a_failed_worker():
     code = (
         "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
         "for _ in DataLoader(Dataset([0.0], lambda x: 1 / 0), num_workers=1, worker_init_fn=IgnoreSignals()): pass"

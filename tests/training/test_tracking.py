@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard's file is always there; ``tracking="mlflow"`` leaves a run with metrics, config, figures and weights."""
+"""TensorBoard is always written; ``tracking="mlflow"`` records a run with metrics, config, figures and weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from monai.bundle import ConfigWorkflow
 from scripts.core.config_overrides import check_command_line
 from scripts.core.errors import InputError
 from scripts.core.provenance import file_hash
-from scripts.training import tracking
+from scripts.training import mlflow_run, tracking
+from scripts.training.preflight import check_command
 from test_workflows import TINY
 
 NO_MLFLOW = tracking.find_spec("mlflow") is None
@@ -26,7 +27,7 @@ FILES = {"train": ["train.yaml"], "evaluate": ["train.yaml", "evaluate.yaml"]}
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
-    """No test leaves a variable behind or looks for another store than its own."""
+    """Environment without a store of the user and without telemetry."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -62,15 +63,15 @@ def runs_of(out: Path, workflow: str = "training"):
 
 
 def artifacts(client, run_id: str, folder: str | None = None) -> set[str]:
-    found = set()
+    names = set()
     for item in client.list_artifacts(run_id, folder):
-        found |= artifacts(client, run_id, item.path) if item.is_dir else {item.path}
-    return found
+        names |= artifacts(client, run_id, item.path) if item.is_dir else {item.path}
+    return names
 
 
 @pytest.fixture(scope="module")
 def tracked(bundle, phantom_set, tmp_path_factory) -> Path:
-    """A training and its evaluation, tracked, from another working directory, into a folder whose name has a space."""
+    """Tracked training and evaluation, run from another working directory, into a folder with a space in its name."""
     root = tmp_path_factory.mktemp("tracked")
     out, before = root / "my run", Path.cwd()
     (root / "elsewhere").mkdir()
@@ -86,7 +87,7 @@ def tracked(bundle, phantom_set, tmp_path_factory) -> Path:
 
 
 @needs_mlflow
-def test_a_training_logs_every_epoch(tracked):
+def test_training_logs_every_epoch(tracked):
     client, (found,) = runs_of(tracked)
     rows = list(csv.DictReader((tracked / "history.csv").open()))
     assert len(rows) == TINY["epochs"]
@@ -97,7 +98,7 @@ def test_a_training_logs_every_epoch(tracked):
 
 
 @needs_mlflow
-def test_a_training_keeps_config_curve_and_weights(tracked, tmp_path, phantom_set):
+def test_training_records_config_curve_and_weights(tracked, tmp_path, phantom_set):
     client, (found,) = runs_of(tracked)
     run_id = found.info.run_id
     assert artifacts(client, run_id) == {"config.json", "history.csv", "training_curve.png", "model.pt"}
@@ -117,7 +118,7 @@ def test_a_training_keeps_config_curve_and_weights(tracked, tmp_path, phantom_se
 
 
 @needs_mlflow
-def test_an_evaluation_is_a_run_with_its_report(tracked):
+def test_evaluation_is_a_run_with_its_report(tracked):
     client, (found,) = runs_of(tracked, "evaluating")
     names = artifacts(client, found.info.run_id)
     assert {"report.html", "summary.md", "summary.json", "cases.csv", "config.json"} <= names
@@ -130,10 +131,10 @@ def test_an_evaluation_is_a_run_with_its_report(tracked):
 
 
 @needs_mlflow
-def test_a_training_that_is_taken_up_again_goes_on_in_its_run(bundle, phantom_set, tmp_path):
+def test_resumed_training_continues_its_run(bundle, phantom_set, tmp_path):
     def cut(engine):
         if engine.state.epoch == 2:
-            raise RuntimeError("cut off")
+            raise RuntimeError("interrupted")
 
     work = workflow(bundle, phantom_set, "train", tmp_path, tmp_path, tracking="mlflow")
     work.initialize()
@@ -150,11 +151,11 @@ def test_a_training_that_is_taken_up_again_goes_on_in_its_run(bundle, phantom_se
     assert found.info.status == "FINISHED"
 
 
-def test_without_tracking_there_is_tensorboard_alone(bundle, phantom_set, tmp_path, monkeypatch):
+def test_untracked_training_writes_tensorboard_only(bundle, phantom_set, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking, "ready", lambda *_: pytest.fail("asked for MLflow"))
+    monkeypatch.setattr(tracking, "check_store", lambda *_: pytest.fail("MLflow was used"))
     out = tmp_path / "out"
     run(workflow(bundle, phantom_set, "train", out, out))
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -171,11 +172,11 @@ def test_without_tracking_there_is_tensorboard_alone(bundle, phantom_set, tmp_pa
     assert len(board.Scalars("train_loss")) >= TINY["epochs"]  # one for every step
 
 
-def test_a_missing_mlflow_is_one_line_before_anything_else(bundle, phantom_set, tmp_path, monkeypatch):
+def test_missing_mlflow_is_one_line_first(bundle, phantom_set, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     config = str(bundle / "configs" / "train.yaml")
     with pytest.raises(InputError, match=r"pip install '\.\[tracking\]'") as refused:
-        check_command_line(["prog", "run", "training", "--config_file", config, "--tracking", "mlflow"])
+        check_command(["prog", "run", "training", "--config_file", config, "--tracking", "mlflow"])
     assert "\n" not in str(refused.value)
     work = workflow(bundle, phantom_set, "train", tmp_path, tmp_path, tracking="mlflow", check_data="off")
     work.initialize()
@@ -184,39 +185,40 @@ def test_a_missing_mlflow_is_one_line_before_anything_else(bundle, phantom_set, 
     assert not (tmp_path / "history.csv").exists()
 
 
-def test_the_whole_config_can_be_evaluated_without_mlflow(bundle, phantom_set, tmp_path, monkeypatch):
+def test_untracked_config_has_nothing_of_mlflow(bundle, phantom_set, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     work = workflow(bundle, phantom_set, "train", tmp_path / "out", tmp_path / "out")
     work.initialize()
-    assert work.parser.get_parsed_content("is_not_rank0") is True
-    assert work.parser.get_parsed_content("mlflow::record").handler is None
+    assert "is_not_rank0" not in work.parser
+    assert work.parser.get_parsed_content("mlflow") == {"record": {"files": None}}
+    assert "@mlflow::record" not in work.parser["fit::_requires_"]
     assert not list(tmp_path.rglob("*mlruns*"))
 
 
 @needs_mlflow
-def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
+def test_unusable_store_is_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free again after the block
     (tmp_path / "file").write_text("")
     wrong = (f"http://127.0.0.1:{port}", str(tmp_path), f"file://{tmp_path}", f"sqlite:///{tmp_path}/file/mlruns.db")
     for uri in wrong:
         with pytest.raises(InputError, match="tracking_uri=") as refused:
-            tracking.ready(uri)
+            tracking.check_store(uri)
         assert "\n" not in str(refused.value)
 
 
 @needs_mlflow
-def test_telemetry_is_off_unless_asked_for(monkeypatch):
+def test_telemetry_is_disabled(monkeypatch):
     from mlflow.telemetry import client
 
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
-    assert tracking.ready()
+    assert tracking.check_store()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert client.get_telemetry_client() is None
 
 
-@pytest.mark.skipif(NO_MLFLOW, reason="the check asks for mlflow")
-def test_the_command_line_takes_the_tracking_options(bundle):
+@pytest.mark.skipif(NO_MLFLOW, reason="mlflow is not installed")
+def test_command_line_accepts_tracking_options(bundle):
     argv = ["prog", "run", "training", "--config_file", str(bundle / "configs" / "train.yaml"), "--tracking", "mlflow"]
     check_command_line([*argv, "--run_name", "first", "--experiment_name", "mine", "--save_execute_config", "a.json"])
     with pytest.raises(InputError, match="run_nam"):
@@ -232,5 +234,19 @@ def test_the_command_line_takes_the_tracking_options(bundle):
         (None, None),
     ],
 )
-def test_the_merged_config_is_found_where_monai_wrote_it(written, file):
-    assert tracking.config_file(written) == (Path(file) if file else None)
+def test_config_file_is_that_of_monai(written, file):
+    assert mlflow_run.config_file(written) == (Path(file) if file else None)
+
+
+def test_overlays_of_tracking_are_merged_below_the_command_line(bundle, phantom_set, tmp_path):
+    options = {"experiment_name": "mine", "save_execute_config": False, "mlflow::record::files": ["a.csv"]}
+    for kind, workflow_name in (("train", "training"), ("evaluate", "evaluating")):
+        work = workflow(bundle, phantom_set, kind, tmp_path, tmp_path, tracking="mlflow", **options)
+        for _ in range(2):  # MONAI Label resolves `initialize` again
+            work.initialize()
+        assert work.parser["experiment_name"] == "mine"
+        assert work.parser["mlflow::record::files"] == ["a.csv"]
+        assert work.parser["mlflow::record::_target_"] == "scripts.training.mlflow_run.RunRecord"
+        assert work.parser.get_parsed_content("run_name").startswith(f"{workflow_name}_{tmp_path.name}_")
+        assert work.parser.get_parsed_content("tracking_uri") == f"sqlite:///{tmp_path}/mlruns.db"
+        assert work.parser["fit::_requires_"].count("@mlflow::record") == 1

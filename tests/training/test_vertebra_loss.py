@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second task of training: what it is given, and what it teaches the third output."""
+"""Auxiliary task of training: labels, loss, gradients of the third output."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def network(spatial_dims: int = 2) -> MSFFNet:
     )
 
 
-def test_intact_vertebrae_are_marked_and_nothing_else_changes():
+def test_only_intact_vertebrae_are_relabelled():
     label = torch.tensor([[0, 0, 1, 255, 0, 0]]).reshape(1, 6, 1, 1).float()
-    bone = torch.tensor([[0, 20, 21, 22, 26, 8]]).reshape(1, 6, 1, 1).float()
-    marked = RelabelIntactd("label")({"label": label, "vertebrae": bone})["label"]
-    assert marked.flatten().tolist() == [0, 2, 1, 255, 0, 2]
-    with pytest.raises(ValueError, match=r"names no `vertebrae`.*leave configs/vertebra_loss\.yaml out"):
+    vertebrae = torch.tensor([[0, 20, 21, 22, 26, 8]]).reshape(1, 6, 1, 1).float()
+    relabelled = RelabelIntactd("label")({"label": label, "vertebrae": vertebrae})["label"]
+    assert relabelled.flatten().tolist() == [0, 2, 1, 255, 0, 2]
+    with pytest.raises(ValueError, match=r"has no `vertebrae`.*leave out configs/vertebra_loss\.yaml"):
         RelabelIntactd("label")({"label": label})
-    with pytest.raises(ValueError, match=r"shape \(5, 1, 1\) and `label` \(6, 1, 1\); resample"):
-        RelabelIntactd("label")({"label": label, "vertebrae": bone[:, 1:]})
+    with pytest.raises(ValueError, match=r"shape \(5, 1, 1\), expected \(6, 1, 1\), that of `label`; resample"):
+        RelabelIntactd("label")({"label": label, "vertebrae": vertebrae[:, 1:]})
 
 
 @pytest.mark.parametrize(("spatial_dims", "size"), [(2, (40, 24)), (3, (24, 20, 16))])
-def test_each_task_teaches_its_own_output_and_both_the_network(spatial_dims, size):
+def test_each_task_trains_its_output_and_the_encoder(spatial_dims, size):
     net = network(spatial_dims)
     image = torch.rand(2, 1, *size)
     target = torch.randint(0, 3, (2, 1, *size)).float()
@@ -53,7 +53,7 @@ def test_each_task_teaches_its_own_output_and_both_the_network(spatial_dims, siz
     torch.testing.assert_close(total, fracture + 0.5 * base_loss()(two, (target > 0).float()))
 
 
-def test_unknown_voxels_teach_neither_task():
+def test_ignored_voxels_have_no_gradient_in_both_tasks():
     prediction = torch.zeros(2, 3, 32, 32, requires_grad=True)
     target = torch.full((2, 1, 32, 32), 2.0)
     target[..., :16] = 255
@@ -62,7 +62,7 @@ def test_unknown_voxels_teach_neither_task():
     assert prediction.grad[:, 2, :, 16:].abs().min() > 0
 
 
-def test_the_second_task_learns_what_a_vertebra_is():
+def test_auxiliary_task_converges():
     net = network()
     loss = VertebraLoss(base_loss(), weight=1.0)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
@@ -81,14 +81,14 @@ def test_the_second_task_learns_what_a_vertebra_is():
     assert ((net(image)[:, 2:] > 0) == image.bool()).float().mean() > 0.95
 
 
-def test_a_network_without_a_third_output_and_a_weight_of_nothing_are_refused():
-    with pytest.raises(InputError, match="has 2 outputs; a third is needed, set network_def::vertebra_output to true"):
+def test_missing_third_output_and_zero_weight_are_refused():
+    with pytest.raises(InputError, match="has 2 outputs, expected 3; set network_def::vertebra_output to true"):
         VertebraLoss(base_loss())(torch.zeros(1, 2, 16, 16), torch.zeros(1, 1, 16, 16))
-    with pytest.raises(InputError, match=r"weight=0; give more than 0, or leave"):
+    with pytest.raises(InputError, match=r"weight=0; must be greater than 0, or leave"):
         VertebraLoss(base_loss(), weight=0)
 
 
-def test_the_overlay_trains_the_third_output_through_the_bundle(bundle, phantom_set, tmp_path):
+def test_overlay_trains_the_third_output(bundle, phantom_set, tmp_path):
     run = workflow(bundle, phantom_set, tmp_path / "run", ("vertebra_loss.yaml",))
     run.run()
     parser = run.parser
@@ -99,14 +99,14 @@ def test_the_overlay_trains_the_third_output_through_the_bundle(bundle, phantom_
     assert state["decoder.head.weight"][2].abs().sum() > 0
 
 
-def test_without_the_overlay_the_third_output_stays_silent(bundle, phantom_set, tmp_path):
+def test_third_output_is_background_without_the_overlay(bundle, phantom_set, tmp_path):
     workflow(bundle, phantom_set, tmp_path / "run").run()
     state = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     assert state["decoder.head.weight"][2].abs().sum() == 0
     assert state["decoder.head.bias"][2] < 0
 
 
-def test_a_case_without_instances_is_named(bundle, phantom_set, tmp_path):
+def test_case_without_instances_is_one_line(bundle, phantom_set, tmp_path):
     datalist = json.loads((phantom_set / "datalist.json").read_text())
     for case in (c for cases in datalist.values() if isinstance(cases, list) for c in cases):
         case.pop("vertebrae", None)
@@ -116,6 +116,6 @@ def test_a_case_without_instances_is_named(bundle, phantom_set, tmp_path):
     changed.write_text(json.dumps(datalist))
     run = workflow(bundle, phantom_set, tmp_path / "run", ("vertebra_loss.yaml",), datalist=str(changed))
     with pytest.raises(
-        InputError, match=r"names no `vertebrae` \(2 of 2 training cases\); add it to .*datalist\.json, or leave"
+        InputError, match=r"has no `vertebrae` \(2 of 2 training cases\); add it to .*datalist\.json, or leave"
     ):
         run.run()

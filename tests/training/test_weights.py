@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights load strictly; every reason why they do not is one line."""
+"""Strict loading of weights; one line for every failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_flat_and_nested_checkpoints_load(tmp_path, nested):
     torch.testing.assert_close(target.state_dict(), source.state_dict())
 
 
-def test_no_path_keeps_the_network():
+def test_network_is_unchanged_without_a_path():
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     assert load_weights(model, None) is model
@@ -49,7 +49,7 @@ def test_every_failure_names_the_file(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_weights_of_fewer_input_channels_go_on_as_the_middle_ones(tmp_path):
+def test_fewer_input_channels_become_the_middle_ones(tmp_path):
     source = network().eval()
     torch.save(source.state_dict(), tmp_path / "w.pt")
     wider = nn.Sequential(nn.Conv2d(5, 3, 1), nn.BatchNorm2d(3)).eval()
@@ -58,7 +58,7 @@ def test_weights_of_fewer_input_channels_go_on_as_the_middle_ones(tmp_path):
     load_weights(wider, str(tmp_path / "w.pt"), widen=True)
     batch = torch.rand(2, 5, 8, 8)
     torch.testing.assert_close(wider(batch), source(batch[:, 2:3]))
-    for shape in ((2, 3), (5, 4)):  # an even number has no middle; another width is another network
+    for shape in ((2, 3), (5, 4)):  # an even number has no middle channel; another width is another network
         other = nn.Sequential(nn.Conv2d(shape[0], shape[1], 1), nn.BatchNorm2d(shape[1]))
         with pytest.raises(InputError, match="another network"):
             load_weights(other, str(tmp_path / "w.pt"), widen=True)
@@ -68,7 +68,7 @@ def test_weights_of_fewer_input_channels_go_on_as_the_middle_ones(tmp_path):
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_a_third_output_too_many_or_too_few_leaves_the_fracture_as_it_was(tmp_path, has):
+def test_missing_or_extra_vertebra_output_keeps_fracture(tmp_path, has):
     torch.manual_seed(0)
     small = {"features": (4, 4, 8, 8, 8), "fusion_channels": 8, "aspp_rates": (1, 2)}
     source = MSFFNet(**small, vertebra_output=has).eval()

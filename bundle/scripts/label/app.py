@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""App of ``serve``: MONAI Label's ``monaibundle`` app, whose responses give the reason of an error.
+"""App of ``serve``: MONAI Label's ``monaibundle`` app, with the reason of an error in its responses.
 
 ``serve`` copies this file into the app's folder as ``main.py``; MONAI Label loads it from there, so it does not import the bundle.
 The bundle also works in the unchanged app, which responds with "Internal Server Error" to errors that have a line here.
@@ -86,7 +86,7 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
     def train(self, request: dict) -> Any:
         """Train in one process: the config changes of MONAI Label do not fit ``configs/multi_gpu_train.yaml``."""
         if request.get("multi_gpu", True) and torch.cuda.device_count() > 1:
-            logger.warning("training uses one GPU; for several use the command line, see docs/scaling.md")
+            logger.warning("training uses one GPU; for several use the command line, see docs/clusters.md")
         return super().train({**request, "multi_gpu": False})
 
     def scoring(self, request: dict, datastore: Any = None) -> dict:

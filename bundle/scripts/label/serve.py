@@ -162,7 +162,7 @@ def serve(
     """
     if importlib.util.find_spec("monailabel") is None:
         raise InputError(
-            f"{sys.executable}: has no monailabel; `make label STUDIES=DIR` builds an environment with it (docs/monai_label.md)"
+            f"{sys.executable}: has no monailabel; `make label STUDIES=DIR` builds an environment with it (docs/slicer.md)"
         )
     studies_dir, app_dir = Path(studies).resolve(), Path(app).resolve()
     if not studies_dir.is_dir():
@@ -176,9 +176,7 @@ def serve(
     empty = "" if count else "; put CT scans there, the server detects new files"
     lines.append(f"studies: {count} in {studies_dir}{empty}")
     if host not in LOOPBACK:
-        lines.append(
-            f"note: {host} can be reached from other machines, without authentication: see docs/monai_label.md"
-        )
+        lines.append(f"note: {host} can be reached from other machines, without authentication: see docs/slicer.md")
     lines.append(f"address for 3D Slicer, module MONAI Label: http://{host}:{port}")
     print("\n".join(lines), flush=True)
     line, variables = command(app_dir, studies_dir, host, port), environment(app_dir)

@@ -17,13 +17,16 @@ MAX_SHOWN = 20
 LEVELS = ("full", "header", "off")
 
 
-def check_command() -> None:
-    """Check the overrides of the running command and the tracking store, before data are read for minutes.
+def check_command(argv: Sequence[str] | None = None) -> None:
+    """Check the overrides of a command and the tracking store, before data are read for minutes.
+
+    Args:
+        argv: command line; that of the running ``python -m monai.bundle run`` by default.
 
     Raises:
         InputError: with one line per problem.
     """
-    overrides = check_command_line()
+    overrides = check_command_line(argv)
     if overrides.get("tracking", "None") not in ("None", ""):
         check_store(overrides.get("tracking_uri"))
 

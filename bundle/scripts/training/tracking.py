@@ -29,7 +29,7 @@ OPTIONS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")
 
 
 def is_tracked(config: Mapping[str, Any]) -> bool:
-    """Whether MONAI or an overlay added an ``MLFlowHandler`` to the handlers of a config."""
+    """True for a config with an ``MLFlowHandler``, which MONAI or an overlay adds, among its handlers."""
     handlers = [h for part in ("train", "validate") for h in config.get(part, {}).get("handlers", [])]
     return any(isinstance(h, Mapping) and h.get("_target_") == "MLFlowHandler" for h in handlers)
 

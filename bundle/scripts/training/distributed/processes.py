@@ -87,7 +87,7 @@ def start(device: str | torch.device, backend: str | None = None, timeout: float
     except Exception as error:  # of the network or of the backend
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(
-            f"could not initialise the process group at {address} ({first_line(error)[:160]}); see docs/scaling.md"
+            f"could not initialise the process group at {address} ({first_line(error)[:160]}); see docs/clusters.md"
         ) from None
     sys.excepthook = _report_rank
     if not is_main():
