@@ -81,6 +81,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "scripts.training.ignore_index_loss.IgnoreIndexLoss": {"ignore_value": "ignore_index"},
 }
 
+# Arguments without effect in this version, by the new target of their component.
+DROPPED: dict[str, tuple[str, ...]] = {
+    "scripts.training.tracking.check_store": ("asked",),
+}
+
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {
     "drawn": "collapse_fraction",
@@ -133,6 +138,8 @@ def _migrate(node: Any, used: dict[str, str]) -> Any:
             if old in content:
                 used[old] = new
                 content[new] = _value(old, content.pop(old))
+        for old in DROPPED.get(target, ()) if isinstance(target, str) else ():
+            content.pop(old, None)
         return content
     if isinstance(node, list):
         return [_migrate(value, used) for value in node]
