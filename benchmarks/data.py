@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seconds and peak memory of the data commands with one and two workers.
 
-    python benchmarks/data.py            # makes a VerSe-like tree of phantoms in a temporary folder and works on it
+    python benchmarks/data.py            # on phantoms in a tree like that of VerSe, in a temporary folder
     python benchmarks/data.py --source VERSE --grades TABLE
 
-Every command runs in a process of its own, so that its peak memory is its own; the clock starts when everything is imported.
+Every command runs in its own process, for its own peak memory; imports are not timed.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def main(cases: int = 6, source: str | None = None, grades: str | None = None) -
     """Print a table of seconds per case and peak memory.
 
     Args:
-        cases: phantoms to make when no SOURCE is given.
-        source: VerSe tree.
-        grades: its table of grades.
+        cases: number of phantoms, when there is no source.
+        source: folder of VerSe.
+        grades: table of Genant grades of VerSe.
     """
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         tree, table = (Path(source).resolve(), Path(grades).resolve()) if source and grades else _tree(root, cases)
         number = len(list(tree.rglob("*_ct.nii*")))
         print(f"{number} cases, {os.cpu_count()} cores\n")
-        print("| command | workers | s a case | peak MiB |\n| --- | --- | --- | --- |")
+        print("| command | workers | s per case | peak MiB |\n| --- | --- | --- | --- |")
         for workers in (1, 2):
             out = root / f"out{workers}"
             extra = ("--workers", str(workers))

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds per case and peak memory of scoring, beside plain calls of MONAI's metrics on the same masks.
+"""Seconds per case and peak memory of scoring, compared with direct calls of MONAI's metrics on the same masks.
 
     python benchmarks/evaluation.py                          # 100 pairs of 512 x 512 x 300
     python benchmarks/evaluation.py --cases 3 --shape "[256,256,150]"
 
-Each side runs in a process of its own, so that its peak memory is its own; the pairs are made from one seed, one at a time, and the
-time of making them is not counted. Both sides give DSC, IoU, surface dice, HD95 and average surface distance; ours gives the
-volumes and the matched fractures on top.
+Each side runs in its own process, for its own peak memory. Pairs are generated from one seed, one at a time, outside the measured
+time. Both sides compute DSC, IoU, surface dice, HD95 and average surface distance; ours also volumes and detections.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SPACING = (0.5, 0.5, 1.0)
 
 
 def pair(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Two ellipsoids the size of vertebral bodies somewhere in the scan, and the same shifted and resized a little."""
+    """Prediction and reference: two ellipsoids of the size of vertebral bodies; those of the prediction are shifted and resized."""
     rng = np.random.default_rng([7, number])
     reference, prediction = np.zeros((2, *shape), np.uint8)
     grid = [np.arange(n, dtype=np.float32) for n in shape]
@@ -44,7 +43,7 @@ def pair(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """What ``scripts.evaluation score`` does with one case once the files are read."""
+    """Metrics and detections of ``scripts.evaluation score`` for one case in memory."""
     from scripts.evaluation.detection import match_case
     from scripts.evaluation.overlap import case_metrics
 
@@ -54,7 +53,7 @@ def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def monai(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """One call of each of MONAI's metrics."""
+    """Metrics of one case by one call of each of MONAI's functions."""
     import torch
     from monai import metrics
 
@@ -70,16 +69,15 @@ def monai(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def side(name: str, cases: int, shape: tuple[int, ...]) -> None:
-    """Run one side and print seconds of each case, peak memory in MiB and the metrics as JSON."""
+    """Run one side and print as JSON: seconds of each case, peak memory (MiB), metrics."""
     sys.path.insert(0, str(BUNDLE))
-    work = {"ours": ours, "monai": monai}[name]
-    warm = pair(0, (32, 32, 32))
-    work(*warm)  # imports
+    compute = {"ours": ours, "monai": monai}[name]
+    compute(*pair(0, (32, 32, 32)))  # imports
     seconds, rows = [], []
     for number in range(cases):
         masks = pair(number, tuple(shape))
         start = time.perf_counter()
-        rows.append(work(*masks))
+        rows.append(compute(*masks))
         seconds.append(time.perf_counter() - start)
         print(f"{name}: case {number + 1} of {cases}, {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -87,29 +85,29 @@ def side(name: str, cases: int, shape: tuple[int, ...]) -> None:
 
 
 def compare(cases: int = 100, shape: tuple[int, int, int] = (512, 512, 300), plain_cases: int | None = None) -> None:
-    """Print both sides as a table with ratios.
+    """Print a table of both sides with ratios.
 
     Args:
-        cases: pairs to score.
-        shape: of a pair in voxels.
-        plain_cases: how many of them the plain calls get too; all by default. Ratios are of these alone.
+        cases: number of pairs.
+        shape: voxels of a mask.
+        plain_cases: number of pairs for MONAI's calls, which the ratios are computed on; all by default.
     """
-    found, numbers = {}, {"ours": cases, "monai": plain_cases or cases}
+    results, numbers = {}, {"ours": cases, "monai": plain_cases or cases}
     for name, number in numbers.items():
         command = [sys.executable, __file__, "side", name, "--cases", str(number), "--shape", str(list(shape))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-    both = numbers["monai"]
-    print(f"\nPairs of {' x '.join(map(str, shape))}; means of the metrics over the first {both}.\n")
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results[name] = json.loads(process.stdout.splitlines()[-1])
+    num_common = numbers["monai"]
+    print(f"\nPairs of {' x '.join(map(str, shape))}; means of the metrics over the first {num_common}.\n")
     print("| side | pairs | median s per case | smallest | peak memory (MiB) | DSC | IoU | NSD | HD95 | ASSD |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, value in found.items():
-        means = [float(np.mean([row[k] for row in value["rows"][:both]])) for k in value["rows"][0]]
+    for name, value in results.items():
+        means = [float(np.mean([row[k] for row in value["rows"][:num_common]])) for k in value["rows"][0]]
         cells = [f"{np.median(value['seconds']):.2f}", f"{min(value['seconds']):.2f}", f"{value['peak']:.0f}"]
         print(f"| {name} | {numbers[name]} | {' | '.join([*cells, *(f'{m:.4f}' for m in means)])} |")
     for kind, take in (("median", np.median), ("smallest", min)):
-        ratio = take(found["monai"]["seconds"]) / take(found["ours"]["seconds"][:both])
-        print(f"\n{kind}: {ratio:.1f} times as fast as the plain calls on the same {both} pairs")
+        ratio = take(results["monai"]["seconds"]) / take(results["ours"]["seconds"][:num_common])
+        print(f"\n{kind}: {ratio:.1f} times as fast as the direct calls on the same {num_common} pairs")
 
 
 if __name__ == "__main__":

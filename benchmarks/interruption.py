@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill a training with SIGKILL at random moments, start it again, and compare its end with that of one that was left alone.
+"""Kill a training with SIGKILL at random times, resume it, and compare its final weights with those of an uninterrupted run.
 
-python benchmarks/interruption.py --kills 20      (5 to 10 minutes on two cores; phantoms are made in a temporary folder)
+python benchmarks/interruption.py --kills 20      (5 to 10 minutes on two cores; phantoms are written to a temporary folder)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def start(data: Path, out: Path, workers: int) -> subprocess.Popen:
-    """Start the command a user would type; its output goes to ``out/log.txt``."""
+    """Start a training as from the command line, with its output in ``out/log.txt``."""
     out.mkdir(parents=True, exist_ok=True)
     options = {**OPTIONS, "num_workers": workers, "dataset_dir": data, "output_dir": out, "ckpt_dir": out}
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file"]
@@ -39,52 +39,52 @@ def start(data: Path, out: Path, workers: int) -> subprocess.Popen:
 
 
 def weights(out: Path) -> list[dict[str, torch.Tensor]]:
-    """Last and best weights."""
+    """Last and best weights of a run."""
     return [torch.load(out / name, weights_only=True) for name in ("kept/last.pt", "model.pt")]
 
 
-def equal(one: list, other: list) -> bool:
-    """Whether all tensors are, bit by bit."""
-    return all(torch.equal(a[k], b[k]) for a, b in zip(one, other, strict=True) for k in a)
+def bitwise_equal(first: list, second: list) -> bool:
+    """Bitwise equality of all tensors."""
+    return all(torch.equal(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a)
 
 
 def main(kills: int = 20, seed: int = 0, workers: int = 0, cases: int = 12) -> None:
     """Run the benchmark.
 
     Args:
-        kills: number of runs that are killed once, each at a moment drawn evenly from the length of the whole run.
-        seed: of the moments.
-        workers: data workers of the training.
-        cases: phantoms.
+        kills: number of runs, each killed once at a time drawn uniformly from the duration of an uninterrupted run.
+        seed: seed of the times.
+        workers: worker processes of the data loaders.
+        cases: number of phantoms.
     """
     root = Path(tempfile.mkdtemp(prefix="interruption_"))
     data = root / "data"
     phantom = ["phantom", "--out", str(data), "--cases", str(cases), "--regions", "lumbar", "--spacing", "[4,3,3]"]
     subprocess.run([sys.executable, "-m", "scripts.data", *phantom], cwd=BUNDLE, check=True, stderr=subprocess.DEVNULL)
     begin = time.perf_counter()
-    if start(data, root / "whole", workers).wait():
-        raise SystemExit(f"{root / 'whole' / 'log.txt'}: the undisturbed run failed")
+    if start(data, root / "uninterrupted", workers).wait():
+        raise SystemExit(f"{root / 'uninterrupted' / 'log.txt'}: the uninterrupted run failed")
     seconds = time.perf_counter() - begin
-    reference, drawn, same = weights(root / "whole"), random.Random(seed), 0
-    print(f"undisturbed run: {seconds:.1f} s\n\n| kill | after (s) | went on | equal |\n| --- | --- | --- | --- |")
+    reference, rng, num_equal = weights(root / "uninterrupted"), random.Random(seed), 0
+    print(f"uninterrupted run: {seconds:.1f} s\n\n| kill | after (s) | resumed | equal |\n| --- | --- | --- | --- |")
     for number in range(kills):
-        out, moment = root / f"{number}", drawn.uniform(0, seconds)
+        out, delay = root / f"{number}", rng.uniform(0, seconds)
         process = start(data, out, workers)
         try:
-            process.wait(moment)
+            process.wait(delay)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         size = (out / "log.txt").stat().st_size
         code = start(data, out, workers).wait()
         lines = (out / "log.txt").read_bytes()[size:].decode(errors="replace").splitlines()
-        on = [line.partition("goes on ")[2] for line in lines if "goes on " in line]
-        good = code == 0 and equal(weights(out), reference)
-        same += good
-        print(f"| {number + 1} | {moment:.1f} | {on[0] if on else 'from the start'} | {good} |", flush=True)
-    print(f"\n{same} of {kills} ended with the weights of the undisturbed run, last and best, bit by bit")
+        resumed = [line.partition(" resumed ")[2] for line in lines if " resumed after " in line]
+        equal = code == 0 and bitwise_equal(weights(out), reference)
+        num_equal += equal
+        print(f"| {number + 1} | {delay:.1f} | {resumed[0] if resumed else 'from scratch'} | {equal} |", flush=True)
+    print(f"\n{num_equal} of {kills} runs have the last and best weights of the uninterrupted run, bitwise")
     shutil.rmtree(root)
-    raise SystemExit(same != kills)
+    raise SystemExit(num_equal != kills)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost and accuracy of MSFFNet beside a U-Net of the same widths.
+"""Cost and accuracy of MSFFNet compared with a U-Net of the same widths.
 
     python benchmarks/network.py cost                     # multiply-adds, CPU time, time of each module
-    python benchmarks/network.py train --data DIR         # validation DSC at equal budget, several seeds
+    python benchmarks/network.py train --data DIR         # validation DSC at equal budget, with several seeds
 
-``cost`` measures all variants in turn within each round, so that a noisy machine hits all of them, and sums the smallest time of
-each module.
-``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), cuts windows from sagittal slices and trains every
-variant on the same windows in the same order. Results are appended to a CSV as they come.
+``cost`` measures all variants in turn within each round, so that other load on the machine affects all of them, and sums the
+shortest time of each module. ``train`` reads a datalist of phantoms (``python -m scripts.data phantom``), crops patches from
+sagittal slices and trains every variant on the same patches in the same order. Results are appended to a CSV during training.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.networks import MSFFNet
+from scripts.networks.outputs import FRACTURE, NUM_CLASSES
 
 FEATURES = (16, 32, 64, 128, 256)
 VARIANTS: dict[str, dict] = {
@@ -44,14 +44,14 @@ VARIANTS: dict[str, dict] = {
 
 
 def build(name: str, features: tuple[int, ...] = FEATURES) -> nn.Module:
-    """Build "U-Net", "MSFFNet" (the defaults) or one of the variants."""
+    """U-Net, MSFFNet with its defaults, or one of the variants, by name."""
     if name == "U-Net":
-        return BasicUNet(2, 1, 2, features=(*features, features[0]), act="relu", norm="batch")
-    return MSFFNet(2, 1, 2, features=features, **VARIANTS.get(name, {}))
+        return BasicUNet(2, 1, NUM_CLASSES, features=(*features, features[0]), act="relu", norm="batch")
+    return MSFFNet(2, 1, NUM_CLASSES, features=features, **VARIANTS.get(name, {}))
 
 
 def multiply_adds(network: nn.Module, size: int = 256) -> float:
-    """10^9 multiply-adds of one ``size`` x ``size`` slice; attention counted by hand where the counter misses it."""
+    """10^9 multiply-adds of one slice of ``size`` x ``size``, with attention by formula where PyTorch's counter omits it."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.rand(1, 1, size, size))
     total = counter.get_total_flops()
@@ -65,7 +65,7 @@ def multiply_adds(network: nn.Module, size: int = 256) -> float:
 
 
 def _children(network: nn.Module) -> dict[str, nn.Module]:
-    """Direct children, lists opened."""
+    """Direct children, those of module lists one by one."""
     children: dict[str, nn.Module] = {}
     for name, child in network.named_children():
         children.update(
@@ -75,10 +75,10 @@ def _children(network: nn.Module) -> dict[str, nn.Module]:
 
 
 class Stopwatch:
-    """Smallest seconds of every direct child of a network and of the code between them, over many forward passes.
+    """Shortest seconds of every direct child of a network and of the code between them, over many forward passes.
 
-    A shared machine stops a process for tenths of a second at a time. A module runs for milliseconds, so that among many rounds
-    one is undisturbed; a whole forward pass of a large batch may never be. The sum of the smallest times is what the network costs.
+    On a shared machine a process is suspended for tenths of a second at a time. A module runs for milliseconds, so that one of many
+    rounds is undisturbed, which a whole forward pass of a large batch may never be. The cost is the sum of the shortest times.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -103,24 +103,24 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Sum of the smallest times (s)."""
+        """Sum of the shortest times (s)."""
         return sum(self.best.values())
 
 
 def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) -> None:
-    """Print multiply-adds and CPU forward time of every variant as ratios to the U-Net."""
+    """Print multiply-adds and CPU time of a forward pass for every variant, with ratios to the U-Net."""
     torch.set_num_threads(threads)
     networks = {n: build(n).eval() for n in ("U-Net", "MSFFNet", *VARIANTS)}
-    work = {n: multiply_adds(net, size) for n, net in networks.items()}
-    watches = {n: Stopwatch(net.to(memory_format=torch.channels_last)) for n, net in networks.items()}
+    arithmetic = {n: multiply_adds(net, size) for n, net in networks.items()}
+    stopwatches = {n: Stopwatch(net.to(memory_format=torch.channels_last)) for n, net in networks.items()}
     image = torch.rand(batch, 1, size, size).to(memory_format=torch.channels_last)
-    whole: dict[str, float] = dict.fromkeys(networks, float("inf"))
+    shortest: dict[str, float] = dict.fromkeys(networks, float("inf"))
     with torch.inference_mode():
         for _ in tqdm(range(rounds), desc="rounds"):
-            for name, watch in watches.items():
+            for name, stopwatch in stopwatches.items():
                 start = time.perf_counter()
-                watch.round(image)
-                whole[name] = min(whole[name], time.perf_counter() - start)
+                stopwatch.round(image)
+                shortest[name] = min(shortest[name], time.perf_counter() - start)
     print(
         f"\nForward pass of {batch} x 1 x {size} x {size}, channels last, {threads} threads, {rounds} rounds in turn.\n"
     )
@@ -128,12 +128,13 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, network in networks.items():
         parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        total = stopwatches[name].total
         print(
-            f"| {name} | {parameters:.2f} | {work[name]:.2f} | {work[name] / work['U-Net']:.2f} | "
-            f"{1e3 * watches[name].total:.0f} | {watches[name].total / watches['U-Net'].total:.2f} | {1e3 * whole[name]:.0f} |"
+            f"| {name} | {parameters:.2f} | {arithmetic[name]:.2f} | {arithmetic[name] / arithmetic['U-Net']:.2f} | "
+            f"{1e3 * total:.0f} | {total / stopwatches['U-Net'].total:.2f} | {1e3 * shortest[name]:.0f} |"
         )
     for name in ("U-Net", "MSFFNet"):
-        best = watches[name].best
+        best = stopwatches[name].best
         print(f"\n| module of {name} | ms |\n| --- | --- |")
         for module, seconds in best.items():
             if not module.startswith("between"):
@@ -142,7 +143,7 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
 
 
 def _scans(root: Path, sections: tuple[str, ...]) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-    """Read scaled CT, mask, and where fractures and other bone are, for every scan of some sections."""
+    """Scaled CT, mask, and coordinates of fractures and of bone, for every scan of some sections."""
     scans = []
     datalist = json.loads((root / "datalist.json").read_text())
     for case in (c for section in sections for c in datalist[section]):
@@ -154,25 +155,25 @@ def _scans(root: Path, sections: tuple[str, ...]) -> list[tuple[np.ndarray, np.n
     return scans
 
 
-def _windows(
+def _patches(
     scans: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]],
     per_scan: int,
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut windows from sagittal slices, half of them around a fracture where there is one, half around other bone."""
+    """Crop patches from sagittal slices, half of them around a fracture where there is one, half around bone."""
     images, labels = [], []
-    for volume, mask, places in scans:
+    for volume, mask, coordinates in scans:
         for k in range(per_scan):
-            pool = places[k % 2]
-            x, *middle = pool[rng.integers(len(pool))]
-            window = []
-            for centre, wanted, length in zip(middle, size, volume.shape[1:], strict=True):
-                start = int(np.clip(centre - rng.integers(wanted // 4, 3 * wanted // 4), 0, max(length - wanted, 0)))
-                window.append(slice(start, min(start + wanted, length)))
-            padding = [(0, w - (s.stop - s.start)) for w, s in zip(size, window, strict=True)]
-            images.append(np.pad(volume[(x, *window)], padding))
-            labels.append(np.pad(mask[(x, *window)], padding))
+            candidates = coordinates[k % 2]
+            x, *centre = candidates[rng.integers(len(candidates))]
+            patch = []
+            for position, edge, length in zip(centre, size, volume.shape[1:], strict=True):
+                start = int(np.clip(position - rng.integers(edge // 4, 3 * edge // 4), 0, max(length - edge, 0)))
+                patch.append(slice(start, min(start + edge, length)))
+            padding = [(0, edge - (s.stop - s.start)) for edge, s in zip(size, patch, strict=True)]
+            images.append(np.pad(volume[(x, *patch)], padding))
+            labels.append(np.pad(mask[(x, *patch)], padding))
     return torch.from_numpy(np.stack(images))[:, None], torch.from_numpy(np.stack(labels))[:, None]
 
 
@@ -182,12 +183,13 @@ def _dice(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tup
     scores, overlap, total = [], 0.0, 0.0
     with torch.inference_mode():
         for start in range(0, len(images), 16):
-            p = network(images[start : start + 16].to(memory_format=torch.channels_last)).argmax(1, keepdim=True).bool()
-            r = labels[start : start + 16].bool()
-            for a, b in zip(p, r, strict=True):
-                both, size = float((a & b).sum()), float(a.sum() + b.sum())
-                scores.append(2 * both / size if size else 1.0)
-                overlap, total = overlap + both, total + size
+            logits = network(images[start : start + 16].to(memory_format=torch.channels_last))
+            predictions = logits.argmax(1, keepdim=True) == FRACTURE
+            references = labels[start : start + 16].bool()
+            for a, b in zip(predictions, references, strict=True):
+                intersection, size = float((a & b).sum()), float(a.sum() + b.sum())
+                scores.append(2 * intersection / size if size else 1.0)
+                overlap, total = overlap + intersection, total + size
     return float(np.mean(scores)), 2 * overlap / max(total, 1)
 
 
@@ -204,27 +206,29 @@ def train(
     out: str = "runs/network_benchmark.csv",
     threads: int = 2,
 ) -> None:
-    """Train every network on the same windows for the same number of steps and append the validation DSC to ``out``.
+    """Train every network on the same patches for the same number of steps and append the validation DSC to ``out``.
 
     Args:
-        data: folder of a phantom data set; its validation and test scans together serve for validation.
+        data: folder of a phantom data set; its validation and test scans are the validation set.
         networks: names of ``build``.
-        seeds: one training each; the seed gives the initial weights and the windows.
-        steps: optimizer steps, with a rate that falls to 0 along a cosine.
-        batch: windows per step.
-        learning_rate: of Adam at the start.
+        seeds: seeds of initial weights and patches, one training each.
+        steps: optimizer steps, with a learning rate that decays to 0 along a cosine.
+        batch: patches per step.
+        learning_rate: initial learning rate of Adam.
         features: widths of every network.
-        val_per_scan: windows drawn from a validation scan.
-        size: height and width of the windows.
-        out: CSV that a row is appended to after each quarter of a training.
-        threads: of PyTorch.
+        val_per_scan: patches per validation scan.
+        size: height and width of the patches.
+        out: CSV with one row for each quarter of a training.
+        threads: threads of PyTorch.
     """
     torch.set_num_threads(threads)
     root = Path(data)
     scans = _scans(root, ("training",))
-    held_back = _scans(root, ("validation", "testing"))
-    val_images, val_labels = _windows(held_back, val_per_scan, tuple(size), np.random.default_rng(1))  # type: ignore[arg-type]
-    print(f"{len(scans)} training scans; {len(val_images)} windows of {size} from {len(held_back)} validation scans")
+    validation_scans = _scans(root, ("validation", "testing"))
+    val_images, val_labels = _patches(validation_scans, val_per_scan, tuple(size), np.random.default_rng(1))  # type: ignore[arg-type]
+    print(
+        f"{len(scans)} training scans; {len(val_images)} patches of {size} from {len(validation_scans)} validation scans"
+    )
     loss_function = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,17 +242,17 @@ def train(
             optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             rng = np.random.default_rng([seed, 5])
-            start, left = time.perf_counter(), []
+            start, batches = time.perf_counter(), []
             for step in tqdm(range(1, steps + 1), desc=f"{name}, seed {seed}", unit="step", mininterval=5):
-                if not left:
-                    images, labels = _windows(scans, 8, tuple(size), rng)  # type: ignore[arg-type]
-                    left = list(torch.from_numpy(rng.permutation(len(images))).split(batch))
-                    left = left[: len(images) // batch]
-                chosen = left.pop()
+                if not batches:
+                    images, labels = _patches(scans, 8, tuple(size), rng)  # type: ignore[arg-type]
+                    batches = list(torch.from_numpy(rng.permutation(len(images))).split(batch))
+                    batches = batches[: len(images) // batch]
+                indices = batches.pop()
                 network.train()
                 optimizer.zero_grad(set_to_none=True)
-                x = images[chosen].to(memory_format=torch.channels_last)
-                loss_function(network(x), labels[chosen]).backward()
+                x = images[indices].to(memory_format=torch.channels_last)
+                loss_function(network(x), labels[indices]).backward()
                 optimizer.step()
                 schedule.step()
                 if step in {round(steps * k / 4) for k in (1, 2, 3, 4)}:

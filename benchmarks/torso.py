@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-body-like phantom CTs for the benchmarks of inference: a spine with fractures in a body with ribs, on a table, in air."""
+"""Phantom CT of a torso for the benchmarks of inference: a fractured spine, body wall, ribs, table and air."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BODY_MM = (165.0, 118.0)  # half axes, right-left and front-back
 def torso(
     seed: int, fractures: int, spacing: tuple[float, float, float], shape: tuple[int, int, int], grades=(2, 3)
 ) -> SpineScan:
-    """Make a torso with a thoracolumbar spine at its back.
+    """Torso with a thoracolumbar spine.
 
     Args:
-        seed: the same seed gives the same scan.
+        seed: seed of all random numbers.
         fractures: number of fractured vertebrae.
         spacing: voxel size in mm along (R, A, S).
         shape: voxels along (R, A, S).
@@ -49,7 +49,7 @@ def torso(
         plane = image[:, :, z]
         plane[air] = -1000 + noise[air] / 2
         plane[fat & (scan.labels[:, :, z] == 0)] = (-105 + noise)[fat & (scan.labels[:, :, z] == 0)]
-        # Ribs wind around the wall, falling from back to front, and leave the spine alone.
+        # Ribs descend along the body wall from back to front and spare the spine.
         height = z * spacing[2] + 45 * np.abs(angle - np.pi / 2) / np.pi
         ribs = wall & (np.mod(height, 31) < 10) & (np.abs(angle + np.pi / 2) > 0.55) & (np.abs(angle - np.pi / 2) > 0.2)
         plane[ribs] = (520 + noise)[ribs]
@@ -60,7 +60,7 @@ def torso(
 
 
 def save(scan: SpineScan, path: Path) -> list[int]:
-    """Write the CT, stored as scanners do (L, P, S); returns the fractured labels."""
+    """Write the CT in the usual orientation of scanners (L, P, S) and return the labels of fractured vertebrae."""
     image = nib.Nifti1Image(scan.image[::-1, ::-1], _flipped(scan))
     image.header.set_xyzt_units("mm")
     path.parent.mkdir(parents=True, exist_ok=True)

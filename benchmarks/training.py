@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of training: this bundle, a plain MONAI pipeline and nnU-Net v2, side by side in one run.
+"""Speed of training: this bundle, a plain MONAI pipeline and nnU-Net v2, compared in one run.
 
-    python benchmarks/training.py compare --data DIR --nnunet_python PATH    # several rounds in turn, a table and ratios
-    python benchmarks/training.py start --data DIR                           # seconds until a run has its data; the folder's size
+    python benchmarks/training.py compare --data DIR --nnunet_python PATH    # rounds in turn, a table and ratios
+    python benchmarks/training.py start --data DIR    # seconds until the training data are ready; size of the cache
 
-All train the network of ``configs/train.yaml`` on the same scans with the same patch, batch and number of workers:
+All train the network of ``configs/train.yaml`` on the same scans with the same patch size, batch size and number of workers:
 
-* ``cache``: ``cache_dir``, scans kept in a folder and mapped into memory; ``memory``: MONAI's ``CacheDataset``, the default
+* ``cache``: ``cache_dir``, scans in a folder that is mapped into memory; ``memory``: MONAI's ``CacheDataset``, the default
 * ``device``: ``cache`` with ``configs/device_augment.yaml``
-* ``plain``: MONAI's ``Dataset`` and ``DataLoader`` with the same transforms: scans are read and resampled in every epoch
-* ``nnunet``: nnU-Net v2's data set (blosc2), data loader, augmentation, loss, optimizer and training step; its scans are ours after
-  resampling, so that slices have equal grids. It needs a Python with ``nnunetv2`` and this bundle's packages.
+* ``plain``: MONAI's ``Dataset`` and ``DataLoader`` with the same transforms: every epoch reads and resamples the scans
+* ``nnunet``: nnU-Net v2's data set (blosc2), data loader, augmentation, loss, optimizer and training step, on scans resampled by
+  this bundle, so that slices have equal grids. It requires a Python with ``nnunetv2`` and this bundle's packages.
 
-Every round is a process of its own, one after the other, so that peak memory is its own too (proportional set size of it and its
-workers). The first steps of a round start workers and fill queues and are not counted.
+Rounds run one after the other, each in its own process, for its own peak memory (proportional set size, workers included). The
+first steps of a round, which start workers and fill queues, are not counted.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINES = ("cache", "plain", "nnunet")
-# What `make demo` sets too: freed memory stays in the process, since training allocates the same large buffers in every step.
+# As in `make demo`: freed memory stays in the process, since training allocates the same large buffers in every step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 def _settings(overrides: Any) -> dict[str, Any]:
-    """Return ids of train.yaml from JSON, which Fire may have read already."""
+    """Ids of train.yaml from JSON, which Fire may have parsed already."""
     return overrides if isinstance(overrides, dict) else json.loads(overrides)
 
 
 def parser_of(pipeline: str, data: str, cache_dir: str, overrides: dict[str, Any]) -> Any:
-    """Return MONAI's parser of the training config for one of our pipelines; it must be called in the folder of the bundle."""
+    """MONAI's parser of the training config for a pipeline of this bundle; the working directory must be the bundle."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
@@ -76,7 +76,7 @@ def parser_of(pipeline: str, data: str, cache_dir: str, overrides: dict[str, Any
 
 
 def convolution_rate(device: Any, dtype: Any, seconds: float = 2.0) -> float:
-    """Operations per second that a 3x3 convolution of 64 channels reaches on a device, channels-last, forward."""
+    """Operations per second of a 3x3 convolution of 64 channels on a device, channels-last, forward."""
     import torch
 
     x = torch.randn(16, 64, 128, 160, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -100,7 +100,7 @@ def convolution_rate(device: Any, dtype: Any, seconds: float = 2.0) -> float:
 
 
 def arithmetic(network: Any, image: Any) -> float:
-    """Operations of a forward and backward pass for each slice of ``image`` (B, C, H, W)."""
+    """Operations of a forward and backward pass per slice of ``image`` (B, C, H, W)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -110,7 +110,7 @@ def arithmetic(network: Any, image: Any) -> float:
 
 
 def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
-    """Train for some steps in this process and print a line of JSON: seconds waited and worked in, and slices of, every step."""
+    """Train in this process and print a line of JSON with seconds of waiting, seconds of computing and slices of every step."""
     os.chdir(ROOT / "bundle")
     sys.path.insert(0, ".")
     import torch
@@ -122,33 +122,33 @@ def measure(pipeline: str, data: str, cache_dir: str, steps: int, warm_up: int, 
     parser["epochs"] = 10**6
     trainer = parser.get_parsed_content("train::trainer")
     rows: list[list[float]] = []
-    last: list[Any] = []
-    clock = {"before": time.perf_counter(), "got": 0.0, "slices": 0.0}
+    last_image: list[Any] = []
+    clock = {"start": time.perf_counter(), "batch": 0.0, "slices": 0.0}
 
-    def got(engine: Any) -> None:
-        clock["got"] = time.perf_counter()
+    def batch_ready(engine: Any) -> None:
+        clock["batch"] = time.perf_counter()
         clock["slices"] = len(engine.state.batch["image"])
-        last[:] = [engine.state.batch["image"]]
+        last_image[:] = [engine.state.batch["image"]]
 
-    def done(engine: Any) -> None:
+    def step_completed(engine: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        rows.append([clock["got"] - clock["before"], now - clock["got"], clock["slices"]])
-        clock["before"] = now
+        rows.append([clock["batch"] - clock["start"], now - clock["batch"], clock["slices"]])
+        clock["start"] = now
         if len(rows) == steps + warm_up:
             engine.terminate()
 
-    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, got)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, done)
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, batch_ready)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, step_completed)
     trainer.run()
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
     network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
     dtype = parser.get_parsed_content("amp_dtype") if parser.get_parsed_content("amp") else torch.float32
-    image = last[0].as_subclass(torch.Tensor).to(device)
-    each, rate = arithmetic(network, image), convolution_rate(device, dtype)
-    share = each * sum(r[2] for r in rows[warm_up:]) / sum(r[1] for r in rows[warm_up:]) / rate
-    print(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu, "rate": rate, "share": share}), flush=True)
+    image = last_image[0].as_subclass(torch.Tensor).to(device)
+    per_slice, rate = arithmetic(network, image), convolution_rate(device, dtype)
+    utilisation = per_slice * sum(r[2] for r in rows[warm_up:]) / sum(r[1] for r in rows[warm_up:]) / rate
+    print(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu, "rate": rate, "utilisation": utilisation}), flush=True)
 
 
 def export(data: str, cache_dir: str, out: str, overrides: Any = "{}") -> None:
@@ -165,7 +165,7 @@ def export(data: str, cache_dir: str, out: str, overrides: Any = "{}") -> None:
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and everything it started that still runs."""
+    """Running processes that a process started, itself included."""
     try:
         text = " ".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children"))
     except OSError:
@@ -173,9 +173,9 @@ def _tree(pid: int) -> list[int]:
     return [pid, *(q for child in text.split() for q in _tree(int(child)))]
 
 
-def _peak(process: subprocess.Popen, found: list[float]) -> None:
-    """Append the greatest proportional set size (MiB) of a process and its children."""
-    greatest = 0.0
+def _peak(process: subprocess.Popen, peaks: list[float]) -> None:
+    """Append the peak proportional set size (MiB) of a process and its children."""
+    peak = 0.0
     while process.poll() is None:
         total = 0
         for pid in _tree(process.pid):
@@ -184,30 +184,30 @@ def _peak(process: subprocess.Popen, found: list[float]) -> None:
             except OSError:
                 continue
             total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-        greatest = max(greatest, total / 1024)
+        peak = max(peak, total / 1024)
         time.sleep(1.0)
-    found.append(greatest)
+    peaks.append(peak)
 
 
 def _run(command: Sequence[str], log: Path, **environment: str) -> tuple[dict[str, Any], float]:
-    """Run a process that prints a line of JSON last; return it and the peak memory in MiB.
+    """Last line of a process's output, parsed as JSON, and its peak memory (MiB).
 
     Raises:
-        SystemExit: when it fails, with the end of its log.
+        SystemExit: with the end of its log, when the process fails.
     """
-    peak: list[float] = []
+    peaks: list[float] = []
     with log.open("w") as errors:
         process = subprocess.Popen(
             list(command), stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **MALLOC, **environment}
         )
-        watch = threading.Thread(target=_peak, args=(process, peak))
+        watch = threading.Thread(target=_peak, args=(process, peaks))
         watch.start()
         output, _ = process.communicate()
         watch.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: failed\n" + "\n".join(log.read_text().splitlines()[-8:]))
     lines = output.strip().splitlines()
-    return (json.loads(lines[-1]) if lines else {}), peak[0]
+    return (json.loads(lines[-1]) if lines else {}), peaks[0]
 
 
 def compare(
@@ -221,22 +221,22 @@ def compare(
     work: str | None = None,
     **overrides: Any,
 ) -> None:
-    """Measure pipelines in turn and print slices per second, waiting, memory and ratios.
+    """Measure pipelines in turn and print slices per second, time waited for data, memory and ratios.
 
     Args:
         data: folder of a data set with datalist.json.
-        nnunet_python: Python that has nnunetv2; without one its row is left out.
-        pipelines: names of the list above; ratios are of the first to each.
-        rounds: of every pipeline.
-        steps: counted in a round.
+        nnunet_python: Python with nnunetv2; None: its row is left out.
+        pipelines: names of the list above; ratios are of the first to each other.
+        rounds: rounds of every pipeline.
+        steps: measured steps of a round.
         warm_up: steps before those.
-        workers: processes that load.
-        work: folder for caches; a temporary one by default.
+        workers: worker processes of the data loaders.
+        work: folder of the caches; a temporary one by default.
         overrides: ids of train.yaml, such as ``--batch_size 8``.
     """
     pipelines = [pipelines] if isinstance(pipelines, str) else list(pipelines)
     if "nnunet" in pipelines and not (nnunet_python and Path(nnunet_python).is_file()):
-        print(f"nnU-Net is left out: --nnunet_python={nnunet_python} is no Python with nnunetv2")
+        print(f"nnU-Net is left out: --nnunet_python={nnunet_python} must be a Python with nnunetv2")
         pipelines.remove("nnunet")
     folder = Path(work or tempfile.mkdtemp(prefix="training_benchmark_"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def compare(
             folder / "export.log",
         )
     results: dict[str, list[tuple[np.ndarray, float, float]]] = {p: [] for p in pipelines}
-    shares: dict[str, str] = {}
+    utilisation: dict[str, str] = {}
     try:
         for number, pipeline in tqdm([(n, p) for n in range(rounds) for p in pipelines], desc="rounds"):
             common = ["--steps", str(steps), "--warm_up", str(warm_up), "--overrides", settings]
@@ -257,22 +257,20 @@ def compare(
             if pipeline == "nnunet":
                 script = str(Path(__file__).with_name("training_nnunet.py"))
                 command = [str(nnunet_python), "-W", "ignore", script, str(folder / "nnunet"), *common]
-            found, peak = _run(command, folder / f"{pipeline}{number}.log", nnUNet_n_proc_DA=str(workers))
-            results[pipeline].append((np.array(found["rows"]), peak, found["gpu_mib"]))
-            if "share" in found:
-                shares[pipeline] = f"{100 * found['share']:.0f} % of {found['rate'] / 1e9:.0f} G"
+            measured, peak = _run(command, folder / f"{pipeline}{number}.log", nnUNet_n_proc_DA=str(workers))
+            results[pipeline].append((np.array(measured["rows"]), peak, measured["gpu_mib"]))
+            if "utilisation" in measured:
+                utilisation[pipeline] = f"{100 * measured['utilisation']:.0f} % of {measured['rate'] / 1e9:.0f} G"
     finally:
         if work is None:
             shutil.rmtree(folder, ignore_errors=True)
     _table(results, rounds, steps)
-    for pipeline, text in shares.items():
-        print(
-            f"{pipeline}: while it computes, its last round reaches {text} operations/s, which a lone convolution makes here"
-        )
+    for pipeline, text in utilisation.items():
+        print(f"{pipeline}: computing at {text} operations/s of a single convolution (last round)")
 
 
 def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: int, steps: int) -> None:
-    """Print medians over the rounds, the range of the speed, and ratios of steps per second to the first pipeline."""
+    """Print medians over the rounds, ranges of the speed, and ratios of steps per second of the first pipeline to the others."""
     from importlib.metadata import version
 
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "monai"))
@@ -282,15 +280,15 @@ def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: in
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     speed = {}
-    for name, found in results.items():
-        slices = [float(r[:, 2].sum() / r[:, :2].sum()) for r, _, _ in found]
-        speed[name] = [len(r) / float(r[:, :2].sum()) for r, _, _ in found]
-        waited = [100 * float(r[:, 0].sum() / r[:, :2].sum()) for r, _, _ in found]
-        work = [float(np.median(r[:, 1])) for r, _, _ in found]
+    for name, measured in results.items():
+        slices = [float(r[:, 2].sum() / r[:, :2].sum()) for r, _, _ in measured]
+        speed[name] = [len(r) / float(r[:, :2].sum()) for r, _, _ in measured]
+        waited = [100 * float(r[:, 0].sum() / r[:, :2].sum()) for r, _, _ in measured]
+        computed = [float(np.median(r[:, 1])) for r, _, _ in measured]
         print(
             f"| {name} | {np.median(slices):.2f} ({min(slices):.2f} to {max(slices):.2f}) | {np.median(speed[name]):.3f} | "
-            f"{np.median(waited):.1f} | {np.median(work):.2f} | {max(p for _, p, _ in found):.0f} | "
-            f"{max(g for *_, g in found):.0f} |"
+            f"{np.median(waited):.1f} | {np.median(computed):.2f} | {max(p for _, p, _ in measured):.0f} | "
+            f"{max(g for *_, g in measured):.0f} |"
         )
     first, *others = speed
     for other in others:
@@ -303,11 +301,11 @@ def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: in
 
 
 def start(data: str, workers: int = 2, **overrides: Any) -> None:
-    """Print the seconds until the training data set is ready: in memory, into an empty folder, from a filled one; and its size."""
+    """Print the seconds until the training data set is ready: in memory, with an empty and with a filled cache; and its size."""
     os.chdir(ROOT / "bundle")
     sys.path.insert(0, ".")
     with tempfile.TemporaryDirectory() as folder:
-        for name, pipeline in (("memory", "memory"), ("an empty folder", "cache"), ("a filled folder", "cache")):
+        for name, pipeline in (("memory", "memory"), ("empty cache", "cache"), ("filled cache", "cache")):
             parser = parser_of(pipeline, str(Path(data).resolve()), folder, {"num_workers": workers, **overrides})
             begin = time.perf_counter()
             parser.get_parsed_content("train::dataset")

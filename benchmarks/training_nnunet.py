@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nnU-Net v2's 2D training of this bundle's network, for ``benchmarks/training.py``, which starts it.
+"""nnU-Net v2's 2D training of this bundle's network, a pipeline of ``benchmarks/training.py``.
 
-It runs in a Python of its own. nnU-Net's classes do all that is measured: ``nnUNetDatasetBlosc2``, ``nnUNetDataLoader``, the
-augmentation and its processes as ``nnUNetTrainer`` sets them up, loss, optimizer and ``train_step``. Replaced are the network and
-the plans: patch, batch and share of slices through a fracture are ours, and scans come resampled.
+It runs in another Python. All that is measured are nnU-Net's classes: ``nnUNetDatasetBlosc2``, ``nnUNetDataLoader``, augmentation
+and its processes as in ``nnUNetTrainer``, loss, optimizer and ``train_step``. The network and the plans are replaced: patch size,
+batch size and fraction of slices through a fracture are those of this bundle, and scans are resampled beforehand.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ DATASET = {
 
 
 def _settings(overrides: Any) -> dict[str, Any]:
-    """Return ids of train.yaml from JSON, which Fire may have read already."""
+    """Ids of train.yaml from JSON, which Fire may have parsed already."""
     return overrides if isinstance(overrides, dict) else json.loads(overrides)
 
 
 def plans(patch: list[int], batch: int) -> dict[str, Any]:
-    """Return nnU-Net's plans of a 2D configuration; what only its planner and preprocessor read holds no meaning here."""
+    """nnU-Net's plans of a 2D configuration; entries for its planner and preprocessor are placeholders."""
     resample = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "plans_2d",
@@ -71,7 +71,7 @@ def plans(patch: list[int], batch: int) -> dict[str, Any]:
 
 
 def preprocess(arrays: Path, folder: Path, patch: list[int]) -> None:
-    """Write the scans as nnU-Net's preprocessing does, with the chunks it chooses for the patch and its table of foreground."""
+    """Write scans as nnU-Net's preprocessor: chunks for the patch size, and coordinates of the foreground."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -79,21 +79,21 @@ def preprocess(arrays: Path, folder: Path, patch: list[int]) -> None:
     for path in sorted(arrays.glob("*.npz")):
         with np.load(path) as case:
             image, label = case["image"].astype(np.float32), (case["label"] == 1).astype(np.int8)
-        places = DefaultPreprocessor._sample_foreground_locations(label, [1])
+        locations = DefaultPreprocessor._sample_foreground_locations(label, [1])
         blocks, chunks = comp_blosc2_params(image.shape, patch, image.itemsize)
         blocks_label, chunks_label = comp_blosc2_params(label.shape, patch, label.itemsize)
-        properties = {"class_locations": places, "spacing": [1.0, 1.0, 1.0]}
+        properties = {"class_locations": locations, "spacing": [1.0, 1.0, 1.0]}
         nnUNetDatasetBlosc2.save_case(
             image, label, properties, str(folder / path.stem), chunks, blocks, chunks_label, blocks_label
         )
 
 
 def measure(work: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
-    """Train for some steps and print a line of JSON: seconds waited and worked in, and slices of, every step.
+    """Train and print a line of JSON with seconds of waiting, seconds of computing and slices of every step.
 
     Args:
-        work: folder with ``arrays``, which ``benchmarks/training.py export`` writes.
-        steps: that are counted.
+        work: folder with ``arrays`` from ``benchmarks/training.py export``.
+        steps: measured steps.
         warm_up: steps before those.
         overrides: ids of train.yaml.
     """
@@ -113,15 +113,15 @@ def measure(work: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
     patch = list(parser.get_parsed_content("patch_size"))
 
     class Trainer(nnUNetTrainer):
-        """nnU-Net's trainer of our network."""
+        """nnU-Net's trainer with the network of train.yaml."""
 
         @staticmethod
         def build_network_architecture(*args: Any, **kwargs: Any) -> torch.nn.Module:
-            """Return the network of train.yaml."""
+            """Network of train.yaml."""
             return parser.get_parsed_content("network_def")
 
         def do_split(self) -> tuple[list[str], list[str]]:
-            """Train on all cases; nnU-Net wants some for validation, which the benchmark never asks for."""
+            """Train on all cases; nnU-Net requires a validation case, which is not used here."""
             names = sorted(p.stem for p in Path(work, "arrays").glob("*.npz"))
             return names, names[:1]
 
@@ -130,7 +130,7 @@ def measure(work: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
         preprocess(Path(work, "arrays"), folder, patch)
     Path(work, "preprocessed", NAME, "dataset.json").write_text(json.dumps(DATASET))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    printed, sys.stdout = sys.stdout, sys.stderr  # nnU-Net's own lines
+    stdout, sys.stdout = sys.stdout, sys.stderr  # lines of nnU-Net
     trainer = Trainer(plans(patch, parser.get_parsed_content("batch_size")), "2d", 0, DATASET, device)
     trainer.enable_deep_supervision = False  # one output
     trainer.oversample_foreground_percent = 0.5
@@ -142,14 +142,14 @@ def measure(work: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:
     for _ in range(steps + warm_up):
         begin = time.perf_counter()
         batch = next(trainer.dataloader_train)
-        got = time.perf_counter()
-        trainer.train_step(batch)  # reads the loss, so that the device has finished
-        rows.append([got - begin, time.perf_counter() - got, len(batch["data"])])
+        ready = time.perf_counter()
+        trainer.train_step(batch)  # reads the loss, which synchronises the device
+        rows.append([ready - begin, time.perf_counter() - ready, len(batch["data"])])
     trainer.dataloader_train._finish()
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    printed.write(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu}) + "\n")
-    printed.flush()
-    os._exit(0)  # its augmentation threads wait for each other at the end
+    stdout.write(json.dumps({"rows": rows[warm_up:], "gpu_mib": gpu}) + "\n")
+    stdout.flush()
+    os._exit(0)  # the augmentation threads deadlock at exit
 
 
 if __name__ == "__main__":
