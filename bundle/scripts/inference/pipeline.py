@@ -202,5 +202,5 @@ class Pipeline:
                         weighted = (probability[across] / len(views)).astype(np.float16)
                         np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += weighted
         if output_counts == {2}:
-            apply_consistency(*volumes, grid.spacing, consistency_mm, self.post.consistency_fraction)
+            apply_consistency(volumes[0], volumes[1], grid.spacing, consistency_mm, self.post.consistency_fraction)
         return Probabilities(volumes[0], tuple(b[0] for b in bounds), num_windows)  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ from ..core.components import label_components
 from ..core.deprecations import migrate_arguments
 from .vertebra_consistency import check_consistency
 
+Spacing = Sequence[float] | NDArray[np.float64]  # mm along three axes
+
 
 def longest_run(mask: NDArray[np.bool_], axis: int = 0) -> int:
     """Greatest number of True in a row along an axis."""
@@ -56,7 +58,7 @@ class Component:
 
     box: tuple[slice, ...]
     mask: NDArray[np.bool_]
-    spacing: Sequence[float]
+    spacing: Spacing
     lateral_axis: int = 0
     filled: NDArray[np.bool_] | None = None
 
@@ -72,7 +74,7 @@ class Component:
 
 
 def connected_components(
-    mask: NDArray[np.bool_], spacing: Sequence[float], fill_holes: bool = False, lateral_axis: int = 0
+    mask: NDArray[np.bool_], spacing: Spacing, fill_holes: bool = False, lateral_axis: int = 0
 ) -> list[Component]:
     """Components of a mask whose voxels share a face, the largest first.
 
@@ -147,15 +149,13 @@ class PostProcessing:
                 values[name] = tuple(value)
         return cls(**values)
 
-    def select(self, components: Sequence[S], spacing: Sequence[float]) -> list[S]:
+    def select(self, components: Sequence[S], spacing: Spacing) -> list[S]:
         """Components that are large and wide enough, at most ``largest``, in the order in which they come."""
         min_voxels = 1000 * self.min_volume_ml / float(np.prod(spacing))
         large = (c for c in components if c.voxels >= min_voxels)
         return [c for c in large if self.min_width_mm <= 0 or c.width_mm >= self.min_width_mm][: self.largest]
 
-    def filter_mask(
-        self, mask: NDArray[np.bool_], spacing: Sequence[float], lateral_axis: int = 0
-    ) -> NDArray[np.bool_]:
+    def filter_mask(self, mask: NDArray[np.bool_], spacing: Spacing, lateral_axis: int = 0) -> NDArray[np.bool_]:
         """Mask of the findings that remain of a mask.
 
         Args:
@@ -168,7 +168,7 @@ class PostProcessing:
             result[component.box] |= component.mask
         return result
 
-    def __call__(self, volume: NDArray[np.float16], spacing: Sequence[float]) -> NDArray[np.int32]:
+    def __call__(self, volume: NDArray[np.float16], spacing: Spacing) -> NDArray[np.int32]:
         """Number the findings by size, the largest first.
 
         Args:
@@ -200,6 +200,6 @@ class PostProcessing:
                 tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(component.box, wide, strict=True))
             ] = component.mask
             dilated = binary_dilation(core, np.ones((3, 3, 3), bool))
-            view = numbers[wide]
-            view[core | (dilated & (view == 0))] = number
+            part = numbers[wide]
+            part[core | (dilated & (part == 0))] = number
         return numbers
