@@ -46,7 +46,7 @@ def test_voxel_counts_equal_those_of_unique(order):
     assert voxels_per_label(np.zeros((2, 2, 2), np.uint8)) == {}
 
 
-def test_grades_change_at_the_bands_and_simulated_losses_lie_inside():
+def test_grades_change_at_the_bands_of_simulated_losses():
     assert [grade_of(x) for x in (-0.1, 0.1999, 0.20, 0.25, 0.3999, 0.40, 0.95)] == [0, 0, 1, 2, 2, 3, 3]
     for grade, (low, high) in SIMULATED_LOSS.items():
         assert LOSS_BANDS[grade][0] < low < high < LOSS_BANDS[grade][1]
