@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose, LoadImage, Orientation, Spacing
 from scripts.core.deprecations import migrate_config, migrate_keys
 from scripts.inference.config import read_config
+from scripts.networks.renamed_weights import with_present_names
 from scripts.simulation.datasets.build import read_recipe
 from scripts.simulation.datasets.phantom import fractured_phantom
 from scripts.simulation.spine_scan import SpineScan
@@ -65,7 +66,7 @@ def test_weights_fit_inference_and_fine_tuning(config):
     parser["bundle_root"], parser["device"] = str(BUNDLE), "cpu"
     start = parser.get_parsed_content("init_checkpoint" if "finetune.yaml" in config else "checkpoint")
     network = load_weights(parser.get_parsed_content("network_def"), start)
-    stored = torch.load(WEIGHTS, weights_only=True)
+    stored = with_present_names(network, torch.load(WEIGHTS, weights_only=True))
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
     for key in ("spacing", "hu_window", "patch_size"):
         assert parser[key] == read("train.yaml")[key], key
