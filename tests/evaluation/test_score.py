@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
+from scripts.data.vertebra_table import rows_by_case
 from scripts.evaluation.compare import compare, read_cases
-from scripts.evaluation.pairs import canonical_name, rows_by_case
+from scripts.evaluation.pairs import canonical_name
 from scripts.evaluation.score import score, score_command
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scripts.evaluation.statistics import patient_means
 from scripts.experiments.suite.cost import multiply_adds
 from scripts.experiments.suite.definition import Run, Suite, load_suite
 from scripts.experiments.suite.figures import box_plot, cliques, critical_difference, ranks
-from scripts.experiments.suite.results import patient_matrix, patient_means, read_rows
+from scripts.experiments.suite.results import patient_matrix, read_rows
 from torch import nn
 
 

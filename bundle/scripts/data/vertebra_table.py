@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -68,4 +69,17 @@ def read_vertebra_table(path: Path | str) -> list[dict[str, str]]:
         grade = row.get("grade") or ""
         fractured = row.get("fractured", grade and str(int(grade != "0")))
         rows.append({**dict.fromkeys(COLUMNS, ""), **row, "fractured": fractured})
+    return rows
+
+
+def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:
+    """Rows of ``vertebrae.csv`` by case and label; empty without a table.
+
+    A case ``part/case`` of a set built from several parts is also found as ``case``, unless another part has that name.
+    """
+    rows: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
+    for row in read_vertebra_table(table) if table is not None else []:
+        rows[row["case"]][int(row["label"])] = row
+    names = Counter(case.rpartition("/")[2] for case in rows)
+    rows.update({case.rpartition("/")[2]: rows[case] for case in list(rows) if names[case.rpartition("/")[2]] == 1})
     return rows

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
-from ..data.vertebra_table import FILE_NAME
+from ..data.vertebra_table import FILE_NAME, rows_by_case
 from ..io.formats import stem
 from ..io.label_maps import read_label_map
 from .aggregation import CaseResult, aggregate
 from .detection import match_case
 from .overlap import case_metrics
-from .pairs import on_reference_grid, rows_by_case
+from .pairs import on_reference_grid
 from .report import write_evaluation_report
 from .tables import write_tables
 

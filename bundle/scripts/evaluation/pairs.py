@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core.errors import InputError
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
 from ..data.datalist import load_datalist
-from ..data.vertebra_table import FILE_NAME, read_vertebra_table
+from ..data.vertebra_table import FILE_NAME, rows_by_case
 from ..io.formats import file_suffix, stem
 from ..io.label_maps import read_label_map
 
@@ -115,19 +115,6 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
     if not cases:
         raise InputError(f"{path}: section {section!r} holds no case with a label; choose another with --section")
     return [{**c, "case": stem(c["label"]), "reference": c["label"]} for c in cases], []
-
-
-def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:
-    """Rows of ``vertebrae.csv`` by case and label; empty without a table.
-
-    A case ``part/case`` of a set built from several parts is also found as ``case``, unless another part has that name.
-    """
-    rows: dict[str, dict[int, dict[str, str]]] = defaultdict(dict)
-    for row in read_vertebra_table(table) if table is not None else []:
-        rows[row["case"]][int(row["label"])] = row
-    names = Counter(case.rpartition("/")[2] for case in rows)
-    rows.update({case.rpartition("/")[2]: rows[case] for case in list(rows) if names[case.rpartition("/")[2]] == 1})
-    return rows
 
 
 def find_cases(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...evaluation.compare import read_cases
-from ...evaluation.statistics import Bootstrap, Estimate, holm, paired_test
+from ...evaluation.statistics import Bootstrap, Estimate, holm, paired_test, patient_means
 from .definition import Run, Suite, Variant
 from .ensemble import ensemble_folder
 from .record import read_record
@@ -139,14 +139,6 @@ def read_rows(
     for row, p in zip(tested, holm([r.p for r in tested if r.p is not None]), strict=True):
         row.p_holm = p
     return rows, patients
-
-
-def patient_means(values: NDArray, patients: Sequence[str]) -> NDArray:
-    """Mean of each patient's values, patients in order of their names."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for patient, value in zip(patients, values, strict=True):
-        groups[patient].append(float(value))
-    return np.array([np.mean(groups[p]) for p in sorted(groups)])
 
 
 def patient_matrix(rows: Sequence[Row], patients: Mapping[str, str], metric: str = "dice") -> tuple[list[Row], NDArray]:
