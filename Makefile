@@ -82,7 +82,7 @@ $(LABEL)/.done: constraints-label.txt
 	@touch $@
 
 label: $(LABEL)/.done
-	@test -n "$(STUDIES)" || { echo "make label STUDIES=DIR: give a folder of CT scans (.nii.gz, .nii, .nrrd, .mha)"; exit 1; }
+	@test -n "$(STUDIES)" || { echo "make label STUDIES=DIR: must be a folder of CT scans (.nii.gz, .nii, .nrrd, .mha)"; exit 1; }
 	cd bundle && exec $(CURDIR)/$(LABEL)/bin/python -W ignore -m scripts.label serve --studies "$(abspath $(STUDIES))" --app "$(CURDIR)/runs/label" \
 		--port $(PORT) $(if $(WEIGHTS),--weights "$(abspath $(WEIGHTS))") $(if $(CONFIG),--config "$(CONFIG)") $(if $(FRESH),--fresh)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmentation of fractured vertebrae in CT, for research use only.
 
-The package is a MONAI bundle: configs, weights and code lie in its folder, which ``spine-fracture path`` prints.
+The package is a MONAI bundle: configs, weights and code lie in its folder, which ``spine-fracture path`` prints. Where a command ends
+with one line about bad input, the functions of this module raise ``ValueError`` with that line.
 
     >>> from spine_fracture import segment, score
     >>> results = segment("scan.nii.gz", out="results")
@@ -9,7 +10,9 @@ The package is a MONAI bundle: configs, weights and code lie in its folder, whic
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,12 +29,29 @@ _PUBLIC = {
 __all__ = ["MSFFNet", "__version__", "score", "segment"]
 
 
+def _raising_value_error(function: Callable) -> Callable:
+    """Function that raises ``ValueError`` in place of ``InputError``, which would end an interactive session."""
+    input_error = importlib.import_module(f"{__name__}.scripts.core.errors").InputError
+
+    @functools.wraps(function)
+    def wrapper(*args: object, **kwargs: object) -> object:
+        try:
+            return function(*args, **kwargs)
+        except input_error as error:
+            raise ValueError(str(error)) from None
+
+    return wrapper
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.import_module(f"{__name__}.scripts.core.provenance").version()
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.scripts.{_PUBLIC[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.scripts.{_PUBLIC[name]}"), name)
+    value = value if isinstance(value, type) else _raising_value_error(value)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,7 @@ torch.set_num_threads(2)
 def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
     """Compile a network by ``torch.jit.script``.
 
-    TorchScript knows its built-in functions by ``id()`` and takes any later object at the address of one that is gone for it
+    TorchScript identifies its built-in functions by ``id()`` and mistakes a later object at the address of a freed one for it
     ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution. A copy lies elsewhere.
     """
     for _ in range(3):

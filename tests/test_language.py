@@ -35,7 +35,18 @@ def _id(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("file", [f for f in SOURCES if f.name != Path(__file__).name], ids=_id)
+# Files that must hold old names.
+EXEMPT = {
+    "test_language.py",
+    "deprecations.py",
+    "test_deprecated_targets.py",
+    "test_deprecations.py",
+    "test_renamed_weights.py",
+    "spine_gan_discriminator.py",
+}
+
+
+@pytest.mark.parametrize("file", [f for f in SOURCES if f.name not in EXEMPT], ids=_id)
 def test_prose_has_no_persons(file):
     lines = file.read_text(encoding="utf-8").splitlines()
     wrong = [

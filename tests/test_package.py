@@ -73,6 +73,13 @@ def test_public_names_are_imported_at_first_use(package):
         _ = package.train
 
 
+def test_bad_input_is_a_value_error_of_one_line(package, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.nii\.gz") as raised:
+        package.segment(str(tmp_path / "nothing.nii.gz"), out=str(tmp_path / "out"))
+    assert not isinstance(raised.value, SystemExit)
+    assert "\n" not in str(raised.value)
+
+
 def test_public_functions_document_every_argument(package):
     import inspect
 

@@ -185,7 +185,11 @@ def help_text(command: Callable, name: str) -> str:
         else:
             title = f"--{key} {metavar}".rstrip()
             usage += [title] if required else []
-        default = "" if required or parameter.default is None or parameter.default is False else f" Default: {parameter.default}."
+        default = (
+            ""
+            if required or parameter.default is None or parameter.default is False
+            else f" Default: {parameter.default}."
+        )
         text = lines.get(key, "")
         text = text[:1].upper() + text[1:]
         body = textwrap.fill(
