@@ -84,7 +84,7 @@ def test_other_settings_are_refused_a_longer_run_is_not(bundle, phantom_set, who
     stopped(bundle, phantom_set, tmp_path, "within", epochs=2)
     work = workflow(bundle, phantom_set, tmp_path, learning_rate=0.5, epochs=3)
     with pytest.raises(
-        InputError, match=r"state\.pt: the run was begun with other settings.*learning_rate: 0\.001 and 0\.5"
+        InputError, match=r"state\.pt: the run was started with other settings.*learning_rate: 0\.001 and 0\.5"
     ) as caught:
         work.run()
     assert "epochs" not in str(caught.value)

@@ -254,7 +254,7 @@ class TrainingState:
             changes.insert(0, f"training cases: {content['data']['cases']} and {cases['cases']}, not all the same")
         if changes:
             raise InputError(
-                f"{file}: the run was begun with other settings (then and now): {'; '.join(changes)}; "
+                f"{file}: the run was started with other settings (then and now): {'; '.join(changes)}; "
                 "use the former ones, another --output_dir, or --resume False to start from scratch"
             )
 
