@@ -63,7 +63,9 @@ def open_storage(url: str | None, root: Path, retries: int = 0) -> optuna.storag
             heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(max_retry=retries),
         )
     except Exception as error:
-        reason = hide_password(first_line(error.__cause__ or error))
+        reason, password = first_line(error.__cause__ or error), re.search(r"://[^:/@]*:(.*)@", address)
+        if password and any(part in reason for part in re.split(r"\W+", password[1]) if part):
+            reason = type(error).__name__  # a driver that quotes a part of the address
         raise InputError(
             f"--storage {hide_password(address)}: cannot be used ({reason}); must be sqlite:////PATH/study.db or "
             "journal:////PATH/study.log in a folder that can be written, or postgresql://USER@HOST/NAME of a running server "
