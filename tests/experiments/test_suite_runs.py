@@ -204,7 +204,7 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
 
 def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set, tmp_path, bundle):
     suite = tmp_path / "tiny.yaml"
-    suite.write_text(tiny_suite.read_text().replace("epochs: 2", "patience: 100\n  epochs: 40"))
+    suite.write_text(tiny_suite.read_text().replace("epochs: 2", "patience: 100\n  epochs: 20"))
     command = [
         sys.executable,
         "-W",
@@ -237,11 +237,11 @@ def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set,
     assert str(folder) not in left
     assert not (folder / "lock.json").exists()
     epochs = len(list(csv.DictReader((folder / "history.csv").open())))
-    assert 0 < epochs < 40
+    assert 0 < epochs < 20
     output, _ = start().communicate(timeout=1800)
     assert "1 of 1 runs of tiny are finished" in output
     assert "plain_seed0: resumes" in output
-    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 41))
+    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 21))
 
 
 def test_folds_are_pooled_and_their_ensemble_is_tested(tiny_suite, phantom_set, tmp_path):
