@@ -32,6 +32,9 @@ def warnings(caplog):
     return lambda: [r.getMessage() for r in caplog.records]
 
 
+POST = "scripts.postprocessing.findings.PostProcessing"
+
+
 @pytest.mark.parametrize("old", sorted(set(IDS) - set(SCALES)))
 def test_an_old_id_is_renamed_with_one_warning(old, warnings):
     assert migrate_config({old: 3, "seed": 1}, "train.yaml") == {IDS[old]: 3, "seed": 1}
@@ -115,6 +118,19 @@ def test_references_are_renamed_in_expressions_alone(expression, new):
 
 def test_a_reference_to_an_id_of_another_unit_keeps_its_name():
     assert migrate_config({"a": "$@min_volume_mm3 / 2"}) == {"a": "$@min_volume_mm3 / 2"}
+
+
+def test_a_whole_reference_to_another_unit_is_scaled():
+    from monai.bundle import ConfigParser
+
+    old = {
+        "min_volume_mm3": 2000.0,
+        "size": "@min_volume_mm3",
+        "post": {"_target_": POST, "min_volume_mm3": "@min_volume_mm3"},
+    }
+    parser = ConfigParser(migrate_config(old))
+    assert parser.get_parsed_content("size") == pytest.approx(2000)
+    assert parser.get_parsed_content("post").min_volume_ml == pytest.approx(2)
 
 
 @pytest.mark.parametrize("old", sorted(TARGETS))

@@ -144,7 +144,9 @@ def _migrate(node: Any, used: dict[str, str]) -> Any:
     if isinstance(node, list):
         return [_migrate(value, used) for value in node]
     if isinstance(node, str) and node[:1] in ("@", "$", "%"):
-        # A reference to an id whose unit changed would need another expression, so it is left to fail by its name.
+        if node[1:] in SCALES:
+            return f"$@{IDS[node[1:]]} / {SCALES[node[1:]]}"
+        # An expression with an id whose unit changed is left to fail by its name.
         return REFERENCE.sub(lambda m: IDS[m[1]] if m[1] in IDS and m[1] not in SCALES else m[1], node)
     return node
 
