@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the pictures of the manual: ``python docs/make_figures.py``. Phantoms only; no scan of a patient is shown.
+"""Figures of the documentation: ``python docs/make_figures.py``. Phantoms only, no scan of a patient.
 
-python docs/make_figures.py                              # phantoms.png, phantoms_wide.png, fractures.png, a table of height loss
-python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG      # the same of a scan of yours
-python docs/make_figures.py monai_label --image CT --masks "{'answer': 'MASK.nii.gz'}"  # what MONAI Label's server returned
+python docs/make_figures.py                            # phantoms.png, phantoms_wide.png, fractures.png, table of height loss
+python docs/make_figures.py fractures --image CT --vertebrae MASK --label 23 --out PNG        # of another scan
+python docs/make_figures.py monai_label --image CT --masks "{'result': 'MASK.nii.gz'}"       # results of MONAI Label's server
 """
 
 from __future__ import annotations
@@ -18,28 +18,22 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.core.genant import BANDS, SHAPES
-from scripts.core.vertebrae import (
-    LEVELS,
-    spine_order,
-)
+from scripts.core.genant import LOSS_BANDS, SHAPES
+from scripts.core.vertebrae import LEVELS, spine_order
 from scripts.postprocessing.vertebra_frame import FrameError
 from scripts.simulation.fracture.deformation import FracturePlan, simulate_fracture
 from scripts.simulation.fracture.sampling import whole_vertebrae
 from scripts.simulation.phantom.anatomy import REGIONS
 from scripts.simulation.phantom.generator import make_phantom
 from scripts.simulation.spine_scan import SpineScan
-from scripts.simulation.style import (
-    ScanStyle,
-    wide_style,
-)
+from scripts.simulation.style import ScanStyle, wide_style
 
-SHOWN = (("wedge", 3), ("biconcave", 2), ("crush", 2))
+FRACTURES = (("wedge", 3), ("biconcave", 2), ("crush", 2))
 OUT = ROOT / "docs" / "images"
 
 
 def phantoms() -> None:
-    """Write ``docs/images/phantoms.png``."""
+    """Write ``docs/images/phantoms.png``: one phantom of each region with simulated fractures."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5), layout="constrained", facecolor="black")
@@ -50,7 +44,7 @@ def phantoms() -> None:
         scan = make_phantom(12, region, style)
         order = spine_order(scan.labels)
         rng = np.random.default_rng(3)
-        for label, (shape, grade) in zip(whole_vertebrae(scan.labels)[1::2], SHOWN, strict=False):
+        for label, (shape, grade) in zip(whole_vertebrae(scan.labels)[1::2], FRACTURES, strict=False):
             try:
                 scan = simulate_fracture(scan, FracturePlan(label, shape, grade), rng)
             except FrameError as error:
@@ -69,7 +63,7 @@ def phantoms() -> None:
 
 
 def wide(seed: int = 0) -> None:
-    """Write ``docs/images/phantoms_wide.png``: phantoms of the style that the shipped weights saw, drawn fractures outlined."""
+    """Write ``docs/images/phantoms_wide.png``: phantoms in the style of the training data, collapses outlined."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8), layout="constrained", facecolor="black")
@@ -81,9 +75,9 @@ def wide(seed: int = 0) -> None:
         middle = round(float(np.median(np.argwhere(scan.labels > 0)[:, 0])))
         extent = (0, scan.image.shape[1] * style.spacing[1], 0, scan.image.shape[2] * style.spacing[2])
         axis.imshow(scan.image[middle, ::-1].T, cmap="gray", vmin=-200, vmax=800, origin="lower", extent=extent)
-        broken = np.isin(scan.labels[middle, ::-1], [f["label"] for f in scan.fractures])
-        if broken.any():
-            axis.contour(broken.T, [0.5], colors="#ff9f1c", linewidths=1.0, origin="lower", extent=extent)
+        fractured = np.isin(scan.labels[middle, ::-1], [f["label"] for f in scan.fractures])
+        if fractured.any():
+            axis.contour(fractured.T, [0.5], colors="#ff9f1c", linewidths=1.0, origin="lower", extent=extent)
         axis.set_axis_off()
     figure.savefig(OUT / "phantoms_wide.png", dpi=80)
 
@@ -91,14 +85,14 @@ def wide(seed: int = 0) -> None:
 def fractures(
     image: str | None = None, vertebrae: str | None = None, label: int = 22, seed: int = 0, out: str | None = None
 ) -> None:
-    """Write one vertebra intact and at grades 1 to 3 in the three shapes, and print the height loss asked for and measured.
+    """Draw one vertebra intact and at grades 1 to 3 in the three shapes, and print the target and measured height loss.
 
     Args:
         image: CT; a lumbar phantom when not given.
         vertebrae: its vertebra instances, VerSe labels.
         label: vertebra to fracture.
-        seed: of the simulation, and of the phantom.
-        out: PNG.
+        seed: of the simulation and the phantom.
+        out: PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -114,16 +108,16 @@ def fractures(
     window = [slice(max(int(m - half / d), 0), int(m + half / d)) for m, d in zip(middle[1:], spacing[1:], strict=True)]
     figure = Figure(figsize=(9, 7), layout="constrained", facecolor="black")
     axes = figure.subplots(len(SHAPES), 4)
-    print("| shape | grade | asked (%) | measured (%) |\n| --- | --- | --- | --- |")
-    for row, (shape, place) in zip(axes, SHAPES.items(), strict=True):
+    print("| shape | grade | target (%) | measured (%) |\n| --- | --- | --- | --- |")
+    for row, (shape, zone) in zip(axes, SHAPES.items(), strict=True):
         for grade, axis in enumerate(row):
             shown, text = scan, f"{LEVELS[label]} intact"
             if grade:
                 shown = simulate_fracture(scan, FracturePlan(label, shape, grade), np.random.default_rng(seed + grade))
-                lost = shown.fractures[-1]
-                measured = [lost[f"loss_{k}"] for k in ("anterior", "middle", "posterior")]
-                loss = lost.get(f"loss_{place}", float(np.mean(measured)))
-                low, high = BANDS[grade]
+                record = shown.fractures[-1]
+                measured = [record[f"loss_{k}"] for k in ("anterior", "middle", "posterior")]
+                loss = record.get(f"loss_{zone}", float(np.mean(measured)))
+                low, high = LOSS_BANDS[grade]
                 print(f"| {shape} | {grade} | {100 * low:.0f} to {100 * high:.0f} | {100 * loss:.0f} |")
                 text = f"{shape} {grade}: {100 * loss:.0f} %"
             cut = shown.image[(round(middle[0]), *window)][::-1].T
@@ -136,33 +130,33 @@ def fractures(
 
 
 def monai_label(image: str, masks: dict[str, str], out: str | None = None) -> None:
-    """Write one sagittal slice of a CT, plain and with masks outlined, through most of the last mask.
+    """Draw the sagittal slice of a CT with the largest area of the last mask, plain and with each mask outlined.
 
     Args:
         image: CT.
-        masks: files by title, such as "{'answer of the server': 'one.nii.gz'}".
-        out: PNG.
+        masks: files by title, such as "{'result of the server': 'one.nii.gz'}".
+        out: PNG to write.
     """
     from matplotlib.figure import Figure
 
     ct = nib.as_closest_canonical(nib.load(image))
     voxels, spacing = np.asarray(ct.dataobj), np.linalg.norm(ct.affine[:3, :3], axis=0)
     marks = {title: np.asarray(nib.as_closest_canonical(nib.load(f)).dataobj) == 1 for title, f in masks.items()}
-    at = int(list(marks.values())[-1].sum(axis=(1, 2)).argmax())
+    index = int(list(marks.values())[-1].sum(axis=(1, 2)).argmax())
     figure = Figure(figsize=(3.2 * (len(marks) + 1), 4.4), layout="constrained", facecolor="black")
     extent = (0, voxels.shape[1] * spacing[1], 0, voxels.shape[2] * spacing[2])
     panels: dict = {"phantom": None, **marks}
     for axis, (title, mask) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axis.imshow(voxels[at, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
+        axis.imshow(voxels[index, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
         if mask is not None:
-            axis.contour(mask[at, ::-1].T, [0.5], colors="#ff9f1c", linewidths=1.4, origin="lower", extent=extent)
+            axis.contour(mask[index, ::-1].T, [0.5], colors="#ff9f1c", linewidths=1.4, origin="lower", extent=extent)
         axis.set_title(title, color="white", fontsize=10)
         axis.set_axis_off()
     figure.savefig(out or OUT / "monai_label.png", dpi=90)
 
 
 def main() -> None:
-    """Make every picture."""
+    """Make every figure."""
     phantoms()
     wide()
     fractures()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects what docs/model_card/ says of the shipped weights from the run that made them.
+"""Facts of docs/model_card/ about the shipped weights, from their training run.
 
 python docs/make_model_card.py --run bundle/runs/shipped --data bundle/data/simulated --hours 1.3 --start weights-0.4.0.pt
 """
@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
-sys.path.insert(0, str(ROOT / "bundle"))  # the config names the network of the bundle
+sys.path.insert(0, str(ROOT / "bundle"))  # for the targets of the configs
 CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml", "vertebra_output.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
-    parser.add_argument("--hours", type=float, required=True, help="hours of the machine that the training took")
-    parser.add_argument("--start", type=Path, help="weights that the training went on from")
+    parser.add_argument("--hours", type=float, required=True, help="duration of the training in hours")
+    parser.add_argument("--start", type=Path, help="initial weights of the training")
     options = parser.parse_args()
     CARD.mkdir(parents=True, exist_ok=True)
     weights = ROOT / "bundle" / "models" / "model.pt"

@@ -106,7 +106,7 @@ def _axes(centre: NDArray, centroid: NDArray, above: NDArray | None, below: NDAr
     """Axes of a vertebra from the centre of its body, its centroid, and the centres of its neighbours."""
     up = (centre if above is None else above) - (centre if below is None else below)
     up = np.array([0.0, 0.0, 1.0]) if np.linalg.norm(up) < 1e-6 else up / np.linalg.norm(up)
-    # The posterior elements shift the centroid backwards, which gives the anterior direction of a rotated patient, too.
+    # The posterior elements shift the centroid backwards, so its offset points to the front of a rotated patient, too.
     front = centre - centroid
     front = front - up * (front @ up)
     if np.linalg.norm(front) < 3.0 or front[1] < 0.5 * np.linalg.norm(front):

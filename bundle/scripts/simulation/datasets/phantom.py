@@ -101,7 +101,7 @@ def phantom(
     Args:
         out: folder to write to.
         cases: number of scans, each of a patient of its own; may be raised later.
-        seed: seed of the first scan; the same arguments give the same data on every machine.
+        seed: seed of the first scan; the data are the same on every machine.
         regions: regions of the spine in turn: cervical, thoracic, thoracolumbar, lumbar.
         grades: Genant grades to sample from.
         healthy: fraction of scans without a fracture.

@@ -97,7 +97,7 @@ def render(
     masks = [(section, case) for section in SECTIONS for case in sections[section] if "vertebrae" in case]
     if not masks:
         raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
-    cases = []
+    cases: list[SimulationCase] = []
     for number, (section, case) in enumerate(masks):
         for copy in range(copies):
             name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"

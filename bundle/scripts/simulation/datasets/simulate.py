@@ -128,7 +128,7 @@ def simulate(
     if not any("vertebrae" in case for _, case in scans):
         raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
     names = _case_names([case for _, case in scans], source)
-    cases = []
+    cases: list[SimulationCase] = []
     for (section, case), name in zip(scans, names, strict=True):
         for copy in range(copies):
             k = len(cases)

@@ -134,7 +134,7 @@ def write_dataset(
         table = root / "vertebrae" / f"{case.name}.csv"
         if not table.is_file():
             made = case.simulate()
-            arrays = {"image": made.scan.image, "label": made.label, "vertebrae": made.scan.labels}
+            arrays: dict[str, NDArray] = {"image": made.scan.image, "label": made.label, "vertebrae": made.scan.labels}
             for key, array in arrays.items():
                 save_image(_image(array, made.scan.affine, made.orientation), root / files[key].format(case.name))
             # The table is written last and marks the case as finished.
