@@ -49,17 +49,17 @@ def test_citation_has_the_fields_of_its_schema():
 
 
 @pytest.fixture
-def package(monkeypatch):
+def package():
     """The bundle's folder imported as the installed package is."""
-    import importlib.util
-
+    name = "spine_fracture_copy"
     spec = importlib.util.spec_from_file_location(
-        "spine_fracture_copy", BUNDLE / "__init__.py", submodule_search_locations=[str(BUNDLE)]
+        name, BUNDLE / "__init__.py", submodule_search_locations=[str(BUNDLE)]
     )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "spine_fracture_copy", module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    for key in [k for k in sys.modules if k.split(".")[0] == name]:
+        del sys.modules[key]
 
 
 def test_public_names_are_imported_at_first_use(package):
