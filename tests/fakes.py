@@ -56,7 +56,7 @@ def ball_scan(shape, affine: np.ndarray, centres, radius: float = 18.0) -> np.nd
 
 
 def affine_of(shape, spacing, directions=None, origin=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """Affine whose middle voxel lies at ``origin``."""
+    """Affine with the middle voxel at ``origin``."""
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if directions is None else np.asarray(directions)) * np.asarray(spacing)
     affine[:3, 3] = np.asarray(origin) - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)

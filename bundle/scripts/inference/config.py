@@ -31,7 +31,7 @@ def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any])
 
     Args:
         overlays: files, or names below ``configs/``.
-        values: ids with their values; None leaves an id as it is.
+        values: values by id; None keeps that of the config.
 
     Returns:
         MONAI's parser.

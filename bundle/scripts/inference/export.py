@@ -116,7 +116,7 @@ def export(
     """Export a checkpoint as TorchScript, ONNX and OpenVINO IR and compare each with PyTorch.
 
     Writes NAME.ts, NAME.onnx, NAME.xml with NAME.bin, and exports.csv with the largest absolute differences of logits and
-    probabilities on a random batch and on slices of a phantom. ONNX takes any batch and any size that is a multiple of the
+    probabilities on a random batch and on slices of a phantom. ONNX accepts any batch and any size that is a multiple of the
     network's stride; OpenVINO IR any batch of the window of the config. Each is a --checkpoint for inference.
 
     Args:

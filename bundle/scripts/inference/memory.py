@@ -49,7 +49,7 @@ def parse_bytes(text: str | float | None) -> int | None:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Memory that a scan takes at most, in bytes.
+    """Upper bound of the memory of a scan, in bytes.
 
     Attributes:
         base: peak of the process with its networks before the scan.

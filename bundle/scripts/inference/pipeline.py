@@ -81,7 +81,7 @@ class Pipeline:
         Args:
             scan: voxels.
             grid: as of ``working_grid``.
-            timer: takes the seconds of "search", "resample" and "network".
+            timer: receives the seconds of "search", "resample" and "network".
             progress: called with a phase, the number of windows done, and the total.
         """
         timer = timer or PhaseTimer()

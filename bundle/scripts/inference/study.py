@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Components of MONAI Label, which read and segment a study as ``inference`` does and so return the same mask.
 
-MONAI Label takes three things from ``inference.yaml``: transforms before the network, an inferer, transforms after it. Here the
+MONAI Label reads three things from ``inference.yaml``: transforms before the network, an inferer, transforms after it. Here the
 first reads and checks the scan on its own grid, the second is the whole pipeline, the third lists the findings.
 """
 

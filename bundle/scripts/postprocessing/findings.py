@@ -100,8 +100,8 @@ class PostProcessing:
     Args:
         threshold: probability above which a voxel is fracture.
         min_volume_ml: smaller findings are dropped; the smallest whole vertebra (a C4) in seven masks of VerSe has 13 ml.
-        min_width_mm: findings that nowhere reach this far from left to right without a gap are dropped: joints and processes. The
-            narrowest thoracic body in seven masks of VerSe has 26 mm.
+        min_width_mm: findings whose longest run from left to right is shorter are dropped: joints and processes. The narrowest
+            thoracic body in seven masks of VerSe has 26 mm.
         fill_holes: include cavities in a finding.
         largest: number of findings that are kept, the largest first; None keeps all.
         consistency_mm: standard deviations of the average over a vertebra along R, A, S (mm); None switches it off. See
@@ -150,7 +150,7 @@ class PostProcessing:
         return cls(**values)
 
     def select(self, components: Sequence[S], spacing: Spacing) -> list[S]:
-        """Components that are large and wide enough, at most ``largest``, in the order in which they come."""
+        """Components that are large and wide enough, at most ``largest``, in their order."""
         min_voxels = 1000 * self.min_volume_ml / float(np.prod(spacing))
         large = (c for c in components if c.voxels >= min_voxels)
         return [c for c in large if self.min_width_mm <= 0 or c.width_mm >= self.min_width_mm][: self.largest]

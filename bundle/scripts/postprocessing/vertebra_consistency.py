@@ -53,10 +53,10 @@ def apply_consistency(
 
     Args:
         fracture: probabilities (R, A, S); overwritten.
-        vertebra: probabilities of vertebra, intact or fractured, of the same shape. Where they nowhere reach 0.5 (an output that
-            was never trained), ``fracture`` stays as it is.
+        vertebra: probabilities of vertebra, intact or fractured, of the same shape. If all are below 0.5 (an output without
+            training), ``fracture`` is unchanged.
         spacing: mm.
-        consistency_mm: standard deviations of the average along R, A, S (mm); None leaves ``fracture`` as it is.
+        consistency_mm: standard deviations of the average along R, A, S (mm); None: unchanged.
         consistency_fraction: fraction of fracture in the vertebra that maps to a probability of 0.5.
 
     Raises:
