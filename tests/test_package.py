@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installable package: its list of folders, its data, its version, its public names and their types."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
