@@ -84,9 +84,7 @@ def test_every_id_of_the_training_config_is_used(bundle):
     files = [bundle / "configs" / f for f in ("train.yaml", "evaluate.yaml", "tracking/mlflow.yaml")]
     used = set(re.findall(r"[@%](\w+)", "\n".join(f.read_text() for f in files)))
     entry_points = {"imports", "initialize", "training", "run"}
-    assert set(ConfigParser.load_config_file(str(files[0]))) - used - entry_points == {
-        "mlflow"
-    }  # MONAI has no nested new ids
+    assert set(ConfigParser.load_config_file(str(files[0]))) - used - entry_points == set()
 
 
 def test_overlay_of_monai_label_overrides_ids_that_exist(bundle):
