@@ -68,12 +68,13 @@ test-wheel: $(VENV)/.dev
 # The oldest versions that pyproject.toml allows, with those tests that touch every part.
 $(OLDEST)/.done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints-oldest.txt ".[test]"
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q --progress-bar on --no-compile -c constraints-oldest.txt ".[test,search]"
 	@touch $@
 
 test-oldest: $(OLDEST)/.done
-	$(OLDEST)/bin/python -m pytest tests/test_workflows.py tests/networks/test_msffnet.py tests/data/test_transforms.py tests/data/test_phantom.py \
-		tests/evaluation tests/inference/test_case.py tests/inference/test_grid.py tests/training/test_checkpoint.py tests/training/test_resume.py
+	$(OLDEST)/bin/python -m pytest tests/test_workflows.py tests/networks/test_msffnet.py tests/data/test_transforms.py tests/simulation/phantom \
+		tests/evaluation tests/experiments/test_search.py tests/experiments/test_search_space.py tests/experiments/test_search_workers.py \
+		tests/inference/test_case.py tests/io/test_working_grid.py tests/training/test_checkpoint.py tests/training/test_resume.py
 
 # MONAI Label needs other versions (pydicom 2), so it has an environment of its own.
 $(LABEL)/.done: constraints-label.txt

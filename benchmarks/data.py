@@ -36,9 +36,7 @@ RUN = (
 
 def _run(*arguments: str) -> tuple[float, float]:
     """Seconds and MiB of one command."""
-    process = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments], cwd=BUNDLE, capture_output=True, text=True, check=False
-    )
+    process = subprocess.run([sys.executable, "-c", RUN, *arguments], cwd=BUNDLE, capture_output=True, text=True, check=False)
     measured = MEASURED.search(process.stdout)
     if process.returncode or measured is None:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{process.stdout[-500:]}\n{process.stderr[-1500:]}")
@@ -62,9 +60,7 @@ def _tree(folder: Path, cases: int) -> tuple[Path, Path]:
             shutil.copy(image, raw / f"{stem}_ct.nii.gz")
             shutil.copy(folder / "phantoms" / "vertebrae" / image.name, derived / f"{stem}_seg-vert_msk.nii.gz")
             grades = {f"{r['level']}_fx-g": r["grade"] for r in rows if r["case"] == image.name.removesuffix(".nii.gz")}
-            writer.writerow(
-                {"verse_ID": number, "subject_ID": number, **{k: v for k, v in grades.items() if k[:2] != "S1"}}
-            )
+            writer.writerow({"verse_ID": number, "subject_ID": number, **{k: v for k, v in grades.items() if k[:2] != "S1"}})
     return folder / "verse", table
 
 

@@ -34,9 +34,7 @@ def pair(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         for mask, shift, size in ((reference, 0.0, 1.0), (prediction, rng.uniform(0, 4), rng.uniform(0.9, 1.1))):
             radii = [24 / s * size for s in (1, 1, 1.6)]
             at = (centre[0] + shift, centre[1], centre[2] + step - 22.5)
-            box = tuple(
-                slice(max(int(a - r), 0), min(int(a + r) + 2, n)) for a, r, n in zip(at, radii, shape, strict=True)
-            )
+            box = tuple(slice(max(int(a - r), 0), min(int(a + r) + 2, n)) for a, r, n in zip(at, radii, shape, strict=True))
             parts = [((g[b] - a) / r) ** 2 for g, b, a, r in zip(grid, box, at, radii, strict=True)]
             mask[box] |= (parts[0][:, None, None] + parts[1][:, None] + parts[2] <= 1).astype(np.uint8)
     return prediction, reference
@@ -111,6 +109,4 @@ def compare(cases: int = 100, shape: tuple[int, int, int] = (512, 512, 300), pla
 
 
 if __name__ == "__main__":
-    fire.Fire({"compare": compare, "side": side}) if len(sys.argv) > 1 and not sys.argv[1].startswith(
-        "-"
-    ) else fire.Fire(compare)
+    fire.Fire({"compare": compare, "side": side}) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else fire.Fire(compare)

@@ -58,9 +58,7 @@ def scan(out: str, slices: int = 600, columns: int = 512, seed: int = 900, piece
         pieces.append((phantom.image, fractured.astype(np.uint8)))
         print(f"piece {n + 1}: {[(f['level'], f['shape'], f['grade']) for f in phantom.fractures]}", flush=True)
     count = -(-slices // piece)
-    image, label = (
-        np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], axis=2)[:, :, :slices] for k in (0, 1)
-    )
+    image, label = (np.concatenate([pieces[n % len(pieces)][k] for n in range(count)], axis=2)[:, :, :slices] for k in (0, 1))
     affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])  # L, P, S, the usual orientation of scanners
     affine[:2, 3] = [s * (columns - 1) / 2 for s in SPACING[:2]]
     for name, data in ((f"torso_{slices}.nii.gz", image), (f"torso_{slices}_label.nii.gz", label)):
@@ -238,9 +236,7 @@ def growth(
         row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime}, config)
         rows.append((length, 2 * data.shape[0] * data.shape[1] * length / 2**20, row))
         print(f"{length}: {row['total']:.1f} s, {row['peak'] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
-    print(
-        "\n| slices | scan as 16 bit (MiB) | s per scan | of these network | peak MiB | predicted at most | windows |"
-    )
+    print("\n| slices | scan as 16 bit (MiB) | s per scan | of these network | peak MiB | predicted at most | windows |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for length, size, row in rows:
         windows = sum(row["windows"].values())
@@ -248,14 +244,10 @@ def growth(
             f"| {length} | {size:.0f} | {sum(row['seconds'].values()):.1f} | {row['seconds']['network']:.1f} | "
             f"{row['peak'] / 2**20:.0f} | {row['memory_mib']['predicted']} | {windows} |"
         )
-    sizes, peaks = (
-        np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True)
-    )
+    sizes, peaks = (np.array([v for v in values]) for values in zip(*((s, r["peak"] / 2**20) for _, s, r in rows), strict=True))
     slope, start = np.polyfit(sizes, peaks, 1)
     deviation = float(np.abs(peaks - (slope * sizes + start)).max())
-    print(
-        f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest deviation from this line {deviation:.0f} MiB."
-    )
+    print(f"\nPeak = {start:.0f} MiB + {slope:.2f} x the scan as 16 bit; largest deviation from this line {deviation:.0f} MiB.")
 
 
 if __name__ == "__main__":

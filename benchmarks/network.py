@@ -121,9 +121,7 @@ def cost(rounds: int = 30, size: int = 256, batch: int = 4, threads: int = 2) ->
                 start = time.perf_counter()
                 stopwatch.round(image)
                 shortest[name] = min(shortest[name], time.perf_counter() - start)
-    print(
-        f"\nForward pass of {batch} x 1 x {size} x {size}, channels last, {threads} threads, {rounds} rounds in turn.\n"
-    )
+    print(f"\nForward pass of {batch} x 1 x {size} x {size}, channels last, {threads} threads, {rounds} rounds in turn.\n")
     print("| network | parameters (M) | multiply-adds (G) | ratio | ms (sum of modules) | ratio | ms (whole pass) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, network in networks.items():
@@ -156,10 +154,7 @@ def _scans(root: Path, sections: tuple[str, ...]) -> list[tuple[np.ndarray, np.n
 
 
 def _patches(
-    scans: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]],
-    per_scan: int,
-    size: tuple[int, int],
-    rng: np.random.Generator,
+    scans: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]], per_scan: int, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Crop patches from sagittal slices, half of them around a fracture where there is one, half around bone."""
     images, labels = [], []
@@ -226,9 +221,7 @@ def train(
     scans = _scans(root, ("training",))
     validation_scans = _scans(root, ("validation", "testing"))
     val_images, val_labels = _patches(validation_scans, val_per_scan, tuple(size), np.random.default_rng(1))  # type: ignore[arg-type]
-    print(
-        f"{len(scans)} training scans; {len(val_images)} patches of {size} from {len(validation_scans)} validation scans"
-    )
+    print(f"{len(scans)} training scans; {len(val_images)} patches of {size} from {len(validation_scans)} validation scans")
     loss_function = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

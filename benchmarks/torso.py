@@ -18,9 +18,7 @@ from scripts.simulation.style import ScanStyle
 BODY_MM = (165.0, 118.0)  # half axes, right-left and front-back
 
 
-def torso(
-    seed: int, fractures: int, spacing: tuple[float, float, float], shape: tuple[int, int, int], grades=(2, 3)
-) -> SpineScan:
+def torso(seed: int, fractures: int, spacing: tuple[float, float, float], shape: tuple[int, int, int], grades=(2, 3)) -> SpineScan:
     """Torso with a thoracolumbar spine.
 
     Args:

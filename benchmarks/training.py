@@ -54,14 +54,7 @@ def parser_of(pipeline: str, data: str, cache_dir: str, overrides: dict[str, Any
     overlay = ["configs/device_augment.yaml"] if pipeline == "device" else []
     parser.read_config(["configs/train.yaml", *overlay])
     parser.read_meta("configs/metadata.json")
-    settings = {
-        "bundle_root": ".",
-        "dataset_dir": data,
-        "check_data": "off",
-        "preflight": None,
-        "train::handlers": [],
-        **overrides,
-    }
+    settings = {"bundle_root": ".", "dataset_dir": data, "check_data": "off", "preflight": None, "train::handlers": [], **overrides}
     for key, value in settings.items():
         parser[key] = value
     if pipeline in ("cache", "device"):
@@ -80,9 +73,7 @@ def convolution_rate(device: Any, dtype: Any, seconds: float = 2.0) -> float:
     import torch
 
     x = torch.randn(16, 64, 128, 160, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(
-        device=device, dtype=dtype, memory_format=torch.channels_last
-    )
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     operations = 2 * x[:, :1].numel() * 64 * 64 * 9
 
     def run(times: int) -> float:
@@ -244,10 +235,7 @@ def compare(
     here, cache = [sys.executable, "-W", "ignore", __file__], str(folder / "cache")
     data = str(Path(data).resolve())
     if "nnunet" in pipelines and not (folder / "nnunet" / "arrays").is_dir():
-        _run(
-            [*here, "export", data, cache, str(folder / "nnunet" / "arrays"), "--overrides", settings],
-            folder / "export.log",
-        )
+        _run([*here, "export", data, cache, str(folder / "nnunet" / "arrays"), "--overrides", settings], folder / "export.log")
     results: dict[str, list[tuple[np.ndarray, float, float]]] = {p: [] for p in pipelines}
     utilisation: dict[str, str] = {}
     try:
@@ -275,9 +263,7 @@ def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: in
 
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "monai"))
     print(f"\n{platform.platform()}, {os.cpu_count()} cores; {versions}; {rounds} rounds of {steps} steps\n")
-    print(
-        "| pipeline | slices/s (range) | steps/s | waiting for data (%) | computing a step (s) | peak MiB | GPU MiB |"
-    )
+    print("| pipeline | slices/s (range) | steps/s | waiting for data (%) | computing a step (s) | peak MiB | GPU MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     speed = {}
     for name, measured in results.items():
@@ -293,10 +279,7 @@ def _table(results: dict[str, list[tuple[np.ndarray, float, float]]], rounds: in
     first, *others = speed
     for other in others:
         ratios = [a / b for a, b in zip(speed[first], speed[other], strict=True)]
-        print(
-            f"\n{first} : {other} = {np.median(ratios):.2f} steps per second ({min(ratios):.2f} to {max(ratios):.2f})",
-            end="",
-        )
+        print(f"\n{first} : {other} = {np.median(ratios):.2f} steps per second ({min(ratios):.2f} to {max(ratios):.2f})", end="")
     print()
 
 

@@ -20,12 +20,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "Dataset001_spine"
-DATASET = {
-    "channel_names": {"0": "CT"},
-    "labels": {"background": 0, "fracture": 1},
-    "numTraining": 0,
-    "file_ending": ".nii.gz",
-}
+DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "fracture": 1}, "numTraining": 0, "file_ending": ".nii.gz"}
 
 
 def _settings(overrides: Any) -> dict[str, Any]:
@@ -83,9 +78,7 @@ def preprocess(arrays: Path, folder: Path, patch: list[int]) -> None:
         blocks, chunks = comp_blosc2_params(image.shape, patch, image.itemsize)
         blocks_label, chunks_label = comp_blosc2_params(label.shape, patch, label.itemsize)
         properties = {"class_locations": locations, "spacing": [1.0, 1.0, 1.0]}
-        nnUNetDatasetBlosc2.save_case(
-            image, label, properties, str(folder / path.stem), chunks, blocks, chunks_label, blocks_label
-        )
+        nnUNetDatasetBlosc2.save_case(image, label, properties, str(folder / path.stem), chunks, blocks, chunks_label, blocks_label)
 
 
 def measure(work: str, steps: int, warm_up: int, overrides: Any = "{}") -> None:

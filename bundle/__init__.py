@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from .scripts.networks import MSFFNet as MSFFNet
 
 # Imported at first use, so that "import spine_fracture" is fast.
-_PUBLIC = {
-    "MSFFNet": "networks",
-    "score": "evaluation.score",
-    "segment": "inference.segment",
-}
+_PUBLIC = {"MSFFNet": "networks", "score": "evaluation.score", "segment": "inference.segment"}
 __all__ = ["MSFFNet", "__version__", "score", "segment"]
 
 

@@ -40,11 +40,7 @@ def main() -> None:
     CARD.mkdir(parents=True, exist_ok=True)
     weights = ROOT / "bundle" / "models" / "model.pt"
     shutil.copyfile(options.run / "model.pt", weights)
-    for name, folder in (
-        ("history.csv", options.run),
-        ("training_curve.png", options.run),
-        ("build.json", options.data),
-    ):
+    for name, folder in (("history.csv", options.run), ("training_curve.png", options.run), ("build.json", options.data)):
         shutil.copyfile(folder / name, CARD / name)
     config = ConfigParser()
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in CONFIGS])

@@ -29,35 +29,16 @@ def main() -> None:
     assert not list(Path.cwd().iterdir()), "run this in an empty folder"
     assert spine_fracture.__version__ in command("--version")
     assert str(package) == command("path").strip()
-    for words in (
-        ["-h"],
-        ["segment", "--help"],
-        ["data", "phantom", "--help"],
-        ["evaluate", "-h"],
-        ["completion", "zsh"],
-    ):
+    for words in (["-h"], ["segment", "--help"], ["data", "phantom", "--help"], ["evaluate", "-h"], ["completion", "zsh"]):
         assert "--" in command(*words) or "Commands" in command(*words)
 
-    command(
-        "data",
-        "phantom",
-        "--out",
-        "data",
-        "--cases",
-        "2",
-        "--seed",
-        "7",
-        "--regions",
-        "lumbar",
-        "--grades",
-        "3",
-        "--healthy",
-        "0",
-    )
+    phantoms = "data phantom --out data --cases 3 --seed 7 --regions lumbar --grades 3 --healthy 0"
+    command(*phantoms.split())
     scan = sorted(Path("data/images").glob("*.nii.gz"))[0]
-    command("segment", str(scan), "--out", "by-command")
+    command("segment", "data/images", "--out", "by-command")
     results = spine_fracture.segment(str(scan), out="by-function")
-    first, second = (nib.load(next(Path(d).glob("*_fracture.nii.gz"))) for d in ("by-command", "by-function"))
+    masks = [Path(d, scan.name.replace(".nii.gz", "_fracture.nii.gz")) for d in ("by-command", "by-function")]
+    first, second = (nib.load(mask) for mask in masks)
     assert np.array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
     assert results[0]["findings"], "no finding in a phantom with a severe fracture"
     command("evaluate", "score", "by-command", "data/labels", "--out", "score")

@@ -20,10 +20,7 @@ def _leaves(table, words=()):
             yield from _leaves(target, (*words, name))
 
 
-LEAVES = [
-    *_leaves(commands.COMMANDS),
-    *(leaf for room, table in commands.ROOMS.items() for leaf in _leaves(table, (room,))),
-]
+LEAVES = [*_leaves(commands.COMMANDS), *(leaf for room, table in commands.ROOMS.items() for leaf in _leaves(table, (room,)))]
 
 
 @pytest.mark.parametrize(("words", "target", "line"), LEAVES, ids=lambda v: "-".join(v) if isinstance(v, tuple) else "")
@@ -31,9 +28,7 @@ def test_every_command_exists_and_explains_its_options(words, target, line):
     text = help_text(load(target), " ".join(words))
     assert line
     rows = text.partition("\nArguments:\n")[2].splitlines()
-    unexplained = [
-        name for name, row in itertools.pairwise(rows) if name[2] != " " and row.startswith("      (")
-    ]
+    unexplained = [name for name, row in itertools.pairwise(rows) if name[2] != " " and row.startswith("      (")]
     assert not unexplained
 
 
@@ -67,10 +62,7 @@ def test_completion_offers_commands_and_options(type_line, capsys, shell):
     if shell == "zsh":
         assert script.startswith("autoload")
         return
-    for typed, expected in {
-        "spine-fracture evaluate s": "score",
-        "spine-fracture segment scan.nii --thr": "--threshold",
-    }.items():
+    for typed, expected in {"spine-fracture evaluate s": "score", "spine-fracture segment scan.nii --thr": "--threshold"}.items():
         words = typed.split()
         lines = f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _spine_fracture; echo ${{COMPREPLY[@]}}"
         done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True)

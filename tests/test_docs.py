@@ -16,9 +16,7 @@ from scripts.core.cli import load, parse_arguments
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 MANUAL = [p for p in PAGES if "history" not in p.parts and "model_card" not in p.parts]
-MODULE = re.compile(
-    r"(?:python|nproc_per_node=\d|HOST:29500) -m scripts\.(data|evaluation|inference|label|experiments) ([^`\n]+)"
-)
+MODULE = re.compile(r"(?:python|nproc_per_node=\d|HOST:29500) -m scripts\.(data|evaluation|inference|label|experiments) ([^`\n]+)")
 PROGRAM = re.compile(r"spine-fracture ((?:segment|evaluate|data|experiments|label|export) [^`\n|]+)")
 BUNDLE_RUN = re.compile(r"(?:spine-fracture bundle|-m monai\.bundle) run (\w+)[^`]*?--config_file (\"\[.*?\]\"|\S+)")
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]+)?\)")
@@ -32,9 +30,7 @@ def _lines() -> list[tuple[str, list[str], dict]]:
         for room, words in MODULE.findall(text):
             table = ROOMS[room]
             words = shlex.split(words, comments=True)
-            lines.append(
-                (page.name, ["segment", *words] if room == "inference" and words[0] not in INFERENCE else words, table)
-            )
+            lines.append((page.name, ["segment", *words] if room == "inference" and words[0] not in INFERENCE else words, table))
         lines += [(page.name, shlex.split(words, comments=True), COMMANDS) for words in PROGRAM.findall(text)]
     return lines
 
@@ -48,9 +44,7 @@ def test_worked_example_of_the_evaluation_is_true():
     assert printed.getvalue() == expected
 
 
-@pytest.mark.parametrize(
-    ("file", "words", "table"), _lines(), ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else ""
-)
+@pytest.mark.parametrize(("file", "words", "table"), _lines(), ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "")
 def test_command_lines_of_the_manual_are_valid(file, words, table):
     if {"...", "…"} & set(words) or "COMMAND" in words or words[-1] in ("-h", "--help"):
         pytest.skip("a pattern of a command line")

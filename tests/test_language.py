@@ -49,12 +49,7 @@ EXEMPT = {
 @pytest.mark.parametrize("file", [f for f in SOURCES if f.name not in EXEMPT], ids=_id)
 def test_prose_has_no_persons(file):
     lines = file.read_text(encoding="utf-8").splitlines()
-    wrong = [
-        f"{_id(file)}:{n}: {m[0]!r} in {line.strip()}"
-        for n, line in enumerate(lines, 1)
-        for m in [DIALECT.search(line)]
-        if m
-    ]
+    wrong = [f"{_id(file)}:{n}: {m[0]!r} in {line.strip()}" for n, line in enumerate(lines, 1) for m in [DIALECT.search(line)] if m]
     assert not wrong, "\n".join(wrong)
 
 

@@ -24,12 +24,7 @@ def test_every_folder_of_the_code_is_packaged():
 def test_configs_and_weights_are_packaged():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["spine_fracture"]
     packaged = {f for p in patterns for f in BUNDLE.glob(p)}
-    needed = {
-        *BUNDLE.glob("configs/**/*.yaml"),
-        BUNDLE / "configs/metadata.json",
-        BUNDLE / "models/model.pt",
-        BUNDLE / "py.typed",
-    }
+    needed = {*BUNDLE.glob("configs/**/*.yaml"), BUNDLE / "configs/metadata.json", BUNDLE / "models/model.pt", BUNDLE / "py.typed"}
     assert needed <= packaged
 
 
@@ -53,9 +48,7 @@ def test_citation_has_the_fields_of_its_schema():
 def package():
     """The bundle's folder imported as the installed package is."""
     name = "spine_fracture_copy"
-    spec = importlib.util.spec_from_file_location(
-        name, BUNDLE / "__init__.py", submodule_search_locations=[str(BUNDLE)]
-    )
+    spec = importlib.util.spec_from_file_location(name, BUNDLE / "__init__.py", submodule_search_locations=[str(BUNDLE)])
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module

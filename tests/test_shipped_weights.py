@@ -111,9 +111,7 @@ def test_unseen_fracture_is_detected_and_intact_spine_is_not(fracture_mask, tmp_
 
 
 def test_vertebra_output_segments_vertebrae_of_a_phantom(tmp_path):
-    scan = fractured_phantom(
-        70_002, "lumbar", 1, (2,), wide_style(np.random.default_rng(5), "lumbar"), collapse_fraction=1.0
-    )
+    scan = fractured_phantom(70_002, "lumbar", 1, (2,), wide_style(np.random.default_rng(5), "lumbar"), collapse_fraction=1.0)
     nib.save(nib.Nifti1Image(scan.image, scan.affine), tmp_path / "ct.nii.gz")
     nib.save(nib.Nifti1Image(scan.labels.astype(np.uint8), scan.affine), tmp_path / "bone.nii.gz")
     parser = read_config(None, {"bundle_root": str(BUNDLE), "device": "cpu"})

@@ -53,17 +53,7 @@ def run(work: ConfigWorkflow) -> None:
 @pytest.fixture(scope="module")
 def trained(bundle, phantom_set, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    run(
-        workflow(
-            bundle,
-            ["train.yaml"],
-            "train",
-            dataset_dir=str(phantom_set),
-            output_dir=str(out),
-            ckpt_dir=str(out),
-            **TINY,
-        )
-    )
+    run(workflow(bundle, ["train.yaml"], "train", dataset_dir=str(phantom_set), output_dir=str(out), ckpt_dir=str(out), **TINY))
     return out
 
 
@@ -166,21 +156,11 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
     shared = {"dataset_dir": str(phantom_set), "output_dir": str(tmp_path), **patch}
     run(
         workflow(
-            bundle,
-            ["train.yaml", "spatial_3d/train.yaml"],
-            "train",
-            ckpt_dir=str(tmp_path),
-            epochs=1,
-            num_workers=0,
-            **shared,
+            bundle, ["train.yaml", "spatial_3d/train.yaml"], "train", ckpt_dir=str(tmp_path), epochs=1, num_workers=0, **shared
         )
     )
     work = workflow(
-        bundle,
-        ["inference.yaml", "spatial_3d/inference.yaml"],
-        "infer",
-        checkpoint=str(tmp_path / "model.pt"),
-        **shared,
+        bundle, ["inference.yaml", "spatial_3d/inference.yaml"], "infer", checkpoint=str(tmp_path / "model.pt"), **shared
     )
     run(work)
     assert list(tmp_path.glob("*_fracture.nii.gz"))
@@ -188,10 +168,7 @@ def test_3d_overlay_trains_and_infers(bundle, phantom_set, tmp_path):
 
 @pytest.mark.parametrize(
     ("training", "inference", "plane"),
-    [
-        ("spatial_25d.yaml", "spatial_25d.yaml", "sagittal"),
-        ("plane/coronal.yaml", "inference/coronal.yaml", "coronal"),
-    ],
+    [("spatial_25d.yaml", "spatial_25d.yaml", "sagittal"), ("plane/coronal.yaml", "inference/coronal.yaml", "coronal")],
 )
 def test_other_views_train_evaluate_and_infer(bundle, phantom_set, tmp_path, training, inference, plane):
     shared = {"dataset_dir": str(phantom_set), **(TINY | {"epochs": 1, "patch_size": [32, 48]})}
@@ -317,19 +294,10 @@ def test_ids_of_version_05_work_on_the_command_line(bundle, phantom_set, tmp_pat
 
 @pytest.mark.slow
 def test_training_runs_from_the_project_root(bundle, phantom_set, tmp_path):
-    options = {
-        **TINY,
-        "epochs": 1,
-        "device": "cpu",
-        "dataset_dir": phantom_set,
-        "output_dir": tmp_path,
-        "ckpt_dir": tmp_path,
-    }
+    options = {**TINY, "epochs": 1, "device": "cpu", "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path}
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", "bundle/configs/train.yaml"]
     command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    done = subprocess.run(
-        command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
-    )
+    done = subprocess.run(command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "model.pt").is_file()

@@ -132,9 +132,7 @@ def completion(shell: str = "bash") -> None:
     """
     if shell not in ("bash", "zsh"):
         raise InputError(f"{shell}: must be bash or zsh")
-    cases = "\n".join(
-        f'    "{" ".join(words)}") words="{" ".join(following)}" ;;' for words, following in _names(COMMANDS).items()
-    )
+    cases = "\n".join(f'    "{" ".join(words)}") words="{" ".join(following)}" ;;' for words, following in _names(COMMANDS).items())
     if shell == "zsh":
         print("autoload -U +X bashcompinit && bashcompinit")
     print(

@@ -210,15 +210,9 @@ def test_inference_overlays_make_a_segmenter(bundle, overlay):
     base = merged(bundle, "inference.yaml")
     for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
         plain = key.lstrip("+")
-        assert (plain.rsplit("::", 1)[0] if "::" in plain else plain) in base, (
-            f"{overlay} overrides {key}, which is not there"
-        )
+        assert (plain.rsplit("::", 1)[0] if "::" in plain else plain) in base, f"{overlay} overrides {key}, which is not there"
     segmenter = merged(bundle, "inference.yaml", overlay).get_parsed_content("segmenter")
-    planes = {
-        "inference/axial.yaml": ["axial"],
-        "inference/coronal.yaml": ["coronal"],
-        "spatial_3d/inference.yaml": ["volume"],
-    }
+    planes = {"inference/axial.yaml": ["axial"], "inference/coronal.yaml": ["coronal"], "spatial_3d/inference.yaml": ["volume"]}
     if overlay == "inference/three_planes.yaml":
         assert list(segmenter.checkpoints) == ["sagittal", "coronal", "axial"]
     else:
@@ -235,9 +229,7 @@ def test_all_overlays_of_inference_are_listed(bundle):
 @pytest.mark.parametrize("overlay", ["plane/coronal.yaml", "plane/axial.yaml"])
 def test_plane_overlays_change_the_orientation(bundle, overlay):
     plain, other = merged(bundle, "train.yaml"), merged(bundle, "train.yaml", overlay)
-    assert [t["_target_"] for t in other["resample"]][: len(plain["resample"])] == [
-        t["_target_"] for t in plain["resample"]
-    ]
+    assert [t["_target_"] for t in other["resample"]][: len(plain["resample"])] == [t["_target_"] for t in plain["resample"]]
     assert other["resample"] != plain["resample"]
 
 

@@ -43,10 +43,7 @@ def test_an_old_id_is_renamed_with_one_warning(old, warnings):
 
 
 def test_a_current_config_is_unchanged_and_silent(warnings):
-    content = {
-        "seed": 1,
-        "net": {"_target_": "scripts.networks.msffnet.MSFFNet", "x": ["@seed", "$@seed + 1", None, 1.5]},
-    }
+    content = {"seed": 1, "net": {"_target_": "scripts.networks.msffnet.MSFFNet", "x": ["@seed", "$@seed + 1", None, 1.5]}}
     assert migrate_config(content) == content
     assert not warnings()
 
@@ -123,11 +120,7 @@ def test_a_reference_to_an_id_of_another_unit_keeps_its_name():
 def test_a_whole_reference_to_another_unit_is_scaled():
     from monai.bundle import ConfigParser
 
-    old = {
-        "min_volume_mm3": 2000.0,
-        "size": "@min_volume_mm3",
-        "post": {"_target_": POST, "min_volume_mm3": "@min_volume_mm3"},
-    }
+    old = {"min_volume_mm3": 2000.0, "size": "@min_volume_mm3", "post": {"_target_": POST, "min_volume_mm3": "@min_volume_mm3"}}
     parser = ConfigParser(migrate_config(old))
     assert parser.get_parsed_content("size") == pytest.approx(2000)
     assert parser.get_parsed_content("post").min_volume_ml == pytest.approx(2)

@@ -19,14 +19,7 @@ def test_levels_and_labels_are_inverse_and_follow_verse():
 
 @pytest.mark.parametrize(
     ("level", "region"),
-    [
-        ("C1", "cervical"),
-        ("C7", "cervical"),
-        ("T1", "thoracic"),
-        ("T13", "thoracic"),
-        ("L6", "lumbar"),
-        ("S1", "lumbar"),
-    ],
+    [("C1", "cervical"), ("C7", "cervical"), ("T1", "thoracic"), ("T13", "thoracic"), ("L6", "lumbar"), ("S1", "lumbar")],
 )
 def test_region_of_a_level(level, region):
     assert region_of(level) == region

@@ -42,9 +42,7 @@ def test_numbers_out_of_range_are_named(arguments, match):
 
 def test_slabs_become_channels_and_labels_the_centre_slice():
     slab = torch.arange(9.0).reshape(1, 9, 1, 1).expand(1, 9, 4, 5)
-    out = SliceContextd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)(
-        {"image": slab, "label": slab}
-    )
+    out = SliceContextd(keys=["image", "label"], image_keys="image", neighbours=2, step=2)({"image": slab, "label": slab})
     assert out["image"][:, 0, 0].tolist() == [0, 2, 4, 6, 8]
     assert out["label"][:, 0, 0].tolist() == [4]
     with pytest.raises(ValueError, match="`image` has 9 slices; expected 5 for neighbours and step"):
@@ -102,7 +100,5 @@ def test_the_distance_in_mm_becomes_a_step_in_slices():
     assert context_step(0, 0.0, (1.5, 1, 1), spatial_dims=3) == 1
     with pytest.raises(InputError, match=r"neighbour_mm=0: must be above 0 mm"):
         context_step(1, 0, (1.5, 1, 1))
-    with pytest.raises(
-        InputError, match=r"neighbours=2: must be 0 for 3D patches.*leave spatial_25d\.yaml or spatial_3d"
-    ):
+    with pytest.raises(InputError, match=r"neighbours=2: must be 0 for 3D patches.*leave spatial_25d\.yaml or spatial_3d"):
         context_step(2, 7.5, (1.5, 1, 1), spatial_dims=3)

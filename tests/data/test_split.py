@@ -39,10 +39,7 @@ def test_a_new_split_keeps_patients_together_and_its_source(datalist):
     sections = patients(path)
     assert sum(map(len, sections.values())) == len(set().union(*sections.values())) == 12
     assert [len(p) for p in sections.values()] == pytest.approx([6, 3, 3], abs=1)
-    assert (
-        patients(split(str(datalist), out=str(datalist.parent / "b.json"), fractions=[0.5, 0.25, 0.25], seed=3))
-        == sections
-    )
+    assert patients(split(str(datalist), out=str(datalist.parent / "b.json"), fractions=[0.5, 0.25, 0.25], seed=3)) == sections
 
 
 def test_the_same_seed_results_in_the_same_folds():

@@ -80,9 +80,7 @@ def test_every_pair_is_scored_and_tables_match(folders, workers):
     assert "| dice | 0.833 | 0.833 to 0.833 | 3 | 3 |" in text
     assert len(list(csv.DictReader((folders / "out" / "fractures.csv").open()))) == 3
     detections = list(csv.DictReader((folders / "out" / "detections.csv").open()))
-    assert [(r["case"], r["detection"], r["true_positive"]) for r in detections] == [
-        (f"case{k}", "1", "1") for k in range(3)
-    ]
+    assert [(r["case"], r["detection"], r["true_positive"]) for r in detections] == [(f"case{k}", "1", "1") for k in range(3)]
     assert len(summary["references_sha256"]) == 64
     assert len(list((folders / "out" / "worst").glob("*.png"))) == 4
     assert (folders / "out" / "report.html").read_text().count("data:image/png") == 3 + 4
@@ -102,12 +100,7 @@ def test_datalist_has_patients_vertebrae_and_grades(folders):
     (data / "vertebrae.csv").write_text("case,label,level,fractured,grade,shape\na,20,L1,1,2,wedge\na,21,L2,0,0,\n")
     score(str(folders / "predictions"), str(data / "datalist.json"), str(folders / "out"), samples=20)
     rows = {r["target"]: r for r in csv.DictReader((folders / "out" / "fractures.csv").open())}
-    assert (rows["L1"]["grade"], rows["L1"]["shape"], rows["L1"]["detected"], rows["L1"]["patient"]) == (
-        "2",
-        "wedge",
-        "1",
-        "p7",
-    )
+    assert (rows["L1"]["grade"], rows["L1"]["shape"], rows["L1"]["detected"], rows["L1"]["patient"]) == ("2", "wedge", "1", "p7")
     assert rows["L2"]["fractured"] == "0"
     summary = json.loads((folders / "out" / "summary.json").read_text())["summary"]
     assert summary["fractures"]["sensitivity, grade 2"]["value"] == 1.0
@@ -164,9 +157,7 @@ def test_predictions_of_one_name_are_ambiguous(folders, capsys):
     assert "neither is scored" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "layout", ["{case}/{case}_seg.nii.gz", "{case}/segmentations/{case}.nii.gz", "{case}/mask.nii.gz"]
-)
+@pytest.mark.parametrize("layout", ["{case}/{case}_seg.nii.gz", "{case}/segmentations/{case}.nii.gz", "{case}/mask.nii.gz"])
 def test_one_folder_per_case_is_searched(folders, layout):
     flat = run(folders)["summary"]
     for path in list((folders / "predictions").iterdir()):
@@ -208,9 +199,7 @@ def test_fractures_with_the_ignore_index_are_reported(folders, capsys):
 
 
 def test_canonical_names_have_no_suffixes_of_tools():
-    assert {
-        canonical_name(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")
-    } == {"a"}
+    assert {canonical_name(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
     # Numbers of cases are no endings: only nnU-Net's channels are.
     assert (
         len(

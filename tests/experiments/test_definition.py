@@ -9,13 +9,7 @@ import pytest
 from scripts.core.config_diff import training_relevant
 from scripts.core.errors import InputError
 from scripts.core.paths import SUITES
-from scripts.experiments.suite.config import (
-    config_differences,
-    config_hash,
-    load_config,
-    merge_configs,
-    write_config,
-)
+from scripts.experiments.suite.config import config_differences, config_hash, load_config, merge_configs, write_config
 from scripts.experiments.suite.definition import load_suite, read_yaml
 from scripts.experiments.suite.stages import run_configs
 
@@ -116,9 +110,7 @@ def test_a_wrong_override_is_refused_before_anything_runs(tmp_path, override, li
 
 
 def test_a_written_config_equals_the_merged_one(tmp_path):
-    content = merge_configs(
-        [str(SUITES.parent / "train.yaml")], {"epochs": 3, "network_def::features": [4, 4, 4, 4, 4]}, "test"
-    )
+    content = merge_configs([str(SUITES.parent / "train.yaml")], {"epochs": 3, "network_def::features": [4, 4, 4, 4, 4]}, "test")
     write_config(tmp_path / "c.yaml", content, "A comment.")
     assert config_hash(load_config(tmp_path / "c.yaml")) == config_hash(content)
     assert (tmp_path / "c.yaml").read_text().startswith("# A comment.\n")
@@ -127,14 +119,10 @@ def test_a_written_config_equals_the_merged_one(tmp_path):
 def test_only_training_relevant_ids_change_the_hash():
     files = [str(SUITES.parent / "train.yaml")]
     base = merge_configs(files, {}, "test")
-    assert config_hash(merge_configs(files, {"dataset_dir": "/elsewhere", "num_workers": 0}, "test")) == config_hash(
-        base
-    )
+    assert config_hash(merge_configs(files, {"dataset_dir": "/elsewhere", "num_workers": 0}, "test")) == config_hash(base)
     assert config_hash(merge_configs(files, {"learning_rate": 0.01}, "test")) != config_hash(base)
     assert config_hash(merge_configs(files, {"init_checkpoint": "other.pt"}, "test")) != config_hash(base)
-    assert config_differences(base, merge_configs(files, {"learning_rate": 0.01}, "test")) == [
-        "learning_rate: 0.001 and 0.01"
-    ]
+    assert config_differences(base, merge_configs(files, {"learning_rate": 0.01}, "test")) == ["learning_rate: 0.001 and 0.01"]
 
 
 def test_shipped_files_have_no_duplicate_keys():

@@ -17,14 +17,7 @@ from pathlib import Path
 import pytest
 from scripts.core.errors import InputError
 from scripts.experiments import launch as launch_module
-from scripts.experiments.launch import (
-    FolderLock,
-    bundle_command,
-    launch,
-    run_all,
-    tail,
-    worker_environments,
-)
+from scripts.experiments.launch import FolderLock, bundle_command, launch, run_all, tail, worker_environments
 
 
 def compete(folder: str, log: str, number: int) -> None:
@@ -117,9 +110,7 @@ def test_a_process_is_stopped_with_its_children(tmp_path):
     assert (good.code, good.stopped) == (0, False)
     assert good.peak_mib > 1
     assert tail(log)[-1] == "done"
-    assert "time.sleep(61)" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.replace(
-        program, ""
-    )
+    assert "time.sleep(61)" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.replace(program, "")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is of Linux")

@@ -122,10 +122,7 @@ def test_real_trainings_are_pruned_and_best_yaml_trains(bundle, phantom_set, tmp
 def test_a_failed_trial_is_reported_and_others_continue(fake_training, phantom_set, tmp_path):
     values = {"kind": "choice", "values": [0.1, 0.01, 0.02], "default": 0.1}
     space = write_space(
-        tmp_path,
-        parameters={"learning_rate": values},
-        fixed={"epochs": 2, "seed": 99},
-        sampler={"name": "BruteForceSampler"},
+        tmp_path, parameters={"learning_rate": values}, fixed={"epochs": 2, "seed": 99}, sampler={"name": "BruteForceSampler"}
     )
     out = tmp_path / "out"
     message = search(space, str(out), str(phantom_set))

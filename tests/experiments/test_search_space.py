@@ -16,12 +16,7 @@ from search_helpers import RATE, write_space  # noqa: E402
 
 
 def test_the_first_trial_has_the_values_of_the_configs():
-    expected = {
-        "learning_rate": 0.001,
-        "batch_size": 16,
-        "network_def::fusion_channels": 32,
-        "network_def::dropout": 0.0,
-    }
+    expected = {"learning_rate": 0.001, "batch_size": 16, "network_def::fusion_channels": 32, "network_def::dropout": 0.0}
     assert load_space("default").first() == {**expected, "loss::loss": "dice_ce"}
     small = load_space("default", "small")
     assert small.first()["learning_rate"] == 0.002
@@ -60,19 +55,13 @@ BAD = {
         {"parameters": {"epochs": {"kind": "int", "low": 1, "high": 2, "values": [1]}}},
         "there is no key 'values'; ",
     ),
-    "id": (
-        {"parameters": {"learning_rat": RATE}},
-        "there is no id 'learning_rat' in train.yaml; did you mean '?learning_rate'?",
-    ),
+    "id": ({"parameters": {"learning_rat": RATE}}, "there is no id 'learning_rat' in train.yaml; did you mean '?learning_rate'?"),
     "argument of the network": (
         {"parameters": {"network_def::fusion_channel": {"kind": "int", "low": 4, "high": 8}}},
         "no id 'fusion_channel' .* did you mean '?fusion_channels'?",
     ),
     "fixed id": ({"fixed": {"epoch": 3}}, "there is no id 'epoch' in train.yaml; did you mean '?epochs'?"),
-    "type": (
-        {"parameters": {"batch_size": {"kind": "choice", "values": [8, "many"]}}},
-        "batch_size 'many': must be a number",
-    ),
+    "type": ({"parameters": {"batch_size": {"kind": "choice", "values": [8, "many"]}}}, "batch_size 'many': must be a number"),
     "exchanged range": ({"parameters": {"learning_rate": RATE | {"low": 1}}}, r"learning_rate: .*low=1.*high=0\.1"),
     "number as text": (
         {"parameters": {"learning_rate": RATE | {"low": "1e-4"}}},
@@ -81,15 +70,9 @@ BAD = {
     "number absent": ({"parameters": {"learning_rate": {"kind": "float", "low": 1}}}, "high=None: must be a number"),
     "fraction": ({"parameters": {"epochs": {"kind": "int", "low": 1.5, "high": 2}}}, "low=1.5: must be a whole number"),
     "logarithm of zero": ({"parameters": {"learning_rate": RATE | {"low": 0}}}, "learning_rate: .*low=0"),
-    "logarithm with step": (
-        {"parameters": {"learning_rate": RATE | {"step": 0.1}}},
-        "learning_rate: .*step. is not supported",
-    ),
+    "logarithm with step": ({"parameters": {"learning_rate": RATE | {"step": 0.1}}}, "learning_rate: .*step. is not supported"),
     "path": ({"parameters": {"ckpt_dir": {"kind": "choice", "values": ["a"]}}}, "is set by the search itself"),
-    "id that is fixed too": (
-        {"fixed": {"learning_rate": 0.1}},
-        "learning_rate is searched and learning_rate is set as well",
-    ),
+    "id that is fixed too": ({"fixed": {"learning_rate": 0.1}}, "learning_rate is searched and learning_rate is set as well"),
     "duplicate value": (
         {"parameters": {"batch_size": {"kind": "choice", "values": [8, 16, 8]}}},
         "duplicate 8 in values; leave one out",

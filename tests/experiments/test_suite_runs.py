@@ -77,14 +77,7 @@ def test_a_run_writes_config_weights_scores_and_record(ran, phantom_set):
     for name in ("fused_seed0", "plain_seed0"):
         folder = ran[0] / "members" / name
         assert is_finished(folder)
-        for file in (
-            "config.yaml",
-            "evaluate.yaml",
-            "history.csv",
-            "training_curve.png",
-            "log.txt",
-            "evaluation/report.html",
-        ):
+        for file in ("config.yaml", "evaluate.yaml", "history.csv", "training_curve.png", "log.txt", "evaluation/report.html"):
             assert (folder / file).is_file(), file
         masks = sorted(p.name for p in (folder / "evaluation" / "masks").iterdir())
         testing = json.loads((phantom_set / "datalist.json").read_text())["testing"]
@@ -192,9 +185,7 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
         run(str(tiny_suite), out=str(tmp_path))
     with pytest.raises(InputError, match=r"datalist.json: no such datalist"):
         run(str(tiny_suite), out=str(tmp_path), dataset_dir=str(tmp_path))
-    with pytest.raises(
-        InputError, match=r"members=\['fusd'\]: no such member of tiny; must be some of fused, broken, plain"
-    ):
+    with pytest.raises(InputError, match=r"members=\['fusd'\]: no such member of tiny; must be some of fused, broken, plain"):
         run(str(tiny_suite), out=str(tmp_path), members="fusd")
     with pytest.raises(InputError, match="holds no runs; start with"):
         table(str(tiny_suite), out=str(tmp_path / "none"))
@@ -205,17 +196,7 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
 def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set, tmp_path, bundle):
     suite = tmp_path / "tiny.yaml"
     suite.write_text(tiny_suite.read_text().replace("epochs: 2", "patience: 100\n  epochs: 20"))
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "scripts.experiments",
-        "run",
-        str(suite),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "scripts.experiments", "run", str(suite), "--out", str(tmp_path / "out")]
     command += ["--dataset_dir", str(phantom_set), "--members", "['plain']", "--device", "cpu"]
     folder = tmp_path / "out" / "members" / "plain_seed0"
 
@@ -287,9 +268,7 @@ def test_a_run_folder_of_version_0_5_is_read(ran, tiny_suite, phantom_set, tmp_p
     folder = out / "members" / "plain_seed0"
     for name in ("config.yaml", "evaluate.yaml"):
         text = (folder / name).read_text(encoding="utf-8")
-        (folder / name).write_text(
-            text.replace("ignore_index:", "ignore_value:", 1).replace("@ignore_index", "@ignore_value")
-        )
+        (folder / name).write_text(text.replace("ignore_index:", "ignore_value:", 1).replace("@ignore_index", "@ignore_value"))
     assert "ignore_value" in (folder / "config.yaml").read_text(encoding="utf-8")
     old_hash = config_hash(load_config(folder / "config.yaml", migrate=False))
     write_record(folder, {**read_record(folder), "config_sha256": old_hash})

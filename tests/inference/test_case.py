@@ -38,9 +38,7 @@ def test_mask_in_every_orientation_and_spacing(tmp_path, number):
     """Signed permutations of the axes, turned obliquely, with voxels of 0.3 to 5 mm."""
     permutation, signs = ORIENTATIONS[number]
     rng = np.random.default_rng(number)
-    spacing = np.array([[0.8, 1.0, 1.2], [0.3, 1.5, 2.0], [1.0, 0.7, 5.0], [3.0, 1.0, 0.9]][number % 4])[
-        rng.permutation(3)
-    ]
+    spacing = np.array([[0.8, 1.0, 1.2], [0.3, 1.5, 2.0], [1.0, 0.7, 5.0], [3.0, 1.0, 0.9]][number % 4])[rng.permutation(3)]
     directions = np.zeros((3, 3))
     for axis in range(3):
         directions[permutation[axis], axis] = signs[axis]

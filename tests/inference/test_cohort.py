@@ -202,9 +202,7 @@ def test_missing_inputs_are_named(scans, weights, tmp_path):
     conv = torch.nn.Conv2d(1, 2, 3, padding=1)
     torch.save(conv.state_dict(), weights)
     window = {"size": (32, 48), "neighbours": 1}
-    other = Segmenter(
-        conv, str(weights), str(scans), str(tmp_path / "out"), window=window, runtime={"runtime": "torch"}
-    )
+    other = Segmenter(conv, str(weights), str(scans), str(tmp_path / "out"), window=window, runtime={"runtime": "torch"})
     with pytest.raises(InputError, match="does not accept 3 channel"):
         other.run()
 
@@ -231,9 +229,7 @@ def test_two_processes_equal_one(scans, weights, tmp_path):
     program.write_text(PROGRAM.format(**paths, out=str(tmp_path / "two")))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=400
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in "abc":
         file = f"{name}_fracture.nii.gz"

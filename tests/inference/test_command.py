@@ -45,12 +45,7 @@ def data(tmp_path, monkeypatch) -> Path:
     cases = []
     for name, centres in (("a", [(0, 0, -30)]), ("b", [(2, 0, 30)]), ("c", [])):
         # A ball is a fracture; a speck of 3 ml in every scan is none.
-        image = (
-            np.maximum(
-                ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)
-            )
-            - 60
-        )
+        image = np.maximum(ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)) - 60
         label = ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0) > 460
         save(tmp_path / f"{name}.nii.gz", image.astype(np.int16), affine)
         save(tmp_path / f"{name}_label.nii.gz", label.astype(np.uint8), affine)
@@ -71,16 +66,7 @@ def options(data: Path) -> list[object]:
 
 
 def test_segment_one_scan(monkeypatch, data):
-    run(
-        monkeypatch,
-        data / "a.nii.gz",
-        "--out",
-        data / "out",
-        *options(data),
-        "--save-probabilities",
-        "--min-volume-ml",
-        "1",
-    )
+    run(monkeypatch, data / "a.nii.gz", "--out", data / "out", *options(data), "--save-probabilities", "--min-volume-ml", "1")
     mask = np.asarray(nib.load(data / "out" / "a_fracture.nii.gz").dataobj)
     assert mask.any()
     assert (data / "out" / "a_probability.nii.gz").is_file()

@@ -28,9 +28,7 @@ def test_scans_of_a_folder_in_order(scans):
 
 
 def test_datalist_in_the_folder_has_precedence(scans):
-    (scans / "datalist.json").write_text(
-        json.dumps({"training": [{"image": "a.nii"}], "testing": [{"image": "b.nii.gz"}]})
-    )
+    (scans / "datalist.json").write_text(json.dumps({"training": [{"image": "a.nii"}], "testing": [{"image": "b.nii.gz"}]}))
     assert [c["image"] for c in find_inputs(str(scans))] == [str(scans / "b.nii.gz")]
 
 

@@ -45,9 +45,7 @@ def test_slice_context_counts():
     assert plan(600, channels=5).result == plan(600).result
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)]
-)
+@pytest.mark.parametrize(("text", "expected"), [("4G", 4 * 2**30), ("1500 MiB", 1500 * 2**20), (2, 2 * 2**30), (None, None)])
 def test_sizes_are_parsed(text, expected):
     assert parse_bytes(text) == expected
 

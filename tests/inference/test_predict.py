@@ -38,9 +38,7 @@ def image_of(path) -> torch.Tensor:
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
 def test_slices_of_any_plane_equal_monais_slice_inferer(scan_path, network, plane, axis, blend):
     patch = PatchConfig((48, 32), overlap=0.4, blend=blend, sw_batch_size=3)
-    _, predicted, grid = predict(
-        scan_path, FakeRunner(network), patch, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0
-    )
+    _, predicted, grid = predict(scan_path, FakeRunner(network), patch, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0)
     inferer = SliceInferer(roi_size=(48, 32), spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend)
     with torch.no_grad():
         expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
@@ -50,9 +48,7 @@ def test_slices_of_any_plane_equal_monais_slice_inferer(scan_path, network, plan
 @pytest.mark.parametrize("size", [(16, 32, 48), (32, 32, 32)])
 def test_3d_windows_equal_monais_sliding_window_inferer(scan_path, size):
     torch.manual_seed(1)
-    network = torch.nn.Sequential(
-        torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1)
-    )
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1))
     patch = PatchConfig(size, overlap=0.5, blend="gaussian", sw_batch_size=2)
     _, predicted, grid = predict(scan_path, FakeRunner(network), patch, spacing=(-1, -1, -1), search="all")
     inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
@@ -99,9 +95,7 @@ def test_mirrored_passes_and_ensembles_average_probabilities(network):
     with torch.no_grad():
         passes = [network(batch), network(batch.flip(2)).flip(2), network(batch.flip(2, 3)).flip(2, 3)]
     expected = torch.stack([o.softmax(1)[:, 1] for o in passes]).mean(0)
-    torch.testing.assert_close(
-        torch.sigmoid(predict_batch([FakeRunner(network)], batch, patch))[:, 0], expected, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(torch.sigmoid(predict_batch([FakeRunner(network)], batch, patch))[:, 0], expected, atol=1e-5, rtol=0)
     other = Threshold()
     pair = torch.sigmoid(predict_batch([FakeRunner(network), FakeRunner(other)], batch, PatchConfig((32, 48))))[:, 0]
     with torch.no_grad():
@@ -131,9 +125,7 @@ def test_vertebra_logits_need_the_output_in_every_network():
     batch = torch.rand(2, 1, 32, 48)
     patch = PatchConfig((32, 48), flips=((1,),))
     probabilities = torch.sigmoid(predict_batch([FakeRunner(ThreeOutputs())], batch, patch))
-    torch.testing.assert_close(
-        probabilities[:, :1], ThreeOutputs()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(probabilities[:, :1], ThreeOutputs()(batch).narrow(1, 0, 2).softmax(1)[:, 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(probabilities[:, 1:], torch.sigmoid(6 * batch - 1), atol=1e-5, rtol=0)
     assert predict_batch([FakeRunner(ThreeOutputs()), FakeRunner(Threshold())], batch, patch).shape == (2, 1, 32, 48)
 

@@ -33,9 +33,7 @@ def recall(path, labels: np.ndarray, mode: str) -> tuple[float, float]:
 @pytest.mark.parametrize("trabecular", [70.0, 220.0])
 @pytest.mark.parametrize("seed", [4, 9])
 def test_region_contains_vertebrae_of_any_bone_density(tmp_path, region, trabecular, seed):
-    style = ScanStyle(
-        spacing=(2.0, 2.0, 2.0), field_of_view=(240.0, 240.0, 200.0), trabecular=trabecular, contrast=170.0
-    )
+    style = ScanStyle(spacing=(2.0, 2.0, 2.0), field_of_view=(240.0, 240.0, 200.0), trabecular=trabecular, contrast=170.0)
     scan = make_phantom(seed, region, replace(style, noise=30.0))
     path = tmp_path / "ct.nii.gz"
     nib.save(nib.Nifti1Image(scan.image[::-1], scan.affine @ np.diag([-1, 1, 1, 1.0])), path)

@@ -114,8 +114,7 @@ def test_missing_study_is_rejected(models, study):
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
-    [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_ml": "much"}, "min_volume_ml='much'")],
+    ("request_", "words"), [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_ml": "much"}, "min_volume_ml='much'")]
 )
 def test_options_out_of_range_are_rejected(scan, models, request_, words):
     with pytest.raises(ValueError, match=words):

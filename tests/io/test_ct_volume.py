@@ -42,9 +42,7 @@ def test_formats_have_equal_voxels_and_affines(tmp_path, volume, ending, dtype):
     else:
         from monai.data import MetaTensor
 
-        writer = SaveImage(
-            tmp_path, "", ending, output_dtype=dtype, writer="ITKWriter", separate_folder=False, print_log=False
-        )
+        writer = SaveImage(tmp_path, "", ending, output_dtype=dtype, writer="ITKWriter", separate_folder=False, print_log=False)
         writer(MetaTensor(data[None].astype(np.float32), affine=affine, meta={"filename_or_obj": "ct"}))
         path = next(tmp_path.glob(f"*{ending}"))
     header = read_header(path)
@@ -128,9 +126,7 @@ def test_a_truncated_file_is_refused(tmp_path, volume, ending, keep):
     else:
         from monai.data import MetaTensor
 
-        writer = SaveImage(
-            tmp_path, "", ending, output_dtype=np.int16, writer="ITKWriter", separate_folder=False, print_log=False
-        )
+        writer = SaveImage(tmp_path, "", ending, output_dtype=np.int16, writer="ITKWriter", separate_folder=False, print_log=False)
         writer(MetaTensor(noisy[None].astype(np.float32), affine=affine, meta={"filename_or_obj": "ct"}))
         path = next(tmp_path.glob(f"*{ending}"))
     content = path.read_bytes()
@@ -167,9 +163,7 @@ def test_empty_missing_and_unsupported_files_are_refused(tmp_path):
     refusal(tmp_path / "text.nii.gz")
 
 
-@pytest.mark.skipif(
-    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root"
-)
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_file_without_read_permission_is_refused(tmp_path, volume):
     path = save(tmp_path / "ct.nii.gz", *volume)
     path.chmod(0)

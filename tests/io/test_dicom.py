@@ -148,9 +148,7 @@ def test_truncated_pixels_are_one_line(tmp_path, volume):
 def test_a_sagittal_slice_is_head_up_and_anterior_left(tmp_path, volume, orientation, stored):
     spacing = ["0.8", "0.6"] if stored(np.zeros((2, 3))).shape == (2, 3) else ["0.6", "0.8"]
     pixels = np.ascontiguousarray(stored(volume[0]))
-    write_slice(
-        tmp_path / "a.dcm", pixels, [0, 0, 0], ImageOrientationPatient=orientation.split(), PixelSpacing=spacing
-    )
+    write_slice(tmp_path / "a.dcm", pixels, [0, 0, 0], ImageOrientationPatient=orientation.split(), PixelSpacing=spacing)
     hu, row_and_column_mm = read_slice(tmp_path / "a.dcm")
     np.testing.assert_array_equal(hu, volume[0])
     assert row_and_column_mm == (0.8, 0.6)

@@ -41,9 +41,7 @@ def test_other_formats_are_read_as_nifti_is(tmp_path, suffix):
     from monai.data import MetaTensor
     from monai.transforms import SaveImage
 
-    writer = SaveImage(
-        tmp_path, "", suffix, output_dtype=np.uint8, writer="ITKWriter", separate_folder=False, print_log=False
-    )
+    writer = SaveImage(tmp_path, "", suffix, output_dtype=np.uint8, writer="ITKWriter", separate_folder=False, print_log=False)
     writer(MetaTensor(LABELS[None].astype(np.float32), affine=AFFINE, meta={"filename_or_obj": "m"}))
     image = read_label_map(next(tmp_path.glob(f"*{suffix}")))
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), LABELS)

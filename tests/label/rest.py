@@ -57,21 +57,13 @@ class Server:
         return self.app / "model" / NAME / "models" / "model.pt"
 
     def call(
-        self,
-        path: str,
-        method: str = "GET",
-        body: dict | None = None,
-        form: dict | None = None,
-        file: Path | None = None,
+        self, path: str, method: str = "GET", body: dict | None = None, form: dict | None = None, file: Path | None = None
     ) -> tuple[int, bytes]:
         """Status and content of an answer."""
         data, headers = None, {}
         if form is not None:
             mark = uuid.uuid4().hex
-            parts = [
-                f'--{mark}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
-                for k, v in form.items()
-            ]
+            parts = [f'--{mark}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in form.items()]
             if file is not None:
                 head = f'--{mark}\r\nContent-Disposition: form-data; name="label"; filename="{file.name}"\r\n\r\n'
                 parts += [head.encode(), file.read_bytes(), b"\r\n"]
@@ -79,9 +71,7 @@ class Server:
             headers = {"content-type": f"multipart/form-data; boundary={mark}"}
         elif body is not None:
             data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data=data, method=method, headers=headers
-        )
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, method=method, headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request) as answer:
@@ -91,9 +81,7 @@ class Server:
 
     def infer(self, study: str, output: str, **options) -> tuple[int, bytes]:
         """Segment a study; the body is a mask (``output="image"``) or its findings ("json")."""
-        form = {
-            "params": json.dumps({"device": "cpu", "result_extension": ".nii.gz", "result_dtype": "uint8", **options})
-        }
+        form = {"params": json.dumps({"device": "cpu", "result_extension": ".nii.gz", "result_dtype": "uint8", **options})}
         return self.call(f"/infer/{NAME}?image={study}&output={output}", "POST", form=form)
 
     def store(self, study: str, label: Path) -> int:

@@ -95,10 +95,7 @@ def test_info_has_model_labels_and_options(server):
     model = info["models"][NAME]
     assert info["labels"] == ["fractured vertebra"]
     assert (model["type"], model["labels"], model["dimension"]) == ("segmentation", {"fractured vertebra": 1}, 3)
-    assert {k: model["config"][k] for k in ("threshold", "min_volume_ml")} == {
-        "threshold": 0.5,
-        "min_volume_ml": 2.0,
-    }
+    assert {k: model["config"][k] for k in ("threshold", "min_volume_ml")} == {"threshold": 0.5, "min_volume_ml": 2.0}
     assert model["config"]["device"]
     assert model["config"]["model_filename"] == ["model.pt"]
     assert set(info["trainers"]) == set(info["scoring"]) == {NAME}
@@ -110,9 +107,7 @@ def test_mask_equals_that_of_inference(server, place, tmp_path):
     scan = nib.load(place / "studies" / "one.nii.gz")
     mask = mask_of(server, "one", tmp_path, threshold=0.4)
     values = {"input": str(place / "studies" / "one.nii.gz"), "output": str(tmp_path / "own"), "threshold": 0.4}
-    own = read_config(
-        str(place / "tiny.json"), {**values, "checkpoint": str(server.model), "runtime": "torch", "device": "cpu"}
-    )
+    own = read_config(str(place / "tiny.json"), {**values, "checkpoint": str(server.model), "runtime": "torch", "device": "cpu"})
     own.get_parsed_content("segmenter").run()
     expected = voxels(nib.load(next((tmp_path / "own").glob("*_fracture.nii.gz"))))
     assert mask.shape == scan.shape

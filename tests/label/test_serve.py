@@ -53,17 +53,9 @@ def test_config_of_training_has_the_exceptions_of_monai_label(bundle, tmp_path):
     expected = ConfigParser()
     expected.read_config([str(bundle / "configs" / name) for name in ("train.yaml", "label_train.yaml")])
     content = ConfigParser.load_config_file(str(configs / "train.json"))
-    assert {k: v for k, v in content.items() if k != "_meta_"} == {
-        k: v for k, v in expected.get().items() if k != "_meta_"
-    }
+    assert {k: v for k, v in content.items() if k != "_meta_"} == {k: v for k, v in expected.get().items() if k != "_meta_"}
     assert not (configs / "inference.json").exists()
-    for key in (
-        "train::trainer::max_epochs",
-        "train::dataset::data",
-        "validate::dataset::data",
-        "train::handlers",
-        "network",
-    ):
+    for key in ("train::trainer::max_epochs", "train::dataset::data", "validate::dataset::data", "train::handlers", "network"):
         assert key in expected  # MONAI Label overrides or reads these
 
 
@@ -102,11 +94,7 @@ def test_shipped_weights_of_another_network_are_left_out(weights, tmp_path, monk
 
 @pytest.mark.parametrize(
     ("given", "config", "words"),
-    [
-        ("none.pt", [], "no such checkpoint"),
-        (None, ["none.yaml"], "no such config"),
-        ("weights.pt", [], "another network"),
-    ],
+    [("none.pt", [], "no such checkpoint"), (None, ["none.yaml"], "no such config"), ("weights.pt", [], "another network")],
 )
 def test_wrong_weights_and_configs_are_refused(weights, tmp_path, given, config, words):
     app = tmp_path / "app"

@@ -36,9 +36,7 @@ class Tally:
     def __init__(self) -> None:
         self.weights = self.parameters = self.multiply_adds = 0
 
-    def conv(
-        self, in_width: int, out_width: int, kernel: int, side: int, norm: bool = True, bias: bool = False
-    ) -> None:
+    def conv(self, in_width: int, out_width: int, kernel: int, side: int, norm: bool = True, bias: bool = False) -> None:
         self.weights += kernel**2 * in_width * out_width
         self.parameters += kernel**2 * in_width * out_width + 2 * out_width * norm + out_width * bias
         self.multiply_adds += kernel**2 * in_width * out_width * side**2
@@ -197,18 +195,12 @@ def test_fcn_has_the_published_size():
     # Long et al. 2015, Table 1: 134 million for FCN-VGG16.
     assert plain[0] / 1e6 == pytest.approx(134, abs=0.5)
     normalised = fcn_by_hand(256, 3, 21, VGG16, norm=True)
-    assert measured(lambda: FCN8s(in_channels=3, out_channels=21), channels=3) == (
-        normalised.parameters,
-        normalised.multiply_adds,
-    )
+    assert measured(lambda: FCN8s(in_channels=3, out_channels=21), channels=3) == (normalised.parameters, normalised.multiply_adds)
 
 
 def test_deeplab_has_the_size_of_resnet_50_and_its_decoder():
     tally = deeplab_by_hand(256, 3, 21, (64, *VGG16[:4]))
-    assert measured(lambda: DeepLabV3Plus(in_channels=3, out_channels=21), channels=3) == (
-        tally.parameters,
-        tally.multiply_adds,
-    )
+    assert measured(lambda: DeepLabV3Plus(in_channels=3, out_channels=21), channels=3) == (tally.parameters, tally.multiply_adds)
     # torchvision states 25 557 032 parameters and 4.09 billion multiply-adds at 224x224 for ResNet-50, dense layer included.
     encoder = Tally()
     resnet_by_hand(encoder, 224, 3, (64, *VGG16[:4]), strides=(4, 8, 16, 32))
@@ -218,8 +210,7 @@ def test_deeplab_has_the_size_of_resnet_50_and_its_decoder():
         model = DeepLabV3Plus(in_channels=3)
         deeper = DeepLabV3Plus(in_channels=3, blocks=(3, 4, 23, 3))
     encoder_of = [
-        sum(p.numel() for part in (m.stem, m.first_stage, m.later_stages) for p in part.parameters())
-        for m in (model, deeper)
+        sum(p.numel() for part in (m.stem, m.first_stage, m.later_stages) for p in part.parameters()) for m in (model, deeper)
     ]
     # ResNet-101 is stated with 44 549 160.
     assert encoder_of == [encoder.parameters, 44_549_160 - (2048 * 1000 + 1000)]
@@ -227,10 +218,7 @@ def test_deeplab_has_the_size_of_resnet_50_and_its_decoder():
 
 @pytest.mark.parametrize(
     ("features", "parameters", "heads"),
-    [
-        ((32, 64, 128, 256, 512, 512), 71_797_738, (64, 128, 256, 512)),
-        ((16, 32, 64, 128, 256), 9_432_568, (32, 64, 128)),
-    ],
+    [((32, 64, 128, 256, 512, 512), 71_797_738, (64, 128, 256, 512)), ((16, 32, 64, 128, 256), 9_432_568, (32, 64, 128))],
 )
 def test_residual_unet_has_the_size_of_nnunet(features, parameters, heads):
     # dynamic-network-architectures 0.3.1, ResidualEncoderUNet(1, n, features, Conv2d, 3, [1, 2, ...], [1, 3, 4, 6, ...], 2, 1,

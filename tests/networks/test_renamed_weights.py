@@ -37,10 +37,7 @@ def saved_before(network: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize(
-    ("build", "renamed"),
-    [(msffnet, 2), (discriminator, 4), (lambda: MeanEnsemble(msffnet(), members=2), 4)],
-)
+@pytest.mark.parametrize(("build", "renamed"), [(msffnet, 2), (discriminator, 4), (lambda: MeanEnsemble(msffnet(), members=2), 4)])
 def test_former_names_load_strictly(build, renamed):
     network = build()
     state = saved_before(network)

@@ -151,9 +151,7 @@ def test_cost_of_the_config_is_comparable_to_unet():
     assert 0.5 < ratio < 2
 
 
-@pytest.mark.parametrize(
-    ("size", "positions"), [((64, 64), (1, 1)), ((256, 192), (4, 3)), ((70, 5), (2, 1)), ((1, 1), (1, 1))]
-)
+@pytest.mark.parametrize(("size", "positions"), [((64, 64), (1, 1)), ((256, 192), (4, 3)), ((70, 5), (2, 1)), ((1, 1), (1, 1))])
 def test_discriminator_has_one_logit_per_patch_of_any_map(size, positions):
     assert discriminator()(torch.rand(1, 2, *size)).shape == (1, 1, *positions)
 

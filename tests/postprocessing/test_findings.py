@@ -83,14 +83,7 @@ def test_no_finding_and_an_empty_box():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("threshold", 0.0),
-        ("threshold", 1),
-        ("min_volume_ml", -1),
-        ("largest", 0),
-        ("min_width_mm", -3),
-    ],
+    ("name", "value"), [("threshold", 0.0), ("threshold", 1), ("min_volume_ml", -1), ("largest", 0), ("min_width_mm", -3)]
 )
 def test_values_out_of_range_are_rejected_by_name(name, value):
     with pytest.raises(ValueError, match=name):

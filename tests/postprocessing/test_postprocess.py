@@ -49,20 +49,16 @@ def logits(channels: int, seed: int, shape=(40, 32, 36)) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [2, 3])
-@pytest.mark.parametrize(
-    ("spacing", "volume_mm3"), [((1.5, 1.5, 1.5), 200.0), ((0.7, 0.9, 3.0), 150.0), ((4.0, 1.0, 0.8), 2000.0)]
-)
+@pytest.mark.parametrize(("spacing", "volume_mm3"), [((1.5, 1.5, 1.5), 200.0), ((0.7, 0.9, 3.0), 150.0), ((4.0, 1.0, 0.8), 2000.0)])
 @pytest.mark.parametrize(("codes", "shear"), [("RAS", 0.0), ("LPS", 0.2), ("PIR", 0.0), ("SLA", 0.3)])
 def test_equals_the_chain_of_monai_transforms(channels, spacing, volume_mm3, codes, shear):
-    tensor = MetaTensor(
-        torch.from_numpy(logits(channels, 3)), affine=torch.from_numpy(affine_of(codes, spacing, shear))
-    )
+    tensor = MetaTensor(torch.from_numpy(logits(channels, 3)), affine=torch.from_numpy(affine_of(codes, spacing, shear)))
     for consistency in (None, (18.0, 12.0, 3.0), (3.0, 2.0, 1.0)):
         for width in (0.0, 10.0):
             expected = chain(volume_mm3, width, consistency)({"pred": tensor.clone()})["pred"]
-            ours = PostProcessd(
-                "pred", min_volume_ml=volume_mm3 / 1000, min_width_mm=width, consistency_mm=consistency
-            )({"pred": tensor.clone()})["pred"]
+            ours = PostProcessd("pred", min_volume_ml=volume_mm3 / 1000, min_width_mm=width, consistency_mm=consistency)(
+                {"pred": tensor.clone()}
+            )["pred"]
             assert torch.equal(ours.as_tensor(), expected.as_tensor())
             assert ours.shape == (1, *tensor.shape[1:])
             assert ours.dtype == expected.dtype
@@ -112,10 +108,7 @@ def test_defaults_are_those_of_the_settings():
 def test_longest_run_equals_a_search_along_lines():
     mask = np.random.default_rng(0).random((9, 5, 6)) > 0.4
     for axis in range(3):
-        lines = [
-            "".join("x" if v else " " for v in line)
-            for line in np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])
-        ]
+        lines = ["".join("x" if v else " " for v in line) for line in np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])]
         assert longest_run(mask, axis) == max(len(run) for line in lines for run in line.split())
     assert longest_run(np.zeros((4, 3, 2), bool)) == longest_run(np.zeros((0, 3, 2), bool)) == 0
 

@@ -23,9 +23,7 @@ def test_rendered_ct_is_aligned_with_its_mask():
     for array, affine in ((source.labels, source.affine), (scan.labels, scan.affine)):
         voxels = np.argwhere((array > 0) & (array < 26))
         world = (affine[:3, :3] @ voxels.T).T + affine[:3, 3]
-        np.testing.assert_allclose(
-            world.mean(axis=0), (source.affine @ [*np.argwhere(source.labels > 0).mean(0), 1])[:3], atol=0.1
-        )
+        np.testing.assert_allclose(world.mean(axis=0), (source.affine @ [*np.argwhere(source.labels > 0).mean(0), 1])[:3], atol=0.1)
     bone = np.median(scan.image[scan.labels > 0])
     assert bone > np.median(scan.image[scan.labels == 0]) + 100
     with pytest.raises(FrameError, match="no vertebral body"):

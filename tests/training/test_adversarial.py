@@ -60,9 +60,7 @@ def discriminator(**kwargs) -> SpineGANDiscriminator:
     return SpineGANDiscriminator(**{"features": (16, 16, 32), "hidden": 16, **kwargs})
 
 
-def trainer(
-    network: nn.Module, label: torch.Tensor, weight: float = 1.0, epochs: int = 1, **kwargs
-) -> AdversarialTrainer:
+def trainer(network: nn.Module, label: torch.Tensor, weight: float = 1.0, epochs: int = 1, **kwargs) -> AdversarialTrainer:
     torch.manual_seed(2)
     items = [{"image": torch.rand(1, *t.shape[1:]), "label": t} for t in label]
     critic = kwargs.pop("discriminator", None) or discriminator(dropout=0.0)
@@ -158,9 +156,7 @@ def test_discriminator_is_updated_by_its_own_loss_only():
     reference = copy.deepcopy(critic)
     network = Fixed(torch.randn(4, 2, 64, 64))
     fake, real = SegmentationStep().maps(network.logits.detach(), labels())
-    trainer(
-        network, labels(), discriminator=critic, epochs=3, optimizer=torch.optim.SGD(network.parameters(), 0.0)
-    ).run()
+    trainer(network, labels(), discriminator=critic, epochs=3, optimizer=torch.optim.SGD(network.parameters(), 0.0)).run()
     optimizer = torch.optim.Adam(reference.train().parameters(), 0.005, betas=(0.5, 0.999))
     for _ in range(3):
         optimizer.zero_grad()

@@ -128,8 +128,4 @@ def test_overlay_has_the_distributions_of_the_training_config(bundle):
     assert list(device.grid.scale_range) == affine["scale_range"]
     assert list(device.grid.shear_range) == affine["shear_range"]
     assert list(device.smooth_sigma) == smooth["sigma_x"] == smooth["sigma_y"]
-    assert (device.scale_factor, device.shift_offset, device.noise_std) == (
-        scale["factors"],
-        shift["offsets"],
-        noise["std"],
-    )
+    assert (device.scale_factor, device.shift_offset, device.noise_std) == (scale["factors"], shift["offsets"], noise["std"])

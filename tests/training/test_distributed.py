@@ -50,9 +50,7 @@ def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path
     path = os.pathsep.join(map(str, (bundle, *modules)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
     utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
-    return subprocess.run(
-        [*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=120, **utf_8
-    )
+    return subprocess.run([*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=120, **utf_8)
 
 
 def training(files: list[str], data: Path, out: Path, **overrides) -> list[str]:
@@ -77,9 +75,7 @@ def cases(phantom_set, tmp_path_factory) -> Path:
         case |= {key: str(phantom_set / case[key]) for key in ("image", "label", "vertebrae") if key in case}
     validation = [{**case, "patient": case["patient"] + " again"} for case in everything[1:]]
     root = tmp_path_factory.mktemp("cases")
-    (root / "datalist.json").write_text(
-        json.dumps({"training": everything, "validation": validation, "testing": validation})
-    )
+    (root / "datalist.json").write_text(json.dumps({"training": everything, "validation": validation, "testing": validation}))
     return root
 
 
@@ -162,9 +158,7 @@ def codes(n: int, batch: int, count: int, epoch: int = 3) -> list[list[list[int]
     return found
 
 
-@pytest.mark.parametrize(
-    ("n", "batch", "count"), [(12, 2, 2), (8, 1, 4), (10, 2, 2), (14, 4, 2), (11, 2, 2), (1, 1, 3), (7, 2, 3)]
-)
+@pytest.mark.parametrize(("n", "batch", "count"), [(12, 2, 2), (8, 1, 4), (10, 2, 2), (14, 4, 2), (11, 2, 2), (1, 1, 3), (7, 2, 3)])
 def test_processes_share_every_step_of_one(n, batch, count):
     shared, (one,) = codes(n, batch, count), codes(n, batch * count, 1)
     assert len({tuple(map(len, batches)) for batches in shared}) == 1
@@ -240,10 +234,7 @@ def test_networks_and_losses_of_the_trainer_are_wrapped_once(bundle, overlays, w
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", *overlays)])
     before = dict(parser["train::trainer"])
-    parser["wrap"] = {
-        "_target_": "scripts.training.distributed.synchronous.distribute_trainer",
-        "sync_batchnorm": False,
-    }
+    parser["wrap"] = {"_target_": "scripts.training.distributed.synchronous.distribute_trainer", "sync_batchnorm": False}
     for _ in range(2):
         parser.parse()
         parser.get_parsed_content("wrap")

@@ -41,9 +41,7 @@ def test_unknown_parts_are_refused():
         trainable(small, ["0"])
     with pytest.raises(InputError, match="layer='head': the network has no such convolution"):
         only_output(network(), layer="head")
-    with pytest.raises(
-        InputError, match=r"output=2: decoder\.head has 2 outputs; set network_def::vertebra_output to true"
-    ):
+    with pytest.raises(InputError, match=r"output=2: decoder\.head has 2 outputs; set network_def::vertebra_output to true"):
         only_output(network())
 
 
@@ -82,9 +80,7 @@ def test_finetune_config_keeps_the_initial_weights(bundle, phantom_set, tmp_path
     base = workflow(bundle, phantom_set, tmp_path / "base")
     torch.save(base.parser.get_parsed_content("network_def").state_dict(), start)
     content = start.read_bytes()
-    run = workflow(
-        bundle, phantom_set, tmp_path / "run", ("finetune.yaml",), init_checkpoint=str(start), frozen=["encoder"]
-    )
+    run = workflow(bundle, phantom_set, tmp_path / "run", ("finetune.yaml",), init_checkpoint=str(start), frozen=["encoder"])
     run.run()
     assert start.read_bytes() == content
     first = torch.load(start, weights_only=True)
@@ -100,9 +96,7 @@ def test_vertebra_output_is_trained_without_changing_fracture(bundle, phantom_se
     old.run()
     before = torch.load(tmp_path / "old" / "model.pt", weights_only=True)
     start = str(tmp_path / "old" / "model.pt")
-    workflow(
-        bundle, phantom_set, tmp_path / "new", ("vertebra_loss.yaml", "vertebra_output.yaml"), init_checkpoint=start
-    ).run()
+    workflow(bundle, phantom_set, tmp_path / "new", ("vertebra_loss.yaml", "vertebra_output.yaml"), init_checkpoint=start).run()
     after = torch.load(tmp_path / "new" / "model.pt", weights_only=True)
     assert set(before) == set(after)
     for key, value in before.items():

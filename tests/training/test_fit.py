@@ -27,10 +27,7 @@ from test_resume import workflow
 def loader(data: list, transform, workers: int) -> DataLoader:
     items = Dataset(data, transform)
     return DataLoader(
-        SeededDataset(items),
-        sampler=EpochSampler(items, shuffle=False),
-        num_workers=workers,
-        worker_init_fn=IgnoreSignals(),
+        SeededDataset(items), sampler=EpochSampler(items, shuffle=False), num_workers=workers, worker_init_fn=IgnoreSignals()
     )
 
 
@@ -55,17 +52,14 @@ def kill(item):
 
 
 def test_killed_worker_is_one_line():
-    with pytest.raises(
-        InputError, match=r"a data worker \(pid \d+\) was ended by the system \(Killed\).*--num_workers"
-    ):
+    with pytest.raises(InputError, match=r"a data worker \(pid \d+\) was ended by the system \(Killed\).*--num_workers"):
         fit(trainer(loader([{"image": "a"}], kill, 1)))
 
 
 def test_known_causes_have_a_remedy_others_a_traceback(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state.pt"))
     assert (
-        explain(full)
-        == f"{tmp_path / 'state.pt'}: No space left on device; free space there and rerun the same command to resume"
+        explain(full) == f"{tmp_path / 'state.pt'}: No space left on device; free space there and rerun the same command to resume"
     )
     assert "--batch_size" in str(explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")))
     assert explain(ZeroDivisionError("x")) is None
@@ -108,11 +102,7 @@ def test_full_disk_does_not_hide_a_nonfinite_loss(tmp_path):
 def test_regular_end_names_the_best_epoch():
     engine, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
     engine.state.epoch, engine.state.max_epochs = 7, 20
-    evaluator.state.key_metric_name, evaluator.state.best_metric, evaluator.state.best_metric_epoch = (
-        "val_mean_dice",
-        0.75,
-        2,
-    )
+    evaluator.state.key_metric_name, evaluator.state.best_metric, evaluator.state.best_metric_epoch = ("val_mean_dice", 0.75, 2)
     assert "epoch 7 of 20: no improvement in validation" in end_of_training(engine, evaluator)
     assert end_of_training(engine, evaluator).endswith("best val_mean_dice 0.7500 in epoch 2")
     engine.state.epoch = 20

@@ -30,13 +30,7 @@ def train(bundle: Path, data: Path, out: Path, run_id: str = "run", **overrides)
         device="cpu",
         output_dir=str(out / "eval"),
         ckpt_dir=str(out),
-        **{
-            **TINY,
-            "train::trainer::max_epochs": 1,
-            "train::dataset::data": items,
-            "validate::dataset::data": [],
-            **overrides,
-        },
+        **{**TINY, "train::trainer::max_epochs": 1, "train::dataset::data": items, "validate::dataset::data": [], **overrides},
     )
     work.run_id = run_id
     work.initialize()
@@ -64,9 +58,7 @@ def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> I
         val_data_loader=DataLoader([{"image": x, "label": (x > 0.5).float()}], batch_size=1),
         network=network,
         key_val_metric={"val_mean_dice": MeanDice(output_transform=from_engine(["pred", "label"]))},
-        val_handlers=[
-            CheckpointSaver(str(folder), {"model": network}, save_key_metric=True, key_metric_filename="model.pt")
-        ],
+        val_handlers=[CheckpointSaver(str(folder), {"model": network}, save_key_metric=True, key_metric_filename="model.pt")],
     )
 
     def epoch(engine: Engine, batch: object) -> None:

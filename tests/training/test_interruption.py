@@ -124,17 +124,7 @@ def test_command_killed_at_random_moments_is_resumed(bundle, phantom_set, whole,
         **TINY, **SHORT, "num_workers": 1, "checkpoint_interval_minutes": 0.001, "device": "cpu",
         "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path,
     }  # fmt: skip
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        "configs/train.yaml",
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
     random = np.random.default_rng(8)

@@ -146,13 +146,7 @@ def test_state_of_version_05_with_other_settings_is_refused(bundle, phantom_set,
 
 
 def test_settings_of_version_05_are_compared_by_their_new_names():
-    stored = {
-        "known::0::_target_": '"CopyItemsd"',
-        "start_weights::path": '"@init"',
-        "run": "1",
-        "gone": "2",
-        "e": '"$1"',
-    }
+    stored = {"known::0::_target_": '"CopyItemsd"', "start_weights::path": '"@init"', "run": "1", "gone": "2", "e": '"$1"'}
     current = {"valid_mask::0::_target_": '"CopyItemsd"', "init_weights::path": '"@init"', "run": "2", "e": '"$2"'}
     before, now = comparable(stored, current)
     assert before == now == {k: current[k] for k in ("valid_mask::0::_target_", "init_weights::path")}

@@ -21,9 +21,7 @@ def base_loss() -> IgnoreIndexLoss:
 
 def network(spatial_dims: int = 2) -> MSFFNet:
     torch.manual_seed(0)
-    return MSFFNet(
-        spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), vertebra_output=True
-    )
+    return MSFFNet(spatial_dims=spatial_dims, features=(4, 4, 8, 8, 8), fusion_channels=8, aspp_rates=(1, 2), vertebra_output=True)
 
 
 def test_only_intact_vertebrae_are_relabelled():
@@ -115,7 +113,5 @@ def test_case_without_instances_is_one_line(bundle, phantom_set, tmp_path):
     changed = tmp_path / "datalist.json"
     changed.write_text(json.dumps(datalist))
     run = workflow(bundle, phantom_set, tmp_path / "run", ("vertebra_loss.yaml",), datalist=str(changed))
-    with pytest.raises(
-        InputError, match=r"has no `vertebrae` \(2 of 2 training cases\); add it to .*datalist\.json, or leave"
-    ):
+    with pytest.raises(InputError, match=r"has no `vertebrae` \(2 of 2 training cases\); add it to .*datalist\.json, or leave"):
         run.run()

@@ -41,9 +41,7 @@ def drawn(plane, spacing, mask=None, **options) -> np.ndarray:
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "PIR", "SAL"])
 def test_canonical_volume_does_not_depend_on_the_storage(axes):
     data, affine = np.arange(60).reshape(3, 4, 5), np.diag([0.5, 1.0, 3.0, 1.0])
-    to = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(axes))
-    )
+    to = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(axes)))
     stored = nib.Nifti1Image(data.astype(np.int16), affine).as_reoriented(to)
     volume, spacing = ras_volume(stored)
     np.testing.assert_array_equal(volume, data)

@@ -147,9 +147,7 @@ def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> t
         keywords[key] = converter(key, hints[key])(text)
     free = [k for k in positional if k not in keywords]
     if rest_name is None and len(values) > len(free):
-        raise InputError(
-            f"{values[len(free)]}: unexpected positional argument of {name}; options are written as --option value"
-        )
+        raise InputError(f"{values[len(free)]}: unexpected positional argument of {name}; options are written as --option value")
     for key, text in zip(free, values, strict=False):
         keywords[key] = converter(key, hints[key])(text)
     absent = [k for k, p in named.items() if p.default is p.empty and k not in keywords]
@@ -185,11 +183,7 @@ def help_text(command: Callable, name: str) -> str:
         else:
             title = f"--{key} {metavar}".rstrip()
             usage += [title] if required else []
-        default = (
-            ""
-            if required or parameter.default is None or parameter.default is False
-            else f" Default: {parameter.default}."
-        )
+        default = "" if required or parameter.default is None or parameter.default is False else f" Default: {parameter.default}."
         text = lines.get(key, "")
         text = text[:1].upper() + text[1:]
         body = textwrap.fill(
@@ -202,11 +196,7 @@ def help_text(command: Callable, name: str) -> str:
 def _list(table: Table, name: str) -> str:
     width = max(len(k) for k in table)
     rows = [f"  {key.ljust(width)}  {line}" for key, (_, line) in table.items()]
-    return (
-        f"Usage: {name} COMMAND ...\n\nCommands:\n"
-        + "\n".join(rows)
-        + f"\n\n{name} COMMAND --help lists the options of one."
-    )
+    return f"Usage: {name} COMMAND ...\n\nCommands:\n" + "\n".join(rows) + f"\n\n{name} COMMAND --help lists the options of one."
 
 
 def load(target: str) -> Callable:
@@ -244,10 +234,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     Raises:
         InputError: for an unknown command, and as ``call``.
     """
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a terminal that has only ASCII must not end a command that has done its work
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has only ASCII must not end a command that has done its work
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -123,9 +123,7 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                         break
                     choices = [c for c in [*choices, *taken] if not c.startswith("_")]
                 close = difflib.get_close_matches(part, choices, n=1)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else f"known: {', '.join(map(str, choices[:12])) or 'none'}"
-                )
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(map(str, choices[:12])) or 'none'}"
                 problems.append(f"--{key} {text}: there is no id {part!r} in {names}; {hint}")
                 break
         else:

@@ -82,9 +82,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 }
 
 # Arguments without effect in this version, by the new target of their component.
-DROPPED: dict[str, tuple[str, ...]] = {
-    "scripts.training.tracking.check_store": ("asked",),
-}
+DROPPED: dict[str, tuple[str, ...]] = {"scripts.training.tracking.check_store": ("asked",)}
 
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {

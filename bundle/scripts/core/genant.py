@@ -37,14 +37,11 @@ class BodyHeights:
     def loss_from(self, intact: BodyHeights) -> dict[str, float]:
         """Loss of each height relative to ``intact``, by "anterior", "middle", "posterior" and "mean"."""
         return {
-            name: 1 - getattr(self, name) / max(getattr(intact, name), 1e-6)
-            for name in ("anterior", "middle", "posterior", "mean")
+            name: 1 - getattr(self, name) / max(getattr(intact, name), 1e-6) for name in ("anterior", "middle", "posterior", "mean")
         }
 
 
-def heights_from_columns(
-    height: NDArray[np.floating], footprint: NDArray[np.bool_], depth: NDArray[np.floating]
-) -> BodyHeights:
+def heights_from_columns(height: NDArray[np.floating], footprint: NDArray[np.bool_], depth: NDArray[np.floating]) -> BodyHeights:
     """Mean height of the columns in the anterior, middle and posterior zone of a body.
 
     Args:

@@ -53,12 +53,8 @@ def revision() -> dict[str, object]:
     facts["bundle_sha256"] = digest.hexdigest()
     try:
         git = ["git", "-C", str(BUNDLE)]
-        facts["git"] = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True
-        ).stdout
+        facts["git"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True).stdout
         facts["git_changed"] = bool(changed.strip())
     except (OSError, subprocess.CalledProcessError):
         facts["git"] = "no git repository"

@@ -40,10 +40,7 @@ def section_error(path: str, section: str) -> str | None:
 
 def _absolute(cases: Sequence[Mapping], file: Path) -> list[dict[str, str]]:
     root = file.resolve().parent
-    return [
-        {k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()}
-        for case in cases
-    ]
+    return [{k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()} for case in cases]
 
 
 def load_datalist(path: str, section: str) -> list[dict[str, str]]:

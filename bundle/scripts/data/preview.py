@@ -148,7 +148,5 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
         parts.append(element("p", f"{len(cases) - limit} more cases are not shown (limit {limit})."))
     write_page(out, title, [*parts, *figures])
     if failures:
-        raise InputError(
-            f"{len(failures)} of {min(len(cases), limit)} cases could not be drawn, see above; the page is {out}"
-        )
+        raise InputError(f"{len(failures)} of {min(len(cases), limit)} cases could not be drawn, see above; the page is {out}")
     return str(out)

@@ -53,10 +53,7 @@ def _strata(patients: Sequence[str], fractured: Sequence[bool], seed: int) -> li
 
 
 def split_by_patient(
-    patients: Sequence[str],
-    fractured: Sequence[bool],
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
+    patients: Sequence[str], fractured: Sequence[bool], seed: int = 0, fractions: Sequence[float] = FRACTIONS
 ) -> dict[str, list[int]]:
     """Split of cases into training, validation and testing by patient, stratified by the presence of a fracture.
 
@@ -103,11 +100,7 @@ def _fracture_flags(cases: Sequence[Mapping[str, str]]) -> list[bool]:
 
 
 def split(
-    datalist: str,
-    out: str | None = None,
-    folds: int | None = None,
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
+    datalist: str, out: str | None = None, folds: int | None = None, fractions: Sequence[float] = FRACTIONS, seed: int = 0
 ) -> str | list[str]:
     """Split the cases of a datalist by patient, with the same share of fractured patients in every section.
 
@@ -145,9 +138,7 @@ def split(
 
     if folds is None:
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise InputError(
-                f"fractions={list(fractions)!r}: must be three shares that sum to 1, such as [0.7,0.1,0.2]"
-            )
+            raise InputError(f"fractions={list(fractions)!r}: must be three shares that sum to 1, such as [0.7,0.1,0.2]")
         parts = split_by_patient([c["patient"] for c in cases], _fracture_flags(cases), seed, fractions)
         return write(target, parts, cases, "split with ")
 

@@ -19,9 +19,7 @@ class SafeSpacingd(Spacingd):
     def __call__(self, data: Mapping[Hashable, object], lazy: bool | None = None) -> dict[Hashable, object]:
         """Resample as ``Spacingd`` does; items other than dictionaries under such keys are passed on."""
         prefixes = tuple(f"{key}_" for key in self.keys)
-        skipped = {
-            k: v for k, v in data.items() if isinstance(k, str) and k.startswith(prefixes) and not isinstance(v, dict)
-        }
+        skipped = {k: v for k, v in data.items() if isinstance(k, str) and k.startswith(prefixes) and not isinstance(v, dict)}
         result = super().__call__({k: v for k, v in data.items() if k not in skipped}, lazy=lazy)  # type: ignore[arg-type]
         return {**result, **skipped}
 

@@ -13,16 +13,7 @@ from numpy.typing import NDArray
 from .detection import Matching, Target
 from .statistics import Bootstrap, Estimate, auc
 
-CASE_METRICS = (
-    "dice",
-    "iou",
-    "iou_with_background",
-    "nsd",
-    "hd95_mm",
-    "assd_mm",
-    "volume_error_ml",
-    "false_positive_ml",
-)
+CASE_METRICS = ("dice", "iou", "iou_with_background", "nsd", "hd95_mm", "assd_mm", "volume_error_ml", "false_positive_ml")
 
 
 @dataclass
@@ -110,10 +101,7 @@ def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, 
     true_positives = np.array([m.true_positives(min_overlap) for m in matchings], float)
     num_detections = np.array([len(m.detections) for m in matchings], float)
     detected, total = counts()
-    rows = {
-        "sensitivity": bootstrap.ratio(detected, total),
-        "ppv": bootstrap.ratio(true_positives, num_detections),
-    }
+    rows = {"sensitivity": bootstrap.ratio(detected, total), "ppv": bootstrap.ratio(true_positives, num_detections)}
     pair = (detected, total), (true_positives, num_detections)
     rows["f1"] = _mean_and_f1(bootstrap, *pair, int(total.sum()), rows["sensitivity"].patients)[1]
     rows["false positives per scan"] = bootstrap.mean(num_detections - true_positives)

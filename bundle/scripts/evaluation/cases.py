@@ -97,9 +97,7 @@ class CaseTable:
             reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
             prediction = np.asarray(item["pred"].cpu())[-1] > 0
             spacing = spacing_of(affine)
-            metrics = case_metrics(
-                prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference
-            )
+            metrics = case_metrics(prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference)
             vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
             ml = float(np.prod(spacing)) / 1000
             matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, self.rows.get(case, {}))

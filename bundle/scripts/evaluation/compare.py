@@ -64,10 +64,7 @@ def _markdown(rows: Sequence[dict], baseline: str, unpaired: Sequence[str]) -> s
     ]
     if unpaired:
         listed = ", ".join(unpaired[:5])
-        lines += [
-            "",
-            f"{len(unpaired)} cases are not in every run and were compared only where both have them: {listed}",
-        ]
+        lines += ["", f"{len(unpaired)} cases are not in every run and were compared only where both have them: {listed}"]
     return "\n".join(lines) + "\n"
 
 
@@ -105,9 +102,7 @@ def compare(
         for run, table in zip(runs[1:], tables[1:], strict=True):
             patients, values = paired_differences(table, tables[0], metric)
             if not patients:
-                raise InputError(
-                    f"{run}: shares no case that has {metric} with {runs[0]}; both must be of the same data"
-                )
+                raise InputError(f"{run}: shares no case that has {metric} with {runs[0]}; both must be of the same data")
             estimate = Bootstrap(patients, samples, seed).mean(values)
             rows.append(
                 {

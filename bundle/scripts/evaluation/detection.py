@@ -140,9 +140,7 @@ def match(
     confidence = sizes[1:] * voxel_ml
     if probability is not None and count:
         confidence = np.atleast_1d(maximum(probability[box], components, np.arange(1, count + 1)))
-    detections = [
-        Detection(n * voxel_ml, float(c), i / n) for n, i, c in zip(sizes[1:], inside[1:], confidence, strict=True)
-    ]
+    detections = [Detection(n * voxel_ml, float(c), i / n) for n, i, c in zip(sizes[1:], inside[1:], confidence, strict=True)]
 
     def target(name: str, part: tuple[slice, ...], mask: NDArray, fractured: bool, row: Mapping[str, str]) -> Target:
         hits = np.bincount(components[part][mask], minlength=count + 1)

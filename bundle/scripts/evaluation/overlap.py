@@ -29,10 +29,7 @@ METRIC_DEFINITIONS = {
 
 
 def surface_metrics(
-    prediction: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    spacing: Sequence[float] | NDArray,
-    tolerance_mm: float = 1.0,
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: Sequence[float] | NDArray, tolerance_mm: float = 1.0
 ) -> dict[str, float]:
     """Normalised surface dice, HD95 and ASSD of two masks that are not empty.
 

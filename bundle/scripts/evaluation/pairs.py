@@ -22,9 +22,7 @@ from ..io.formats import file_suffix, stem
 from ..io.label_maps import read_label_map
 
 # Suffixes that tools append to the names of masks and scans; _0000 is a channel of nnU-Net.
-TOOL_SUFFIX = re.compile(
-    r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$", re.IGNORECASE
-)
+TOOL_SUFFIX = re.compile(r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$", re.IGNORECASE)
 
 
 @dataclass
@@ -205,9 +203,7 @@ def read_mask(path: Path, values: Sequence[int] | None, retained: Sequence[int] 
     return nib.Nifti1Image(mask, image.affine)
 
 
-def on_reference_grid(
-    image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resample: bool, order: int = 0
-) -> NDArray:
+def on_reference_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: Path, resample: bool, order: int = 0) -> NDArray:
     """Voxels (X, Y, Z) of an image on the grid of the reference.
 
     Args:

@@ -10,11 +10,7 @@ from matplotlib.figure import Figure
 
 from .aggregation import CaseResult, Summary
 
-PANELS = (
-    (("dice", "iou", "nsd"), "fraction"),
-    (("hd95_mm", "assd_mm"), "mm"),
-    (("volume_error_ml", "false_positive_ml"), "ml"),
-)
+PANELS = ((("dice", "iou", "nsd"), "fraction"), (("hd95_mm", "assd_mm"), "mm"), (("volume_error_ml", "false_positive_ml"), "ml"))
 FRACTURED, HEALTHY = "tab:blue", "tab:green"
 
 
@@ -93,9 +89,7 @@ def volume_agreement(results: Sequence[CaseResult]) -> Figure:
         for limit in (bias - spread, bias + spread):
             axis.axhline(limit, color="black", linewidth=1, linestyle="dashed")
         axis.plot([], [], color="black", linestyle="dashed", label=f"mean ± {spread:.2f} ml (1.96 SD)")
-    axis.set(
-        xlabel="mean of both volumes (ml)", ylabel="prediction - reference (ml)", title="Volume of fractured vertebrae"
-    )
+    axis.set(xlabel="mean of both volumes (ml)", ylabel="prediction - reference (ml)", title="Volume of fractured vertebrae")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure

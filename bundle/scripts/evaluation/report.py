@@ -29,10 +29,7 @@ def _figures(folder: Path, results: Sequence[CaseResult], summary: Summary) -> l
     """Draw the figures into a folder; figures of an earlier run that do not apply are removed."""
     figures = {
         "boxes.png": (case_boxes(results), "Scores by case"),
-        "froc.png": (
-            froc(summary),
-            "Sensitivity for fractures against false positives, by falling confidence threshold",
-        ),
+        "froc.png": (froc(summary), "Sensitivity for fractures against false positives, by falling confidence threshold"),
         "volumes.png": (volume_agreement(results), "Agreement of volumes"),
     }
     parts = []

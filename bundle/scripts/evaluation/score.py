@@ -175,9 +175,7 @@ def score(
     _check(min_overlap, tolerance_mm, empty_reference, ignore_index)
     labels = [fractured] if isinstance(fractured, int) else fractured
     if labels is not None and ignore_index in labels:
-        raise InputError(
-            f"fractured={labels}: holds ignore_index={ignore_index}; set --ignore_index to another value, such as -1"
-        )
+        raise InputError(f"fractured={labels}: holds ignore_index={ignore_index}; set --ignore_index to another value, such as -1")
     cases, problems = find_cases(predictions, references, section, vertebrae, probabilities, table, patient)
     for line in problems:
         tqdm.write(f"not scored: {line}")

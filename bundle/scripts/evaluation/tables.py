@@ -16,18 +16,7 @@ from .aggregation import CaseResult, Summary
 from .overlap import METRIC_DEFINITIONS
 from .statistics import Estimate
 
-FRACTURE_COLUMNS = (
-    "case",
-    "patient",
-    "target",
-    "fractured",
-    "grade",
-    "shape",
-    "volume_ml",
-    "coverage",
-    "iou",
-    "detected",
-)
+FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "iou", "detected")
 DETECTION_COLUMNS = ("case", "patient", "detection", "volume_ml", "confidence", "overlap", "true_positive")
 ESTIMATE_COLUMNS = ("value", "95 % interval", "n", "patients")
 
@@ -104,14 +93,7 @@ def _target_rows(result: CaseResult, min_overlap: float) -> list[dict[str, objec
 def _detection_rows(result: CaseResult, min_overlap: float) -> list[dict[str, object]]:
     rows = []
     for number, d in enumerate(result.matching.detections if result.matching else [], 1):
-        cells = (
-            result.case,
-            result.patient,
-            number,
-            _rounded(d.volume_ml),
-            _rounded(d.confidence),
-            _rounded(d.overlap),
-        )
+        cells = (result.case, result.patient, number, _rounded(d.volume_ml), _rounded(d.confidence), _rounded(d.overlap))
         rows.append(dict(zip(DETECTION_COLUMNS, (*cells, int(d.overlap >= min_overlap)), strict=True)))
     return rows
 

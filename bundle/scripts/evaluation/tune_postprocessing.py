@@ -67,11 +67,7 @@ class CaseCandidates:
 
 
 def case_candidates(
-    probabilities: Probabilities,
-    reference: NDArray[np.bool_],
-    spacing: Sequence[float],
-    threshold: float,
-    fill_holes: bool,
+    probabilities: Probabilities, reference: NDArray[np.bool_], spacing: Sequence[float], threshold: float, fill_holes: bool
 ) -> CaseCandidates:
     """Findings of a case before the selection by size and width.
 

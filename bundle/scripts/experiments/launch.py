@@ -258,9 +258,7 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
 
 
 def run_all(
-    jobs: Sequence[Job],
-    work: Callable[[Job, Mapping[str, str], threading.Event], None],
-    environments: Sequence[Mapping[str, str]],
+    jobs: Sequence[Job], work: Callable[[Job, Mapping[str, str], threading.Event], None], environments: Sequence[Mapping[str, str]]
 ) -> bool:
     """Call ``work(job, environment, stop)`` for all jobs, one per environment at once; False when a signal ended the work."""
     stop, unused = threading.Event(), queue.SimpleQueue[Mapping[str, str]]()

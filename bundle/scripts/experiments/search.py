@@ -151,12 +151,7 @@ class Worker:
     """Objective of a study, and the callback that follows every trial; one trial per environment runs at once."""
 
     def __init__(
-        self,
-        study: optuna.Study,
-        space: Space,
-        context: SuiteContext,
-        trials: int,
-        environments: Sequence[Mapping[str, str]],
+        self, study: optuna.Study, space: Space, context: SuiteContext, trials: int, environments: Sequence[Mapping[str, str]]
     ) -> None:
         self.study, self.space, self.context, self.trials = study, space, context, trials
         self.stop, self.lost, self.jobs = threading.Event(), False, len(environments)
@@ -323,11 +318,7 @@ def search(
 
 
 def search_report(
-    space: str,
-    out: str | None = None,
-    storage: str | None = None,
-    study: str | None = None,
-    setting: str | None = None,
+    space: str, out: str | None = None, storage: str | None = None, study: str | None = None, setting: str | None = None
 ) -> str:
     """Write trials.csv, plots and best.yaml of a search while it runs or afterwards.
 

@@ -92,13 +92,9 @@ def _write_slices(
             )
         if outputs.save_probabilities:
             probability_file = stack.enter_context(
-                open_slice_writer(
-                    case.path("_probability.nii.gz"), scan.header, np.float32, "probability; research use only"
-                )
+                open_slice_writer(case.path("_probability.nii.gz"), scan.header, np.float32, "probability; research use only")
             )
-        for k, box, probability, numbers, mask in finding_slices(
-            case.predicted, case.numbers, case.grid, pipeline.post, voxel_mm3
-        ):
+        for k, box, probability, numbers, mask in finding_slices(case.predicted, case.numbers, case.grid, pipeline.post, voxel_mm3):
             if probability_file is not None:
                 full = np.zeros((j, i), np.float32)
                 full[box] = probability
@@ -161,9 +157,7 @@ def segment_case(
     for text in header.notes:
         note(text)
     grid, patch = pipeline.working_grid(header), pipeline.patch
-    plan = plan_memory(
-        header, grid, patch.size, patch.sw_batch_size, process_bytes, limit, SAMPLE_BYTES, patch.num_context_slices
-    )
+    plan = plan_memory(header, grid, patch.size, patch.sw_batch_size, process_bytes, limit, SAMPLE_BYTES, patch.num_context_slices)
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
     spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None
@@ -207,9 +201,7 @@ def segment_case(
     return _write_result(case, plan, rows, timer, {**dict(facts or {}), "notes": notes})
 
 
-def _write_result(
-    case: _Case, plan: MemoryPlan, rows: list[dict], timer: PhaseTimer, facts: Mapping[str, object]
-) -> dict:
+def _write_result(case: _Case, plan: MemoryPlan, rows: list[dict], timer: PhaseTimer, facts: Mapping[str, object]) -> dict:
     header, num_windows = case.scan.header, case.predicted.num_windows
     result = {
         "case": case.base.name,

@@ -249,9 +249,7 @@ class Segmenter:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
         return results
 
-    def _segment(
-        self, cases: Sequence[dict[str, str]], digest: str, shard: DistributedShard
-    ) -> tuple[list[dict], list[dict]]:
+    def _segment(self, cases: Sequence[dict[str, str]], digest: str, shard: DistributedShard) -> tuple[list[dict], list[dict]]:
         if not cases:
             return [], []
         if "device" in self.runtime:
@@ -271,12 +269,7 @@ class Segmenter:
                 (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # of an earlier, other run
                 if "problem" in case:
                     raise ValueError(f"{source}: {case['problem']}")
-                case_facts = {
-                    **facts,
-                    "input_stamp": _stamp(source),
-                    "case_path": case["name"],
-                    "input_sha256": file_hash(source),
-                }
+                case_facts = {**facts, "input_stamp": _stamp(source), "case_path": case["name"], "input_sha256": file_hash(source)}
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
                     process_bytes, case_facts, bar, tqdm.write,

@@ -22,15 +22,7 @@ from .runtimes import import_openvino, load_runner
 
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 REQUIREMENTS = {"torchscript": (), "onnx": ("onnx", "onnxscript"), "openvino": ("openvino",)}
-EXPORT_COLUMNS = (
-    "format",
-    "file",
-    "mib",
-    "logits_random",
-    "probability_random",
-    "logits_phantom",
-    "probability_phantom",
-)
+EXPORT_COLUMNS = ("format", "file", "mib", "logits_random", "probability_random", "logits_phantom", "probability_phantom")
 
 
 def _torchscript(network: nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -107,11 +99,7 @@ def phantom_batch(shape: Sequence[int], hu: Sequence[float], count: int = 4) -> 
 
 
 def export(
-    checkpoint: str,
-    *,
-    out: str,
-    formats: Sequence[str] | str = tuple(FORMATS),
-    config: Sequence[str] | str | None = None,
+    checkpoint: str, *, out: str, formats: Sequence[str] | str = tuple(FORMATS), config: Sequence[str] | str | None = None
 ) -> None:
     """Export a checkpoint as TorchScript, ONNX and OpenVINO IR and compare each with PyTorch.
 
@@ -139,10 +127,7 @@ def export(
     hu = parser.get_parsed_content("hu_window")
     reference = load_runner(network, checkpoint, shape, "cpu", "torch")
     network.eval().to(memory_format=torch.contiguous_format)
-    batches = {
-        "random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)),
-        "phantom": phantom_batch(shape, hu),
-    }
+    batches = {"random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)), "phantom": phantom_batch(shape, hu)}
     expected = {k: reference(b) for k, b in batches.items()}
     rows = []
     for name in formats:

@@ -66,9 +66,7 @@ def same_output(cases: list[dict[str, str]]) -> list[str]:
     for path in (case["image"] for case in cases):
         other = first.setdefault((os.path.dirname(path), stem(path)), path)
         if other != path:
-            lines.append(
-                f"{path}: differs from {os.path.basename(other)} only in its ending; rename one, only that is segmented"
-            )
+            lines.append(f"{path}: differs from {os.path.basename(other)} only in its ending; rename one, only that is segmented")
     return lines
 
 

@@ -55,9 +55,7 @@ class Pipeline:
     ) -> None:
         planes = ("volume",) if len(patch.size) == 3 else tuple(PLANES)
         if not runners or any(p not in planes for p in runners):
-            raise ValueError(
-                f"planes={list(runners)}: must be some of {', '.join(planes)} for {len(patch.size)}D windows"
-            )
+            raise ValueError(f"planes={list(runners)}: must be some of {', '.join(planes)} for {len(patch.size)}D windows")
         if search not in MODES:
             raise ValueError(f"search={search!r}: must be one of {', '.join(MODES)}")
         if coarse_mm < 0:
@@ -99,9 +97,7 @@ class Pipeline:
         timer.seconds["network"] = elapsed - (timer.seconds.get("resample", 0.0) - before)
         return predicted
 
-    def _predict(
-        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
-    ) -> Probabilities:
+    def _predict(self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None) -> Probabilities:
         if len(self.patch.size) == 3:
             return self._predict_volume(sampler, grid, spine, progress)
         region, num_coarse_windows = spine, 0
@@ -113,9 +109,7 @@ class Pipeline:
         views = [
             (
                 PLANES[plane],
-                predict_slices(
-                    sampler, grid.shape, PLANES[plane], by_slice, window_grid, self.patch, self.runners[plane], count
-                ),
+                predict_slices(sampler, grid.shape, PLANES[plane], by_slice, window_grid, self.patch, self.runners[plane], count),
             )
             for plane, (by_slice, window_grid) in windows.items()
         ]
@@ -123,14 +117,10 @@ class Pipeline:
         bounds = None if whole else region.bounds(grid.shape)
         return self._average(grid, views, (num_coarse_windows, total), bounds)
 
-    def _predict_volume(
-        self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
-    ) -> Probabilities:
+    def _predict_volume(self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None) -> Probabilities:
         window_grid = WindowGrid.plan(grid.shape, self.patch.size, self.patch.overlap)
         before, size = window_grid.before, window_grid.window
-        windows = [
-            s for s in window_grid.all() if spine.intersects([a - b for a, b in zip(s, before, strict=True)], size)
-        ]
+        windows = [s for s in window_grid.all() if spine.intersects([a - b for a, b in zip(s, before, strict=True)], size)]
         count = WindowCounter(progress, "fine pass", len(windows))
         slices = predict_volume(sampler, grid.shape, windows, window_grid, self.patch, self.runners["volume"], count)
         return self._average(grid, [(0, slices)], (0, len(windows)))
@@ -146,8 +136,7 @@ class Pipeline:
         axis = PLANES[plane]
         window_grid, slices = self._window_grid(grid, axis), np.arange(grid.shape[axis])
         by_slice = {
-            int(k): window_grid.touching(*region.plane(axis, int(k)))
-            for k in slices[region.intersects_slices(axis, slices)]
+            int(k): window_grid.touching(*region.plane(axis, int(k))) for k in slices[region.intersects_slices(axis, slices)]
         }
         return by_slice, window_grid
 

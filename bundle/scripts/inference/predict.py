@@ -67,9 +67,7 @@ class PatchConfig:
             raise ValueError(f"flips={self.flips}: must be axes of the window, 0 to {len(self.size) - 1}")
         if self.blend not in ("constant", "gaussian"):
             raise ValueError(f"blend={self.blend!r}: must be constant or gaussian")
-        weights = compute_importance_map(
-            self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32
-        )
+        weights = compute_importance_map(self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32)
         object.__setattr__(self, "weights", weights.clamp_min(1e-3))
 
     @classmethod

@@ -52,9 +52,7 @@ class RegionMap:
 
     def intersects(self, start: Sequence[int], size: Sequence[int]) -> bool:
         """True when a box of working voxels intersects the region."""
-        ranges = [
-            np.searchsorted(c, (s - 0.5, s + n - 0.5)) for c, s, n in zip(self.coordinates, start, size, strict=True)
-        ]
+        ranges = [np.searchsorted(c, (s - 0.5, s + n - 0.5)) for c, s, n in zip(self.coordinates, start, size, strict=True)]
         return bool(self.mask[tuple(slice(a, max(b, a + 1)) for a, b in ranges)].any())
 
     def plane(self, axis: int, index: int) -> tuple[NDArray[np.bool_], tuple[NDArray[np.float64], ...]]:
@@ -69,9 +67,7 @@ class RegionMap:
             occupied = np.flatnonzero(self._along(axis))
             step = max(int(np.ceil(float(np.diff(c).max()))), 1) if len(c) > 1 else 1
             bounds.append(
-                (max(int(c[occupied[0]]) - step, 0), min(int(c[occupied[-1]]) + step + 1, n))
-                if len(occupied)
-                else (0, 0)
+                (max(int(c[occupied[0]]) - step, 0), min(int(c[occupied[-1]]) + step + 1, n)) if len(occupied) else (0, 0)
             )
         return bounds
 

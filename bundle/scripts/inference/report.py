@@ -76,11 +76,7 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
     parts = [
         element("h1", f"Vertebral fractures in {len(results)} scan(s)"),
         note(element("b", RESEARCH)),
-        *(
-            [note(f"{len(problems)} scan(s) could not be segmented:", items(p["problem"] for p in problems))]
-            if problems
-            else []
-        ),
+        *([note(f"{len(problems)} scan(s) could not be segmented:", items(p["problem"] for p in problems))] if problems else []),
         element("p", f"{total} finding(s) in {positive} of {len(results)} scan(s)."),
         table(["scan", "findings", "ml", "highest p"], overview),
         *(_case(r, root, n < MAX_PICTURES) for n, r in enumerate(results)),

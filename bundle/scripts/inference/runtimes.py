@@ -173,18 +173,14 @@ def load_runner(
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
         runtime = "openvino" if fast else "torch"
     if runtime == "onnxruntime":
-        raise InputError(
-            f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)"
-        )
+        raise InputError(f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)")
     if runtime == "openvino":
         _require("openvino", "runtime=openvino")
         return _smoke_test(OpenVINORunner(network, shape, precision), shape, file)
     return _smoke_test(TorchRunner(network, device, amp, compiled), shape, file)
 
 
-def _load_export(
-    file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool
-) -> Runner:
+def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool) -> Runner:
     """Backend of an exported file."""
     kind = file.suffix.lower()
     if not file.is_file():

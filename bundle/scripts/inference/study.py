@@ -84,11 +84,7 @@ class ReadStudyd(MapTransform):
         for note in header.notes:
             logger.warning("note: %s", note)
         voxels = Scan(header, expect_hu=self.expect_hu).slab(0, header.shape[2])
-        meta = {
-            "filename_or_obj": header.path,
-            "spatial_shape": np.array(header.shape),
-            "original_affine": header.affine,
-        }
+        meta = {"filename_or_obj": header.path, "spatial_shape": np.array(header.shape), "original_affine": header.affine}
         return MetaTensor(torch.from_numpy(voxels.transpose(2, 1, 0)[None]), affine=header.affine, meta=meta)
 
 
@@ -203,10 +199,5 @@ def list_findings(mask: NDArray, affine: NDArray[np.float64]) -> list[dict[str, 
     for component in connected_components(mask > 0, spacing_of(affine)):
         indices = np.argwhere(component.mask) + [s.start for s in component.box]
         centre = affine[:3, :3] @ indices.mean(axis=0) + affine[:3, 3]
-        findings.append(
-            {
-                "volume_ml": round(component.voxels * voxel_ml, 2),
-                "centre_ras_mm": [round(float(c), 1) for c in centre],
-            }
-        )
+        findings.append({"volume_ml": round(component.voxels * voxel_ml, 2), "centre_ras_mm": [round(float(c), 1) for c in centre]})
     return findings

@@ -31,9 +31,7 @@ def finished_cases(root: Path, digest: str) -> dict[str, dict]:
     return results
 
 
-def summarise(
-    root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int
-) -> str:
+def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int) -> str:
     """Write findings.csv, findings.json, problems.csv, manifest.json and report.html.
 
     Args:
@@ -76,9 +74,7 @@ def summarise(
 def line(result: Mapping) -> str:
     """One line about a scan for the terminal."""
     rows = result["findings"]
-    names = ", ".join(
-        f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MAX_FINDINGS]
-    )
+    names = ", ".join(f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MAX_FINDINGS])
     names += f" and {len(rows) - MAX_FINDINGS} more" if len(rows) > MAX_FINDINGS else ""
     total, memory = sum(result["seconds"].values()), result["memory_mib"]
     return (

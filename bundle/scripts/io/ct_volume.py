@@ -77,16 +77,12 @@ def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
                 yield slab
                 continue
             if slab.dtype.kind == "f" and not np.isfinite(slab).all():
-                raise ValueError(
-                    f"{header.path}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out"
-                )
+                raise ValueError(f"{header.path}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out")
             yield np.rint(np.clip(slab, *HU_RANGE)).astype(np.int16)
     except ValueError:
         raise
     except Exception as error:  # gzip, zlib and ITK have exceptions of their own for damaged files
-        raise ValueError(
-            f"{header.path}: cannot be read ({last_line(error)}); it may be truncated, copy it again"
-        ) from None
+        raise ValueError(f"{header.path}: cannot be read ({last_line(error)}); it may be truncated, copy it again") from None
 
 
 class Scan:

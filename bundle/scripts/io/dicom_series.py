@@ -134,9 +134,7 @@ def _check_parallel(items: list[tuple[Path, Header]]) -> None:
     orientation = np.array(first.ImageOrientationPatient, np.float64)
     for file, header in items:
         if (header.Rows, header.Columns) != (first.Rows, first.Columns):
-            raise ValueError(
-                f"{file}: has {header.Rows} x {header.Columns} pixels, others {first.Rows} x {first.Columns}"
-            )
+            raise ValueError(f"{file}: has {header.Rows} x {header.Columns} pixels, others {first.Rows} x {first.Columns}")
         if np.abs(np.array(header.ImageOrientationPatient, np.float64) - orientation).max() > 1e-3:
             raise ValueError(f"{file}: is not parallel to the other slices; expected a series of parallel slices")
         if not np.allclose(np.array(header.PixelSpacing, float), np.array(first.PixelSpacing, float), rtol=1e-3):
@@ -153,9 +151,7 @@ def _affine(header: Header, step: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def _sort_by_position(
-    folder: Path, items: list[tuple[Path, Header]]
-) -> tuple[list[tuple[Path, Header]], NDArray[np.float64]]:
+def _sort_by_position(folder: Path, items: list[tuple[Path, Header]]) -> tuple[list[tuple[Path, Header]], NDArray[np.float64]]:
     """Slices in order of their position, and the affine; refuses gaps, repeated positions and a tilted gantry."""
     orientation = np.array(items[0][1].ImageOrientationPatient, np.float64)
     normal = np.cross(orientation[:3], orientation[3:])
@@ -181,9 +177,7 @@ def _sort_by_position(
     mean_step = (positions[order[-1]] - positions[order[0]]) / (len(items) - 1)
     tilt = float(np.degrees(np.arccos(np.clip(mean_step @ normal / np.linalg.norm(mean_step), -1, 1))))
     if tilt > TILT_TOLERANCE_DEGREES:
-        raise ValueError(
-            f"{folder}: the gantry was tilted by {tilt:.1f} degrees; straighten the series first (dcm2niix does)"
-        )
+        raise ValueError(f"{folder}: the gantry was tilted by {tilt:.1f} degrees; straighten the series first (dcm2niix does)")
     return [items[i] for i in order], _affine(items[order[0]][1], mean_step)
 
 

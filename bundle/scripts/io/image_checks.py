@@ -58,11 +58,7 @@ def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
     """Issues of the grid of a CT: singular or sheared affine, missing or contradicting orientation, small field of view."""
     issues = []
-    matrix, spacing, shape = (
-        np.asarray(image.affine, float)[:3, :3],
-        spacing_of(image.affine),
-        volume_shape(image.shape)[:3],
-    )
+    matrix, spacing, shape = (np.asarray(image.affine, float)[:3, :3], spacing_of(image.affine), volume_shape(image.shape)[:3])
     if not np.all(np.isfinite(image.affine)) or spacing.min() < 1e-4 or abs(np.linalg.det(matrix)) < 1e-9:
         return [Issue("error", "affine", path, "its affine is singular; export the scan again with its geometry")]
     cosine = float(np.abs((matrix / spacing).T @ (matrix / spacing) - np.eye(3)).max())

@@ -78,9 +78,7 @@ class SliceWriter:
             ValueError: for a slice at or before the last one written.
         """
         if index < self._next:
-            raise ValueError(
-                f"slice {index} follows slice {self._next - 1}; slices must be written in increasing order"
-            )
+            raise ValueError(f"slice {index} follows slice {self._next - 1}; slices must be written in increasing order")
         self._skip(index)
         self._file.write(np.ascontiguousarray(plane, self._dtype).tobytes())
         self._next += 1

@@ -88,10 +88,7 @@ def sample(
 
 
 def restore(
-    volume: NDArray[np.float16],
-    origin: Sequence[int],
-    grid: WorkingGrid,
-    nearest: NDArray | None = None,
+    volume: NDArray[np.float16], origin: Sequence[int], grid: WorkingGrid, nearest: NDArray | None = None
 ) -> Iterator[tuple[int, tuple[slice, slice], NDArray[np.float32], NDArray | None]]:
     """Resample a box of the working grid to the slices of the stored scan, by linear interpolation; 0 outside the box.
 

@@ -97,9 +97,7 @@ def _itk_header(path: Path) -> ScanHeader:
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({last_line(error)}); copy or convert it again") from None
     if io.GetNumberOfComponents() != 1:
-        raise ValueError(
-            f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; expected the CT itself"
-        )
+        raise ValueError(f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; expected the CT itself")
     dimensions = io.GetNumberOfDimensions()
     shape = volume_shape([int(io.GetDimensions(d)) for d in range(dimensions)])
     matrix = np.eye(4)
@@ -126,9 +124,7 @@ def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
     source = Path(path)
     if source.is_dir():
         series = find_series(source)
-        header = ScanHeader(
-            str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series
-        )
+        header = ScanHeader(str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series)
     elif file_suffix(source) in VOLUMES:
         _ensure_readable(source)
         header = _nifti_header(source) if file_suffix(source) in NIFTI else _itk_header(source)

@@ -25,9 +25,7 @@ NOT_FOUND, FAILED, UNAVAILABLE = 404, 500, 503
 
 def stock_app() -> ModuleType:
     """Sample app in the installation of MONAI Label."""
-    paths = [
-        Path(sys.prefix, *more, "monailabel", "sample-apps", "monaibundle", "main.py") for more in ((), ("local",))
-    ]
+    paths = [Path(sys.prefix, *more, "monailabel", "sample-apps", "monaibundle", "main.py") for more in ((), ("local",))]
     file = next((p for p in paths if p.is_file()), paths[0])
     spec = importlib.util.spec_from_file_location("monaibundle_main", file)
     assert spec is not None
@@ -69,8 +67,7 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         task = self._infers.get(str(request.get("model")))
         if task is not None and not task.is_valid():
             raise HTTPException(
-                UNAVAILABLE,
-                f"{self._weights(request['model'])}: no such checkpoint; put weights there, or submit labels and train",
+                UNAVAILABLE, f"{self._weights(request['model'])}: no such checkpoint; put weights there, or submit labels and train"
             )
         try:
             return super().infer(request, datastore)
@@ -106,7 +103,5 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         """
         sample = super().next_sample(request)
         if not sample and not self.datastore().list_images():
-            raise HTTPException(
-                NOT_FOUND, f"{self.studies}: holds no study; put CT scans (.nii.gz, .nii, .nrrd, .mha) there"
-            )
+            raise HTTPException(NOT_FOUND, f"{self.studies}: holds no study; put CT scans (.nii.gz, .nii, .nrrd, .mha) there")
         return sample

@@ -42,9 +42,7 @@ class AtrousSpatialPyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         if not rates or min(rates) < 1:
-            raise ValueError(
-                f"AtrousSpatialPyramidPooling: rates={tuple(rates)}; must be a sequence of one or more integers >= 1."
-            )
+            raise ValueError(f"AtrousSpatialPyramidPooling: rates={tuple(rates)}; must be a sequence of one or more integers >= 1.")
         if out_channels % len(rates):
             raise ValueError(
                 f"AtrousSpatialPyramidPooling: out_channels={out_channels}; must be a multiple of {len(rates)} (rates)."

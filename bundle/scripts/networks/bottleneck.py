@@ -92,9 +92,7 @@ class SegmentationDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder_strides) != 3 or any(s not in (1, 2) for s in encoder_strides):
-            raise ValueError(
-                f"SegmentationDecoder: encoder_strides={tuple(encoder_strides)}; must be three values of 1 or 2."
-            )
+            raise ValueError(f"SegmentationDecoder: encoder_strides={tuple(encoder_strides)}; must be three values of 1 or 2.")
         reduction = encoder_strides[0] * encoder_strides[1] * encoder_strides[2]
         if transposed_stride < 1 or in_stride * reduction != 4 * transposed_stride:
             raise ValueError(
@@ -109,12 +107,7 @@ class SegmentationDecoder(nn.Module):
         self.encoders = nn.Sequential(
             *(
                 SeparableConvolution(
-                    spatial_dims=spatial_dims,
-                    in_channels=in_channels,
-                    out_channels=in_channels,
-                    stride=stride,
-                    act=act,
-                    norm=norm,
+                    spatial_dims=spatial_dims, in_channels=in_channels, out_channels=in_channels, stride=stride, act=act, norm=norm
                 )
                 for stride in encoder_strides
             )

@@ -37,13 +37,7 @@ class UNetEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        shared: dict[str, Any] = {
-            "spatial_dims": spatial_dims,
-            "act": act,
-            "norm": norm,
-            "bias": False,
-            "dropout": dropout,
-        }
+        shared: dict[str, Any] = {"spatial_dims": spatial_dims, "act": act, "norm": norm, "bias": False, "dropout": dropout}
         blocks: list[nn.Module] = [TwoConv(in_chns=in_channels, out_chns=features[0], **shared)]
         for in_width, out_width in itertools.pairwise(features):
             blocks.append(Down(in_chns=in_width, out_chns=out_width, **shared))

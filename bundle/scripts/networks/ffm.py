@@ -30,12 +30,7 @@ class LevelFusion(nn.Module):
     """
 
     def __init__(
-        self,
-        spatial_dims: int,
-        channels: Sequence[int],
-        level: int,
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
+        self, spatial_dims: int, channels: Sequence[int], level: int, act: str | tuple = "relu", norm: str | tuple = "batch"
     ) -> None:
         super().__init__()
         self.level = level
@@ -98,13 +93,7 @@ class FeatureFusionModule(nn.Module):
         ValueError: when there are fewer than two levels.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        channels: Sequence[int],
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
-    ) -> None:
+    def __init__(self, spatial_dims: int, channels: Sequence[int], act: str | tuple = "relu", norm: str | tuple = "batch") -> None:
         super().__init__()
         if len(channels) < 2:
             raise ValueError(f"FeatureFusionModule: channels={tuple(channels)}; must have two or more levels.")

@@ -101,18 +101,14 @@ class MSFFNet(nn.Module):
         if spatial_dims not in (2, 3):
             raise ValueError(f"MSFFNet: spatial_dims={spatial_dims}; must be 2 or 3.")
         if len(features) != 5 or min(features) < 1:
-            raise ValueError(
-                f"MSFFNet: features={tuple(features)}; must be the positive widths of five encoder blocks."
-            )
+            raise ValueError(f"MSFFNet: features={tuple(features)}; must be the positive widths of five encoder blocks.")
         if fusion_stride not in (2, 4, 8, 16):
             raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; must be 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MSFFNet: dropout={dropout}; must be a probability of at least 0 and below 1.")
         width = fusion_channels or max(8 * math.ceil(2 * features[0] / 8), 32)
         if width % 4:
-            raise ValueError(
-                f"MSFFNet: fusion_channels={width}; must be a multiple of 4 (four levels are concatenated)."
-            )
+            raise ValueError(f"MSFFNet: fusion_channels={width}; must be a multiple of 4 (four levels are concatenated).")
         self.spatial_dims = spatial_dims
         self.decoder_in_stride = fusion_stride
         levels = tuple(features[1:])
@@ -124,11 +120,7 @@ class MSFFNet(nn.Module):
         self.encoder = UNetEncoder(in_channels=in_channels, features=features, dropout=dropout, **shared)
         self.ffm: nn.Module | None = FeatureFusionModule(channels=levels, **shared) if use_ffm else None
         self.sem = SqueezeExcitationModule(
-            channels=levels,
-            out_channels=width // 4,
-            target_level=int(math.log2(fusion_stride)) - 1,
-            excite=use_sem,
-            **shared,
+            channels=levels, out_channels=width // 4, target_level=int(math.log2(fusion_stride)) - 1, excite=use_sem, **shared
         )
         self.aspp: nn.Module = nn.Identity()
         self.rcbam: nn.Module = nn.Identity()

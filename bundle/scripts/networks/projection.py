@@ -40,9 +40,7 @@ class LevelProjection(nn.Module):
         self.mode = INTERPOLATION[spatial_dims]
         self.upsamples = level_shift > 0
         stride = 2 ** max(-level_shift, 0)
-        self.pool: nn.Module = (
-            Pool[Pool.AVG, spatial_dims](kernel_size=stride, stride=stride) if stride > 1 else nn.Identity()
-        )
+        self.pool: nn.Module = Pool[Pool.AVG, spatial_dims](kernel_size=stride, stride=stride) if stride > 1 else nn.Identity()
         self.project = Convolution(
             spatial_dims=spatial_dims,
             in_channels=in_channels,

@@ -42,19 +42,11 @@ class PooledSelfAttention(RenamedSubmodules):
     FORMER_NAMES: ClassVar[dict[str, str]] = {"answer": "out_proj"}
 
     def __init__(
-        self,
-        spatial_dims: int,
-        channels: int,
-        token_grid: int = 16,
-        query_stride: int = 2,
-        reduction: int = 2,
-        gate: float = 0.01,
+        self, spatial_dims: int, channels: int, token_grid: int = 16, query_stride: int = 2, reduction: int = 2, gate: float = 0.01
     ) -> None:
         super().__init__()
         if token_grid < 1 or query_stride < 1:
-            raise ValueError(
-                f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; must be 1 or more each."
-            )
+            raise ValueError(f"PooledSelfAttention: token_grid={token_grid}, query_stride={query_stride}; must be 1 or more each.")
         conv = Conv[Conv.CONV, spatial_dims]
         hidden = max(channels // reduction, 1)
         self.grid = [token_grid] * spatial_dims
@@ -76,9 +68,7 @@ class PooledSelfAttention(RenamedSubmodules):
         key = self.key(tokens).movedim(1, -1).flatten(1, -2)
         value = self.value(tokens).movedim(1, -1).flatten(1, -2)
         # One head; the attention kernels of some runtimes require the axis of heads.
-        attended = functional.scaled_dot_product_attention(
-            query.flatten(1, -2).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
-        )
+        attended = functional.scaled_dot_product_attention(query.flatten(1, -2).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1))
         context = self.out_proj(attended.squeeze(1).reshape(query.shape).movedim(-1, 1))
         context = functional.interpolate(context, size=x.shape[2:], mode=self.mode, align_corners=False)
         return x + self.gate * context

@@ -45,9 +45,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, spatial_dims: int, kernel_size: int = 7) -> None:
         super().__init__()
-        self.conv = Conv[Conv.CONV, spatial_dims](
-            in_channels=2, out_channels=1, kernel_size=kernel_size, padding=kernel_size // 2
-        )
+        self.conv = Conv[Conv.CONV, spatial_dims](in_channels=2, out_channels=1, kernel_size=kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, C, *size) to the same shape."""
@@ -86,13 +84,7 @@ class ResidualConvBlockAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        shared: dict[str, Any] = {
-            "spatial_dims": spatial_dims,
-            "out_channels": channels,
-            "act": act,
-            "norm": norm,
-            "bias": False,
-        }
+        shared: dict[str, Any] = {"spatial_dims": spatial_dims, "out_channels": channels, "act": act, "norm": norm, "bias": False}
         unit = partial(ResidualUnit, in_channels=channels, subunits=residual_subunits, dropout=dropout, **shared)
         merge = partial(Convolution, in_channels=2 * channels, kernel_size=1, **shared)
         self.channel_attention = ChannelAttention(spatial_dims=spatial_dims, channels=channels, reduction=reduction)

@@ -48,9 +48,7 @@ class SqueezeExcitationModule(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= target_level < len(channels):
-            raise ValueError(
-                f"SqueezeExcitationModule: target_level={target_level}; must be between 0 and {len(channels) - 1}."
-            )
+            raise ValueError(f"SqueezeExcitationModule: target_level={target_level}; must be between 0 and {len(channels) - 1}.")
         self.target_level = target_level
         self.gates = nn.ModuleList(
             ChannelSELayer(spatial_dims=spatial_dims, in_channels=width, r=max(min(reduction, width // 8), 1))

@@ -192,13 +192,11 @@ class PostProcessing:
                 view[component.mask] = 0
         numbers = np.zeros(volume.shape, np.int32)
         for number, component in enumerate(selected, 1):
-            wide = tuple(
-                slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(component.box, volume.shape, strict=True)
-            )
+            wide = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(component.box, volume.shape, strict=True))
             core = np.zeros([s.stop - s.start for s in wide], bool)
-            core[
-                tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(component.box, wide, strict=True))
-            ] = component.mask
+            core[tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(component.box, wide, strict=True))] = (
+                component.mask
+            )
             dilated = binary_dilation(core, np.ones((3, 3, 3), bool))
             part = numbers[wide]
             part[core | (dilated & (part == 0))] = number

@@ -100,9 +100,7 @@ class RemoveNarrowComponentsd(MapTransform):
     def __init__(self, keys: KeysCollection, min_width: float = 0.0) -> None:
         super().__init__(keys)
         if min_width < 0:
-            raise ValueError(
-                f"RemoveNarrowComponentsd: min_width={min_width}; must be a distance in mm, or 0 for any width"
-            )
+            raise ValueError(f"RemoveNarrowComponentsd: min_width={min_width}; must be a distance in mm, or 0 for any width")
         self.settings = PostProcessing(min_volume_ml=0, min_width_mm=min_width)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:

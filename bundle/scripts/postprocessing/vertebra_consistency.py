@@ -75,9 +75,7 @@ def apply_consistency(
         start = first - below.shape[2]
         below = block[:, :, max(last - halo, start) - start : last - start].astype(fracture.dtype)
         bone = np.maximum(block, vertebra[:, :, start:top].astype(np.float32))
-        numerator, denominator = (
-            gaussian_filter(a, sigma, mode="constant", truncate=TRUNCATE_SIGMAS) for a in (block, bone)
-        )
+        numerator, denominator = (gaussian_filter(a, sigma, mode="constant", truncate=TRUNCATE_SIGMAS) for a in (block, bone))
         fraction = np.clip(numerator / np.maximum(denominator, 1e-3), 0, 1)
         # Odds scaled so that consistency_fraction becomes 0.5.
         scaled = (

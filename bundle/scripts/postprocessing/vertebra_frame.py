@@ -69,9 +69,7 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
     return np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3][:, None, None, None]
 
 
-def body_centre(
-    labels: NDArray, affine: NDArray, label: int
-) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
+def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
     """Centre of the body of a vertebra, its thickest part.
 
     Args:
@@ -182,9 +180,7 @@ def _obstacle(obstacles: NDArray, surface: NDArray, direction: int) -> NDArray[n
     return surface + direction * np.maximum(ndimage.gaussian_filter(gap, 1.5), 1.5)
 
 
-def find_frame(
-    labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None
-) -> VertebraFrame:
+def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None) -> VertebraFrame:
     """Find the frame of a vertebra.
 
     Args:

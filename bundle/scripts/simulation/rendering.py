@@ -61,9 +61,7 @@ def _draw_discs(rng: np.random.Generator, image: NDArray, grid: Grid, bodies: di
         pose = Pose((lower + upper) / 2, np.stack([np.cross(front, up), front, up], axis=1))
         box = grid.box(pose.centre - 40, pose.centre + 40)
         if box is not None:
-            disc = vertebral_body(
-                grid.local(box, pose), size.width * 0.95, size.depth * 0.95, 0.8 * distance, 0.0, 0.05
-            )
+            disc = vertebral_body(grid.local(box, pose), size.width * 0.95, size.depth * 0.95, 0.8 * distance, 0.0, 0.05)
             blend(image[box], HU["disc"] + rng.normal(0, 12), disc, grid.voxel)
 
 

@@ -93,11 +93,7 @@ class ScanStyle:
         depth, length = (118.0, 150.0) if region == "cervical" else (150.0, 205.0)
         return ScanStyle(
             spacing=spacing,
-            field_of_view=(
-                float(rng.uniform(70, 92)),
-                depth * rng.uniform(0.93, 1.07),
-                length * rng.uniform(0.93, 1.07),
-            ),
+            field_of_view=(float(rng.uniform(70, 92)), depth * rng.uniform(0.93, 1.07), length * rng.uniform(0.93, 1.07)),
             trabecular=float(np.clip(rng.normal(155, 45), 70, 260)),
             cortical=float(rng.uniform(650, 1050)),
             noise=float(rng.uniform(8, 32)),

@@ -27,9 +27,7 @@ class GeneratorLoss(nn.Module):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         if weight < 0:
-            raise ValueError(
-                f"GeneratorLoss: weight={weight}; must be at least 0, which trains without the discriminator."
-            )
+            raise ValueError(f"GeneratorLoss: weight={weight}; must be at least 0, which trains without the discriminator.")
         self.weight = weight
 
     def forward(self, fake_logits: torch.Tensor) -> torch.Tensor:
@@ -111,9 +109,7 @@ class SegmentationStep:
             engine.fire_event(events.DISCRIMINATOR_REALS_FORWARD_COMPLETED)
             output[keys.FAKE_LOGITS] = engine.d_inferer(output[keys.FAKES].detach(), state.d_network)
             engine.fire_event(events.DISCRIMINATOR_FAKES_FORWARD_COMPLETED)
-            output[keys.DISCRIMINATOR_LOSS] = state.d_loss_function(
-                output[keys.REAL_LOGITS], output[keys.FAKE_LOGITS]
-            ).mean()
+            output[keys.DISCRIMINATOR_LOSS] = state.d_loss_function(output[keys.REAL_LOGITS], output[keys.FAKE_LOGITS]).mean()
             engine.fire_event(events.DISCRIMINATOR_LOSS_COMPLETED)
         self._backward(output[keys.DISCRIMINATOR_LOSS], state.d_scaler)
         engine.fire_event(events.DISCRIMINATOR_BACKWARD_COMPLETED)

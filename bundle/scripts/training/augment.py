@@ -88,9 +88,7 @@ class DeviceAugmentation:
         self.scale_prob, self.shift_prob = scale_prob, shift_prob
         self.smooth_sigma, self.noise_std = smooth_sigma, noise_std
         self.scale_factor, self.shift_offset = scale_factor, shift_offset
-        self.grid = RandAffineGrid(
-            rotate_range=rotate_range, shear_range=shear_range, scale_range=scale_range, lazy=True
-        )
+        self.grid = RandAffineGrid(rotate_range=rotate_range, shear_range=shear_range, scale_range=scale_range, lazy=True)
         self.image_key, self.label_key, self.seed_key = image_key, label_key, seed_key
 
     def __call__(
@@ -110,9 +108,7 @@ class DeviceAugmentation:
         with torch.no_grad():
             return self.augment(image, label, seeds)
 
-    def augment(
-        self, image: torch.Tensor, label: torch.Tensor, seeds: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def augment(self, image: torch.Tensor, label: torch.Tensor, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return augmented copies of images (B, C, *size) and labels (B, 1, *size), drawn from a seed each."""
         image, label, size = image.clone(), label.clone(), image.shape[2:]
         transformed, thetas, smoothed, noisy = [], [], [], []
@@ -135,9 +131,9 @@ class DeviceAugmentation:
             theta = torch.stack(thetas).to(image)
             grid = functional.affine_grid(theta, [len(transformed), 1, *size], align_corners=True)
             image[transformed] = functional.grid_sample(image[transformed], grid, mode="bilinear", align_corners=True)
-            label[transformed] = functional.grid_sample(
-                label[transformed].to(image), grid, mode="nearest", align_corners=True
-            ).to(label)
+            label[transformed] = functional.grid_sample(label[transformed].to(image), grid, mode="nearest", align_corners=True).to(
+                label
+            )
         for sample, sigma in smoothed:
             image[sample] = GaussianFilter(len(size), sigma).to(image.device)(image[sample : sample + 1])[0]
         shape = (-1, *[1] * (image.ndim - 1))

@@ -19,9 +19,7 @@ from .sampling import CaseError
 from .shutdown import SIGNALS, exit_status
 
 logger = logging.getLogger(__name__)
-DEAD_WORKER = re.compile(
-    r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly)"
-)
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly)")
 ENGINE_EXCEPTION = re.compile(r"(Engine|Current) run is terminating due to exception")
 OS_REMEDIES = {
     errno.ENOSPC: "free space there", errno.EDQUOT: "free space there", errno.EFBIG: "the system limits the size of files",

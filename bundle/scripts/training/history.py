@@ -59,12 +59,7 @@ class TrainingHistory:
     """
 
     def __init__(
-        self,
-        output_dir: str,
-        evaluator: Engine | None,
-        optimizer,
-        metric: str = "val_mean_dice",
-        picture_interval: float = 15.0,
+        self, output_dir: str, evaluator: Engine | None, optimizer, metric: str = "val_mean_dice", picture_interval: float = 15.0
     ) -> None:
         self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
         self.picture_interval = picture_interval
@@ -153,12 +148,7 @@ class TrainingHistory:
         right.set(ylabel="validation DSC", ylim=(0, 1))
         handles = [*left.get_lines(), *right.get_lines()]
         left.legend(
-            handles,
-            [str(h.get_label()) for h in handles],
-            loc="upper center",
-            ncols=2,
-            frameon=False,
-            bbox_to_anchor=(0.5, -0.12),
+            handles, [str(h.get_label()) for h in handles], loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.12)
         )
         left.set_title("Training")
         with atomic_write(path) as temporary:

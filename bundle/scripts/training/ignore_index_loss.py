@@ -31,6 +31,4 @@ class IgnoreIndexLoss(nn.Module):
         valid = target != self.ignore_index
         background = torch.zeros_like(prediction)
         background[:, 0] = CERTAIN_LOGIT
-        return self.loss(
-            torch.where(valid, prediction, background), torch.where(valid, target, torch.zeros_like(target))
-        )
+        return self.loss(torch.where(valid, prediction, background), torch.where(valid, target, torch.zeros_like(target)))

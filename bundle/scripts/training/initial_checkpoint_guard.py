@@ -74,9 +74,7 @@ class InitialCheckpointGuard:
         if math.isnan(self.initial_score):
             logger.info("%s %.4f: %s holds the best weights", name, best, self.file)
         elif best > self.initial_score:
-            logger.info(
-                "%s %.4f before, %.4f now: %s holds the better weights", name, self.initial_score, best, self.file
-            )
+            logger.info("%s %.4f before, %.4f now: %s holds the better weights", name, self.initial_score, best, self.file)
         else:
             logger.warning(
                 "no epoch was better than the initial weights (%s %.4f): %s is unchanged; "

@@ -138,9 +138,7 @@ class TrainingState:
 
     def _cases(self) -> dict[str, str]:
         """Number of the training cases and hash of their names."""
-        names = sorted(
-            Path(str(case["image"])).name for case in self.data if isinstance(case, Mapping) and "image" in case
-        )
+        names = sorted(Path(str(case["image"])).name for case in self.data if isinstance(case, Mapping) and "image" in case)
         return {"cases": str(len(names)), "names": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
 
     def _save(self, engine: Engine, within: bool = False, validated: bool = True) -> None:
@@ -239,9 +237,7 @@ class TrainingState:
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
         steps = engine.state.iteration - engine.state.epoch * engine.state.epoch_length
         self._random, self._start = content["random"], max(steps, 0) * engine.data_loader.batch_size  # type: ignore[attr-defined]
-        logger.info(
-            "%s: resumed after epoch %d%s", file, engine.state.epoch, f" and {steps} steps" if steps > 0 else ""
-        )
+        logger.info("%s: resumed after epoch %d%s", file, engine.state.epoch, f" and {steps} steps" if steps > 0 else "")
         if not content["validated"]:
             engine.add_event_handler(Events.STARTED, self._catch_up)
 

@@ -37,13 +37,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(
-        self,
-        data_source: Sized,
-        seed: int = 0,
-        shuffle: bool = True,
-        batch_size: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        self, data_source: Sized, seed: int = 0, shuffle: bool = True, batch_size: int = 1, rank: int = 0, world_size: int = 1
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
@@ -80,9 +74,7 @@ class CaseError(RuntimeError):
 
 def case_name(item: Any, index: int) -> str:
     """File of the image of an item of a data list, or its number."""
-    return (
-        str(item["image"]) if isinstance(item, dict) and isinstance(item.get("image"), (str, Path)) else f"case {index}"
-    )
+    return str(item["image"]) if isinstance(item, dict) and isinstance(item.get("image"), (str, Path)) else f"case {index}"
 
 
 class SeededDataset(Dataset):

@@ -97,9 +97,7 @@ def check_store(tracking_uri: str | None = None) -> bool:
     if not is_main():
         return False
     if find_spec("mlflow") is None:
-        raise InputError(
-            "--tracking mlflow: mlflow is not installed; pip install '.[tracking]', or leave --tracking out"
-        )
+        raise InputError("--tracking mlflow: mlflow is not installed; pip install '.[tracking]', or leave --tracking out")
     disable_telemetry()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
     if not uri:

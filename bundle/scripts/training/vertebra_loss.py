@@ -68,9 +68,7 @@ class VertebraLoss(nn.Module):
     def __init__(self, loss: nn.Module, weight: float = 0.5, intact_value: int = 2) -> None:
         super().__init__()
         if weight <= 0:
-            raise InputError(
-                f"vertebra_loss: weight={weight}; must be greater than 0, or leave out configs/vertebra_loss.yaml"
-            )
+            raise InputError(f"vertebra_loss: weight={weight}; must be greater than 0, or leave out configs/vertebra_loss.yaml")
         self.loss, self.weight, self.intact_value = loss, weight, intact_value
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -82,11 +82,7 @@ def match_vertebra_output(network: nn.Module, state: dict[str, torch.Tensor]) ->
 
 
 def load_weights(
-    network: nn.Module,
-    path: str | None,
-    device: str | torch.device = "cpu",
-    widen: bool = False,
-    exact: bool = False,
+    network: nn.Module, path: str | None, device: str | torch.device = "cpu", widen: bool = False, exact: bool = False
 ) -> nn.Module:
     """Load a flat state dict (or one under the key ``model``) into the network, strictly.
 

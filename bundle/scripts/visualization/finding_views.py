@@ -39,14 +39,11 @@ def _field_of_view(grid: WorkingGrid, axis: int, centre: NDArray[np.int64]) -> l
     return shown
 
 
-def _mask_in_view(
-    mask: NDArray[np.bool_], origin: tuple[int, int, int], shown: list[range], axis: int
-) -> NDArray[np.bool_]:
+def _mask_in_view(mask: NDArray[np.bool_], origin: tuple[int, int, int], shown: list[range], axis: int) -> NDArray[np.bool_]:
     """Plane of a mask, stored in a box at ``origin``, over the voxels shown."""
     view = np.zeros([len(r) for r in shown], bool)
     overlap = [
-        range(max(r.start, o), max(min(r.stop, o + n), max(r.start, o)))
-        for r, o, n in zip(shown, origin, mask.shape, strict=True)
+        range(max(r.start, o), max(min(r.stop, o + n), max(r.start, o))) for r, o, n in zip(shown, origin, mask.shape, strict=True)
     ]
     target = tuple(slice(v.start - r.start, v.stop - r.start) for v, r in zip(overlap, shown, strict=True))
     source = tuple(slice(v.start - o, v.stop - o) for v, o in zip(overlap, origin, strict=True))
@@ -55,12 +52,7 @@ def _mask_in_view(
 
 
 def draw_views(
-    scan: Scan,
-    grid: WorkingGrid,
-    probabilities: Probabilities,
-    numbers: NDArray[np.int32],
-    threshold: float,
-    title: str,
+    scan: Scan, grid: WorkingGrid, probabilities: Probabilities, numbers: NDArray[np.int32], threshold: float, title: str
 ):
     """Draw one row of three planes per finding, at most ``MAX_FINDINGS`` rows, or the middle of a scan without findings.
 

@@ -16,9 +16,7 @@ from .slices import COLOURS, LINE_STYLES, choose_slices, outline, ras_volume, sh
 WIDTH = 3.2  # of a slice, inches
 
 
-def draw_overlay(
-    image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np.bool_]], title: str = "", number: int = 3
-):
+def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np.bool_]], title: str = "", number: int = 3):
     """Draw sagittal slices with outlines.
 
     Args:
@@ -48,9 +46,7 @@ def draw_overlay(
             outline(panel, mask[index], spacing[1:], name)
     lines = [Line2D([], [], color=COLOURS[n], linestyle=LINE_STYLES.get(n, "solid"), label=n) for n in volumes]
     if lines:
-        panels[0].legend(
-            handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black"
-        )
+        panels[0].legend(handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black")
     if title:
         figure.suptitle(title, color="white", fontsize=9)
     return figure

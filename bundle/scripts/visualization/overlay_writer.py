@@ -25,9 +25,7 @@ class OverlayWriter:
         source_root: folder below which overlays repeat the folders of their scans; empty writes all into one folder.
     """
 
-    def __init__(
-        self, output_dir: str, reference_key: str | None = None, limit: int | None = 50, source_root: str = ""
-    ) -> None:
+    def __init__(self, output_dir: str, reference_key: str | None = None, limit: int | None = 50, source_root: str = "") -> None:
         from monai.transforms import LoadImage
 
         self.output_dir, self.source_root = Path(output_dir), source_root

@@ -116,9 +116,7 @@ def test_changes_of_a_transform_are_not_written_to_disk(cases, tmp_path):
 
 
 def test_volumes_are_memory_mapped(tmp_path):
-    cache_entry.write_entry(
-        tmp_path / "a" / "b", {"image": MetaTensor(torch.zeros(1, 100, 100, 100)), "few": np.arange(3)}
-    )
+    cache_entry.write_entry(tmp_path / "a" / "b", {"image": MetaTensor(torch.zeros(1, 100, 100, 100)), "few": np.arange(3)})
     item = cache_entry.read_entry(tmp_path / "a" / "b")
     resident = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
     assert len(resident) == 1
@@ -291,12 +289,7 @@ def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, t
     def batches(cache_dir: str | None, workers: int) -> list[torch.Tensor]:
         parser = ConfigParser()
         parser.read_config(str(bundle / "configs" / "train.yaml"))
-        settings = {
-            "dataset_dir": str(phantom_set),
-            "bundle_root": str(bundle),
-            "preflight": None,
-            "cache_dir": cache_dir,
-        }
+        settings = {"dataset_dir": str(phantom_set), "bundle_root": str(bundle), "preflight": None, "cache_dir": cache_dir}
         parser.update({**settings, "num_workers": workers, "patch_size": [32, 32], "spacing": [4.0, 4.0, 4.0]})
         loader = parser.get_parsed_content("train::dataloader")
         return [b[k].clone() for _ in range(2) for b in loader for k in ("image", "label")]

@@ -10,14 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.datasets.conversion import (
-    ConvertedCase,
-    SourceCase,
-    convert,
-    map_labels,
-    process_cases,
-    require_same_grid,
-)
+from scripts.data.datasets.conversion import ConvertedCase, SourceCase, convert, map_labels, process_cases, require_same_grid
 
 
 def image(shape=(4, 4, 4), shift=0.0, value=0) -> nib.Nifti1Image:

@@ -69,9 +69,7 @@ def test_several_mask_values_must_be_named(volumes, capsys):
     with pytest.raises(InputError, match="1 of 4"):
         folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "a"))
     assert "values [0, 1, 7, 9]" in capsys.readouterr().out
-    cases = cases_of(
-        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "b"), fractured=[1, 7], unknown=9)
-    )
+    cases = cases_of(folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "b"), fractured=[1, 7], unknown=9))
     label = np.asarray(nib.load(volumes / "b" / cases["p1_a"]["label"]).dataobj)
     assert (label[0, 0, 0], label[5, 5, 5], label[2, 2, 2], label[1, 1, 1]) == (1, 255, 1, 0)
 
@@ -86,9 +84,7 @@ def test_pictures_become_one_sagittal_slice_head_up(tmp_path):
     for k in range(3):
         Image.fromarray(picture).save(tmp_path / "images" / f"s{k}.png")
         Image.fromarray(mask).save(tmp_path / "labels" / f"s{k}.png")
-    cases = cases_of(
-        folder(str(tmp_path / "images"), str(tmp_path / "labels"), out=str(tmp_path / "out"), pixel_mm=0.5)
-    )
+    cases = cases_of(folder(str(tmp_path / "images"), str(tmp_path / "labels"), out=str(tmp_path / "out"), pixel_mm=0.5))
     image, label = (nib.load(tmp_path / "out" / cases["s0"][k]) for k in ("image", "label"))
     canonical = nib.as_closest_canonical(image)  # right, anterior, head
     data = np.asarray(canonical.dataobj)

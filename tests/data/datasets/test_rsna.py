@@ -58,9 +58,7 @@ def test_levels_become_labels_on_the_grid_of_the_ct(tmp_path):
         # C1 lies above T1 in space, whatever the order of files and axes.
         heights = {v: (mask.affine @ [*np.argwhere(vertebrae == v).mean(0), 1])[2] for v in (1, 8)}
         assert heights[1] > heights[8] + 15
-    rows = {
-        (r["case"], r["level"]): r["fractured"] for r in csv.DictReader((tmp_path / "out" / "vertebrae.csv").open())
-    }
+    rows = {(r["case"], r["level"]): r["fractured"] for r in csv.DictReader((tmp_path / "out" / "vertebrae.csv").open())}
     assert rows["1.2.1", "C2"] == "1"
     assert rows["1.2.1", "C1"] == "0"
     assert rows["1.2.1", "T1"] == ""

@@ -52,10 +52,7 @@ def tree(tmp_path):
     scan(folder, "sub-verse004", (18, 19, 20))
     scan(folder, "sub-gl003_dir-ax", (20, 21), np.float64)
     scan(folder, "sub-verse410_split-verse267", (21, 22))
-    grades = {
-        (4, 4): {"T11": ("0", "0"), "T12": ("2", "1"), "L1": ("x", "x")},
-        (267, 410): {"L2": ("1", "2"), "L3": ("0", "0")},
-    }
+    grades = {(4, 4): {"T11": ("0", "0"), "T12": ("2", "1"), "L1": ("x", "x")}, (267, 410): {"L2": ("1", "2"), "L3": ("0", "0")}}
     return folder, write_table(tmp_path / "grades.csv", grades)
 
 
@@ -186,10 +183,7 @@ def test_the_sacrum_is_never_unknown():
 @pytest.mark.skipif(not GRADING.is_dir(), reason=f"the grading table is not at {GRADING}")
 def test_both_forms_of_the_published_table_are_equal():
     pytest.importorskip("openpyxl")
-    sheet, text = (
-        read_grades(GRADING / "ryai190138_appendixe1.xlsx"),
-        read_grades(next(GRADING.glob("*appendixE1*.csv"))),
-    )
+    sheet, text = (read_grades(GRADING / "ryai190138_appendixe1.xlsx"), read_grades(next(GRADING.glob("*appendixE1*.csv"))))
     assert sheet == text
     grades = [g.grade for case in sheet.values() for g in case.values()]
     assert {g: grades.count(g) for g in (0, 1, 2, 3, None)} == {0: 1195, 1: 142, 2: 96, 3: 51, None: 31}

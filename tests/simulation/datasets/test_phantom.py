@@ -42,12 +42,7 @@ def test_finished_cases_are_kept(phantom_set, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ({"cases": 2}, "cases=2"),
-        ({"regions": "foot"}, "foot"),
-        ({"grades": [4]}, "grades"),
-        ({"healthy": 1.0}, "healthy=1.0"),
-    ],
+    [({"cases": 2}, "cases=2"), ({"regions": "foot"}, "foot"), ({"grades": [4]}, "grades"), ({"healthy": 1.0}, "healthy=1.0")],
 )
 def test_invalid_options_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
@@ -62,15 +57,7 @@ def test_mild_and_truncated_fractures_are_ignored(tmp_path):
     scan.labels = scan.labels[:, :, : int(np.argwhere(scan.labels == scan.fractures[0]["label"])[:, 2].mean())]
     assert scan.fractures[0]["label"] in uncertain_fractures(scan, 1)
     phantom(
-        str(tmp_path),
-        cases=3,
-        seed=40,
-        regions="lumbar",
-        grades=1,
-        healthy=0.0,
-        style="wide",
-        collapse_fraction=1.0,
-        min_grade=2,
+        str(tmp_path), cases=3, seed=40, regions="lumbar", grades=1, healthy=0.0, style="wide", collapse_fraction=1.0, min_grade=2
     )
     values = set()
     for path in (tmp_path / "labels").glob("*.nii.gz"):
@@ -80,10 +67,6 @@ def test_mild_and_truncated_fractures_are_ignored(tmp_path):
 
 
 def test_options_of_another_style_are_refused(tmp_path):
-    for options, word in (
-        ({"style": "odd"}, "wide"),
-        ({"collapse_fraction": 0.5}, "wide"),
-        ({"min_grade": 4}, "1, 2 or 3"),
-    ):
+    for options, word in (({"style": "odd"}, "wide"), ({"collapse_fraction": 0.5}, "wide"), ({"min_grade": 4}, "1, 2 or 3")):
         with pytest.raises(InputError, match=word):
             phantom(str(tmp_path / "x"), cases=3, **options)

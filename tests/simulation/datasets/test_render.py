@@ -15,9 +15,7 @@ from scripts.simulation.datasets.render import render
 
 def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_path, capsys):
     content = json.loads((phantom_set / "datalist.json").read_text())
-    cases = [
-        {**c, **{k: str(phantom_set / c[k]) for k in ("image", "label", "vertebrae")}} for c in content["training"]
-    ]
+    cases = [{**c, **{k: str(phantom_set / c[k]) for k in ("image", "label", "vertebrae")}} for c in content["training"]]
     cases.append({"vertebrae": str(tmp_path / "gone.nii.gz"), "patient": "gone"})
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"training": cases}))

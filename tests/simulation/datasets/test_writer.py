@@ -76,9 +76,7 @@ def test_folder_of_version_0_5_is_resumed(tmp_path):
     tables = [*(tmp_path / "vertebrae").glob("*.csv"), tmp_path / "vertebrae.csv"]
     before = (tmp_path / "vertebrae.csv").read_text()
     for table in tables:
-        lines = [
-            ",".join(c for i, c in enumerate(line.split(",")) if i != 3) for line in table.read_text().splitlines()
-        ]
+        lines = [",".join(c for i, c in enumerate(line.split(",")) if i != 3) for line in table.read_text().splitlines()]
         table.write_text("\n".join(lines) + "\n")
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
     phantom(str(tmp_path), **options, **wide)

@@ -36,10 +36,7 @@ def test_height_loss_in_band_and_neighbours_unchanged(scan, shape, grade):
 
 
 def test_shape_determines_zone_of_height_loss(scan):
-    loss = {
-        shape: simulate_fracture(scan, FracturePlan(L3, shape, 2), np.random.default_rng(1)).fractures[-1]
-        for shape in SHAPES
-    }
+    loss = {shape: simulate_fracture(scan, FracturePlan(L3, shape, 2), np.random.default_rng(1)).fractures[-1] for shape in SHAPES}
     assert loss["wedge"]["loss_anterior"] > loss["wedge"]["loss_posterior"] + 0.1
     assert loss["biconcave"]["loss_middle"] > loss["biconcave"]["loss_anterior"] + 0.05
     assert abs(loss["crush"]["loss_anterior"] - loss["crush"]["loss_posterior"]) < 0.1
@@ -76,9 +73,7 @@ def test_fracture_in_a_real_ct(verse19):
     case = "sub-verse006"
     image = nib.load(verse19 / "rawdata" / case / f"{case}_ct.nii.gz")
     mask = nib.load(verse19 / "derivatives" / case / f"{case}_seg-vert_msk.nii.gz")
-    real = SpineScan(
-        np.asarray(image.dataobj).astype(np.int16), np.asarray(mask.dataobj).astype(np.uint8), image.affine
-    )
+    real = SpineScan(np.asarray(image.dataobj).astype(np.int16), np.asarray(mask.dataobj).astype(np.uint8), image.affine)
     result = simulate_fracture(real, FracturePlan(23, "wedge", 3), np.random.default_rng(0))
     assert result.fractures[-1]["measured_grade"] == 3
     assert result.fractures[-1]["min_jacobian"] > 0

@@ -25,16 +25,11 @@ def test_training_label_keeps_ignore_index():
 
 def test_random_transform_is_seeded(phantom_set):
     files = min(
-        (
-            {k: str(phantom_set / d / label.name) for k, d in FOLDERS.items()}
-            for label in (phantom_set / "labels").iterdir()
-        ),
+        ({k: str(phantom_set / d / label.name) for k, d in FOLDERS.items()} for label in (phantom_set / "labels").iterdir()),
         key=lambda case: int((np.asarray(nib.load(case["label"]).dataobj) == 1).sum()),
     )
     items = LoadImaged(keys=list(files), image_only=True, ensure_channel_first=True)(files)
-    transform = RandSimulatedFractured("image", prob=1.0, fractures=1, grades=(3,), shapes=("crush",)).set_random_state(
-        0
-    )
+    transform = RandSimulatedFractured("image", prob=1.0, fractures=1, grades=(3,), shapes=("crush",)).set_random_state(0)
     first = transform(items)
     again = transform.set_random_state(0)(items)
     assert isinstance(first["image"], MetaTensor)

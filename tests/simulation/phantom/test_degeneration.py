@@ -37,11 +37,7 @@ def test_scoliosis_and_rotation():
         scan_of(Variation(), region="thoracolumbar"),
         scan_of(Variation(scoliosis=14.0, rotation=1.0), region="thoracolumbar"),
     )
-    levels = [
-        v
-        for v in ("L3", "L2", "L1", "T12", "T11", "T10")
-        if all((s.labels == LABELS[v]).any() for s in (straight, bent))
-    ]
+    levels = [v for v in ("L3", "L2", "L1", "T12", "T11", "T10") if all((s.labels == LABELS[v]).any() for s in (straight, bent))]
     sway = [np.ptp([centre(s, v)[0] for v in levels]) for s in (straight, bent)]
     assert sway[1] > sway[0] + 4
     askew = scan_of(Variation(positioning=(0.0, 20.0)))

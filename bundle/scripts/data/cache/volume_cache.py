@@ -24,11 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def cached_dataset(
-    data: Sequence[dict],
-    transform: Compose,
-    cache_dir: str | None = None,
-    cache_rate: float = 1.0,
-    num_workers: int = 1,
+    data: Sequence[dict], transform: Compose, cache_dir: str | None = None, cache_rate: float = 1.0, num_workers: int = 1
 ) -> Dataset:
     """Data set that caches the results of the transforms before the first random one, in memory or in a folder.
 
@@ -70,9 +66,7 @@ class VolumeCache(Dataset):
 
     def __init__(self, data: Sequence[dict], transform: Compose, cache_dir: Path | str, num_workers: int = 1) -> None:
         super().__init__(data, transform)
-        self.first_random = transform.get_index_of_first(
-            lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
-        )
+        self.first_random = transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform))
         self.cache_dir = Path(cache_dir)
         self.folders = self._fill(max(int(num_workers), 1))
 

@@ -34,11 +34,7 @@ def inspect_cases(
 
 
 def check_cases(
-    cases: Sequence[Mapping],
-    level: str = "full",
-    label_values: Sequence[int] = (0, 1),
-    workers: int = 2,
-    expect_hu: bool = True,
+    cases: Sequence[Mapping], level: str = "full", label_values: Sequence[int] = (0, 1), workers: int = 2, expect_hu: bool = True
 ) -> list[str]:
     """Lines of the errors of ``inspect_cases``; empty when there is none."""
     issues, _ = inspect_cases(cases, level, label_values, expect_hu, workers)

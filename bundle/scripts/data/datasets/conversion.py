@@ -160,12 +160,7 @@ def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
 
 
 def convert(
-    cases: Sequence[SourceCase],
-    out: str | Path,
-    description: str,
-    seed: int = 0,
-    workers: int = 1,
-    split: bool = True,
+    cases: Sequence[SourceCase], out: str | Path, description: str, seed: int = 0, workers: int = 1, split: bool = True
 ) -> str:
     """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json``; finished cases are kept.
 

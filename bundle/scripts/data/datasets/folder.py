@@ -50,9 +50,7 @@ def images_by_case(folder: Path) -> dict[str, Path]:
     return {name: items[0] for name, items in images.items()}
 
 
-def binarize_mask(
-    mask: nib.Nifti1Image, file: Path, fractured: Sequence[int] | None, unknown: int | None
-) -> nib.Nifti1Image:
+def binarize_mask(mask: nib.Nifti1Image, file: Path, fractured: Sequence[int] | None, unknown: int | None) -> nib.Nifti1Image:
     """Training label (0, 1 and 255) of a mask with any values.
 
     Args:
@@ -156,9 +154,7 @@ def folder(
         raise InputError(f"pixel_mm={pixel_mm!r}: the size of a pixel in mm must be above 0")
     if labels is not None:
         if not set(scans) & set(masks):
-            raise InputError(
-                f"{labels}: no mask has the name of an image (first image: {min(scans)}, first mask: {min(masks)})"
-            )
+            raise InputError(f"{labels}: no mask has the name of an image (first image: {min(scans)}, first mask: {min(masks)})")
         for name in sorted(set(masks) - set(scans)):
             print(f"{masks[name]}: has no image of that name; left out")
         for name in sorted(set(scans) - set(masks)):

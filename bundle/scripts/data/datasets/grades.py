@@ -48,9 +48,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     try:
         import openpyxl
     except ImportError:
-        raise InputError(
-            f"{path}: reading .xlsx needs openpyxl; pip install openpyxl, or save the table as .csv"
-        ) from None
+        raise InputError(f"{path}: reading .xlsx needs openpyxl; pip install openpyxl, or save the table as .csv") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the published sheet has no default style
         sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
@@ -95,9 +93,7 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
     for number, row in enumerate(_rows(file), start=2):
         levels = {m[1] for name in row if name and (m := GRADE_COLUMN.match(name)) and m[2] == "g"}
         if not levels or "subject_ID" not in row or "verse_ID" not in row:
-            raise InputError(
-                f"{file}: lacks the columns verse_ID, subject_ID and T1_fx-g to L6_fx-g; is it appendix E1?"
-            )
+            raise InputError(f"{file}: lacks the columns verse_ID, subject_ID and T1_fx-g to L6_fx-g; is it appendix E1?")
         try:
             name = case_name(int(row["subject_ID"]), int(row["verse_ID"]))
         except ValueError:
@@ -109,9 +105,7 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
                 continue
             if grade not in ("0", "1", "2", "3", "x"):
                 raise InputError(f"{file}: row {number}, {level}_fx-g={grade!r}; a grade must be 0 to 3, x or blank")
-            case[LABELS[level]] = (
-                VertebraGrade(None) if grade == "x" else VertebraGrade(int(grade), SHAPE_CODES.get(shape, ""))
-            )
+            case[LABELS[level]] = VertebraGrade(None) if grade == "x" else VertebraGrade(int(grade), SHAPE_CODES.get(shape, ""))
         grades[name] = case
     if not grades:
         raise InputError(f"{file}: holds no graded case")
@@ -119,10 +113,7 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
 
 
 def fracture_mask(
-    vertebrae: NDArray[np.uint8],
-    grades: Mapping[int, VertebraGrade],
-    min_grade: int = 1,
-    unknown: str = "ignore",
+    vertebrae: NDArray[np.uint8], grades: Mapping[int, VertebraGrade], min_grade: int = 1, unknown: str = "ignore"
 ) -> NDArray[np.uint8] | None:
     """Training label: 1 where the grade is at least ``min_grade``, 0 elsewhere.
 

@@ -58,9 +58,7 @@ def to_grid(labels: nib.Nifti1Image, ct: nib.Nifti1Image) -> nib.Nifti1Image:
     from nibabel.processing import resample_from_to
 
     resampled = resample_from_to(labels, ct, order=0)
-    before, after = (
-        np.count_nonzero(np.asarray(i.dataobj)) * abs(np.linalg.det(i.affine[:3, :3])) for i in (labels, resampled)
-    )
+    before, after = (np.count_nonzero(np.asarray(i.dataobj)) * abs(np.linalg.det(i.affine[:3, :3])) for i in (labels, resampled))
     if after < 0.8 * before:
         raise ValueError(f"of {before / 1000:.0f} ml of vertebrae only {after / 1000:.0f} ml lie inside the CT")
     return nib.Nifti1Image(np.asarray(resampled.dataobj).astype(np.uint8), ct.affine)
@@ -106,9 +104,7 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
         print(f"{masks[uid]}: {uid} is not in train.csv; left out")
     names = sorted(set(masks) & set(studies))
     if not names:
-        raise InputError(
-            f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?"
-        )
+        raise InputError(f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?")
     ensure_same_settings(out, {"source": str(root.resolve())})
     cases = []
     for uid in names:

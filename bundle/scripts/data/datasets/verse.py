@@ -22,9 +22,7 @@ from ..datalist import IGNORE_INDEX
 from .conversion import ConvertedCase, SourceCase, convert, require_same_grid
 from .grades import SACRUM, fracture_mask, grade_attributes, read_grades
 
-FILE = re.compile(
-    r"^(?P<case>sub-[A-Za-z]*\d+(?:_split-[A-Za-z]*\d+)?)(?:_dir-[A-Za-z]+)?_(?P<kind>ct|seg-vert_msk)\.nii(\.gz)?$"
-)
+FILE = re.compile(r"^(?P<case>sub-[A-Za-z]*\d+(?:_split-[A-Za-z]*\d+)?)(?:_dir-[A-Za-z]+)?_(?P<kind>ct|seg-vert_msk)\.nii(\.gz)?$")
 CHALLENGE_FILE = re.compile(r"^verse\d+(_CT-[A-Za-z]+)?(_seg)?\.nii(\.gz)?$")
 BONE_HU = 150.0
 UNKNOWN = ("ignore", "background", "drop-case")
@@ -138,9 +136,7 @@ def verse(
             + (", or add --masks_only for the shapes alone" if masks else "")
         )
     if not any(c in table for c in names):
-        raise InputError(
-            f"{grades}: no row matches a case of {source} (first case there: {names[0]}); is it the right table?"
-        )
+        raise InputError(f"{grades}: no row matches a case of {source} (first case there: {names[0]}); is it the right table?")
     # Of the grades in use, so that both forms of one table count as one.
     used = repr([(case, sorted(table[case].items())) for case in names if case in table])
     settings = {"source": str(root.resolve()), "min_grade": min_grade, "unknown": unknown, "masks_only": masks_only}
@@ -165,7 +161,6 @@ def verse(
         return ConvertedCase(label, vertebrae, attributes=grade_attributes(case_grades, min_grade))
 
     cases = [
-        SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(convert_case, c), in_datalist=c in images)
-        for c in names
+        SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(convert_case, c), in_datalist=c in images) for c in names
     ]
     return convert(cases, out, "VerSe with Genant grades; CC BY-SA 4.0.", seed, workers)

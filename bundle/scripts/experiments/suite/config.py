@@ -29,9 +29,7 @@ def merge_configs(files: Sequence[str], overrides: Mapping[str, Any], source: st
     try:
         parser.read_config(list(files))
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise InputError(
-            f"{source}: {names} cannot be merged ({error}); an overlay may only change ids that exist"
-        ) from None
+        raise InputError(f"{source}: {names} cannot be merged ({error}); an overlay may only change ids that exist") from None
     content, values = migrate_config(parser.get(), source), migrate_config(overrides, source)
     texts = {k: v if isinstance(v, str) else repr(v) for k, v in values.items()}
     problems = override_problems(texts, content, names)

@@ -53,9 +53,7 @@ def _prepare(folder: Path, case: dict[str, str], device: str | None) -> tuple[di
     return {**cost, "volume": list(image.shape[2:]), "seconds": float("inf")}, partial(inferer, image, network), where
 
 
-def measure_cost(
-    suite: Suite, context: SuiteContext, rounds: int = 5, device: str | None = None
-) -> dict[str, dict[str, Any]]:
+def measure_cost(suite: Suite, context: SuiteContext, rounds: int = 5, device: str | None = None) -> dict[str, dict[str, Any]]:
     """Measure all variants of a suite on one volume of the test cases, round by round in turn; results are cached.
 
     Each network has ``rounds`` passes behind one that warms up; the shortest counts.

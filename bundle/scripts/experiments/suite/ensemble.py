@@ -51,9 +51,7 @@ def _evaluate(suite: Suite, context: SuiteContext, variant: Variant, seed: int, 
             finish_record(folder)
 
 
-def evaluate_ensembles(
-    suite: Suite, context: SuiteContext, names: Collection[str], notes: dict[str, list[str]]
-) -> None:
+def evaluate_ensembles(suite: Suite, context: SuiteContext, names: Collection[str], notes: dict[str, list[str]]) -> None:
     """Evaluate the ensemble of every named variant whose folds are all trained; ``notes`` get a line for each without result."""
     for variant in suite.variants:
         for seed in suite.seeds if variant.name in names else ():

@@ -102,9 +102,7 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
     return figure
 
 
-def slice_grid(
-    cases: Sequence[Mapping[str, str]], masks: Mapping[str, Mapping[str, Path]], title: str
-) -> Figure | None:
+def slice_grid(cases: Sequence[Mapping[str, str]], masks: Mapping[str, Mapping[str, Path]], title: str) -> Figure | None:
     """Rows of cases; columns: sagittal slice, reference, and mask of each variant (as Figs. 12 and 13 of the paper).
 
     Cases have the keys ``image``, ``label`` and ``name``; ``masks`` are files by label of the variant and name of the case.

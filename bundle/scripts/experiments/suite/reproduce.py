@@ -42,20 +42,14 @@ def _check_source(run_dir: str, source: Path) -> dict[str, Any]:
             f"{run_dir}: is no folder of a run; must hold record.json and {TRAINING.config}, as OUT/members/NAME_seed0"
         )
     if record.get("state") != "finished":
-        raise InputError(
-            f"{run_dir}: the run is {record.get('state', 'not begun')}; only a finished one can be compared"
-        )
+        raise InputError(f"{run_dir}: the run is {record.get('state', 'not begun')}; only a finished one can be compared")
     if config_hash(load_config(path, migrate=False)) != record["config_sha256"]:
         raise InputError(f"{path}: was changed since the run; restore it, or run it as a new member")
     return record
 
 
 def reproduce(
-    run_dir: str,
-    out: str | None = None,
-    dataset_dir: str | None = None,
-    device: str | None = None,
-    tolerance: float = 0.0,
+    run_dir: str, out: str | None = None, dataset_dir: str | None = None, device: str | None = None, tolerance: float = 0.0
 ) -> str:
     """Train and evaluate a run again from the config in its folder, on the same data, and compare weights and scores.
 
@@ -102,11 +96,7 @@ def reproduce(
         f"DSC of {len(scores)} cases: largest difference {dice_difference:.6f}",
         *(f"changed since: {c}" for c in changes),
     ]
-    facts: dict[str, Any] = {
-        "equal": equal,
-        "largest_difference": difference,
-        "largest_dice_difference": dice_difference,
-    }
+    facts: dict[str, Any] = {"equal": equal, "largest_difference": difference, "largest_dice_difference": dice_difference}
     facts |= {"changes": changes, "weights_sha256": [file_hash(p / TRAINING.product) for p in (source, target)]}
     write_text(target / "comparison.json", json.dumps(facts, indent=2) + "\n")
     if not equal:

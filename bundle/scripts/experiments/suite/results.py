@@ -68,9 +68,7 @@ def _detection(lines: Sequence[Mapping[str, str]]) -> dict[str, float]:
     graded = [line for line in lines if line.get("fractures")]
     if not graded:
         return {}
-    fractures, hits, false = (
-        sum(float(line[k]) for line in graded) for k in ("fractures", "detected", "false_positives")
-    )
+    fractures, hits, false = (sum(float(line[k]) for line in graded) for k in ("fractures", "detected", "false_positives"))
     return {"false_positives": false / len(graded), **({"sensitivity": hits / fractures} if fractures else {})}
 
 
@@ -108,9 +106,7 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
     return patients
 
 
-def read_rows(
-    suite: Suite, root: Path, samples: int = 2000, ensemble: bool = False
-) -> tuple[list[Row], dict[str, str]]:
+def read_rows(suite: Suite, root: Path, samples: int = 2000, ensemble: bool = False) -> tuple[list[Row], dict[str, str]]:
     """Row of every variant, from its runs or from the ensembles of its folds, and the patient of every case."""
     rows: list[Row] = []
     patients: dict[str, str] = {}

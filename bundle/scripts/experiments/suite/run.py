@@ -33,14 +33,10 @@ def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset
     if dataset_dir is not None:
         datalist = Path(dataset_dir) if Path(dataset_dir).suffix == ".json" else Path(dataset_dir) / "datalist.json"
         if not datalist.is_file():
-            raise InputError(
-                f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command"
-            )
+            raise InputError(f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command")
         return datalist
     if not phantoms:
-        raise InputError(
-            f"{name}: no data; expected --dataset_dir DIR, or --setting small, which generates phantoms to compare on"
-        )
+        raise InputError(f"{name}: no data; expected --dataset_dir DIR, or --setting small, which generates phantoms to compare on")
     with FolderLock(root / "data", wait=lambda: True):  # only one machine generates them
         phantom(str(root / "data"), **phantoms)
     return root / "data" / "datalist.json"

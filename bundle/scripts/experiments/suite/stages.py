@@ -115,9 +115,7 @@ def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str,
             write_record(folder, {**record, "config_sha256": config_hash(content)})
     if changes or record.get("data_sha256") != data_sha256:
         reason = "; ".join(changes) or "other data"
-        raise InputError(
-            f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder"
-        )
+        raise InputError(f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder")
 
 
 def prepare(suite: Suite, run: Run, context: SuiteContext) -> None:
@@ -141,11 +139,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def run_stage(
-    stage: Stage,
-    folder: Path,
-    context: SuiteContext,
-    fold: int | None = None,
-    poll: Callable[[], bool] | None = None,
+    stage: Stage, folder: Path, context: SuiteContext, fold: int | None = None, poll: Callable[[], bool] | None = None
 ) -> None:
     """Run one stage in a prepared folder and record it; a training is resumed.
 
@@ -178,9 +172,7 @@ def _record_stage(folder: Path, record: dict[str, Any], stage: Stage, outcome: O
     stages[stage.name] = {"done": done, "seconds": seconds, "peak_mib": peak_mib}
     failure = None if done else RunError(stage.name, outcome, folder / "log.txt")
     if failure is not None:
-        record |= (
-            {"state": "cut off"} if outcome.stopped else {"state": "failed", "error": [str(failure), *failure.lines]}
-        )
+        record |= {"state": "cut off"} if outcome.stopped else {"state": "failed", "error": [str(failure), *failure.lines]}
     write_record(folder, record)
     if failure is not None:
         raise failure

@@ -11,12 +11,4 @@ from .spine_gan import SpineGANSegmenter
 from .spine_gan_discriminator import SpineGANDiscriminator
 from .unet_plus_plus import UNetPlusPlus
 
-__all__ = [
-    "DeepLabV3Plus",
-    "FCN8s",
-    "ResidualEncoderUNet",
-    "SegNet",
-    "SpineGANDiscriminator",
-    "SpineGANSegmenter",
-    "UNetPlusPlus",
-]
+__all__ = ["DeepLabV3Plus", "FCN8s", "ResidualEncoderUNet", "SegNet", "SpineGANDiscriminator", "SpineGANSegmenter", "UNetPlusPlus"]

@@ -80,9 +80,7 @@ class AtrousPyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.axes = list(range(2, 2 + spatial_dims))
-        conv = partial(
-            Convolution, spatial_dims=spatial_dims, out_channels=out_channels, kernel_size=1, act=act, bias=False
-        )
+        conv = partial(Convolution, spatial_dims=spatial_dims, out_channels=out_channels, kernel_size=1, act=act, bias=False)
         self.branches = nn.ModuleList(
             [
                 conv(in_channels=in_channels, norm=norm),

@@ -26,12 +26,7 @@ def bilinear_upsampling(spatial_dims: int, channels: int, factor: int) -> nn.Mod
         A module that maps (B, channels, *size) to (B, channels, *factor * size).
     """
     upsampling = Conv[Conv.CONVTRANS, spatial_dims](
-        in_channels=channels,
-        out_channels=channels,
-        kernel_size=2 * factor,
-        stride=factor,
-        padding=factor // 2,
-        bias=False,
+        in_channels=channels, out_channels=channels, kernel_size=2 * factor, stride=factor, padding=factor // 2, bias=False
     )
     distance = torch.arange(2 * factor, dtype=torch.float32) - (factor - 0.5)
     kernel_1d = 1.0 - distance.abs() / factor

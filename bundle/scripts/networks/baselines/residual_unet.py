@@ -118,24 +118,18 @@ class ResidualEncoderUNet(BaselineNetwork):
         one_each = len(depths) == num_stages and min(depths) >= 1
         self._require(one_each, "blocks", depths, f"be {num_stages} numbers of 1 or more, one for each of the features")
         bias = norm is None
-        conv = partial(
-            Convolution, spatial_dims=spatial_dims, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=bias
-        )
+        conv = partial(Convolution, spatial_dims=spatial_dims, kernel_size=3, act=act, norm=norm, dropout=dropout, bias=bias)
         self.stem = conv(in_channels=in_channels, out_channels=features[0])
         stages: list[nn.Module] = []
         for level, (width, depth) in enumerate(zip(features, depths)):
             in_width, stride = (features[level - 1], 2) if level else (width, 1)
             first = ResidualBlock(spatial_dims, in_width, width, stride=stride, act=act, norm=norm, dropout=dropout)
-            rest = (
-                ResidualBlock(spatial_dims, width, width, act=act, norm=norm, dropout=dropout) for _ in range(depth - 1)
-            )
+            rest = (ResidualBlock(spatial_dims, width, width, act=act, norm=norm, dropout=dropout) for _ in range(depth - 1))
             stages.append(nn.Sequential(first, *rest))
         self.stages = nn.ModuleList(stages)
         upwards = list(zip(features[:0:-1], features[-2::-1]))
         self.upsamplings = nn.ModuleList(
-            Conv[Conv.CONVTRANS, spatial_dims](
-                in_channels=coarse, out_channels=fine, kernel_size=2, stride=2, bias=bias
-            )
+            Conv[Conv.CONVTRANS, spatial_dims](in_channels=coarse, out_channels=fine, kernel_size=2, stride=2, bias=bias)
             for coarse, fine in upwards
         )
         self.merges = nn.ModuleList(conv(in_channels=2 * fine, out_channels=fine) for _, fine in upwards)

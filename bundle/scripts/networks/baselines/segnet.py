@@ -82,9 +82,7 @@ class SegNet(BaselineNetwork):
         widths = [[features[i]] * VGG16_CONVOLUTIONS[i] + [features[i - 1]] for i in range(len(features) - 1, 0, -1)]
         widths.append([features[0]] * VGG16_CONVOLUTIONS[0])
         self.decoder = nn.ModuleList(convolution_stage(spatial_dims, w, act, norm, dropout) for w in widths)
-        self.head = Conv[Conv.CONV, spatial_dims](
-            in_channels=features[0], out_channels=out_channels, kernel_size=3, padding=1
-        )
+        self.head = Conv[Conv.CONV, spatial_dims](in_channels=features[0], out_channels=out_channels, kernel_size=3, padding=1)
         self._initialize_he()
 
     def segment(self, x: torch.Tensor) -> torch.Tensor:

@@ -35,12 +35,7 @@ class LocalRecurrence(nn.Module):
     """
 
     def __init__(
-        self,
-        spatial_dims: int,
-        channels: int,
-        region: int = 4,
-        act: str | tuple = "relu",
-        norm: str | tuple = "batch",
+        self, spatial_dims: int, channels: int, region: int = 4, act: str | tuple = "relu", norm: str | tuple = "batch"
     ) -> None:
         super().__init__()
         if region < 2 or region & (region - 1):
@@ -132,22 +127,13 @@ class SpineGANSegmenter(BaselineNetwork):
         )
         self.atrous = nn.Sequential(
             *(
-                conv(
-                    in_channels=quarter if i else half,
-                    out_channels=quarter,
-                    kernel_size=3,
-                    dilation=rate,
-                    dropout=dropout,
-                )
+                conv(in_channels=quarter if i else half, out_channels=quarter, kernel_size=3, dilation=rate, dropout=dropout)
                 for i, rate in enumerate(rates)
             )
         )
         self.recurrence = LocalRecurrence(spatial_dims, quarter, region=region, act=act, norm=norm)
         self.decoder = nn.Sequential(
-            *(
-                conv(in_channels=quarter, out_channels=quarter, strides=2, kernel_size=3, is_transposed=True)
-                for _ in range(2)
-            ),
+            *(conv(in_channels=quarter, out_channels=quarter, strides=2, kernel_size=3, is_transposed=True) for _ in range(2)),
             conv(in_channels=quarter, out_channels=half, kernel_size=1),
         )
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout > 0 else nn.Identity()

@@ -59,9 +59,7 @@ class SpineGANDiscriminator(RenamedSubmodules, BaselineNetwork):
         conv = partial(Convolution, spatial_dims=spatial_dims, act=act)
         layers: list[nn.Module] = []
         for in_width, width in zip((in_channels, *features[:-1]), features, strict=True):
-            layers.append(
-                conv(in_channels=in_width, out_channels=width, strides=2, kernel_size=7, norm=norm, bias=False)
-            )
+            layers.append(conv(in_channels=in_width, out_channels=width, strides=2, kernel_size=7, norm=norm, bias=False))
             layers.append(Pool[Pool.AVG, spatial_dims](kernel_size=2, stride=2, ceil_mode=True))
         self.blocks = nn.Sequential(*layers)
         self.classifier = nn.Sequential(

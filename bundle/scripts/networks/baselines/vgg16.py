@@ -13,11 +13,7 @@ VGG16_CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
 def convolution_stage(
-    spatial_dims: int,
-    widths: Sequence[int],
-    act: str | tuple,
-    norm: str | tuple | None,
-    dropout: float = 0.0,
+    spatial_dims: int, widths: Sequence[int], act: str | tuple, norm: str | tuple | None, dropout: float = 0.0
 ) -> nn.Sequential:
     """3x3 convolutions at one size, each with normalisation, dropout and activation.
 
@@ -49,12 +45,7 @@ def convolution_stage(
 
 
 def vgg16_stages(
-    spatial_dims: int,
-    in_channels: int,
-    features: Sequence[int],
-    act: str | tuple,
-    norm: str | tuple | None,
-    dropout: float = 0.0,
+    spatial_dims: int, in_channels: int, features: Sequence[int], act: str | tuple, norm: str | tuple | None, dropout: float = 0.0
 ) -> list[nn.Sequential]:
     """The five stages of VGG16 without their pooling.
 

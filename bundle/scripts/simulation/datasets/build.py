@@ -77,12 +77,7 @@ def data_hash(sections: Mapping[str, list[dict[str, str]]]) -> str:
 
 
 def build(
-    recipe: str,
-    out: str,
-    masks: str | None = None,
-    scans: str | None = None,
-    cases: int | None = None,
-    workers: int = 2,
+    recipe: str, out: str, masks: str | None = None, scans: str | None = None, cases: int | None = None, workers: int = 2
 ) -> str:
     """Build a training set from phantoms, CTs rendered around real masks, and fractures simulated in real CTs.
 

@@ -22,12 +22,7 @@ from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options
 
 
 def _render_case(
-    case: Mapping[str, str],
-    seed: Sequence[int],
-    max_fractures: int,
-    healthy: float,
-    grades: Sequence[int],
-    min_grade: int,
+    case: Mapping[str, str], seed: Sequence[int], max_fractures: int, healthy: float, grades: Sequence[int], min_grade: int
 ) -> LabelledScan:
     """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
     case_rng = np.random.default_rng(seed)

@@ -34,23 +34,15 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
     require_same_grid(case["vertebrae"], image, vertebrae)
     values = np.asarray(image.dataobj, np.float32)
     if not np.all(np.isfinite(values)):
-        raise ValueError(
-            f"{case['image']}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out"
-        )
+        raise ValueError(f"{case['image']}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out")
     if values.min() >= 0 and values.max() <= 255:
-        raise ValueError(
-            f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; must be HU"
-        )
+        raise ValueError(f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; must be HU")
     label = np.asarray(nib.load(case["label"]).dataobj) if case.get("label") else None
     return SpineScan(to_hu(values), np.asarray(vertebrae.dataobj), image.affine), label
 
 
 def _simulate_case(
-    case: Mapping[str, str],
-    seed: Sequence[int],
-    max_fractures: int,
-    shapes: Sequence[str],
-    grades: Sequence[int],
+    case: Mapping[str, str], seed: Sequence[int], max_fractures: int, shapes: Sequence[str], grades: Sequence[int]
 ) -> LabelledScan:
     """Scan of a case with 1 to ``max_fractures`` simulated fractures, or with none when ``max_fractures`` is 0."""
     rng = np.random.default_rng(seed)

@@ -146,10 +146,7 @@ def write_dataset(
     if not finished:
         raise InputError(f"{failures[0]}; no case is left")
     write_vertebra_table(root / FILE_NAME, [row for _, table in finished for row in table])
-    entries = [
-        {**{key: path.format(c.name) for key, path in files.items()}, "patient": c.patient or c.name}
-        for c, _ in finished
-    ]
+    entries = [{**{key: path.format(c.name) for key, path in files.items()}, "patient": c.patient or c.name} for c, _ in finished]
     if finished[0][0].section is None:
         fractured = [any(row["grade"] != "0" for row in table) for _, table in finished]
         split = split_by_patient([e["patient"] for e in entries], fractured, seed)

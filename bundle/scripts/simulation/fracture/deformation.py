@@ -67,9 +67,7 @@ def _density_change(
     wave = ndimage.gaussian_filter(rng.standard_normal(frame.top.shape), 5.0)
     wave = 1.5 * wave / max(wave.std(), 1e-6)
     upper = upper_fraction >= 0.5
-    endplate = (
-        frame.top - np.maximum(drop, 0) - upper_fraction * 4 if upper else frame.bottom + (1 - upper_fraction) * 4
-    )
+    endplate = frame.top - np.maximum(drop, 0) - upper_fraction * 4 if upper else frame.bottom + (1 - upper_fraction) * 4
     depth = (endplate[..., None] - t) * (1 if upper else -1) - wave[..., None]
     if kind == "sclerosis":
         band = np.exp(-(((depth - rng.uniform(3, 6)) / rng.uniform(1.5, 3.0)) ** 2))
@@ -143,9 +141,7 @@ def simulate_fracture(
 
 def _voxel_box(frame: VertebraFrame, affine: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Slices of the voxels of a scan that a frame covers."""
-    corners = np.array(
-        [[(-e, e)[b] for b, e in zip(bits, HALF_EXTENT_MM, strict=True)] for bits in np.ndindex(2, 2, 2)]
-    )
+    corners = np.array([[(-e, e)[b] for b, e in zip(bits, HALF_EXTENT_MM, strict=True)] for bits in np.ndindex(2, 2, 2)])
     inverse = np.linalg.inv(affine)
     voxels = (corners @ frame.axes.T + frame.centre) @ inverse[:3, :3].T + inverse[:3, 3]
     return tuple(
@@ -154,9 +150,7 @@ def _voxel_box(frame: VertebraFrame, affine: NDArray, shape: tuple[int, ...]) ->
     )
 
 
-def _apply(
-    scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None
-) -> tuple[NDArray[np.int16], NDArray]:
+def _apply(scan: SpineScan, frame: VertebraFrame, field: NDArray, change: NDArray | None) -> tuple[NDArray[np.int16], NDArray]:
     """Image and labels of a scan, warped by a displacement.
 
     Args:

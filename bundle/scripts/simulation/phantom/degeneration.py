@@ -74,9 +74,7 @@ def osteophytes(rng: np.random.Generator, size: VertebraSize, strength: float) -
     return spurs
 
 
-def vacuum_cleft(
-    rng: np.random.Generator, image: Array, grid: Grid, pose: Pose, size: VertebraSize, height: float
-) -> None:
+def vacuum_cleft(rng: np.random.Generator, image: Array, grid: Grid, pose: Pose, size: VertebraSize, height: float) -> None:
     """Draw a flat gas cleft in a disc of ``height`` mm in place (vacuum phenomenon)."""
     box = grid.box(pose.centre - size.width, pose.centre + size.width)
     if box is None:
@@ -88,12 +86,7 @@ def vacuum_cleft(
 
 
 def pedicle_screws(
-    rng: np.random.Generator,
-    image: Array,
-    grid: Grid,
-    poses: dict[str, Pose],
-    sizes: dict[str, VertebraSize],
-    levels: list[str],
+    rng: np.random.Generator, image: Array, grid: Grid, poses: dict[str, Pose], sizes: dict[str, VertebraSize], levels: list[str]
 ) -> None:
     """Draw pedicle screws with the streak artefacts of metal in place, two in each of ``levels``."""
     for level in levels:
@@ -111,9 +104,7 @@ def pedicle_screws(
             near_plane = np.clip(-np.abs(points[2] - 0.2 * size.height) / 5 + 1, 0, 1)
             angle = np.arctan2(points[1] - 0.5 * (start[1] + end[1]), points[0] - 0.5 * (start[0] + end[0]))
             streaks = (
-                rng.uniform(100, 350)
-                * np.sin(rng.integers(3, 8) * angle + rng.uniform(0, 6))
-                * np.exp(-np.clip(rod, 0, None) / 14)
+                rng.uniform(100, 350) * np.sin(rng.integers(3, 8) * angle + rng.uniform(0, 6)) * np.exp(-np.clip(rod, 0, None) / 14)
             )
             image[box] += (streaks * near_plane).astype(np.float32)
             blend(image[box], METAL_HU, rod, grid.voxel)
@@ -137,9 +128,7 @@ def distractor_structures(rng: np.random.Generator, image: Array, grid: Grid, li
         half = rng.uniform([8, 8, 8], [26, 26, 45])
         if distance < DISTRACTOR_DISTANCE_MM + half.max():
             continue
-        pose = Pose.tilted(
-            centre, float(rng.uniform(-60, 60)), float(rng.uniform(-40, 40)), float(rng.uniform(-90, 90))
-        )
+        pose = Pose.tilted(centre, float(rng.uniform(-60, 60)), float(rng.uniform(-40, 40)), float(rng.uniform(-90, 90)))
         box = grid.box(centre - half.max() * 1.6, centre + half.max() * 1.6)
         if box is None:
             continue

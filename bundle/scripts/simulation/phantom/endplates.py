@@ -18,11 +18,7 @@ from .shapes import Array
 
 Relief = Callable[[Array, Array], Array]
 
-ZONES = {
-    "anterior": 0.65,
-    "middle": 0.0,
-    "posterior": -0.65,
-}  # v at the centre of the zones of genant.heights_from_columns
+ZONES = {"anterior": 0.65, "middle": 0.0, "posterior": -0.65}  # v at the centre of the zones of genant.heights_from_columns
 RIM = 0.9  # v of the rim, which supports the neighbouring vertebra
 MAX_LOSS = 0.72  # of the height, anywhere on the endplate
 
@@ -116,9 +112,7 @@ class Collapse:
         return {**{n: lost[n] / intact[n] for n in ZONES}, "mean": sum(lost.values()) / sum(intact.values())}
 
 
-def sample_collapse(
-    rng: np.random.Generator, shape: str, loss: float, size: VertebraSize, concavity: float
-) -> Collapse:
+def sample_collapse(rng: np.random.Generator, shape: str, loss: float, size: VertebraSize, concavity: float) -> Collapse:
     """Sample a collapse.
 
     Args:

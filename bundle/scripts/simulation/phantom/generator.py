@@ -21,10 +21,7 @@ from .vertebra import Grid
 
 
 def make_phantom(
-    seed: int,
-    region: str = "thoracolumbar",
-    style: ScanStyle | None = None,
-    collapses: Sequence[tuple[str, int]] = (),
+    seed: int, region: str = "thoracolumbar", style: ScanStyle | None = None, collapses: Sequence[tuple[str, int]] = ()
 ) -> SpineScan:
     """Make one spine CT.
 
@@ -82,9 +79,7 @@ def make_phantom(
     nearest = np.full(grid.shape, np.inf, np.float32)
     draw_ribs(rng, grid, poses, sizes, image)
     for v in levels:
-        draw_vertebra(
-            rng, grid, poses[v], v, sizes[v], style, image, labels, nearest, texture, ageing, collapsed.get(v)
-        )
+        draw_vertebra(rng, grid, poses[v], v, sizes[v], style, image, labels, nearest, texture, ageing, collapsed.get(v))
     if variation is not None and variation.screws:
         bodies = [v for v in levels if v != "S1"]
         screw_levels = [str(v) for v in variation_rng.permutation(bodies)[: variation.screws]]

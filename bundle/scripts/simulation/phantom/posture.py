@@ -71,9 +71,7 @@ def stack_vertebrae(
     if "S1" in levels:
         tilts["S1"] += 8
     # The spine is kyphotic above a wedge; patients compensate for a part of it elsewhere.
-    settling = {
-        v: {upper: c.neighbour_settling(upper, sizes[v].depth) for upper in (True, False)} for v, c in collapses.items()
-    }
+    settling = {v: {upper: c.neighbour_settling(upper, sizes[v].depth) for upper in (True, False)} for v, c in collapses.items()}
     kyphosis = 0.0
     compensated = 0.45 * sum(s[upper][1] for s in settling.values() for upper in s)
     for level in levels if settling else ():
@@ -135,8 +133,6 @@ def sample_collapses(
     visible = [v for v in poses if v != "S1" and abs(poses[v].centre[2]) + sizes[v].height / 2 + 5 < limit]
     levels = [str(v) for v in rng.permutation(visible)[: len(fractures)]]
     return {
-        level: sample_collapse(
-            rng, shape, float(rng.uniform(*SIMULATED_LOSS[grade])), sizes[level], mean_concavity(level)
-        )
+        level: sample_collapse(rng, shape, float(rng.uniform(*SIMULATED_LOSS[grade])), sizes[level], mean_concavity(level))
         for level, (shape, grade) in zip(levels, fractures, strict=False)
     }

@@ -54,12 +54,7 @@ def blend(image: Array, value: Array | float, distance: Array, voxel: float) -> 
 
 
 def tissue_background(
-    rng: np.random.Generator,
-    grid: Grid,
-    centre_line: NDArray[np.float64],
-    region: str,
-    contrast: float,
-    posterior: float,
+    rng: np.random.Generator, grid: Grid, centre_line: NDArray[np.float64], region: str, contrast: float, posterior: float
 ) -> Array:
     """Body around the spine, (X, Y, Z) in HU.
 

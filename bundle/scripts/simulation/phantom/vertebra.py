@@ -80,9 +80,7 @@ class Grid:
     def local(self, box: tuple[slice, slice, slice], pose: Pose) -> tuple[Array, Array, Array]:
         """Coordinates in mm of the voxels of ``box`` along the axes of ``pose``, each of the shape of the box."""
         world = [
-            (self.origin[i] + self.spacing[i] * np.arange(box[i].start, box[i].stop) - pose.centre[i]).astype(
-                np.float32
-            )
+            (self.origin[i] + self.spacing[i] * np.arange(box[i].start, box[i].stop) - pose.centre[i]).astype(np.float32)
             for i in range(3)
         ]
         x, y, z = world[0][:, None, None], world[1][None, :, None], world[2][None, None, :]
@@ -109,8 +107,7 @@ class DistanceField:
         if box is None or self.region is None:
             return None
         cut = tuple(
-            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start)
-            for b, r in zip(box, self.region, strict=True)
+            slice(max(b.start, r.start) - r.start, min(b.stop, r.stop) - r.start) for b, r in zip(box, self.region, strict=True)
         )
         return cut if all(c.stop > c.start for c in cut) else None  # type: ignore[return-value]
 
@@ -159,14 +156,7 @@ def _posterior_elements(level: str, size: VertebraSize) -> list[tuple]:
     pedicle_z = half * {"cervical": 0.0, "thoracic": 0.42, "lumbar": 0.35}[region]
     slope = np.radians(size.slope)
     tip = (0.0, arch - 3 - size.process * float(np.cos(slope)), -3 - size.process * float(np.sin(slope)))
-    spinous = [
-        (
-            (0.0, arch - 2, -half * 0.5),
-            tip,
-            (3.0 * scale, 2.6 * scale),
-            (0.8, 1.0, 1.2 if region == "cervical" else 1.7),
-        )
-    ]
+    spinous = [((0.0, arch - 2, -half * 0.5), tip, (3.0 * scale, 2.6 * scale), (0.8, 1.0, 1.2 if region == "cervical" else 1.7))]
     if region == "lumbar":
         # A blade that becomes higher towards its tip: thin upper edge, thick lower corner, shallow posterior notch.
         spinous = [
@@ -211,12 +201,7 @@ def _posterior_elements(level: str, size: VertebraSize) -> list[tuple]:
 
 
 def vertebra_distance(
-    grid: Grid,
-    pose: Pose,
-    level: str,
-    size: VertebraSize | None = None,
-    shape: dict | None = None,
-    spurs: Sequence[tuple] = (),
+    grid: Grid, pose: Pose, level: str, size: VertebraSize | None = None, shape: dict | None = None, spurs: Sequence[tuple] = ()
 ) -> DistanceField:
     """Signed distance to a vertebra in its bounding box.
 
@@ -244,7 +229,5 @@ def vertebra_distance(
         # S2 to S4, fused to S1 and curved backwards
         for k, (y, z) in enumerate([(-9.0, -25.0), (-22.0, -46.0), (-38.0, -62.0)]):
             r = 15.0 - 3.0 * k
-            union.add_capsule(
-                (-8.0 + 2 * k, y, z), (8.0 - 2 * k, y, z), (r * 0.75, r * 0.75), (1.4, 1.0, 1.2), seam=3.0
-            )
+            union.add_capsule((-8.0 + 2 * k, y, z), (8.0 - 2 * k, y, z), (r * 0.75, r * 0.75), (1.4, 1.0, 1.2), seam=3.0)
     return union

@@ -152,9 +152,7 @@ def distributed(
     # Statistics are equal with sync_batchnorm; without it only those of the first process are read.
     wrapper = nn.parallel.DistributedDataParallel
     arguments = inspect.signature(wrapper).parameters
-    buffers = (
-        "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
-    )  # new in PyTorch 2.13
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # new in PyTorch 2.13
     return wrapper(
         network,
         device_ids=[device] if device.type == "cuda" else None,
