@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmentation of fractured vertebrae in CT, for research use only.
 
-The package is a MONAI bundle: configs, weights and code lie in its folder, which ``spine-fracture path`` prints. Where a command ends
-with one line about bad input, the functions of this module raise ``ValueError`` with that line.
+The package is a MONAI bundle: configs, weights and code lie in its folder, which ``spine-fracture path`` prints. Where a command
+ends with one line about bad input, the functions of this module raise ``ValueError`` with that line.
 
     >>> from spine_fracture import segment, score
     >>> results = segment("scan.nii.gz", out="results")

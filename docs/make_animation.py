@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Animation of a scan and its mask: ``python docs/make_animation.py --image CT --mask MASK --out docs/images/result.gif``.
+r"""Animation of a scan and its mask: ``python docs/make_animation.py --image CT --mask MASK --out docs/images/result.gif``.
 
 The picture of the README shows a phantom:
 
-    spine-fracture data phantom --out data --cases 6 --seed 4100 --regions thoracolumbar --grades 3 --healthy 0 --spacing "[1.5,0.8,0.8]"
+    spine-fracture data phantom --out data --cases 6 --seed 4100 --regions thoracolumbar --grades 3 --healthy 0 \
+        --spacing "[1.5,0.8,0.8]"
     spine-fracture segment data/images/phantom-4102.nii.gz --out results
-    python docs/make_animation.py --image data/images/phantom-4102.nii.gz --mask results/phantom-4102_fracture.nii.gz --out docs/images/result.gif
+    python docs/make_animation.py --image data/images/phantom-4102.nii.gz --mask results/phantom-4102_fracture.nii.gz \
+        --out docs/images/result.gif
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the installed wheel, run by its own Python in an empty folder: ``python installed_package.py`` (``make test-wheel``)."""
+"""Checks of the installed wheel, run by its own Python in an empty folder (``make test-wheel``)."""
 
 from __future__ import annotations
 

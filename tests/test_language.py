@@ -21,10 +21,11 @@ SOURCES = [
 # Words of persons, and words of earlier versions that a reader of the field would not use.
 DIALECT = re.compile(
     r"\b("
-    r"asks?|asked|asking|tells?|told|telling|says?|saying|said|knows?|knew|nobody|opinions?|agree(?! to| within| with)|agrees(?! to| within| with)|agreeing|judges?|judged"
-    r"|anew|mends?|mended|mending|goes on|go on with|going on|gives? way|taken up again|takes? up again|first look|second look"
-    r"|looks? at|looks? around|looked at|by itself|costs only|lucky|leaves? each|left to itself|wants?|wanted"
-    r"|gives? (?:0|1|one|two|three|a|an|some|the|every|of)"
+    r"asks?|asked|asking|tells?|told|telling|says?|saying|said|knows?|knew|nobody|opinions?|judges?|judged"
+    r"|agree(?! to| within| with)|agrees(?! to| within| with)|agreeing"
+    r"|anew|mends?|mended|mending|goes on|go on with|going on|gives? way|taken up again|takes? up again"
+    r"|first look|second look|looks? at|looks? around|looked at|by itself|costs only|lucky|leaves? each|left to itself"
+    r"|wants?|wanted|gives? (?:0|1|one|two|three|a|an|some|the|every|of)"
     r")\b",
     re.IGNORECASE,
 )
