@@ -15,7 +15,7 @@ from .core.paths import BUNDLE
 from .core.provenance import version
 
 DATA: Table = {
-    "folder": ("data.datasets.folder:folder", "training data from a folder of own scans and masks"),
+    "folder": ("data.datasets.folder:folder", "training data from a folder of your own scans and masks"),
     "verse": ("data.datasets.verse:verse", "training data from VerSe 2019 or 2020 with Genant grades"),
     "rsna": ("data.datasets.rsna:rsna", "training data from RSNA 2022 (cervical spine)"),
     "totalsegmentator": ("data.datasets.vertebra_masks:totalsegmentator", "vertebra masks of TotalSegmentator"),
@@ -25,14 +25,14 @@ DATA: Table = {
     "render": ("simulation.datasets.render:render", "CT rendered around vertebra masks"),
     "build": ("simulation.datasets.build:build", "one training set from several sources, described by a YAML file"),
     "split": ("data.split:split", "training, validation and test cases, or folds, by patient"),
-    "check": ("data.checks.report:check", "problems of a datalist"),
-    "preview": ("data.preview:preview", "one page with a picture of every case"),
+    "check": ("data.checks.report:check", "problems in a datalist"),
+    "preview": ("data.preview:preview", "one page with an overlay of every case"),
 }
 SEGMENT = ("inference.segment:segment", "fractured vertebrae in CT scans")
 EXPORT = ("inference.export:export", "the network as TorchScript, ONNX or OpenVINO")
-TUNE = ("evaluation.tune_postprocessing:tune", "post-processing chosen from validation cases")
+TUNE = ("evaluation.tune_postprocessing:tune", "post-processing parameters tuned on validation cases")
 EVALUATION: Table = {
-    "score": ("evaluation.score:score_command", "masks of any tool against references"),
+    "score": ("evaluation.score:score_command", "metrics of masks from any tool against references"),
     "compare": ("evaluation.compare:compare", "two or more runs on the same cases, by paired tests"),
     "tune": TUNE,
 }
@@ -41,7 +41,7 @@ EXPERIMENTS: Table = {
     "status": ("experiments.suite.run:status", "progress of a suite"),
     "table": ("experiments.suite.table:table", "results of a suite as tables and figures"),
     "reproduce": ("experiments.suite.reproduce:reproduce", "a run repeated from its own config and compared"),
-    "search": ("experiments.search:search", "hyper-parameters by Optuna"),
+    "search": ("experiments.search:search", "hyper-parameter search with Optuna"),
     "search_report": ("experiments.search:search_report", "results of a search"),
 }
 LABEL: Table = {"serve": ("label.serve:serve", "MONAI Label's server with this bundle, for 3D Slicer")}
@@ -93,7 +93,7 @@ def bundle(*words: str) -> None:
     current folder unless ``--ckpt_dir`` is given.
 
     Args:
-        words: as behind ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
+        words: as after ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
     """
     text = [_bundle_configs(word) for word in words]
     if "training" in words and not any(word.startswith("--ckpt_dir") for word in words):

@@ -100,5 +100,5 @@ def test_the_distance_in_mm_becomes_a_step_in_slices():
     assert context_step(0, 0.0, (1.5, 1, 1), spatial_dims=3) == 1
     with pytest.raises(InputError, match=r"neighbour_mm=0: must be above 0 mm"):
         context_step(1, 0, (1.5, 1, 1))
-    with pytest.raises(InputError, match=r"neighbours=2: must be 0 for 3D patches.*leave spatial_25d\.yaml or spatial_3d"):
+    with pytest.raises(InputError, match=r"neighbours=2: must be 0 for 3D patches.*omit spatial_25d\.yaml or spatial_3d"):
         context_step(2, 7.5, (1.5, 1, 1), spatial_dims=3)

@@ -60,7 +60,7 @@ def test_names_are_escaped_and_pictures_embedded(tmp_path):
         aggregate(results, samples=50),
         0.5,
         {"references": "<somewhere>"},
-        ["a.nii.gz: holds <NaN>"],
+        ["a.nii.gz: contains <NaN>"],
         {"<b>x</b>": picture},
     ).read_text()
     assert "<b>x</b>" not in page

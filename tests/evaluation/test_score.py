@@ -117,7 +117,7 @@ def test_unreadable_cases_are_reported_and_others_scored(folders, capsys):
     printed = capsys.readouterr()
     text = printed.out + printed.err
     assert "case0.nii.gz: has no prediction" in text
-    assert "case1_fracture.nii.gz: holds NaN" in text
+    assert "case1_fracture.nii.gz: contains NaN" in text
     assert "case2_fracture.nii.gz" in text
     summary = json.loads((folders / "out" / "summary.json").read_text())
     assert (summary["scored"], summary["of"], len(summary["not_scored"])) == (1, 4, 3)
@@ -137,7 +137,7 @@ def test_different_grid_is_refused_unless_resampled(folders):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p * 2.5, "holds fractions"),
+        (lambda p: p * 2.5, "contains fractions"),
         (lambda p: (p * np.arange(1, 15)[:, None, None]).astype(np.uint8), "--predicted"),
         (lambda p: p[1:], "has shape"),
     ],
@@ -180,7 +180,7 @@ def test_options_out_of_range_are_one_line(folders):
         ({"min_overlap": 0}, "fraction above 0"),
         ({"tolerance_mm": -1}, "distance in mm"),
         ({"empty_reference": "drop"}, "score, exclude"),
-        ({"fractured": 255}, "holds ignore_index=255"),
+        ({"fractured": 255}, "contains ignore_index=255"),
         ({"ignore_index": 0}, "is the background"),
     ):
         with pytest.raises(InputError, match=message):
@@ -227,7 +227,7 @@ def test_runs_are_compared_by_patient(tmp_path):
     assert "| dice |" in text
     with pytest.raises(InputError, match="two or more"):
         compare(str(tmp_path / "out_worse"))
-    with pytest.raises(InputError, match="must be some of"):
+    with pytest.raises(InputError, match="must be one or more of"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), metrics="accuracy")
     table = tmp_path / "out_better" / "cases.csv"
     table.write_text(table.read_text().replace("detected", "found", 1))  # as version 0.5 wrote it

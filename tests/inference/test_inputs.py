@@ -59,8 +59,8 @@ def test_scans_that_differ_in_their_ending_only(scans, monkeypatch, caplog):
     (scans / "a.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes())
     cases = find_inputs(str(scans))
     assert same_output(cases) == [
-        f"{scans / 'a.nii.gz'}: differs from a.nii only in its ending; rename one, only that is segmented"
+        f"{scans / 'a.nii.gz'}: differs from a.nii only in its suffix; rename one, only that is segmented"
     ]
     check_inputs(cases, str(scans))
     assert [c["image"] for c in cases] == [str(scans / "a.nii"), str(scans / "b.nii.gz")]
-    assert "only in its ending" in caplog.text
+    assert "only in its suffix" in caplog.text

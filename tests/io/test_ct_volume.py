@@ -106,7 +106,7 @@ def test_colours_are_refused(tmp_path, volume):
     _, affine = volume
     rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(rgb, affine), tmp_path / "ct.nii.gz")
-    assert "colours" in refusal(tmp_path / "ct.nii.gz")
+    assert "colour (RGB)" in refusal(tmp_path / "ct.nii.gz")
 
 
 def test_other_values_than_hu_are_accepted_on_request(tmp_path, volume):
@@ -158,7 +158,7 @@ def test_empty_missing_and_unsupported_files_are_refused(tmp_path):
     assert "0 bytes" in refusal(tmp_path / "empty.nii.gz")
     assert "does not exist" in refusal(tmp_path / "gone.nii.gz")
     (tmp_path / "notes.txt").write_text("x")
-    assert "is no scan" in refusal(tmp_path / "notes.txt")
+    assert "is not a scan" in refusal(tmp_path / "notes.txt")
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"no image at all"))
     refusal(tmp_path / "text.nii.gz")
 
@@ -176,8 +176,8 @@ def test_missing_and_sheared_affines_are_refused(tmp_path, volume):
     image.set_sform(None, 0)
     image.set_qform(None, 0)
     nib.save(image, tmp_path / "ct.nii.gz")
-    assert "never made up" in refusal(tmp_path / "ct.nii.gz")
+    assert "none is assumed" in refusal(tmp_path / "ct.nii.gz")
     sheared = affine.copy()
     sheared[1, 2] = 0.5
     save(tmp_path / "tilted.nii.gz", data, sheared)
-    assert "right angles" in refusal(tmp_path / "tilted.nii.gz")
+    assert "not orthogonal" in refusal(tmp_path / "tilted.nii.gz")

@@ -106,7 +106,7 @@ def changed(**changes):
     [
         (missing_slice, r"1 slice\(s\) are missing near 002.dcm"),
         (tilted, "tilted by 8.5 degrees"),
-        (two_series, "holds 2 series: 1.2.3"),
+        (two_series, "contains 2 series: 1.2.3"),
         (two_phases, "have the same position"),
         (not_parallel, "x.dcm: is not parallel"),
         (other_size, "x.dcm: has 3 x 4 pixels"),
@@ -116,7 +116,7 @@ def changed(**changes):
         (changed(RescaleIntercept=None), "lacks RescaleIntercept"),
         (changed(ImagePositionPatient=None), "lacks ImagePositionPatient"),
         (changed(NumberOfFrames=3), "multi-frame"),
-        (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "nothing but localizers"),
+        (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only localizers"),
     ],
 )
 def test_irregular_series_are_refused_in_one_line(tmp_path, volume, make, words):

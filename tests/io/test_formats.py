@@ -47,7 +47,7 @@ def test_grey_pictures_of_every_mode_are_one_channel(tmp_path, mode):
 
 def test_unreadable_and_unsupported_files_are_one_line(tmp_path):
     (tmp_path / "p.png").write_bytes(b"text")
-    with pytest.raises(ValueError, match=r"p\.png: cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"p\.png: cannot be read as an image"):
         read_picture(tmp_path / "p.png")
     with pytest.raises(ValueError, match=r"p\.doc: has no supported format; expected one of \.nii\.gz, "):
         read_volume(tmp_path / "p.doc")

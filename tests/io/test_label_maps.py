@@ -32,7 +32,7 @@ def test_any_numeric_type_has_the_same_labels(tmp_path, dtype):
 def test_scaled_storage_is_rounded_within_the_tolerance(tmp_path):
     path = write(tmp_path / "m.nii", LABELS + np.float32(4e-4))
     np.testing.assert_array_equal(np.asanyarray(read_label_map(path).dataobj), LABELS)
-    with pytest.raises(ValueError, match=r"m\.nii: holds fractions; threshold it"):
+    with pytest.raises(ValueError, match=r"m\.nii: contains fractions; threshold it"):
         read_label_map(path, tolerance=0.0, remedy="threshold it")
 
 
@@ -51,10 +51,10 @@ def test_other_formats_are_read_as_nifti_is(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (0.5, "holds fractions; a label map must hold integers"),
-        (np.nan, "holds NaN"),
-        (np.inf, "holds NaN or infinite"),
-        (256, "from 0 to 256; a label map must hold integers from 0 to 255"),
+        (0.5, "contains fractions; a label map must contain integers"),
+        (np.nan, "contains NaN"),
+        (np.inf, "contains NaN or infinite"),
+        (256, "from 0 to 256; a label map must contain integers from 0 to 255"),
         (-1, "from -1 to"),
     ],
 )

@@ -126,7 +126,7 @@ def test_failed_segmentation_has_a_reason(server, place):
     picture = np.clip((np.asarray(scan.dataobj) + 1000) / 10, 0, 255).astype(np.uint8)
     file = place / "studies" / "picture.nii.gz"
     nib.save(nib.Nifti1Image(picture, scan.affine), file)
-    assert "8-bit picture" in reason(server.infer(str(file), "json"))
+    assert "8-bit image" in reason(server.infer(str(file), "json"))
     file.write_text("no image at all")
     assert str(file) in reason(server.infer(str(file), "json"))
     file.unlink()
@@ -201,7 +201,7 @@ def test_second_session_keeps_the_best_weights(server, python, place, tmp_path):
 def test_empty_folder_and_missing_weights_have_a_reason(python, place):
     server = Server(python, place / "empty", place / "new", "--config", str(place / "tiny.json"))
     try:
-        assert "holds no study" in reason(server.call("/activelearning/first", "POST", body={}))
+        assert "contains no study" in reason(server.call("/activelearning/first", "POST", body={}))
         if not server.model.is_file():
             assert "no such checkpoint" in reason(server.infer("one", "json"))
         shutil.copy(place / "shipped.pt", server.model)

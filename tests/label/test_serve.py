@@ -89,7 +89,7 @@ def test_shipped_weights_of_another_network_are_left_out(weights, tmp_path, monk
         (app / "model").mkdir(parents=True)
         note = prepare_app(app, None, config)[0]
         assert (app / "model" / NAME / "models" / "model.pt").is_file() == fits
-        assert ("made by another network" in note) != fits
+        assert ("belongs to another network" in note) != fits
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_seeds_depend_on_run_seed_epoch_and_case_only():
 
 def test_missing_seed_and_wrong_probability_are_refused():
     image, label = sample(8, 8)
-    with pytest.raises(KeyError, match=r"`augment` must hold .*RandSeedd"):
+    with pytest.raises(KeyError, match=r"`augment` must contain .*RandSeedd"):
         DeviceAugmentation()({"image": image, "label": label})
     with pytest.raises(ValueError, match=r"noise_prob=1\.5; must be a probability"):
         DeviceAugmentation(noise_prob=1.5)

@@ -83,7 +83,7 @@ def test_pictures_are_embedded(kind, tmp_path):
 def test_picture_type_follows_the_suffix(tmp_path):
     (tmp_path / "p.GIF").write_bytes(b"GIF89a")
     assert "data:image/gif;" in html.picture(tmp_path / "p.GIF")
-    with pytest.raises(ValueError, match=r"p\.nii: must be a picture"):
+    with pytest.raises(ValueError, match=r"p\.nii: must be an image file"):
         html.picture(tmp_path / "p.nii")
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         html.picture(tmp_path / "absent.png")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors, files, paths, command lines and vertebra names: what every other room stands on."""
+"""Errors, files, paths, command lines and vertebra names: the base of all other packages."""

@@ -23,10 +23,10 @@ from .suggestions import suggest
 
 FLAG = re.compile(r"--|-[A-Za-z]")
 HELP = {"-h", "--help"}
-NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False"}
 METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", bool: ""}
 LISTS = {
-    str: "a list of texts, such as \"['a','b']\"",
+    str: "a list of strings, such as \"['a','b']\"",
     int: 'a list of whole numbers, such as "[1,2]"',
     float: 'a list of numbers, such as "[0.5,1]"',
 }
@@ -35,7 +35,7 @@ Table = Mapping[str, "tuple[str | Table, str]"]
 
 
 def _kinds(hint: object) -> list:
-    """Members of a union; of another type the type itself."""
+    """Members of a union, or the type itself if it is not a union."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return list(typing.get_args(hint)) if union else [hint]
 
@@ -57,7 +57,7 @@ def _fits(value: object, kind: object) -> bool:
 
 
 def _literal(text: str) -> object:
-    """Python literal, also a list whose texts have no quotes, such as ``[lumbar,7]``; else the text."""
+    """Python literal, also a list whose strings have no quotes, such as ``[lumbar,7]``; else the text."""
     for attempt in (text, re.sub(r"(?<![\w'\"])([A-Za-z_][\w.\-/]*)(?![\w'\"])", r"'\1'", text)):
         try:
             return ast.literal_eval(attempt)
@@ -113,7 +113,7 @@ def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> t
 
     Args:
         command: function.
-        arguments: words behind the name of the command.
+        arguments: words after the name of the command.
         name: of the program and the command, for messages.
 
     Returns:
@@ -196,11 +196,11 @@ def help_text(command: Callable, name: str) -> str:
 def _list(table: Table, name: str) -> str:
     width = max(len(k) for k in table)
     rows = [f"  {key.ljust(width)}  {line}" for key, (_, line) in table.items()]
-    return f"Usage: {name} COMMAND ...\n\nCommands:\n" + "\n".join(rows) + f"\n\n{name} COMMAND --help lists the options of one."
+    return f"Usage: {name} COMMAND ...\n\nCommands:\n" + "\n".join(rows) + f"\n\n{name} COMMAND --help lists its options."
 
 
 def load(target: str) -> Callable:
-    """Function of a table's target, such as ``inference.segment:segment``."""
+    """Function that the target of a table names, such as ``inference.segment:segment``."""
     module, _, function = target.partition(":")
     return getattr(import_module(f"{PACKAGE}.{module}"), function)
 
@@ -229,7 +229,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     Args:
         table: commands by name.
         name: of the program, as typed.
-        arguments: words behind it; those of this process by default.
+        arguments: words after it; those of this process by default.
 
     Raises:
         InputError: for an unknown command, and as ``call``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part of a merged config that decides the weights of a run, and the differences between two configs."""
+"""Part of a merged config that determines the weights of a run, and the differences between two configs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuse config overrides that do not exist or have the wrong type. MONAI accepts ``--epoch 1`` without a word."""
+"""Refuse config overrides that do not exist or have the wrong type. MONAI silently accepts ``--epoch 1``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _literal(text: str) -> object:
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """Split ``--key value`` and ``--key=value`` arguments into a dictionary."""
-    found: dict[str, str] = {}
+    overrides: dict[str, str] = {}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
@@ -46,8 +46,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
             position += 1
         elif not separator:
             value = "True"
-        found[key] = value
-    return found
+        overrides[key] = value
+    return overrides
 
 
 def _type_problem(key: str, now: object, new: object) -> str | None:
@@ -61,7 +61,7 @@ def _type_problem(key: str, now: object, new: object) -> str | None:
         ((int, float), "a number"),
         (list, "a list, such as [1, 2]"),
         (dict, "a dictionary"),
-        (str, "a text"),
+        (str, "a string"),
     ]
     for kind, name in kinds:
         if isinstance(now, kind):

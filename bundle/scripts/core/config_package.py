@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs name the code as ``scripts.…``; in an installed package it has a longer name."""
+"""Names of the code in configs: ``scripts.…``, which an installed package prefixes."""
 
 from __future__ import annotations
 

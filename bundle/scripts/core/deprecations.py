@@ -112,8 +112,8 @@ REFERENCE = re.compile(r"(?<=[@%])([A-Za-z_]\w*)")
 
 def warn(old: str, new: str, where: str = "") -> None:
     """Log that an old name was used, and the new one."""
-    place = f"{where}: " if where else ""
-    logger.warning("%s`%s` is called `%s` since version 0.6; the old name works until 0.7", place, old, new)
+    prefix = f"{where}: " if where else ""
+    logger.warning("%s`%s` is called `%s` since version 0.6; the old name works until 0.7", prefix, old, new)
 
 
 def _value(old: str, value: Any) -> Any:

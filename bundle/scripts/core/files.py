@@ -40,7 +40,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_table(path: Path | str, rows: Iterable[Mapping], columns: Sequence[str]) -> None:
-    """Write ``rows`` as CSV with a header line; other keys than ``columns`` are left out, missing ones stay empty."""
+    """Write ``rows`` as CSV with a header line; keys not in ``columns`` are dropped, missing ones stay empty."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
@@ -71,5 +71,5 @@ def ensure_same_settings(folder: Path | str, settings: Mapping) -> None:
         if before.get(name) != current[name]:
             raise InputError(
                 f"{folder}: was begun with {name}={before.get(name)!r}, now {name}={current[name]!r}; "
-                "its finished cases would be kept, so choose another folder or delete this one"
+                "its finished cases would be mixed with new ones, so choose another folder or delete this one"
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hint of an error line about a misspelt name."""
+"""Hint in an error message about a misspelt name."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def _read_section(file: Path, section: str) -> tuple[list[dict], str | None]:
         return [], f"is not valid JSON ({error})"
     cases = content.get(section, []) if isinstance(content, dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        return [], f"is no datalist: `{section}` must be a list of objects with `image` and `label`"
+        return [], f"is not a datalist: `{section}` must be a list of objects with `image` and `label`"
     return cases, None if cases else f"{EMPTY_SECTION} `{section}` case"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``preview``: a self-contained page with a picture of every case of a datalist."""
+"""The command ``preview``: a self-contained page with an overlay of every case of a datalist."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CaseSummary:
 
     Attributes:
         section: of the datalist.
-        spacing: voxel size in mm, as text.
+        spacing: voxel size in mm, as a string.
         values: sample of the voxel values.
         fracture_ml: fractured volume; None without a label.
     """
@@ -46,9 +46,9 @@ def _histograms(values: Sequence[np.ndarray], volumes: Sequence[float]) -> Html:
     edges = np.linspace(-1100, 1900, 76)
     for sample in values:
         left.hist(np.clip(sample, edges[0], edges[-1]), edges, density=True, histtype="step", alpha=0.5, linewidth=0.8)
-    left.set(xlabel="HU", ylabel="share", yscale="log", title="values, a line per case")
+    left.set(xlabel="HU", ylabel="density (1/HU)", yscale="log", title="voxel values, one line per case")
     right.hist(list(volumes) or [0.0], bins=20, color="#5b7fa6")
-    right.set(xlabel="ml", ylabel="cases", title="fractured volume of the cases that have one")
+    right.set(xlabel="ml", ylabel="cases", title="fractured volume per case with a fracture")
     return picture(histograms, dpi=DPI)
 
 
@@ -109,14 +109,14 @@ def _section_row(section: str, cases: Sequence[Mapping], summaries: Sequence[Cas
 
 
 def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
-    """Write one self-contained page with a sagittal picture of every case and the statistics of the set.
+    """Write one self-contained page with a sagittal overlay of every case and the statistics of the set.
 
     Outlines show the label (value 1) and, dotted, ignored voxels (255). The slices pass through the label.
 
     Args:
         datalist: datalist.json.
         out: page to write.
-        limit: greatest number of cases to show; the page states the number of the others.
+        limit: maximum number of cases to show; the page states the number of the others.
 
     Returns:
         Path of the page.
@@ -125,12 +125,12 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     cases = [(section, case) for section, items in sections.items() for case in items]
     levels = _fractured_levels(source)
     figures, failures, summaries = [], [], []
-    for section, case in tqdm(cases[:limit], desc="drawing", unit="case"):
+    for section, case in tqdm(cases[:limit], desc="drawing cases", unit="case"):
         try:
             drawing, summary = _draw_case(case, section, levels)
         except Exception as error:
             failures.append(f"{case.get('image')}: {first_line(error)}")
-            tqdm.write(f"left out: {failures[-1]}")
+            tqdm.write(f"skipped: {failures[-1]}")
             continue
         figures.append(drawing)
         summaries.append(summary)
@@ -139,13 +139,13 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     parts = [
         element("h1", title),
         element("p", str(source), class_="muted"),
-        table(("section", "cases", "patients", "with a fracture", "median volume", "spacing (mm)"), rows),
+        table(("section", "cases", "patients", "with a fracture", "median fractured volume", "spacing (mm)"), rows),
     ]
     if summaries:
         parts.append(_histograms([s.values for s in summaries], [s.fracture_ml for s in summaries if s.fracture_ml]))
     parts += [element("p", line, class_="error") for line in failures]
     if len(cases) > limit:
-        parts.append(element("p", f"{len(cases) - limit} more cases are not shown (limit {limit})."))
+        parts.append(element("p", f"{len(cases) - limit} more cases are not shown (--limit {limit})."))
     write_page(out, title, [*parts, *figures])
     if failures:
         raise InputError(f"{len(failures)} of {min(len(cases), limit)} cases could not be drawn, see above; the page is {out}")

@@ -53,7 +53,7 @@ class CaseTable:
         empty_reference: see ``case_metrics``.
         checkpoint: evaluated weights, whose hash is written to ``summary.json``.
         datalist: datalist of the cases, whose hash is written as well.
-        pictures: folder of the pictures ``CASE_overlay.png`` of ``OverlayWriter``, for the report.
+        pictures: folder of the overlays ``CASE_overlay.png`` of ``OverlayWriter``, for the report.
     """
 
     def __init__(

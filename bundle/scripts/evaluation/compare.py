@@ -95,7 +95,7 @@ def compare(
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     unknown = [m for m in names if m not in CASE_METRICS]
     if unknown:
-        raise InputError(f"metrics={unknown}: must be some of {', '.join(CASE_METRICS)}")
+        raise InputError(f"metrics={unknown}: must be one or more of {', '.join(CASE_METRICS)}")
     tables = [read_cases(r) for r in runs]
     rows: list[dict] = []
     for metric in names:

@@ -127,7 +127,7 @@ def match(
         voxel_ml: volume of a voxel (ml).
         vertebrae: instances (X, Y, Z) in VerSe's labels, or None.
         rows: row of ``vertebrae.csv`` by label, for grade and shape.
-        valid: False at ignored voxels (X, Y, Z); a vertebra of which less than half is valid is no target.
+        valid: False at ignored voxels (X, Y, Z); a vertebra of which less than half is valid is not a target.
         probability: probability of a fracture (X, Y, Z), or None.
     """
     box = bounding_box(prediction, reference, *([] if vertebrae is None else [vertebrae > 0]))
@@ -143,13 +143,13 @@ def match(
     detections = [Detection(n * voxel_ml, float(c), i / n) for n, i, c in zip(sizes[1:], inside[1:], confidence, strict=True)]
 
     def target(name: str, part: tuple[slice, ...], mask: NDArray, fractured: bool, row: Mapping[str, str]) -> Target:
-        hits = np.bincount(components[part][mask], minlength=count + 1)
-        size = int(hits.sum())
-        covered = {int(k) - 1: float(hits[k] / size) for k in np.flatnonzero(hits) if k}
+        counts = np.bincount(components[part][mask], minlength=count + 1)
+        size = int(counts.sum())
+        covered = {int(k) - 1: float(counts[k] / size) for k in np.flatnonzero(counts) if k}
         return Target(name, fractured, str(row.get("grade", "")), str(row.get("shape", "")), size * voxel_ml, covered)
 
     if vertebrae is None:
-        # Resampled labels have single voxels that touch their fracture at a corner; each would be a fracture of its own.
+        # Resampled labels have single voxels that touch their fracture at a corner; each would be a separate fracture.
         regions, _ = label_components(reference, connectivity=reference.ndim)
         boxes = enumerate(find_objects(regions), 1)
         return Matching(detections, [target(str(k), part, regions[part] == k, True, {}) for k, part in boxes], False)

@@ -24,22 +24,22 @@ def draw_worst(
     out: str | Path,
     read: Callable[[ScoringCase], tuple[nib.Nifti1Image, NDArray]],
 ) -> dict[str, Path]:
-    """Draw cases one after another; pictures of earlier runs in the same folder are deleted.
+    """Draw cases one after another; overlays of earlier runs in the same folder are deleted.
 
     Args:
         worst: cases to draw.
         cases: files by case. Without a CT, or with one that has a different grid, the background is black.
-        out: folder of the pictures.
+        out: folder of the overlays.
         read: function that returns the reference of a case and the prediction on its grid.
 
     Returns:
-        Pictures by case; a case that cannot be drawn is reported on the terminal and left out.
+        Overlays by case; a case that cannot be drawn is reported on the terminal and skipped.
     """
     root = Path(out)
     for old in root.glob("*.png"):
         old.unlink()
     pictures: dict[str, Path] = {}
-    for number, result in enumerate(tqdm(worst, desc="drawing the worst", unit="case"), 1):
+    for number, result in enumerate(tqdm(worst, desc="drawing the lowest DSC", unit="case"), 1):
         case = cases[result.case]
         try:
             reference, prediction = read(case)
@@ -54,6 +54,6 @@ def draw_worst(
             title = f"{result.case}: DSC {result.metrics['dice']:.3f}"
             save_overlay(path, ct, reference.affine, prediction, mask == 1, title)
             pictures[result.case] = path
-        except Exception as error:  # a picture is no reason to lose the numbers
+        except Exception as error:  # a failed overlay must not lose the metrics
             tqdm.write(f"not drawn: {result.case}: {first_line(error)}")
     return pictures

@@ -92,7 +92,7 @@ def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
             for name, same in _group(nested, _folder_name if len(nested) > 1 else canonical_name).items():
                 groups[name] += same
     if not groups:
-        raise InputError(f"{root}: holds no mask; expected a folder of masks (NIfTI, NRRD, MHA, PNG)")
+        raise InputError(f"{root}: contains no mask; expected a folder of masks (NIfTI, NRRD, MHA, PNG)")
     ambiguous = [
         f"{same[0]}: has the same name as {same[1].relative_to(root)} (suffixes do not count); rename one, neither is scored"
         for same in groups.values()
@@ -111,7 +111,7 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
         return [{"case": name, "reference": str(file)} for name, file in files.items()], problems
     cases = [c for c in load_datalist(str(path), section) if c.get("label")]
     if not cases:
-        raise InputError(f"{path}: section {section!r} holds no case with a label; choose another with --section")
+        raise InputError(f"{path}: section {section!r} contains no case with a label; choose another with --section")
     return [{**c, "case": stem(c["label"]), "reference": c["label"]} for c in cases], []
 
 
@@ -194,7 +194,7 @@ def read_mask(path: Path, values: Sequence[int] | None, retained: Sequence[int] 
     foreground = list(values) if values is not None else present[:1]
     if set(present) - set(foreground):
         raise ValueError(
-            f"{path}: holds the values {present}; name the fractures with --fractured (references) or --predicted (predictions)"
+            f"{path}: contains the values {present}; name the fractures with --fractured (references) or --predicted (predictions)"
         )
     mask = np.isin(data, foreground).astype(np.uint8) if foreground else np.zeros(data.shape, np.uint8)
     for value in retained:

@@ -46,7 +46,7 @@ def case_boxes(results: Sequence[CaseResult]) -> Figure:
     for name, colour, members in groups:
         axes[-1].plot([], [], ".", color=colour, label=f"{name} (n = {len(members)})")
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
-    figure.suptitle("Cases; a distance needs a fracture in both masks")
+    figure.suptitle("Metrics per case; surface distances only where both masks contain a fracture")
     return figure
 
 

@@ -88,7 +88,7 @@ def score_case(
         if case.probability is not None:
             probability = on_reference_grid(read_volume(case.probability), image, case.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
-                raise ValueError(f"{case.probability}: holds NaN or values outside 0 to 1; must hold probabilities")
+                raise ValueError(f"{case.probability}: contains NaN or values outside 0 to 1; must contain probabilities")
         ml = float(np.prod(spacing)) / 1000
         matching = match_case(prediction, reference, ml, ignore_index, vertebrae, case.rows, probability)
         return CaseResult(case.case, case.patient, metrics, matching)
@@ -140,8 +140,8 @@ def score(
 ) -> ScoreResult:
     """Score masks of any tool against references.
 
-    Writes cases.csv, fractures.csv, detections.csv, summary.json, summary.md, plots, pictures of the worst cases and report.html,
-    which embeds all of it, into OUT. A pair that cannot be scored is reported and left out; the summary counts such pairs, and the
+    Writes cases.csv, fractures.csv, detections.csv, summary.json, summary.md, plots, overlays of the worst cases and report.html,
+    which embeds all of it, into OUT. A pair that cannot be scored is reported and skipped; the summary counts such pairs, and the
     command ends with status 1.
 
     Args:
@@ -161,7 +161,7 @@ def score(
         min_overlap: fraction of a fracture that must be segmented for a detected fracture, and of a detection that must lie in
             fractures for a true positive.
         empty_reference: score (1 for an empty prediction, else 0) or exclude.
-        resample: resample predictions to the grid of their reference (nearest voxel) in place of refusing a different grid.
+        resample: resample predictions to the grid of their reference (nearest voxel) instead of rejecting a different grid.
         samples: bootstrap resamples.
         seed: of the bootstrap.
         workers: processes that score cases.
@@ -175,7 +175,7 @@ def score(
     _check(min_overlap, tolerance_mm, empty_reference, ignore_index)
     labels = [fractured] if isinstance(fractured, int) else fractured
     if labels is not None and ignore_index in labels:
-        raise InputError(f"fractured={labels}: holds ignore_index={ignore_index}; set --ignore_index to another value, such as -1")
+        raise InputError(f"fractured={labels}: contains ignore_index={ignore_index}; set another --ignore_index, such as -1")
     cases, problems = find_cases(predictions, references, section, vertebrae, probabilities, table, patient)
     for line in problems:
         tqdm.write(f"not scored: {line}")
@@ -194,10 +194,10 @@ def score(
         else:
             results.append(result)
     if not results:
-        raise InputError(problems[0] if problems else f"{references}: holds no case to score")
+        raise InputError(problems[0] if problems else f"{references}: contains no case to score")
     if not any(r.fractured for r in results):
         tqdm.write(
-            f"{references}: no reference holds a fracture; if {ignore_index} marks them, "
+            f"{references}: no reference contains a fracture; if {ignore_index} marks them, "
             f"use --fractured {ignore_index} --ignore_index -1"
         )
     summary = aggregate(results, min_overlap, samples, seed)

@@ -32,7 +32,7 @@ def rules(min_overlap: float) -> str:
     """Conventions behind the numbers, in a few sentences."""
     return (
         "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 for an empty\n"
-        "prediction, else 0, unless such cases are excluded (column n); distances are of cases with both masks. A fracture is\n"
+        "prediction, else 0, unless such cases are excluded (column n); distances need two non-empty masks. A fracture is\n"
         f"detected when at least {min_overlap:.0%} of it is segmented; a detection is a true positive when at least\n"
         f"{min_overlap:.0%} of it lies in fractures."
     )
@@ -41,7 +41,7 @@ def rules(min_overlap: float) -> str:
 def not_scored(problems: Sequence[str], num_scored: int) -> str:
     """Sentence about the cases that could not be scored."""
     total = num_scored + len(problems)
-    return f"{len(problems)} of {total} cases could not be scored; the numbers are of the other {num_scored}."
+    return f"{len(problems)} of {total} cases could not be scored; the results are those of the other {num_scored}."
 
 
 def estimate_cells(estimate: Estimate) -> tuple[str, str, str, str]:

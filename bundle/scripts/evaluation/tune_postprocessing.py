@@ -75,7 +75,7 @@ def case_candidates(
         probabilities: in a box of the working grid.
         reference: mask (R, A, S) on the whole working grid.
         spacing: mm of the working grid.
-        threshold: probability above which a voxel is fracture.
+        threshold: probability above which a voxel is labelled as fracture.
         fill_holes: include cavities in a finding.
     """
     volume, findings = probabilities.volume, []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One scan from its file to its mask, findings and pictures."""
+"""One scan from its file to its mask, findings and overlays."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Outputs:
     """Files that are written for a scan.
 
     Args:
-        statistics_only: no mask, no DICOM-SEG, no picture: only the findings.
+        statistics_only: no mask, no DICOM-SEG, no overlay: only the findings.
         save_probabilities: also the probabilities on the grid of the scan, as float32.
-        dicom_seg: a DICOM-SEG beside the mask when the scan is a DICOM series and highdicom is installed.
-        preview: a picture through each finding.
+        dicom_seg: a DICOM-SEG next to the mask when the scan is a DICOM series and highdicom is installed.
+        preview: an overlay with slices through each finding.
     """
 
     statistics_only: bool = False
@@ -141,7 +141,7 @@ def segment_case(
         log: receives lines for the terminal.
 
     Returns:
-        The result, as in ``cases/<name>.json`` beside the masks, which is written last.
+        The result, as in ``cases/<name>.json`` next to the masks, which is written last.
 
     Raises:
         ValueError: one line that names the file, the value and the remedy.

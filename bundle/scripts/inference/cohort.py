@@ -107,7 +107,7 @@ class Segmenter:
         is_2d = len(self.patch.size) == 2
         self.planes = [planes] if isinstance(planes, str) else list(planes)
         if is_2d and (not self.planes or any(p not in PLANES for p in self.planes)):
-            raise InputError(f"planes={planes!r}: must be some of {', '.join(PLANES)}")
+            raise InputError(f"planes={planes!r}: must be one or more of {', '.join(PLANES)}")
         self.checkpoints = self._by_plane(checkpoint, self.planes if is_2d else ["volume"])
         self.network, self.channels = network, channels * self.patch.num_context_slices
         self.search, self.runtime = dict(search or {}), dict(runtime or {})
@@ -119,7 +119,7 @@ class Segmenter:
         if isinstance(checkpoint, Mapping):
             missing = [p for p in planes if p not in checkpoint]
             if missing:
-                raise InputError(f"checkpoint: has none for {missing[0]}; every plane must have one")
+                raise InputError(f"checkpoint: has no entry for the plane {missing[0]}; every plane must have one")
             chosen = {p: checkpoint[p] for p in planes}
         else:
             chosen = dict.fromkeys(planes, checkpoint)
@@ -159,7 +159,7 @@ class Segmenter:
             folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
             case["name"] = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
             if case["image"] in ambiguous:
-                case["problem"] = "another scan differs from it only in its ending; rename one"
+                case["problem"] = "another scan differs from it only in its suffix; rename one"
             if self.vertebrae is not None:
                 case["vertebrae"] = self._vertebrae_mask(case, len(cases) == 1)
         return cases
@@ -197,7 +197,7 @@ class Segmenter:
             return None
         if result.get("settings") != digest:
             raise InputError(
-                f"{path}: was made with other settings or weights; choose another output folder, or set overwrite to true"
+                f"{path}: was created with other settings or weights; choose another output folder, or set overwrite to true"
             )
         # A scan that was deleted is not finished: it becomes a problem when it is segmented.
         unchanged = Path(case["image"]).exists() and result.get("input_stamp") == _stamp(case["image"])

@@ -116,7 +116,7 @@ def export(
     formats = [formats] if isinstance(formats, str) else list(formats)
     for name in formats:
         if name not in FORMATS:
-            raise InputError(f"formats={name!r}: must be some of {', '.join(FORMATS)}")
+            raise InputError(f"formats={name!r}: must be one or more of {', '.join(FORMATS)}")
         missing = [p for p in REQUIREMENTS[name] if importlib.util.find_spec(p) is None]
         if missing:
             raise InputError(f"formats={name}: {', '.join(missing)} not installed; pip install {' '.join(missing)}")

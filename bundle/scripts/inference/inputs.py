@@ -41,7 +41,7 @@ def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
     if source.is_dir():
         items = [f for f in sorted(source.iterdir()) if not f.name.startswith(".")]
         return [{"image": str(f)} for f in items if (f.is_file() and str(f).endswith(VOLUMES)) or _is_series(f)]
-    logger.warning("%s is no scan, no folder of scans and no datalist", source)
+    logger.warning("%s is not a scan, a folder of scans or a datalist", source)
     return []
 
 
@@ -66,7 +66,7 @@ def same_output(cases: list[dict[str, str]]) -> list[str]:
     for path in (case["image"] for case in cases):
         other = first.setdefault((os.path.dirname(path), stem(path)), path)
         if other != path:
-            lines.append(f"{path}: differs from {os.path.basename(other)} only in its ending; rename one, only that is segmented")
+            lines.append(f"{path}: differs from {os.path.basename(other)} only in its suffix; rename one, only that is segmented")
     return lines
 
 

@@ -33,7 +33,7 @@ def parse_bytes(text: str | float | None) -> int | None:
     """Bytes of a size such as "4G", "1500M" or a number of GiB; None remains None.
 
     Raises:
-        ValueError: when the text is no size.
+        ValueError: when the text is not a size.
     """
     if text is None:
         return None
@@ -98,7 +98,7 @@ def plan_memory(
         header: scan.
         grid: its working grid.
         window: voxels of a window.
-        sw_batch_size: windows in a batch.
+        sw_batch_size: windows per batch.
         base: peak of the process so far, after one batch of its networks.
         limit: bytes allowed, or None.
         sample: bytes of HU that are resampled at a time.
@@ -118,6 +118,6 @@ def plan_memory(
         if limit is None or plan.peak <= limit:
             return plan
     raise ValueError(
-        f"{header.path}: needs up to {plan.peak / 2**30:.2f} GiB even with its voxels in a temporary file, allowed are "
-        f"{limit / 2**30:.2f}; raise max_memory, or set a coarser spacing"  # type: ignore[operator]
+        f"{header.path}: needs up to {plan.peak / 2**30:.2f} GiB even with its voxels in a temporary file, but only "
+        f"{limit / 2**30:.2f} GiB are allowed; raise max_memory, or set a coarser spacing"  # type: ignore[operator]
     )

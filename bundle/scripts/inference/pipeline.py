@@ -36,8 +36,8 @@ class Pipeline:
         post: post-processing; its vertebra-level consistency needs the networks' output of vertebra.
         spacing: mm of the working grid along R, A, S; below 0 keeps that of the scan.
         search: region of the coarse pass: "spine" around dense bone, "bone" around any bone, "all" everywhere.
-        coarse_mm: distance of the slices of the coarse pass; 0 predicts every slice at once, as MONAI's ``SliceInferer`` does.
-        coarse_threshold: probability of a detection in the coarse pass.
+        coarse_mm: distance between the slices of the coarse pass; 0 predicts every slice at once, as MONAI's ``SliceInferer`` does.
+        coarse_threshold: probability above which a voxel is a detection in the coarse pass.
 
     Raises:
         ValueError: for a value out of range.
@@ -55,11 +55,11 @@ class Pipeline:
     ) -> None:
         planes = ("volume",) if len(patch.size) == 3 else tuple(PLANES)
         if not runners or any(p not in planes for p in runners):
-            raise ValueError(f"planes={list(runners)}: must be some of {', '.join(planes)} for {len(patch.size)}D windows")
+            raise ValueError(f"planes={list(runners)}: must be one or more of {', '.join(planes)} for {len(patch.size)}D windows")
         if search not in MODES:
             raise ValueError(f"search={search!r}: must be one of {', '.join(MODES)}")
         if coarse_mm < 0:
-            raise ValueError(f"coarse_mm={coarse_mm}: must be a distance in mm, or 0")
+            raise ValueError(f"coarse_mm={coarse_mm}: must be a distance in mm, or 0 for every slice")
         if not 0 < coarse_threshold < 1:
             raise ValueError(f"coarse_threshold={coarse_threshold}: must be a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):

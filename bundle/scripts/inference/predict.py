@@ -34,10 +34,10 @@ class PatchConfig:
         hu: HU that are scaled to 0 and 1.
         overlap: fraction of a window that it shares with the next.
         blend: "constant" or "gaussian" weights where windows overlap.
-        neighbours: slices on each side that are channels beside the slice itself (2.5D).
+        neighbours: slices on each side that are channels besides the slice itself (2.5D).
         neighbour_step: slices from one of these channels to the next.
         flips: axes of a window to mirror; each entry is one more pass, and the probabilities of all passes are averaged.
-        sw_batch_size: windows in a batch.
+        sw_batch_size: windows per batch.
 
     Raises:
         ValueError: for a value out of range.
@@ -55,9 +55,9 @@ class PatchConfig:
 
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3) or min(self.size) < 16:
-            raise ValueError(f"patch_size={list(self.size)}: must be two or three numbers of at least 16")
+            raise ValueError(f"patch_size={list(self.size)}: must be two or three numbers of voxels, each at least 16")
         if self.hu[1] <= self.hu[0]:
-            raise ValueError(f"hu_window={list(self.hu)}: the second value must be above the first")
+            raise ValueError(f"hu_window={list(self.hu)}: must be two values in HU, the second above the first")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap={self.overlap}: must be a fraction of at least 0 and below 1")
         if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):

@@ -47,7 +47,7 @@ class RegionMap:
         return np.searchsorted(edges, indices)
 
     def intersects_slices(self, axis: int, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For working slices along an axis: True where they intersect the region."""
+        """Mask of working slices along an axis: True where they intersect the region."""
         return self._along(axis)[self.nearest(axis, indices)]
 
     def intersects(self, start: Sequence[int], size: Sequence[int]) -> bool:
@@ -61,7 +61,7 @@ class RegionMap:
         return np.take(self.mask, coarse, axis), tuple(c for a, c in enumerate(self.coordinates) if a != axis)
 
     def bounds(self, shape: Sequence[int]) -> list[tuple[int, int]]:
-        """First working voxel of the region and the one behind its last, along R, A, S; a coarse voxel wider on both sides."""
+        """First working voxel of the region and the one after its last, along R, A, S; a coarse voxel wider on both sides."""
         bounds = []
         for axis, (c, n) in enumerate(zip(self.coordinates, shape, strict=True)):
             occupied = np.flatnonzero(self._along(axis))
@@ -95,7 +95,7 @@ def spine_region(
 ) -> RegionMap:
     """Region that can contain the spine.
 
-    A network decides better than a rule, so the rule only excludes what is far from dense bone: at every height the region contains
+    The network is more reliable than a rule, which only excludes what is far from dense bone: at every height the region contains
     all bone of at least a quarter of the density of the densest bone near that height, and 30 mm around it.
 
     Args:

@@ -12,20 +12,20 @@ from ..visualization.html_report import Html, definitions, element, items, note,
 
 RESEARCH = (
     "For research use only. The networks of this program were developed on simulated fractures; nothing on this page is a "
-    "diagnosis and nothing here may guide the care of a patient."
+    "diagnosis, and it must not be used in the care of a patient."
 )
 COLUMNS = {
     "finding": "finding",
     "level": "level",
-    "volume_ml": "ml",
-    "mean_probability": "mean p",
-    "max_probability": "max p",
+    "volume_ml": "volume (ml)",
+    "mean_probability": "mean probability",
+    "max_probability": "max probability",
     "uncertainty": "uncertainty (bit)",
     "mean_hu": "mean HU",
     "slice_first": "first slice",
     "slice_last": "last slice",
 }
-MAX_PICTURES = 60  # embedded ones; further pictures are links
+MAX_PICTURES = 60  # embedded overlays; further ones are links
 
 
 def _findings(rows: Sequence[Mapping]) -> Html:
@@ -41,11 +41,11 @@ def _case(result: Mapping, root: Path, embed: bool) -> Html:
     path = root / f"{name}_overlay.png"
     image = Html()
     if path.is_file():
-        link = element("a", "picture", href=path.relative_to(root).as_posix())
+        link = element("a", "overlay", href=path.relative_to(root).as_posix())
         image = picture(path, name) if embed else element("p", link)
     size = " x ".join(map(str, result["shape"]))
     spacing = " x ".join(f"{s:g}" for s in result["spacing_mm"])
-    facts = f"{size} voxels of {spacing} mm; {sum(result['seconds'].values()):.1f} s"
+    facts = f"{size} voxels of {spacing} mm; processed in {sum(result['seconds'].values()):.1f} s"
     parts = [element("h2", name, id=name), element("p", facts), items(result["notes"]), _findings(result["findings"])]
     return Html("".join([*parts, image]))
 
@@ -54,7 +54,7 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
     """Write ``report.html``.
 
     Args:
-        root: folder of the results; pictures are taken from it.
+        root: folder of the results; it contains the overlays.
         results: one per scan, as ``case.segment_case`` returns them.
         problems: scans that could not be segmented, with the reason.
         manifest: provenance of the results: weights, options, versions.
@@ -78,7 +78,7 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
         note(element("b", RESEARCH)),
         *([note(f"{len(problems)} scan(s) could not be segmented:", items(p["problem"] for p in problems))] if problems else []),
         element("p", f"{total} finding(s) in {positive} of {len(results)} scan(s)."),
-        table(["scan", "findings", "ml", "highest p"], overview),
+        table(["scan", "findings", "total volume (ml)", "max probability"], overview),
         *(_case(r, root, n < MAX_PICTURES) for n, r in enumerate(results)),
         element("h2", "Definitions"),
         definitions(DEFINITIONS),

@@ -173,7 +173,7 @@ def load_runner(
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
         runtime = "openvino" if fast else "torch"
     if runtime == "onnxruntime":
-        raise InputError(f"runtime=onnxruntime: {file} is no ONNX file; export one (python -m scripts.inference export)")
+        raise InputError(f"runtime=onnxruntime: {file} is not an ONNX file; export one (python -m scripts.inference export)")
     if runtime == "openvino":
         _require("openvino", "runtime=openvino")
         return _smoke_test(OpenVINORunner(network, shape, precision), shape, file)

@@ -46,15 +46,15 @@ def segment(
         device: cpu, cuda, cuda:1.
         vertebrae: mask of vertebra instances, or folder of masks named like the scans, for the level of each finding.
         section: section of a datalist.
-        threshold: probability above which a voxel is fracture; 0.5 by default.
-        min_volume_ml: smaller findings are dropped; 2 ml by default.
+        threshold: probability above which a voxel is labelled as fracture; 0.5 by default.
+        min_volume_ml: smaller findings are removed; 2 ml by default.
         search: region of the coarse pass: spine, bone or all.
-        coarse_mm: distance of the slices of the coarse pass in mm; 0 predicts every slice.
+        coarse_mm: distance between the slices of the coarse pass in mm; 0 predicts every slice.
         runtime: auto, torch, openvino or onnxruntime.
         precision: of OpenVINO: float32 or bfloat16.
-        sw_batch_size: windows in a batch.
+        sw_batch_size: windows per batch.
         max_memory: such as 4G; a scan that needs more is held in a temporary file, or rejected.
-        statistics_only: only findings, no masks and pictures.
+        statistics_only: only findings, no masks and overlays.
         save_probabilities: also NAME_probability.nii.gz.
         overwrite: segment finished scans again.
 

@@ -79,7 +79,7 @@ class ReadStudyd(MapTransform):
 
     def _read(self, path: object) -> MetaTensor:
         if not isinstance(path, str) or not path:
-            raise ValueError("there is no such study in the server's folder; choose one that is there, or send a scan")
+            raise ValueError("no such study in the server's folder; choose one of its studies, or upload a scan")
         header = read_header(path, require_volume=self.expect_hu)
         for note in header.notes:
             logger.warning("note: %s", note)

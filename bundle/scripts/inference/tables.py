@@ -67,7 +67,7 @@ def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], set
     }
     write_text(root / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
     page = write_report(root, results, problems, manifest)
-    again = f", {reused} of them finished before" if reused else ""
+    again = f", {reused} of them in an earlier run" if reused else ""
     return f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {len(rows)} finding(s): {page}"
 
 

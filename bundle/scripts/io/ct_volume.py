@@ -77,7 +77,7 @@ def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
                 yield slab
                 continue
             if slab.dtype.kind == "f" and not np.isfinite(slab).all():
-                raise ValueError(f"{header.path}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out")
+                raise ValueError(f"{header.path}: contains NaN or infinite values; replace them by -1024 (air) or exclude the case")
             yield np.rint(np.clip(slab, *HU_RANGE)).astype(np.int16)
     except ValueError:
         raise
@@ -128,7 +128,7 @@ class Scan:
             if file is not None:
                 file.close()
             if done != k:
-                raise ValueError(f"{header.path}: holds {done} of {k} slices; copy it again")
+                raise ValueError(f"{header.path}: contains {done} of {k} slices; copy it again")
             self.range = (low, high)
             for issue in [] if is_mask else value_issues(header.path, np.array([low, high]), expect_hu):
                 if issue.severity == "error":

@@ -23,7 +23,7 @@ def _pixels(files: Sequence[Path], headers: Sequence[Header]) -> NDArray:
     try:
         image = itk.imread([str(f) for f in files], itk.SS if whole else itk.F, imageio=itk.GDCMImageIO.New())
     except RuntimeError as error:
-        raise ValueError(f"{files[0].parent}: the pixels cannot be read ({last_line(error)})") from None
+        raise ValueError(f"{files[0].parent}: the pixels cannot be read ({last_line(error)}); export the series again") from None
     array = np.asarray(itk.array_from_image(image))
     return array.reshape(len(files), *array.shape[-2:])
 

@@ -58,7 +58,7 @@ def write_segmentation(
             f"{series.files[slices[0]]}: lacks {', '.join(missing)}, which a DICOM-SEG must reference; export the series again"
         )
     for source in sources:
-        if "SliceThickness" not in source:  # highdicom repeats it; the distance of the slices is a substitute
+        if "SliceThickness" not in source:  # highdicom repeats it; the distance between the slices is a substitute
             source.SliceThickness = f"{spacing_of(series.affine)[2]:.4f}"
     algorithm = hd.AlgorithmIdentificationSequence(
         name=MANUFACTURER, version=_ascii(version, 64), family=Code("123110", "DCM", "Artificial Intelligence")

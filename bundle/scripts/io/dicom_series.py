@@ -42,7 +42,7 @@ class DicomSeries:
         headers: of these files, without pixels.
         shape: columns, rows, slices.
         affine: voxel to world (R, A, S, mm).
-        notes: files that were left out, a line each.
+        notes: skipped files, one line each.
     """
 
     folder: str
@@ -80,7 +80,7 @@ def read_headers(folder: str | Path) -> list[tuple[Path, Header]]:
             except InvalidDicomError:
                 continue
     if not headers:
-        raise ValueError(f"{folder}: holds no DICOM file; expected the folder of one series")
+        raise ValueError(f"{folder}: contains no DICOM file; expected the folder of one series")
     return headers
 
 
@@ -109,22 +109,22 @@ def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list
     """Slices of the only series, without localizers and copies."""
     slices = [(f, h) for f, h in headers if "LOCALIZER" not in [str(v).upper() for v in h.get("ImageType", [])]]
     if not slices:
-        raise ValueError(f"{folder}: holds nothing but localizers; expected the folder of the axial series")
+        raise ValueError(f"{folder}: contains only localizers; expected the folder of the axial series")
     if len(slices) < len(headers):
-        notes.append(f"{folder}: {len(headers) - len(slices)} localizer(s) left out")
+        notes.append(f"{folder}: {len(headers) - len(slices)} localizer(s) skipped")
     by_series: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for file, header in slices:
         by_series[str(header.get("SeriesInstanceUID", ""))].append((file, header))
     if len(by_series) > 1:
         counts = ", ".join(f"{uid} ({len(items)} files)" for uid, items in by_series.items())
-        raise ValueError(f"{folder}: holds {len(by_series)} series: {counts}; put each series into its own folder")
+        raise ValueError(f"{folder}: contains {len(by_series)} series: {counts}; put each series into its own folder")
     unique: dict[tuple[str, str], tuple[Path, Header]] = {}
     for file, header in slices:
         # Anonymisation may write one UID into every slice, so a copy must share the position, too.
         key = (str(header.get("SOPInstanceUID", file)), str(header.get("ImagePositionPatient", file)))
         unique.setdefault(key, (file, header))
     if len(unique) < len(slices):
-        notes.append(f"{folder}: {len(slices) - len(unique)} file(s) repeat a slice under another name; left out")
+        notes.append(f"{folder}: {len(slices) - len(unique)} file(s) repeat a slice under another name; skipped")
     return list(unique.values())
 
 
@@ -134,11 +134,17 @@ def _check_parallel(items: list[tuple[Path, Header]]) -> None:
     orientation = np.array(first.ImageOrientationPatient, np.float64)
     for file, header in items:
         if (header.Rows, header.Columns) != (first.Rows, first.Columns):
-            raise ValueError(f"{file}: has {header.Rows} x {header.Columns} pixels, others {first.Rows} x {first.Columns}")
+            raise ValueError(
+                f"{file}: has {header.Rows} x {header.Columns} pixels, others {first.Rows} x {first.Columns}; "
+                "export slices of one size"
+            )
         if np.abs(np.array(header.ImageOrientationPatient, np.float64) - orientation).max() > 1e-3:
             raise ValueError(f"{file}: is not parallel to the other slices; expected a series of parallel slices")
         if not np.allclose(np.array(header.PixelSpacing, float), np.array(first.PixelSpacing, float), rtol=1e-3):
-            raise ValueError(f"{file}: PixelSpacing {list(header.PixelSpacing)}, others {list(first.PixelSpacing)}")
+            raise ValueError(
+                f"{file}: PixelSpacing is {list(header.PixelSpacing)} mm, of others {list(first.PixelSpacing)} mm; "
+                "export slices of one spacing"
+            )
 
 
 def _affine(header: Header, step: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,7 +183,7 @@ def _sort_by_position(folder: Path, items: list[tuple[Path, Header]]) -> tuple[l
     mean_step = (positions[order[-1]] - positions[order[0]]) / (len(items) - 1)
     tilt = float(np.degrees(np.arccos(np.clip(mean_step @ normal / np.linalg.norm(mean_step), -1, 1))))
     if tilt > TILT_TOLERANCE_DEGREES:
-        raise ValueError(f"{folder}: the gantry was tilted by {tilt:.1f} degrees; straighten the series first (dcm2niix does)")
+        raise ValueError(f"{folder}: the gantry was tilted by {tilt:.1f} degrees; correct the tilt first (dcm2niix does)")
     return [items[i] for i in order], _affine(items[order[0]][1], mean_step)
 
 
@@ -195,7 +201,7 @@ def find_series(folder: str | Path) -> DicomSeries:
     for file, header in items:
         check_ct_slice(file, header)
     if len(items) < 2:
-        raise ValueError(f"{root}: holds a single slice; expected a series of at least two")
+        raise ValueError(f"{root}: contains a single slice; expected a series of at least two")
     _check_parallel(items)
     items, affine = _sort_by_position(root, items)
     files, headers = [f for f, _ in items], [h for _, h in items]

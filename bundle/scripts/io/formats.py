@@ -41,10 +41,10 @@ def as_sagittal(picture: NDArray, spacing: tuple[float, float]) -> nib.Nifti1Ima
 
 
 def read_picture(path: Path | str) -> NDArray:
-    """Read a picture of 8 or 16 bits as (rows, columns); an RGB picture must be grey.
+    """Read an 8- or 16-bit image as (rows, columns); an RGB image must be grey.
 
     Raises:
-        ValueError: for a picture in colour, or one that cannot be read.
+        ValueError: for a colour image, or one that cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -52,24 +52,24 @@ def read_picture(path: Path | str) -> NDArray:
         with Image.open(path) as file:
             data = np.asarray(file if file.mode not in ("P", "1") else file.convert("L"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error})") from None
+        raise ValueError(f"{path}: cannot be read as an image ({error}); copy it again") from None
     if data.ndim == 3:
         colours = data[..., :3] if data.shape[-1] > 2 else data[..., :1]
         if (colours != colours[..., :1]).any():
-            raise ValueError(f"{path}: is in colour; save it as greyscale")
+            raise ValueError(f"{path}: is a colour image; save it as greyscale")
         data = colours[..., 0]
     return data
 
 
 def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
-    """Read a NIfTI, NRRD or MHA file, a folder with a DICOM series, a picture or a single DICOM slice.
+    """Read a NIfTI, NRRD or MHA file, a folder with a DICOM series, a PNG or TIFF image or a single DICOM slice.
 
     Args:
         path: file or folder.
-        pixel_mm: pixel size of a picture in mm, which its file lacks.
+        pixel_mm: pixel size of a PNG or TIFF image in mm, which its file lacks.
 
     Returns:
-        The image (X, Y, Z) with its affine (R, A, S, mm); a picture or single slice becomes a volume of one sagittal slice.
+        The image (X, Y, Z) with its affine (R, A, S, mm); a 2D image or single slice becomes a volume of one sagittal slice.
 
     Raises:
         ValueError: one line with the file and the reason it cannot be read.

@@ -23,7 +23,7 @@ MAX_SAMPLES = 200_000  # voxels that percentiles are computed from
 
 @dataclass(frozen=True)
 class Issue:
-    """A data-quality line about one file; a finding or a detection, in contrast, is a component of a mask.
+    """Data-quality issue of one file; a finding or a detection, in contrast, is a component of a mask.
 
     Attributes:
         severity: "error", which prevents training, or "warning".
@@ -63,19 +63,19 @@ def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
         return [Issue("error", "affine", path, "its affine is singular; export the scan again with its geometry")]
     cosine = float(np.abs((matrix / spacing).T @ (matrix / spacing) - np.eye(3)).max())
     if cosine > SHEAR_TOLERANCE:
-        message = f"its axes are not at right angles (cosine {cosine:.4f}), as with a tilted gantry; resample it to a straight grid"
+        message = f"its axes are not orthogonal (cosine {cosine:.4f}), as with a tilted gantry; resample it to an orthogonal grid"
         issues.append(Issue("error", "sheared", path, message))
     if isinstance(image, nib.Nifti1Image) and file_suffix(path) in NIFTI:
         (s, s_code), (q, q_code) = image.get_sform(coded=True), image.get_qform(coded=True)
         if s_code == 0 and q_code == 0:
-            message = "has no orientation (sform and qform unset); left and right, head and feet are a guess"
+            message = "has no orientation (sform and qform unset); its directions are undefined; convert it again from DICOM"
             issues.append(Issue("warning", "no-orientation", path, message))
         elif s_code > 0 and q_code > 0 and grid_offset(shape, s, q) > 1.0:
-            message = "its sform and qform differ by more than 1 mm; programs may place it differently"
+            message = "its sform and qform differ by more than 1 mm; programs may place it differently; set both to the same affine"
             issues.append(Issue("warning", "two-affines", path, message))
     extent = [n * d for n, d in zip(shape, spacing, strict=True) if n > 1]
     if extent and min(extent) < SMALL_FIELD_MM:
-        message = f"covers only {' x '.join(f'{e:.0f}' for e in extent)} mm"
+        message = f"covers only {' x '.join(f'{e:.0f}' for e in extent)} mm; expected at least {SMALL_FIELD_MM:.0f} mm each way"
         issues.append(Issue("warning", "small-field", path, message))
     return issues
 
@@ -83,18 +83,18 @@ def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
 def value_issues(path: str, data: NDArray, expect_hu: bool) -> list[Issue]:
     """Issues of the voxel values of a CT: NaN, a constant image, values that are not HU, no bone."""
     if not np.all(np.isfinite(data)):
-        message = "holds NaN or infinite values; replace them by -1024 (air) or leave the case out"
+        message = "contains NaN or infinite values; replace them by -1024 (air) or exclude the case"
         return [Issue("error", "nan", path, message)]
     low, high = float(data.min()), float(data.max())
     if low == high:
-        return [Issue("error", "constant", path, f"every voxel is {high:g}; the file holds no image")]
+        return [Issue("error", "constant", path, f"every voxel is {high:g}; the file contains no image; export the scan again")]
     if not expect_hu:
         return []
     span = f"its values run from {low:g} to {high:g}"
     if low >= -2 and high <= 2:
-        return [Issue("error", "rescaled", path, f"{span}, no HU: it was normalised; expected the CT itself")]
+        return [Issue("error", "rescaled", path, f"{span}, not HU: it was normalised; use the original CT")]
     if low >= 0 and high <= 255:
-        message = f"{span}, no HU: an 8-bit picture; use the CT itself, or set check_hu to false"
+        message = f"{span}, not HU: an 8-bit image; use the original CT, or set check_hu to false"
         return [Issue("error", "8-bit", path, message)]
     if low >= 0 and high > 1000:
         message = f"{span}: probably HU plus 1024, as fat and air must lie below 0; subtract 1024"
@@ -107,18 +107,18 @@ def value_issues(path: str, data: NDArray, expect_hu: bool) -> list[Issue]:
 def label_issues(path: str, mask: NDArray, values: Sequence[int]) -> list[Issue]:
     """Issues of the voxel values of a label: NaN, values outside ``values``, no fracture."""
     if not np.all(np.isfinite(mask)):
-        return [Issue("error", "nan", path, f"holds NaN or infinite values; must hold only {sorted(values)}")]
+        return [Issue("error", "nan", path, f"contains NaN or infinite values; must contain only {sorted(values)}")]
     present = np.unique(mask)
     unexpected = [v for v in present.tolist() if v not in set(values)]
     if unexpected:
         shown = ", ".join(f"{v:g}" for v in unexpected[:5]) + (" ..." if len(unexpected) > 5 else "")
         message = (
-            f"holds the values {shown}, expected only {sorted(values)}; map fractured vertebrae to 1 and the rest to 0, "
+            f"contains the values {shown}, expected only {sorted(values)}; map fractured vertebrae to 1 and the rest to 0, "
             "or name the values in `label_values`"
         )
         return [Issue("error", "label-values", path, message)]
     if 1 not in present:
-        return [Issue("warning", "empty-label", path, "holds no fracture; correct for a scan without one")]
+        return [Issue("warning", "empty-label", path, "contains no fracture; expected only for a scan without one")]
     return []
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from .formats import read_volume
 
 TOLERANCE = 1e-3  # rounding of integers that were stored with a scale factor or as floats
-REMEDY = "a label map must hold integers; resample it by nearest neighbour"
+REMEDY = "a label map must contain integers; resample it by nearest neighbour"
 
 
 def ensure_integers(data: NDArray, path: Path | str, tolerance: float = TOLERANCE, remedy: str = REMEDY) -> None:
-    """Refuse an array that holds other values than integers.
+    """Refuse an array with values other than integers.
 
     Args:
         data: voxels (X, Y, Z) of any numeric type.
@@ -30,12 +30,12 @@ def ensure_integers(data: NDArray, path: Path | str, tolerance: float = TOLERANC
     if data.dtype.kind in "iub":
         return
     if not np.isfinite(data.max(initial=0) - data.min(initial=0)):
-        raise ValueError(f"{path}: holds NaN or infinite values; a label map must hold integers")
+        raise ValueError(f"{path}: contains NaN or infinite values; a label map must contain integers")
     # Slab by slab, as the difference of a whole scan takes eight times the memory of its labels.
     for k in range(data.shape[-1]):
         slab = data[..., k]
         if np.abs(slab - np.rint(slab)).max(initial=0) > tolerance:
-            raise ValueError(f"{path}: holds fractions; {remedy}")
+            raise ValueError(f"{path}: contains fractions; {remedy}")
 
 
 def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str = REMEDY) -> nib.Nifti1Image:
@@ -57,7 +57,7 @@ def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str =
     ensure_integers(data, path, tolerance, remedy)
     low, high = data.min(initial=0), data.max(initial=0)
     if low < -0.5 or high > 255.5:
-        raise ValueError(f"{path}: holds values from {low:g} to {high:g}; a label map must hold integers from 0 to 255")
+        raise ValueError(f"{path}: contains values from {low:g} to {high:g}; a label map must contain integers from 0 to 255")
     if data.dtype == np.uint8:
         return nib.Nifti1Image(data, image.affine)
     labels = np.empty(data.shape, np.uint8)

@@ -30,7 +30,7 @@ class ScanHeader:
         affine: voxel to world (R, A, S, mm).
         dtype: of the stored voxels.
         whole_read: whether its reader holds all stored voxels in memory while slabs are read.
-        notes: warnings and repairs, a line each.
+        notes: warnings and repairs, one line each.
         image: NIfTI image without its voxels, for the header of the output.
         series: files of a DICOM series, ordered by position.
     """
@@ -75,13 +75,12 @@ def _nifti_header(path: Path) -> ScanHeader:
         raise ValueError(f"{path}: is {type(image).__name__}, not NIfTI; convert it")
     dtype = image.get_data_dtype()
     if dtype.fields is not None:
-        raise ValueError(f"{path}: holds colours; expected the CT itself")
+        raise ValueError(f"{path}: is a colour (RGB) image; use the original CT")
     if dtype.kind not in "iuf":
-        raise ValueError(f"{path}: holds values of type {dtype}; expected a CT of integers or floats")
+        raise ValueError(f"{path}: contains values of type {dtype}; expected a CT of integers or floats")
     if image.get_sform(coded=True)[1] == 0 and image.get_qform(coded=True)[1] == 0:
         raise ValueError(
-            f"{path}: has no orientation (sform and qform unset), and an affine is never made up; "
-            "convert the scan again from its DICOM files"
+            f"{path}: has no orientation (sform and qform unset), and none is assumed; convert the scan again from its DICOM files"
         )
     affine = np.asarray(image.affine, np.float64)
     return ScanHeader(str(path), volume_shape(image.shape), affine, dtype, image=image)  # type: ignore[arg-type]
@@ -97,7 +96,7 @@ def _itk_header(path: Path) -> ScanHeader:
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({last_line(error)}); copy or convert it again") from None
     if io.GetNumberOfComponents() != 1:
-        raise ValueError(f"{path}: holds {io.GetNumberOfComponents()} values a voxel, such as colours; expected the CT itself")
+        raise ValueError(f"{path}: contains {io.GetNumberOfComponents()} values per voxel, such as RGB; use the original CT")
     dimensions = io.GetNumberOfDimensions()
     shape = volume_shape([int(io.GetDimensions(d)) for d in range(dimensions)])
     matrix = np.eye(4)
@@ -129,7 +128,7 @@ def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
         _ensure_readable(source)
         header = _nifti_header(source) if file_suffix(source) in NIFTI else _itk_header(source)
     else:
-        raise ValueError(f"{source}: is no scan; expected one of {', '.join(VOLUMES)} or the folder of a DICOM series")
+        raise ValueError(f"{source}: is not a scan; expected one of {', '.join(VOLUMES)} or the folder of a DICOM series")
     if len(header.shape) != 3 or min(header.shape) < 1:
         raise ValueError(f"{source}: has shape {header.shape}; expected one volume of three dimensions")
     if require_volume and min(header.shape) < 2:

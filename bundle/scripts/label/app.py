@@ -47,7 +47,7 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         return Path(self.models[model]) / "models" / "model.pt"
 
     def _reload_models(self) -> None:
-        """Offer a model whose weights were written after the start, such as by a training with the first labels."""
+        """Register a model whose weights were written after the server started, such as by the first training."""
         invalid = [n for n, task in self._infers.items() if not task.is_valid()]
         if any(self._weights(n).is_file() for n in invalid if n in self.models):
             self._infers = self.init_infers()
@@ -103,5 +103,5 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         """
         sample = super().next_sample(request)
         if not sample and not self.datastore().list_images():
-            raise HTTPException(NOT_FOUND, f"{self.studies}: holds no study; put CT scans (.nii.gz, .nii, .nrrd, .mha) there")
+            raise HTTPException(NOT_FOUND, f"{self.studies}: contains no study; put CT scans (.nii.gz, .nii, .nrrd, .mha) there")
         return sample

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's server with this bundle and a folder of scans, ready for 3D Slicer."""
+"""Server of MONAI Label with this bundle and a folder of scans, for 3D Slicer."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _merge(folder: Path, name: str, overlays: Sequence[str]) -> None:
 
 
 def _mismatch(bundle: Path, weights: Path) -> str:
-    """Reason why weights do not fit the configs, or an empty text."""
+    """Reason why weights do not fit the configs, or an empty string."""
     try:
         _check_weights(bundle, weights)
     except InputError as error:
@@ -146,7 +146,7 @@ def serve(
 ) -> None:
     """Start MONAI Label's server with this bundle and a folder of CT scans. For research use only.
 
-    Ctrl-C ends it. It has no authentication: anyone who can reach the address can read the scans, store labels and train.
+    Stop it with Ctrl-C. It has no authentication: anyone who can reach the address can read the scans, store labels and train.
 
     Args:
         studies: folder of scans (.nii.gz, .nii, .nrrd, .mha); labels are stored in its folder `labels`.
@@ -155,7 +155,7 @@ def serve(
         config: overlay that the weights were trained with, such as demo.yaml, or a list of them.
         host: address of the server.
         port: port of the server.
-        fresh: start from the initial weights although an earlier session has trained.
+        fresh: start from the initial weights even if an earlier session has trained.
 
     Raises:
         InputError: when MONAI Label, the folder, weights or a config are missing, or the port is out of range.

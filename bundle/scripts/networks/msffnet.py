@@ -32,7 +32,7 @@ class MSFFNet(nn.Module):
         image -- U-Net encoder -- blocks 2-5 -- FFM -- SEM --+-- ASPP -- RCBAM -- RBRAB -- LPRAB -- gate --(+)-- decoder --> logits
                                                              |----------------------------------------------|
 
-    The path around the refining modules is not stated in the paper. Without it the network learned far more slowly than a U-Net:
+    The path around the refining modules is not stated in the paper. Without it the network trained far more slowly than a U-Net:
     gradients passed a dozen narrow convolutions on their way to the encoder.
 
     The input may have any size: it is padded to a multiple of ``stride`` and the output is cropped. Convolutions have PyTorch's

@@ -2,7 +2,7 @@
 """Output channels of a network, logits (B, C, *size).
 
 The first two channels are the classes of one softmax: background and fracture. The third, where a network has one, is the logit of
-a sigmoid of its own: vertebra, intact or fractured.
+a separate sigmoid: vertebra, intact or fractured.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class SqueezeExcitationModule(nn.Module):
         target_level: index of the level whose size is the common one.
         excite: whether there are gates; the ablation "No SEM" has the 1x1 convolutions alone.
         reduction: ratio of channels to units of the hidden dense layer, which has at least eight: in a narrower layer all units can
-            be inactive behind the ReLU.
+            be inactive after the ReLU.
         act: activation after the 1x1 convolution.
         norm: normalisation after the 1x1 convolution.
 

@@ -49,7 +49,7 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
     if neighbours and spatial_dims != 2:
         raise InputError(
             f"neighbours={neighbours}: must be 0 for 3D patches, which contain their neighbouring slices; "
-            "leave spatial_25d.yaml or spatial_3d/*.yaml out"
+            "omit spatial_25d.yaml or spatial_3d/*.yaml"
         )
     return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
 

@@ -98,15 +98,15 @@ class PostProcessing:
     """Settings of the post-processing, the same in validation, evaluation, inference, tuning and MONAI Label.
 
     Args:
-        threshold: probability above which a voxel is fracture.
-        min_volume_ml: smaller findings are dropped; the smallest whole vertebra (a C4) in seven masks of VerSe has 13 ml.
-        min_width_mm: findings whose longest run from left to right is shorter are dropped: joints and processes. The narrowest
+        threshold: probability above which a voxel is labelled as fracture.
+        min_volume_ml: smaller findings are removed; the smallest whole vertebra (a C4) in seven masks of VerSe has 13 ml.
+        min_width_mm: findings whose longest run from left to right is shorter are removed: joints and processes. The narrowest
             thoracic body in seven masks of VerSe has 26 mm.
         fill_holes: include cavities in a finding.
         largest: number of findings that are kept, the largest first; None keeps all.
         consistency_mm: standard deviations of the average over a vertebra along R, A, S (mm); None switches it off. See
             ``vertebra_consistency``.
-        consistency_fraction: fraction of fracture in a vertebra above which the whole vertebra is fractured.
+        consistency_fraction: fractured fraction of a vertebra above which the whole vertebra counts as fractured.
 
     Raises:
         ValueError: for a value out of range.
@@ -124,7 +124,7 @@ class PostProcessing:
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: must be a probability above 0 and below 1")
         if self.min_volume_ml < 0:
-            raise ValueError(f"min_volume_ml={self.min_volume_ml}: must be 0 or more")
+            raise ValueError(f"min_volume_ml={self.min_volume_ml}: must be a volume in ml, 0 or more")
         if self.min_width_mm < 0:
             raise ValueError(f"min_width_mm={self.min_width_mm}: must be a distance in mm, or 0 for any width")
         if self.largest is not None and self.largest < 1:
@@ -136,7 +136,7 @@ class PostProcessing:
         """Settings of a config; MONAI Label sends numbers as text.
 
         Raises:
-            ValueError: for text that is no number, or a value out of range.
+            ValueError: for text that is not a number, or a value out of range.
         """
         values = migrate_arguments("scripts.postprocessing.findings.PostProcessing", arguments)
         for name, value in values.items():

@@ -55,7 +55,7 @@ class SliceComponents:
         self._previous = (k, numbered)
 
     def small_fragments(self, min_voxels: float) -> NDArray[np.bool_]:
-        """For the components of slices, in the order of ``add``: True where they belong to a fragment of fewer than ``min_voxels``
+        """Mask of the components, in the order of ``add``: True where they belong to a fragment of fewer than ``min_voxels``
         that is not connected to the largest fragment of the same finding.
         """
         roots = [self._root(n) for n in range(len(self.parent))]

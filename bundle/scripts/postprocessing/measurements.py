@@ -24,7 +24,7 @@ DEFINITIONS = {
     "mean_probability": "mean of the network's output over the finding; not calibrated",
     "uncertainty": "mean binary entropy of that output in bit: 0 for probabilities of 0 or 1, 1 for 0.5",
     "mean_hu": "mean HU of the scan in the finding",
-    "centroid, min, max": "mm in the patient's coordinates, R to the right, A to the front, S up (as NIfTI); box of voxel centres",
+    "centroid, min, max": "mm in patient coordinates, R right, A anterior, S superior (as in NIfTI); box of voxel centres",
     "slice_first, slice_last": "slices along the third axis of the stored scan, from 0; of a DICOM series in order of position",
 }
 

@@ -43,7 +43,7 @@ class PostProcessd(MapTransform):
         fill_holes: include cavities in a finding.
         largest: number of findings that are kept; None keeps all.
         consistency_mm: None switches the consistency off.
-        consistency_fraction: fraction of fracture in a vertebra above which the whole vertebra is fractured.
+        consistency_fraction: fractured fraction of a vertebra above which the whole vertebra counts as fractured.
         softmax: False for probabilities (2, *size) in place of logits, in any orientation, as ``VertebraConsistencyd`` and an
             ``Invertd`` after it return them; the consistency is not applied to them.
 

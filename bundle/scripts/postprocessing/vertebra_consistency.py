@@ -30,7 +30,7 @@ def check_consistency(consistency_mm: Sequence[float] | None, consistency_fracti
         isinstance(consistency_mm, (int, float)) or len(consistency_mm) != 3 or min(consistency_mm) < 0
     ):
         raise ValueError(
-            f"consistency_mm={consistency_mm}: must be three distances in mm, right-left, anterior-posterior and up; "
+            f"consistency_mm={consistency_mm}: must be three distances in mm, right-left, anterior-posterior, inferior-superior; "
             "configs/inference/slicewise.yaml switches the consistency off"
         )
     if not 0 < consistency_fraction < 1:
@@ -46,8 +46,8 @@ def apply_consistency(
 ) -> None:
     """Make the slices of a vertebra consistent, in place.
 
-    A single sagittal slice shows the collapse of a body through its middle and hides it at a pedicle or a joint. So the fraction of
-    fracture in vertebra is averaged by a Gaussian, wide from left to right and narrow along the spine, where the next vertebra is.
+    A single sagittal slice shows the collapse of a body through its middle and hides it at a pedicle or a joint. So the fractured
+    fraction of the vertebra is averaged by a Gaussian, wide from left to right and narrow along the spine, towards the next one.
     The new probability is the smaller of two: that of vertebra, and the average fraction on a scale on which
     ``consistency_fraction`` is 0.5.
 
@@ -57,7 +57,7 @@ def apply_consistency(
             training), ``fracture`` is unchanged.
         spacing: mm.
         consistency_mm: standard deviations of the average along R, A, S (mm); None: unchanged.
-        consistency_fraction: fraction of fracture in the vertebra that maps to a probability of 0.5.
+        consistency_fraction: fractured fraction of the vertebra that maps to a probability of 0.5.
 
     Raises:
         ValueError: for a value out of range.

@@ -158,7 +158,7 @@ def _footprint(mask: NDArray, label: int) -> tuple[NDArray[np.bool_], NDArray[np
     midline = slab[np.abs(x) <= 4.0].mean(axis=0) >= 0.5
     back = front = len(y) // 2
     if not midline[back]:
-        raise FrameError(f"vertebra {label} has no solid body around its centre")
+        raise FrameError(f"vertebra {label} has no solid body at its centre")
     while back > 0 and midline[back - 1]:
         back -= 1
     while front < len(y) - 1 and midline[front + 1]:
@@ -168,7 +168,7 @@ def _footprint(mask: NDArray, label: int) -> tuple[NDArray[np.bool_], NDArray[np
     footprint = ndimage.binary_fill_holes(components == components[len(x) // 2, len(y) // 2])
     area = footprint.sum() * STEP_MM**2
     if area < MIN_BODY_AREA_MM2:
-        raise FrameError(f"vertebra {label} shows {area:.0f} mm2 of body, too little to measure")
+        raise FrameError(f"vertebra {label} shows only {area:.0f} mm2 of its body, too little to measure")
     return footprint, depth
 
 
@@ -205,7 +205,7 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
 
     top, bottom = _surface(mask, 1), _surface(mask, -1)
     if (top - bottom)[footprint].mean() < MIN_BODY_HEIGHT_MM:
-        raise FrameError(f"vertebra {label} is lower than {MIN_BODY_HEIGHT_MM} mm")
+        raise FrameError(f"vertebra {label} has a body of less than {MIN_BODY_HEIGHT_MM} mm in height")
     # A column near the pedicles can extend into an articular process: it is limited to the height of the body.
     for surface, sign in ((top, 1), (bottom, -1)):
         median = sign * np.median(sign * surface[footprint])

@@ -70,7 +70,7 @@ def render_ct(labels: NDArray[np.uint8], affine: NDArray, style: ScanStyle, seed
 
     Args:
         labels: (X, Y, Z) VerSe labels along (R, A, S).
-        affine: (4, 4) voxel to world in mm, diagonal but for the translation.
+        affine: (4, 4) voxel to world in mm, diagonal except for the translation.
         style: appearance of the scan; its spacing and field of view are not used.
         seed: seed of the scan.
 

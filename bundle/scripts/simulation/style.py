@@ -82,7 +82,7 @@ class ScanStyle:
         """Sample a healthy spine in a sagittal or axial reconstruction, with or without contrast medium.
 
         Args:
-            rng: source of randomness.
+            rng: random number generator.
             region: key of ``anatomy.REGIONS``; "cervical" has a smaller field of view.
         """
         in_plane = float(rng.uniform(0.8, 1.1))
@@ -130,7 +130,7 @@ def wide_style(rng: np.random.Generator, region: str) -> ScanStyle:
     """Sample a style from ranges that contain those of patients (domain randomisation).
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         region: key of ``anatomy.REGIONS``; "cervical" has a smaller field of view.
     """
     cropped = bool(rng.random() < 0.45)  # to the spine, as in many published scans

@@ -100,7 +100,7 @@ class DeviceAugmentation:
             KeyError: when the samples have no seed.
         """
         if self.seed_key not in batchdata:
-            raise KeyError(f"a batch without `{self.seed_key}`: `augment` must hold scripts.training.augment.RandSeedd")
+            raise KeyError(f"a batch without `{self.seed_key}`: `augment` must contain scripts.training.augment.RandSeedd")
         seeds = [int(s) for s in batchdata[self.seed_key]]
         pair = {k: batchdata[k] for k in (self.image_key, self.label_key)}
         renamed = {"image": pair[self.image_key], "label": pair[self.label_key]}
@@ -109,7 +109,7 @@ class DeviceAugmentation:
             return self.augment(image, label, seeds)
 
     def augment(self, image: torch.Tensor, label: torch.Tensor, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return augmented copies of images (B, C, *size) and labels (B, 1, *size), drawn from a seed each."""
+        """Return augmented copies of images (B, C, *size) and labels (B, 1, *size), each drawn from its own seed."""
         image, label, size = image.clone(), label.clone(), image.shape[2:]
         transformed, thetas, smoothed, noisy = [], [], [], []
         factors, offsets = np.ones(len(seeds)), np.zeros(len(seeds))

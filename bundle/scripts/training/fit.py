@@ -102,7 +102,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, CaseError):  # from a worker it includes the worker's traceback
         lines = re.findall(r"CaseError: (.+)", text)
         line = lines[-1] if lines else text
-        return f"{line}; fix or leave out this case, `python -m scripts.data check` finds others; --num_workers 0 shows where"
+        return f"{line}; fix or exclude this case, `python -m scripts.data check` finds others; --num_workers 0 shows where"
     # PyTorch chains the signal.
     dead = DEAD_WORKER.search(f"{error.__cause__ or error.__context__ or ''}") or DEAD_WORKER.search(text)
     if dead:

@@ -26,7 +26,7 @@ def trainable(network: nn.Module, frozen: Sequence[str] = ()) -> list[nn.Paramet
         frozen: names of its direct children, such as "encoder".
 
     Raises:
-        InputError: for a name that is no part of the network, or when no parameter remains.
+        InputError: for a name that is not a part of the network, or when no parameter remains.
     """
     parts = dict(network.named_children())
     for name in [frozen] if isinstance(frozen, str) else frozen:
@@ -36,7 +36,7 @@ def trainable(network: nn.Module, frozen: Sequence[str] = ()) -> list[nn.Paramet
         _keep_in_eval_mode(parts[name])
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
-        raise InputError(f"frozen={list(frozen)}: no parameter is left to train; leave a part out")
+        raise InputError(f"frozen={list(frozen)}: no parameter is left to train; remove a part from the list")
     return parameters
 
 

@@ -72,9 +72,9 @@ class InitialCheckpointGuard:
                 torch.save(self.network.state_dict(), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
         if math.isnan(self.initial_score):
-            logger.info("%s %.4f: %s holds the best weights", name, best, self.file)
+            logger.info("%s %.4f: %s contains the best weights", name, best, self.file)
         elif best > self.initial_score:
-            logger.info("%s %.4f before, %.4f now: %s holds the better weights", name, self.initial_score, best, self.file)
+            logger.info("%s %.4f before, %.4f now: %s contains the better weights", name, self.initial_score, best, self.file)
         else:
             logger.warning(
                 "no epoch was better than the initial weights (%s %.4f): %s is unchanged; "

@@ -29,7 +29,7 @@ MAX_PARAMETER_LENGTH = 250  # characters; a limit of some stores
 def config_file(path: object) -> Path | None:
     """File of the merged config, from the value of ``save_execute_config``.
 
-    MONAI puts an expression there; where ``output_dir`` is a plain path, the sum remains a text (MONAI 1.6.1).
+    MONAI puts an expression there; where ``output_dir`` is a plain path, the sum remains a string (MONAI 1.6.1).
     """
     if not isinstance(path, (str, Path)):
         return None
@@ -52,7 +52,7 @@ def parameters(config: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 class RunRecord:
-    """Completes the MLflow run of MONAI's handler; without such a handler, nothing is recorded.
+    """Completion of the MLflow run of MONAI's handler; without such a handler, nothing is recorded.
 
     Create it after the engine and its handlers and before the engine runs. A run that is interrupted is marked as failed at the end
     of the process.

@@ -24,7 +24,7 @@ class CpuBfloat16(nn.Module):
         super().__init__()
         device = next(network.parameters()).device.type
         if device != "cpu":
-            raise ValueError(f"CpuBfloat16: the network is on {device}; set amp to true instead, and leave out this overlay.")
+            raise ValueError(f"CpuBfloat16: the network is on {device}; set amp to true instead, and omit this overlay.")
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def preflight(
     if leaks:
         patient, sections_of_patient = next(iter(leaks.items()))
         raise InputError(
-            f"{source or 'the datalist'}: patient {patient} is in {' and '.join(sections_of_patient)} ({len(leaks)} such); "
+            f"{source or 'the datalist'}: patient {patient} is in {' and '.join(sections_of_patient)} ({len(leaks)} patients); "
             "split it by patient (python -m scripts.data split)"
         )
     cases = [case for items in sections.values() for case in items]

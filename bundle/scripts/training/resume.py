@@ -251,7 +251,7 @@ class TrainingState:
         if changes:
             raise InputError(
                 f"{file}: the run was started with other settings (then and now): {'; '.join(changes)}; "
-                "use the former ones, another --output_dir, or --resume False to start from scratch"
+                "use the original settings, another --output_dir, or --resume False to start from scratch"
             )
 
     def _catch_up(self, engine: Engine) -> None:

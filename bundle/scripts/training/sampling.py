@@ -69,7 +69,7 @@ class EpochSampler(Sampler[int]):
 
 
 class CaseError(RuntimeError):
-    """A case cannot be read or transformed; the message is one line that names its file."""
+    """Case that cannot be read or transformed; the message is one line that names its file."""
 
 
 def case_name(item: Any, index: int) -> str:

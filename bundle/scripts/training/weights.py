@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 def weight_problem(network: nn.Module, state: object) -> str | None:
     """Reason, in one line, why a state dict does not fit the network, or None."""
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        return "holds no flat state dict of tensors"
+        return "contains no flat state dict of tensors"
     expected = network.state_dict()
     for k in expected:
         if k in state and expected[k].shape != state[k].shape:
-            there, here = tuple(state[k].shape), tuple(expected[k].shape)
-            return f"was made by another network: {k} is {there} there and {here} in network_def"
+            stored, required = tuple(state[k].shape), tuple(expected[k].shape)
+            return f"belongs to another network: {k} has shape {stored}, network_def expects {required}"
     missing, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]
     if missing or extra:
-        first = f"lacks {missing[0]}" if missing else f"has {extra[0]} in addition"
-        return f"was made by another network: it {first} ({len(missing)} missing, {len(extra)} extra)"
+        first = f"lacks {missing[0]}" if missing else f"has an extra {extra[0]}"
+        return f"belongs to another network: it {first} ({len(missing)} missing, {len(extra)} extra tensors)"
     return None
 
 
@@ -73,11 +73,11 @@ def match_vertebra_output(network: nn.Module, state: dict[str, torch.Tensor]) ->
             continue
         if shape[0] == 2:
             result[key], result[name] = value[:2], state[name][:2]
-            logger.info("%s has a third output (vertebra), expected two: it is left out", key)
+            logger.info("%s has a third output (vertebra), the network only two: it is not loaded", key)
         else:
             result[key] = torch.cat([value, torch.zeros_like(value[:1])])
             result[name] = torch.cat([state[name], torch.full_like(state[name][:1], UNTRAINED_LOGIT)])
-            logger.info("%s has no third output (vertebra): it is background until it is trained", key)
+            logger.info("%s has no third output (vertebra): it is initialised to background until it is trained", key)
     return result
 
 

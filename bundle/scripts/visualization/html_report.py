@@ -97,7 +97,7 @@ def picture(source: bytes | str | Path | Figure, alt: str = "", dpi: int = 110) 
     if isinstance(source, (str, Path)):
         suffix = Path(source).suffix.lower()
         if suffix not in MIME:
-            raise ValueError(f"{source}: must be a picture, one of {', '.join(MIME)}")
+            raise ValueError(f"{source}: must be an image file, one of {', '.join(MIME)}")
         mime, source = MIME[suffix], Path(source).read_bytes()
     content = source if isinstance(source, bytes) else png(source, dpi)
     return Html(f'<img alt="{escape(alt)}" src="data:{mime};base64,{base64.b64encode(content).decode()}">')

@@ -21,7 +21,7 @@ class OverlayWriter:
     Args:
         output_dir: folder of the overlays.
         reference_key: item with the reference on the grid of the scan, or None.
-        limit: greatest number of overlays; None draws every case.
+        limit: maximum number of overlays; None draws every case.
         source_root: folder below which overlays repeat the folders of their scans; empty writes all into one folder.
     """
 

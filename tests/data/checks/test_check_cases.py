@@ -73,7 +73,7 @@ def truncated_image(case, folder):
         (other_affine, "3.00 mm off"),
         (other_values, "values 20"),
         (nan_image, "NaN"),
-        (constant_image, "holds no image"),
+        (constant_image, "contains no image"),
         (four_dimensions, "three-dimensional"),
         (missing_image, "does not exist"),
         (truncated_image, "truncated"),

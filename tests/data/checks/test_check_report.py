@@ -66,7 +66,7 @@ def test_errors_of_all_cases_are_reported(datalist, capsys):
         check(str(datalist))
     text = capsys.readouterr().out
     assert "c0.nii.gz: cannot be read" in text
-    assert "m1.nii.gz: holds the values 3" in text
+    assert "m1.nii.gz: contains the values 3" in text
     assert "3 cases, 2 error(s)" in text
 
 

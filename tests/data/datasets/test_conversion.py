@@ -27,7 +27,7 @@ def test_results_are_in_order_and_failures_are_isolated(workers, capsys):
     results, failures = process_cases(invert, [1, 0, 2], lambda x: f"file{x}", workers)
     assert results == [1.0, None, 0.5]
     assert failures == ["file0: division by zero"]
-    assert "left out: file0: division by zero" in capsys.readouterr().out
+    assert "skipped: file0: division by zero" in capsys.readouterr().out
 
 
 def test_a_different_grid_is_refused_with_file_and_remedy():

@@ -106,7 +106,7 @@ def test_without_labels_all_cases_are_for_testing(volumes):
 
 def test_colour_pictures_and_other_grids_are_refused(tmp_path, volumes, capsys):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 5, 3)).astype(np.uint8)).save(tmp_path / "c.png")
-    with pytest.raises(ValueError, match="in colour"):
+    with pytest.raises(ValueError, match="colour image"):
         read_picture(tmp_path / "c.png")
     nib.save(nib.Nifti1Image(np.zeros((6, 7, 9), np.uint8), AFFINE), volumes / "labels" / "p2_a_seg.nii.gz")
     with pytest.raises(InputError, match="1 of 4"):
@@ -121,9 +121,9 @@ def test_bad_arguments_are_one_line(volumes):
     (volumes / "series" / "IM0001").write_bytes(bytes(128) + b"DICM")
     for arguments, words in [
         ({"images": str(volumes / "no")}, "no such folder"),
-        ({"images": str(volumes / "empty")}, "holds no image"),
+        ({"images": str(volumes / "empty")}, "contains no image"),
         ({"images": str(volumes / "series")}, "is a DICOM series itself; expected its parent folder"),
-        ({"images": images, "labels": labels, "patient": "("}, "no regular expression"),
+        ({"images": images, "labels": labels, "patient": "("}, "not a valid regular expression"),
         ({"images": images, "labels": labels, "patient": "^x"}, "does not match the case name"),
         ({"images": images, "labels": labels, "pixel_mm": 0}, "above 0"),
     ]:

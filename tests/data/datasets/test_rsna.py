@@ -77,7 +77,7 @@ def test_masks_of_another_patient_are_refused():
     ct = nib.Nifti1Image(np.zeros((10, 10, 10), np.int16), affine)
     far = affine.copy()
     far[2, 3] = 500.0
-    with pytest.raises(ValueError, match="lie inside the CT"):
+    with pytest.raises(ValueError, match="are inside the CT"):
         to_grid(nib.Nifti1Image(np.ones((9, 10, 10), np.uint8), far), ct)
 
 

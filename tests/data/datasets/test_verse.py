@@ -146,7 +146,7 @@ def test_bad_arguments_are_one_line(tree, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, words in [
         ((str(tmp_path / "nowhere"), table), "no such folder"),
-        ((str(tmp_path / "empty"), table), "holds no file like"),
+        ((str(tmp_path / "empty"), table), "contains no file like"),
         ((str(folder), str(tmp_path / "none.csv")), "no such grading table"),
         ((str(folder), other), "no row matches"),
     ]:

@@ -79,7 +79,7 @@ def test_ctspine1k_pairs_files_by_stem(tmp_path, capsys):
         save(tmp_path / "set" / "masks" / name, labels)
     cases = cases_in(ctspine1k(str(tmp_path / "set"), str(tmp_path / "out")))
     assert sorted(c["patient"] for c in cases) == ["a", "b"]
-    assert "only.nii.gz: has no partner" in capsys.readouterr().out
+    assert "only.nii.gz: has no matching CT or mask" in capsys.readouterr().out
     labels = nib.load(tmp_path / "out" / "vertebrae" / "a.nii.gz")
     assert labels.get_data_dtype() == np.uint8
     assert np.unique(np.asarray(labels.dataobj)).tolist() == [0, 22]

@@ -55,7 +55,7 @@ def test_merged_parts_pass_the_data_checks(recipe, phantom_set, tmp_path):
         ({"phantom": {"case": 3}}, "case"),
         ({"phantom": 3}, "3"),
         ([], "no part"),
-        ("a: [", "no YAML"),
+        ("a: [", "not valid YAML"),
     ],
 )
 def test_invalid_recipe_is_refused(tmp_path, content, word):

@@ -106,7 +106,7 @@ class VolumeCache(Dataset):
         except FileNotFoundError:
             return False
         except CorruptEntryError as error:
-            logger.warning(f"{folder}: damaged ({error}); it is written again")
+            logger.warning(f"{folder}: damaged ({error}); it is rewritten")
             remove_entry(folder)
             return False
         return True

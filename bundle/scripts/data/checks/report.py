@@ -26,7 +26,7 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
     """
     issues = []
     for patient, names in patient_leakage(sections).items():
-        message = f"patient {patient} is in {' and '.join(names)}; split by patient (scripts.data split)"
+        message = f"patient {patient} is in {' and '.join(names)}; split by patient (python -m scripts.data split)"
         issues.append(Issue("error", "leak", datalist, message))
     cases = [(section, str(case.get("image"))) for section, items in sections.items() for case in items]
     copies: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -35,7 +35,7 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
             copies[fact["content"]].append(case)
     for (first_section, first_image), *others in copies.values():
         for section, image in others:
-            message = f"holds the same voxels as {first_image}"
+            message = f"contains the same voxels as {first_image}"
             if section == first_section:
                 issues.append(Issue("warning", "duplicate", image, f"{message}; remove one"))
             else:
@@ -69,10 +69,10 @@ def check(
 
     Args:
         datalist: datalist.json.
-        out: JSON to write; by default NAME_check.json beside DATALIST.
+        out: JSON to write; by default NAME_check.json next to DATALIST.
         level: full reads every voxel, header only files and grids.
         label_values: values allowed in a label.
-        check_hu: whether values that are not HU are errors; False for pictures.
+        check_hu: whether values that are not HU are errors; False for 8-bit images (PNG, TIFF).
         workers: cases at a time.
 
     Returns:
@@ -100,5 +100,5 @@ def check(
     write_text(target, json.dumps(content, indent=2) + "\n")
     print(f"{len(cases)} cases, {errors} error(s), {len(issues) - errors} warning(s)")
     if errors:
-        raise InputError(f"{source}: {errors} error(s), see above and {target}")
+        raise InputError(f"{source}: {errors} error(s); fix the cases listed above and in {target}")
     return str(target)

@@ -52,7 +52,7 @@ class SourceCase:
         name: case, unique in the source.
         patient: patient; all scans of a patient are in one section of the split.
         image: CT file or folder.
-        convert: conversion; None leaves the case out silently, an exception with a message.
+        convert: conversion; None skips the case silently, an exception with a message.
         in_datalist: False for a mask without CT, which ``image`` then is.
     """
 
@@ -129,7 +129,7 @@ def process_cases(
         except Exception as error:
             file, message = str(source(cases[number])), first_line(error)
             failures[number] = message if file in message else f"{file}: {message}"
-            tqdm.write(f"left out: {failures[number]}")
+            tqdm.write(f"skipped: {failures[number]}")
             return None
 
     with ThreadPoolExecutor(max(int(workers), 1)) as pool:
@@ -204,5 +204,5 @@ def convert(
         write_datalist(root / "datalist.json", sections, description)
     path = root / ("datalist.json" if listed else FILE_NAME)
     if failures:
-        raise InputError(f"{len(failures)} of {len(cases)} cases were left out, see above; the others are in {path}")
+        raise InputError(f"{len(failures)} of {len(cases)} cases were skipped, see above; the others are in {path}")
     return str(path)

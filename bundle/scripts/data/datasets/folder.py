@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Own scans or slices and masks, paired by file name."""
+"""The user's own scans or slices and masks, paired by file name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def images_by_case(folder: Path) -> dict[str, Path]:
     if not images and any(map(is_dicom, folder.iterdir())):
         raise InputError(f"{folder}: is a DICOM series itself; expected its parent folder, {folder.resolve().parent}")
     if not images:
-        raise InputError(f"{folder}: holds no image (NIfTI, NRRD, MHA, PNG, DICOM); expected a folder of images")
+        raise InputError(f"{folder}: contains no image (NIfTI, NRRD, MHA, PNG, DICOM); expected a folder of images")
     for name, items in images.items():
         if len(items) > 1:
             raise InputError(f"{folder}: {items[0].name} and {items[1].name} would both be case {name}; rename one")
@@ -68,7 +68,7 @@ def binarize_mask(mask: nib.Nifti1Image, file: Path, fractured: Sequence[int] | 
         values = np.unique(data).astype(int).tolist()
         fractured = [v for v in values if v not in (0, unknown)]
         if len(fractured) > 1:
-            raise ValueError(f"{file}: holds the values {values}; name those of fractures, such as --fractured 1")
+            raise ValueError(f"{file}: contains the values {values}; name those of fractures, such as --fractured 1")
     label = np.isin(data, fractured).astype(np.uint8)
     if unknown is not None:
         label[data == unknown] = IGNORE_INDEX
@@ -85,7 +85,7 @@ def _convert_case(
     if label_path is not None:
         mask = read_volume(label_path, pixel_mm)
         if file_suffix(label_path) in PICTURES and mask.shape == image.shape:
-            mask = nib.Nifti1Image(np.asanyarray(mask.dataobj), image.affine)  # pictures have no pixel size
+            mask = nib.Nifti1Image(np.asanyarray(mask.dataobj), image.affine)  # PNG and TIFF images have no pixel size
         require_same_grid(label_path, image, mask)
         label = binarize_mask(mask, label_path, fractured, unknown)
     needs_conversion = image_path.is_dir() or file_suffix(image_path) not in NIFTI
@@ -103,7 +103,7 @@ def _patients(names: Iterable[str], expression: str | None) -> dict[str, str]:
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise InputError(f"patient={expression!r}: is no regular expression ({error})") from None
+        raise InputError(f"patient={expression!r}: is not a valid regular expression ({error})") from None
     patients = {}
     for name in names:
         match = pattern.search(name)
@@ -129,9 +129,9 @@ def folder(
 
     Pairs IMAGES and LABELS by file name; endings such as _ct, _0000, _seg and _mask do not count. An image is a volume (NIfTI,
     NRRD, MHA, or a folder with a DICOM series) or one sagittal slice, head up and front to the left (PNG, TIFF, or a DICOM file
-    ending in .dcm); for pictures that are not in HU add configs/images_2d.yaml to the training. Without LABELS all cases go to the
+    ending in .dcm); for images that are not in HU add configs/images_2d.yaml to the training. Without LABELS all cases go to the
     testing section, for inference. Writes labels/ (1 fracture, 255 ignore), images/ where the format had to change, and
-    datalist.json (70/10/20 by patient) into OUT. Unreadable cases are named and left out; rerun the same command to resume.
+    datalist.json (70/10/20 by patient) into OUT. Unreadable cases are reported and skipped; rerun the same command to resume.
 
     Args:
         images: folder of images.
@@ -141,7 +141,7 @@ def folder(
         unknown: value of the mask that becomes 255, the ignore index.
         patient: regular expression for the patient in a case name, its first group if it has one, such as "^[^_]+"; by default
             every case is a patient.
-        pixel_mm: size of a pixel in pictures (PNG, TIFF), in mm.
+        pixel_mm: pixel size of PNG and TIFF images in mm.
         seed: of the split.
         workers: scans at a time.
 
@@ -154,11 +154,14 @@ def folder(
         raise InputError(f"pixel_mm={pixel_mm!r}: the size of a pixel in mm must be above 0")
     if labels is not None:
         if not set(scans) & set(masks):
-            raise InputError(f"{labels}: no mask has the name of an image (first image: {min(scans)}, first mask: {min(masks)})")
+            raise InputError(
+                f"{labels}: no mask has the name of an image (first image: {min(scans)}, first mask: {min(masks)}); "
+                "rename the masks like their images"
+            )
         for name in sorted(set(masks) - set(scans)):
-            print(f"{masks[name]}: has no image of that name; left out")
+            print(f"{masks[name]}: has no image of the same name; skipped")
         for name in sorted(set(scans) - set(masks)):
-            print(f"{scans.pop(name)}: has no mask of that name; left out")
+            print(f"{scans.pop(name)}: has no mask of the same name; skipped")
     patients = _patients(scans, patient)
     values = [fractured] if isinstance(fractured, int) else fractured and [int(v) for v in fractured]
     settings = {"images": str(Path(images).resolve()), "labels": labels and str(Path(labels).resolve())}

@@ -108,7 +108,7 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
             case[LABELS[level]] = VertebraGrade(None) if grade == "x" else VertebraGrade(int(grade), SHAPE_CODES.get(shape, ""))
         grades[name] = case
     if not grades:
-        raise InputError(f"{file}: holds no graded case")
+        raise InputError(f"{file}: contains no graded case; is it appendix E1?")
     return grades
 
 

@@ -42,7 +42,7 @@ def read_train_table(path: Path) -> dict[str, dict[int, bool]]:
             raise InputError(f"{path}: row {number} has {invalid[0]}; a level must be 0 or 1")
         studies[row["StudyInstanceUID"]] = {LABELS[level]: v == "1" for level, v in values.items()}
     if not studies:
-        raise InputError(f"{path}: holds no study")
+        raise InputError(f"{path}: contains no study; is it train.csv of RSNA 2022?")
     return studies
 
 
@@ -60,7 +60,10 @@ def to_grid(labels: nib.Nifti1Image, ct: nib.Nifti1Image) -> nib.Nifti1Image:
     resampled = resample_from_to(labels, ct, order=0)
     before, after = (np.count_nonzero(np.asarray(i.dataobj)) * abs(np.linalg.det(i.affine[:3, :3])) for i in (labels, resampled))
     if after < 0.8 * before:
-        raise ValueError(f"of {before / 1000:.0f} ml of vertebrae only {after / 1000:.0f} ml lie inside the CT")
+        raise ValueError(
+            f"only {after / 1000:.0f} of {before / 1000:.0f} ml of labelled vertebrae are inside the CT; "
+            "mask and CT must be of the same study"
+        )
     return nib.Nifti1Image(np.asarray(resampled.dataobj).astype(np.uint8), ct.affine)
 
 
@@ -84,7 +87,7 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     Label 1 is every cervical vertebra that is fractured according to train.csv, as a whole: the set does not outline fractures,
     and a fracture may be in any part of the vertebra. Thoracic vertebrae are not graded there and are 255 (ignore), which loss and
     metrics leave out. Writes images/ (CT as NIfTI, slices ordered by position), labels/, vertebrae/, vertebrae.csv and
-    datalist.json (70/10/20) into OUT. Unreadable studies are named and left out; rerun the same command to resume.
+    datalist.json (70/10/20) into OUT. Unreadable studies are reported and skipped; rerun the same command to resume.
 
     Args:
         source: folder that holds train.csv, train_images/ and segmentations/.
@@ -99,9 +102,9 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     studies = read_train_table(root / "train.csv")
     masks = {stem(f): f for f in sorted((root / "segmentations").glob("*.nii*"))}
     if not masks:
-        raise InputError(f"{root / 'segmentations'}: holds no .nii; only studies with vertebra masks can be used")
+        raise InputError(f"{root / 'segmentations'}: contains no .nii; only studies with vertebra masks can be used")
     for uid in sorted(set(masks) - set(studies)):
-        print(f"{masks[uid]}: {uid} is not in train.csv; left out")
+        print(f"{masks[uid]}: {uid} is not in train.csv; skipped")
     names = sorted(set(masks) & set(studies))
     if not names:
         raise InputError(f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?")

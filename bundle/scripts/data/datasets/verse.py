@@ -26,7 +26,7 @@ FILE = re.compile(r"^(?P<case>sub-[A-Za-z]*\d+(?:_split-[A-Za-z]*\d+)?)(?:_dir-[
 CHALLENGE_FILE = re.compile(r"^verse\d+(_CT-[A-Za-z]+)?(_seg)?\.nii(\.gz)?$")
 BONE_HU = 150.0
 UNKNOWN = ("ignore", "background", "drop-case")
-# Bone beyond these is no unlabelled vertebra: C1 is the first, and only the sacrum follows L5 and L6.
+# Bone beyond these is not an unlabelled vertebra: C1 is the first, and only the sacrum follows L5 and L6.
 UPPERMOST, LOWERMOST = (1,), (24, 25, SACRUM)
 
 
@@ -37,7 +37,7 @@ def find_cases(source: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
         if match := FILE.match(file.name):
             first = files[match["kind"]].setdefault(match["case"], file)
             if first != file:
-                print(f"{file}: second file of {match['case']}; {first} is used")
+                print(f"{file}: is a second file of case {match['case']}; {first} is used")
     return files["ct"], files["seg-vert_msk"]
 
 
@@ -95,7 +95,7 @@ def verse(
     Label 1 is every vertebra with a grade of at least MIN_GRADE, as a whole. Vertebrae without a grade, and dense bone beyond the
     outermost labelled vertebra (VerSe does not label vertebrae that the border cuts), are 255 (ignore), which loss and metrics
     leave out. Writes labels/, vertebrae/, vertebrae.csv and datalist.json (70/10/20 by patient) into OUT and refers to the CTs
-    where they are. Unreadable cases are named and left out; rerun the same command to resume.
+    where they are. Unreadable cases are reported and skipped; rerun the same command to resume.
 
     Args:
         source: folder with the downloaded VerSe tree, at any depth.
@@ -126,7 +126,7 @@ def verse(
                 f"{challenge}: is named as in the MICCAI challenges, which the table of grades does not follow; "
                 "download the subject based structure of VerSe (rawdata/, derivatives/)"
             )
-        raise InputError(f"{source}: holds no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
+        raise InputError(f"{source}: contains no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
     table = read_grades(grades)
     paired = set(images) & set(masks)
     names = sorted(masks if masks_only else paired)
@@ -137,14 +137,14 @@ def verse(
         )
     if not any(c in table for c in names):
         raise InputError(f"{grades}: no row matches a case of {source} (first case there: {names[0]}); is it the right table?")
-    # Of the grades in use, so that both forms of one table count as one.
+    # Hash of the grades in use, equal for the .xlsx and the .csv of one table.
     used = repr([(case, sorted(table[case].items())) for case in names if case in table])
     settings = {"source": str(root.resolve()), "min_grade": min_grade, "unknown": unknown, "masks_only": masks_only}
     ensure_same_settings(out, settings | {"grades_sha256": hashlib.sha256(used.encode()).hexdigest()[:16]})
     for case in [] if masks_only else sorted(set(masks) - paired):
-        print(f"{masks[case]}: has no CT beside it; left out (masks_only converts it)")
+        print(f"{masks[case]}: has no CT; skipped (--masks_only converts it)")
     for case in sorted(set(images) - paired):
-        print(f"{images[case]}: has no mask of vertebrae; left out")
+        print(f"{images[case]}: has no vertebra mask; skipped")
 
     def convert_case(case: str) -> ConvertedCase | None:
         vertebrae = read_label_map(masks[case])

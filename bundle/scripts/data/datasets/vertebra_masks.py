@@ -40,9 +40,9 @@ def merge_vertebrae(folder: Path) -> nib.Nifti1Image:
             raise ValueError(f"{file}: has a different grid from the other masks; export the masks again")
         merged[(np.asanyarray(image.dataobj) > 0) & (merged == 0)] = LABELS[match[1]]
     if merged is None:
-        raise ValueError(f"{folder}: holds no vertebrae_L1.nii.gz or the like; segment the vertebrae first")
+        raise ValueError(f"{folder}: contains no vertebrae_L1.nii.gz or the like; segment the vertebrae first")
     if not merged.any():
-        raise ValueError(f"{folder}: every mask of a vertebra is empty; leave the case out")
+        raise ValueError(f"{folder}: every vertebra mask is empty; exclude the case")
     return nib.Nifti1Image(merged, affine)
 
 
@@ -72,7 +72,7 @@ def totalsegmentator(source: str, out: str, seed: int = 0, workers: int = 1) -> 
 
     The masks vertebrae_*.nii.gz of a case become one image of VerSe labels. There are no grades and no training labels: the
     datalist is an input of `simulate`. Writes vertebrae/, vertebrae.csv and datalist.json (70/10/20 by patient) into OUT and refers
-    to the CTs where they are. Cases without a vertebra are named and left out; rerun the same command to resume.
+    to the CTs where they are. Cases without a vertebra are reported and skipped; rerun the same command to resume.
 
     Args:
         source: folder with s0000/ct.nii.gz and s0000/segmentations/, or one such case.
@@ -90,7 +90,7 @@ def totalsegmentator(source: str, out: str, seed: int = 0, workers: int = 1) -> 
         name = "_".join(ct.parent.relative_to(root).parts) or ct.parent.resolve().name
         scans[name] = (ct, partial(merge_vertebrae, ct.parent / "segmentations"))
     if not scans:
-        raise InputError(f"{source}: holds no ct.nii.gz; expected a folder with s0000/ct.nii.gz")
+        raise InputError(f"{source}: contains no ct.nii.gz; expected a folder with s0000/ct.nii.gz")
     return _convert(root, scans, out, seed, workers)
 
 
@@ -99,7 +99,7 @@ def ctspine1k(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
 
     The set labels vertebrae 1-25 as VerSe does and has no grades and no training labels: the datalist is an input of `simulate`.
     Writes vertebrae/, vertebrae.csv and datalist.json (70/10/20 by patient) into OUT and refers to the CTs where they are.
-    Unreadable cases are named and left out; rerun the same command to resume.
+    Unreadable cases are reported and skipped; rerun the same command to resume.
 
     Args:
         source: folder with STEM.nii.gz and STEM_seg.nii.gz at any depth.
@@ -116,8 +116,8 @@ def ctspine1k(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     images = {name: f for name, f in files.items() if not name.endswith("_seg")}
     paired = sorted(set(masks) & set(images))
     if not paired:
-        raise InputError(f"{source}: holds no pair STEM.nii.gz and STEM_seg.nii.gz; expected the folder of CTSpine1K")
+        raise InputError(f"{source}: contains no pair STEM.nii.gz and STEM_seg.nii.gz; expected the folder of CTSpine1K")
     for name in sorted(set(masks) ^ set(images)):
-        print(f"{masks.get(name) or images[name]}: has no partner; left out")
+        print(f"{masks.get(name) or images[name]}: has no matching CT or mask; skipped")
     # COLONOG has several scans of a person: the stem is the DICOM study up to the series.
     return _convert(root, {s: (images[s], partial(read_label_map, masks[s])) for s in paired}, out, seed, workers)

@@ -52,7 +52,7 @@ class FCN8s(BaselineNetwork):
 
     The stages are those of VGG16, each followed by max-pooling. There are three differences from the paper. Its network is
     pretrained on ImageNet and has no normalisation; here weights have He initialisation and batch normalisation follows each
-    convolution, without which a network of this depth trains badly from scratch; ``norm=None`` builds the published layers. Its
+    convolution, without which a network of this depth trains poorly from scratch; ``norm=None`` builds the published layers. Its
     images are padded by 100 pixels so that fc6 has a valid position; here fc6 keeps the size of the map, and images are padded to a
     multiple of 32 only. Its last upsampling is fixed to bilinear; here all three are initialised to bilinear and learned.
 

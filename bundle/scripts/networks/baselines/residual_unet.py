@@ -79,7 +79,7 @@ class ResidualEncoderUNet(BaselineNetwork):
 
     Each stage is a sequence of residual blocks, the first with stride two; the decoder has a transposed convolution and a 3x3
     convolution per stage. Only the network is nnU-Net's, not its planning, augmentation or schedule: kernels and strides are
-    isotropic, there is no deep supervision, and convolutions have no bias, which the normalisation behind each would cancel.
+    isotropic, there is no deep supervision, and convolutions have no bias, which the normalisation after each would cancel.
 
     Args:
         spatial_dims: 2 or 3.

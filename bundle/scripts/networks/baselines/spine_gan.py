@@ -80,8 +80,8 @@ class SpineGANSegmenter(BaselineNetwork):
     The abstract states an autoencoder of atrous convolutions, a long short-term memory that models spatial relations between
     structures, and a discriminating network; the full text was not available to us. Layers, kernels, rates, the regions of the LSTM
     and the order convolution, batch normalisation, ReLU are those of the authors' code (github.com/zhyhan/Spine-GAN, TensorFlow),
-    read for its facts; there, too, no path leads around the bottleneck. Ours: half its widths in the shipped config, no bias before
-    a normalisation, PyTorch's default initialisation, dropout, and 3D.
+    used as a specification; there, too, no path leads around the bottleneck. Ours: half its widths in the shipped config, no bias
+    before a normalisation, PyTorch's default initialisation, dropout, and 3D.
 
     Args:
         spatial_dims: 2 (the paper) or 3.

@@ -23,8 +23,8 @@ class SpineGANDiscriminator(RenamedSubmodules, BaselineNetwork):
         class map -- (7x7 conv with stride 2, BN, ReLU, average pool) x 3 -- 1x1, ReLU, dropout -- 1x1 --> logits
 
     The abstract states a network that discriminates predicted from reference label maps; the full text was not available to us.
-    Layers and widths are those of the authors' code (github.com/zhyhan/Spine-GAN), read for its facts: the image is not an input,
-    and the dense layers run at each position, so that there is a logit for every patch of 64x64. Ours: no bias before a
+    Layers and widths are those of the authors' code (github.com/zhyhan/Spine-GAN), used as a specification: the image is not an
+    input, and the dense layers run at each position, so that there is a logit for every patch of 64x64. Ours: no bias before a
     normalisation, 3D, and any size: the border is replicated until the last normalisation has more than one position.
 
     Args:

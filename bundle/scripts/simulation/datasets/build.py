@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training set merged from phantoms, renderings and simulated fractures, after a recipe in YAML."""
+"""Training set merged from phantoms, renderings and simulated fractures, from a recipe in YAML."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def read_recipe(path: str) -> dict[str, dict]:
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is no YAML ({first_line(error)})") from None
+        raise InputError(f"{file}: is not valid YAML ({first_line(error)})") from None
     if not isinstance(recipe, dict) or not recipe:
-        raise InputError(f"{file}: holds no part; it must have some of {', '.join(PARTS)}")
+        raise InputError(f"{file}: contains no part; must have one or more of {', '.join(PARTS)}")
     parts: dict[str, dict] = {}
     for part, options in recipe.items():
         if part not in PARTS:
-            raise InputError(f"{file}: {part!r} is no part; {suggest(part, PARTS)}")
+            raise InputError(f"{file}: {part!r} is not a part of a training set; {suggest(part, PARTS)}")
         if not isinstance(options, Mapping | None):
-            raise InputError(f"{file}: {part}={options!r} must be a table of options")
+            raise InputError(f"{file}: {part}={options!r} must be a mapping of options")
         parts[part] = migrate_keys(options or {})
         for old in set(options or {}) - set(parts[part]):
             warn(old, KEYS[old], f"{file}: {part}")
@@ -64,7 +64,7 @@ def data_hash(sections: Mapping[str, list[dict[str, str]]]) -> str:
     """SHA-256 of the voxels, grids and sections of a set, independent of its folder and of the compression of its files."""
     digest = hashlib.sha256()
     cases = [(s, case) for s in SECTIONS for case in sections[s]]
-    for section, case in tqdm(cases, desc="hashing", unit="scan"):
+    for section, case in tqdm(cases, desc="hashing files", unit="scan"):
         digest.update(section.encode())
         for key in FILE_KEYS:
             if key in case:
@@ -87,9 +87,9 @@ def build(
     Args:
         recipe: YAML with the options of each part, such as configs/data/simulated.yaml.
         out: folder to write to.
-        masks: datalist with vertebra masks for the part `render`, in place of that of the recipe.
-        scans: datalist with CTs and vertebra masks for the part `simulate`, in place of that of the recipe.
-        cases: number of phantoms, in place of that of the recipe.
+        masks: datalist with vertebra masks for the part `render`, instead of that of the recipe.
+        scans: datalist with CTs and vertebra masks for the part `simulate`, instead of that of the recipe.
+        cases: number of phantoms, instead of that of the recipe.
         workers: number of threads; the data do not depend on it.
 
     Returns:

@@ -100,14 +100,14 @@ def phantom(
 
     Args:
         out: folder to write to.
-        cases: number of scans, each of a patient of its own; may be raised later.
+        cases: number of scans, each of a different patient; can be increased later.
         seed: seed of the first scan; the data are the same on every machine.
         regions: regions of the spine in turn: cervical, thoracic, thoracolumbar, lumbar.
         grades: Genant grades to sample from.
         healthy: fraction of scans without a fracture.
         spacing: voxel size in mm, one number or three (R, A, S); sampled per scan when not given.
         style: "plain", or "wide" for degeneration, hardware, other kernels and fields of view (docs/phantom.md).
-        collapse_fraction: fraction of the fractures on which the spine above sinks and tilts; above 0 only with style "wide".
+        collapse_fraction: fraction of the fractures above which the spine sinks and tilts; above 0 only with style "wide".
         min_grade: fractures below this grade have the ignore index 255.
         workers: number of threads.
 

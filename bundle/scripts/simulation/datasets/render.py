@@ -66,10 +66,10 @@ def render(
         datalist: datalist with `vertebrae` (VerSe's labels), and `label` where fractures are labelled.
         out: folder to write to.
         grades: Genant grades of the simulated fractures to sample from.
-        fractures: greatest number of simulated fractures in a scan.
+        fractures: maximum number of simulated fractures in a scan.
         healthy: fraction of the copies without simulated fracture.
         min_grade: simulated fractures below this grade have the ignore index 255.
-        copies: scans rendered of each mask, in different styles.
+        copies: scans rendered from each mask, in different styles.
         seed: seed of the set, which does not depend on the number of workers.
         workers: number of threads.
 
@@ -99,5 +99,5 @@ def render(
             make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade)
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed}
-    description = f"CTs drawn around the vertebra masks of {source.name}."
+    description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")

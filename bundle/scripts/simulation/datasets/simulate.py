@@ -34,9 +34,9 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
     require_same_grid(case["vertebrae"], image, vertebrae)
     values = np.asarray(image.dataobj, np.float32)
     if not np.all(np.isfinite(values)):
-        raise ValueError(f"{case['image']}: holds NaN or infinite values; replace them by -1024 (air) or leave the case out")
+        raise ValueError(f"{case['image']}: contains NaN or infinite values; replace them by -1024 (air) or exclude the case")
     if values.min() >= 0 and values.max() <= 255:
-        raise ValueError(f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; must be HU")
+        raise ValueError(f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; expected HU")
     label = np.asarray(nib.load(case["label"]).dataobj) if case.get("label") else None
     return SpineScan(to_hu(values), np.asarray(vertebrae.dataobj), image.affine), label
 
@@ -51,12 +51,12 @@ def _simulate_case(
     fractured, ignored = labelled_vertebrae(scan.labels, source_label)
     scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored])
     if count and not scan.fractures:
-        tqdm.write(f"{case['image']}: no vertebra is whole and fine enough to be fractured; written unchanged")
+        tqdm.write(f"{case['image']}: no vertebra is complete and sampled finely enough to simulate a fracture; written unchanged")
     return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored)
 
 
 def _case_names(cases: Sequence[Mapping[str, str]], source: Path) -> list[str]:
-    """Names of the cases after their image; images of the same name are distinguished by patient.
+    """Names of the cases from their image files; images of the same name are distinguished by patient.
 
     Raises:
         InputError: when two cases have the same name and patient.
@@ -85,7 +85,7 @@ def simulate(
 ) -> str:
     """Simulate fractures in CTs that have vertebra instances.
 
-    Reads the cases of DATALIST with image and vertebrae, fractures vertebrae that are whole in the scan, and writes images/,
+    Reads the cases of DATALIST with image and vertebrae, fractures vertebrae that are complete in the scan, and writes images/,
     labels/, vertebrae/, vertebrae.csv and datalist.json into OUT. Every case stays in its section of the split. Fractures and the
     ignore index of an existing label are kept. Failures are isolated per case; rerun the same command to resume.
 
@@ -94,9 +94,9 @@ def simulate(
         out: folder to write to.
         shapes: shapes to sample from: wedge, biconcave, crush.
         grades: Genant grades to sample from; a repeated grade is more likely.
-        fractures: greatest number of new fractures in a scan.
+        fractures: maximum number of new fractures in a scan.
         healthy: fraction of the copies without new fracture.
-        copies: scans made of each case.
+        copies: scans generated from each case.
         seed: seed of the set, which does not depend on the number of workers.
         workers: number of threads.
 

@@ -155,5 +155,5 @@ def write_dataset(
     datalist = root / "datalist.json"
     write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description)
     if failures:
-        raise InputError(f"{len(failures)} of {len(cases)} scans were left out, see above; the others are in {root}")
+        raise InputError(f"{len(failures)} of {len(cases)} scans were skipped, see above; the others are in {root}")
     return str(datalist)

@@ -86,7 +86,7 @@ def simulate_fracture(
     Args:
         scan: CT with vertebra instances, any orientation; it is not changed.
         plan: vertebra, shape and grade.
-        rng: source of randomness.
+        rng: random number generator.
         above: label of the next vertebra towards the head; from the mask when both are None.
         below: label of the next vertebra towards the feet.
 
@@ -102,7 +102,7 @@ def simulate_fracture(
         order = spine_order(scan.labels)
         k = order.index(plan.label) if plan.label in order else -1
         if k < 0:
-            raise FrameError(f"vertebra {plan.label} is not in the mask; it holds {order}")
+            raise FrameError(f"vertebra {plan.label} is not in the mask; it contains {order}")
         above, below = (order[k - 1] if k > 0 else None), (order[k + 1] if k + 1 < len(order) else None)
     frame = find_frame(scan.labels, scan.affine, plan.label, above, below)
     zone, target = SHAPES[plan.shape], float(rng.uniform(*SIMULATED_LOSS[plan.grade]))
@@ -121,7 +121,7 @@ def simulate_fracture(
         correction += float(np.clip(target - loss[zone], -0.05, 0.05))
     else:
         raise FrameError(
-            f"vertebra {plan.label}: a {plan.shape} fracture of grade {plan.grade} came out with {loss[zone]:.0%} loss of height; "
+            f"vertebra {plan.label}: a {plan.shape} fracture of grade {plan.grade} resulted in {loss[zone]:.0%} loss of height; "
             "the voxels are too coarse or the body is incomplete"
         )
     change, kind = _density_change(density_rng, frame, field, pattern, upper_fraction)

@@ -50,8 +50,8 @@ def add_fractures(
 
     Args:
         scan: scan with vertebra instances; it is not changed.
-        rng: source of randomness.
-        fractures: greatest number of fractures; vertebrae that are too coarse to be measured are skipped.
+        rng: random number generator.
+        fractures: maximum number of fractures; vertebrae that are too coarse to be measured are skipped.
         shapes: shapes to sample from.
         grades: Genant grades to sample from.
         exclude: labels of vertebrae that are not to be fractured.

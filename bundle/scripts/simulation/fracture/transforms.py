@@ -17,14 +17,14 @@ from .sampling import add_fractures
 
 
 class RandSimulatedFractured(RandomizableTransform, MapTransform):
-    """Fracture random vertebrae, other ones at every call. To be placed after loading and before resampling and caching.
+    """Fracture random vertebrae, different ones at each call. Place it after loading and before resampling and caching.
 
     Args:
         keys: key of the CT in HU, a MetaTensor (1, X, Y, Z).
         vertebrae_key: key of the vertebra instances on the same grid, VerSe labels.
         label_key: key of the training label, which is created if absent; its fractures and ignore index are kept.
         prob: probability of adding fractures.
-        fractures: greatest number of new fractures.
+        fractures: maximum number of new fractures.
         shapes: shapes to sample from.
         grades: Genant grades to sample from.
     """

@@ -56,7 +56,7 @@ def draw_vertebra(
     """Draw one vertebra in place.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         grid: grid of the scan.
         pose: pose of the vertebra.
         level: "C3" to "S1".
@@ -131,7 +131,7 @@ def draw_discs(
     """Draw the discs in place, before the bones that cover their margins.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         grid: grid of the scan.
         levels: levels, lowest first.
         poses: poses by level.

@@ -23,7 +23,7 @@ class AgeingParameters:
     """Degeneration of the vertebrae of one spine.
 
     Attributes:
-        rng: source of randomness, separate from that of the healthy spine, which therefore does not depend on the variation.
+        rng: random number generator, separate from that of the healthy spine, which therefore does not depend on the variation.
         variation: degeneration of the scan.
         streaks: (X, Y, Z) vertical trabecular pattern in HU.
     """
@@ -55,7 +55,7 @@ def osteophytes(rng: np.random.Generator, size: VertebraSize, strength: float) -
     """Capsules (start, end, radius, flatten) of spurs at the rims of a body; long ones bridge the disc.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         size: sizes of the vertebra.
         strength: 0 for none, 1 for spurs that bridge most discs.
     """
@@ -114,7 +114,7 @@ def distractor_structures(rng: np.random.Generator, image: Array, grid: Grid, li
     """Draw up to ``count`` other bones and bright organs (pelvis, ribs, kidneys) in place.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         image: (X, Y, Z) HU.
         grid: grid of the image.
         line: (Z, 2) x and y of the spine in mm in every axial slice; structures too close to it are left out.

@@ -116,7 +116,7 @@ def sample_collapse(rng: np.random.Generator, shape: str, loss: float, size: Ver
     """Sample a collapse.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         shape: "wedge", "biconcave" or "crush".
         loss: relative loss of height in the zone of the shape.
         size: sizes of the intact vertebra.

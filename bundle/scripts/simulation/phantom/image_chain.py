@@ -29,7 +29,7 @@ def reconstruct(rng: np.random.Generator, image: Array, grid: Grid, style: ScanS
     """Blur an image, enhance its edges, and add correlated noise.
 
     Args:
-        rng: source of randomness of the noise.
+        rng: random number generator of the noise.
         image: (X, Y, Z) HU without noise.
         grid: grid of the image.
         style: blur, edge enhancement and noise.

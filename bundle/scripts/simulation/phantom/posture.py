@@ -27,7 +27,7 @@ def sample_vertebra_size(rng: np.random.Generator, level: str, scale: float) -> 
     """Sample the sizes of a vertebra.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         level: "C3" to "S1".
         scale: factor of all vertebrae of the patient.
     """
@@ -55,7 +55,7 @@ def stack_vertebrae(
     """Stack the vertebrae along the lordosis and kyphosis of the region, in the middle of the field of view.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         levels: levels, lowest first.
         sizes: sizes by level.
         style: field of view, scoliosis and positioning.
@@ -120,7 +120,7 @@ def sample_collapses(
     """Assign fractures to random vertebrae whose body is in the field of view.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         fractures: shape and Genant grade of each fracture; those beyond the number of vertebrae in view are dropped.
         poses: poses by level.
         sizes: sizes by level.

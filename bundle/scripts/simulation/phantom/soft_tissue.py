@@ -59,7 +59,7 @@ def tissue_background(
     """Body around the spine, (X, Y, Z) in HU.
 
     Args:
-        rng: source of randomness.
+        rng: random number generator.
         grid: grid of the scan.
         centre_line: (Z, 2) x and y in mm of the vertebral bodies in every axial slice.
         region: key of ``anatomy.REGIONS``.

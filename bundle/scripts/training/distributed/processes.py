@@ -103,7 +103,7 @@ def stop() -> None:
 
 
 def _report_rank(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error and, as the last line, its first cause and its process; ``torchrun`` prints a page of its own afterwards."""
+    """Print an error and, as the last line, its first cause and its process; ``torchrun`` prints its own report afterwards."""
     cause = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
@@ -129,7 +129,7 @@ def volumes_per_process(batch_size: int, slices_per_volume: int) -> int:
     if volumes % count:
         fitting = slices_per_volume * count * max(round(volumes / count), 1)
         raise InputError(
-            f"batch_size={batch_size} with slices_per_volume={slices_per_volume}: {volumes} volume(s) a step cannot "
+            f"batch_size={batch_size} with slices_per_volume={slices_per_volume}: {volumes} volume(s) per step cannot "
             f"be shared equally by {count} processes; set --batch_size {fitting} or another number of processes"
         )
     return volumes // count
