@@ -1,7 +1,7 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
 # make test   the tests, in the same environment; COVERAGE=1 measures line coverage and requires 95 %
 # make test-wheel   builds the wheel, installs it outside the checkout and segments a phantom
-# make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/monai_label.md
+# make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/slicer.md
 PYTHON ?= python3
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
