@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +89,8 @@ class OpenVINORunner:
     def __init__(self, model: str | Path | nn.Module, shape: Sequence[int], precision: str = "float32") -> None:
         openvino = import_openvino()
         if isinstance(model, nn.Module):
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes, which are constant in a window
                 converted = openvino.convert_model(
                     model.float().cpu().eval(), example_input=torch.zeros(2, *shape), input=[-1, *shape]
                 )
@@ -151,9 +153,9 @@ def load_runner(
         network: network of the config; receives the weights of a ``.pt`` file.
         checkpoint: ``.pt`` (weights), ``.ts`` (TorchScript), ``.onnx`` or ``.xml`` (OpenVINO).
         shape: channels and size of a window.
-        device: for PyTorch.
+        device: device for PyTorch.
         runtime: "auto" chooses OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
-        precision: of OpenVINO: "float32", "bfloat16", or "auto" for float32.
+        precision: precision of OpenVINO: "float32", "bfloat16", or "auto" for float32.
         amp: half precision in PyTorch.
         compiled: use ``torch.compile``.
 
