@@ -93,7 +93,7 @@ def bundle(*words: str) -> None:
     current folder unless ``--ckpt_dir`` is given.
 
     Args:
-        words: as after ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
+        words: arguments of ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
     """
     text = [_bundle_configs(word) for word in words]
     if "training" in words and not any(word.startswith("--ckpt_dir") for word in words):
@@ -128,7 +128,7 @@ def completion(shell: str = "bash") -> None:
     """Print a completion script; load it by: eval "$(spine-fracture completion bash)".
 
     Args:
-        shell: bash or zsh.
+        shell: name of the shell, bash or zsh.
     """
     if shell not in ("bash", "zsh"):
         raise InputError(f"{shell}: must be bash or zsh")

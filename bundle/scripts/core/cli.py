@@ -114,7 +114,7 @@ def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> t
     Args:
         command: function.
         arguments: words after the name of the command.
-        name: of the program and the command, for messages.
+        name: name of the program and the command, for messages.
 
     Returns:
         Positional and keyword arguments.
@@ -228,7 +228,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
 
     Args:
         table: commands by name.
-        name: of the program, as typed.
+        name: name of the program, as typed.
         arguments: words after it; those of this process by default.
 
     Raises:

@@ -26,7 +26,7 @@ class CaseSummary:
     """Facts about one case.
 
     Attributes:
-        section: of the datalist.
+        section: section of the datalist.
         spacing: voxel size in mm, as a string.
         values: sample of the voxel values.
         fracture_ml: fractured volume; None without a label.
@@ -114,8 +114,8 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     Outlines show the label (value 1) and, dotted, ignored voxels (255). The slices pass through the label.
 
     Args:
-        datalist: datalist.json.
-        out: page to write.
+        datalist: path of a datalist.json.
+        out: HTML page to write.
         limit: maximum number of cases to show; the page states the number of the others.
 
     Returns:

@@ -61,7 +61,7 @@ def split_by_patient(
         patients: patient of every case.
         fractured: whether the case shows a fracture.
         seed: the same seed results in the same split on every machine.
-        fractions: of training, validation and testing; 70/10/20 as in the paper.
+        fractions: fractions of training, validation and testing; 70/10/20 as in the paper.
 
     Returns:
         Indices of the cases per section.
@@ -109,11 +109,11 @@ def split(
     OUT_fold0.json, OUT_fold1.json ..., with the other folds for training. The same seed results in the same split on every machine.
 
     Args:
-        datalist: datalist whose cases name a `patient`.
+        datalist: datalist whose cases have a `patient`.
         out: datalist to write; by default NAME_split.json next to DATALIST, which is not changed.
         folds: number of folds, at least 2.
-        fractions: of training, validation and testing, in sum 1.
-        seed: of the split.
+        fractions: fractions of training, validation and testing, which sum to 1.
+        seed: seed of the split.
 
     Returns:
         Path of the new datalist, or of one per fold.

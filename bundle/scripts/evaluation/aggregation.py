@@ -21,10 +21,10 @@ class CaseResult:
     """Metrics and detections of one case.
 
     Attributes:
-        case: its name.
-        patient: its patient.
-        metrics: of ``case_metrics``.
-        matching: of ``match_case``; None for segmentation metrics only.
+        case: name of the case.
+        patient: name of the patient.
+        metrics: result of ``case_metrics``.
+        matching: result of ``match_case``; None for segmentation metrics only.
     """
 
     case: str
@@ -175,14 +175,14 @@ def aggregate(results: Sequence[CaseResult], min_overlap: float = 0.5, samples: 
     """Aggregate the cases of a run.
 
     Args:
-        results: its cases.
+        results: results of the cases.
         min_overlap: fraction of a fracture that must be segmented for a detected fracture, and of a detection that must lie in
             fractures for a true positive.
         samples: bootstrap resamples.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: for no case.
+        ValueError: when there is no case.
     """
     if not results:
         raise ValueError("aggregate: there is no case; score at least one pair of masks")

@@ -48,7 +48,7 @@ class CaseTable:
         output_dir: folder of the tables.
         reference_key: item of the batch with the reference on the scan's own grid.
         ignore_index: label of ignored voxels in the reference.
-        tolerance_mm: of the normalised surface dice.
+        tolerance_mm: tolerance in mm of the normalised surface dice.
         min_overlap: see ``aggregate``.
         empty_reference: see ``case_metrics``.
         checkpoint: evaluated weights, whose hash is written to ``summary.json``.

@@ -82,10 +82,10 @@ def compare(
 
     Args:
         runs: output folders of score or evaluating, two or more; the first is the baseline.
-        out: folder for comparison.csv, comparison.json and comparison.md; without it the table is only returned.
-        metrics: columns of cases.csv.
-        samples: bootstrap resamples.
-        seed: of the bootstrap.
+        out: folder for comparison.csv, comparison.json and comparison.md; without it, no files are written.
+        metrics: metrics to compare, columns of cases.csv.
+        samples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Returns:
         The table as Markdown.

@@ -25,7 +25,7 @@ class Detection:
     """Connected component of a prediction.
 
     Attributes:
-        volume_ml: its volume.
+        volume_ml: volume in ml.
         confidence: highest probability in it; its volume (ml) without probabilities.
         overlap: fraction of it inside reference fractures.
     """
@@ -44,7 +44,7 @@ class Target:
         fractured: label in the reference.
         grade: Genant grade, "" for unknown.
         shape: Genant shape, "" for unknown.
-        volume_ml: its volume without ignored voxels.
+        volume_ml: volume in ml without ignored voxels.
         covered: fraction of it inside each detection, by index of the detection.
     """
 

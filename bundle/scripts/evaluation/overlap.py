@@ -96,7 +96,7 @@ def case_metrics(
         prediction: mask (X, Y) or (X, Y, Z) on the grid of the reference; everything above 0 counts.
         reference: mask of the same shape; everything above 0 other than ``ignore_index`` counts.
         spacing: voxel size along each axis (mm).
-        tolerance_mm: of the normalised surface dice.
+        tolerance_mm: tolerance in mm of the normalised surface dice.
         ignore_index: label of ignored voxels in the reference, not 0, or None.
         empty_reference: overlap metrics for an empty reference. "score": 1 for an empty prediction, else 0; "exclude": NaN.
 

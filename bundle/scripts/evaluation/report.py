@@ -58,8 +58,8 @@ def write_evaluation_report(
     Args:
         out: folder.
         results: cases.
-        summary: of ``aggregate``.
-        min_overlap: of ``aggregate``.
+        summary: result of ``aggregate``.
+        min_overlap: argument of ``aggregate``.
         provenance: options and hashes, printed at the end.
         problems: one line per case that could not be scored.
         pictures: overlays by case, embedded for the worst cases.

@@ -70,7 +70,7 @@ def score_case(
         fractured: labels of fractures in the reference; None for the only label.
         predicted: labels of fractures in the prediction; None for the only label.
         ignore_index: label of ignored voxels in the reference.
-        tolerance_mm: of the normalised surface dice.
+        tolerance_mm: tolerance in mm of the normalised surface dice.
         empty_reference: one of ``EMPTY_RULES``.
         resample: resample a prediction that has a different grid to the nearest voxel.
 
@@ -148,23 +148,23 @@ def score(
         predictions: folder of masks, or of one folder per case; names are compared without suffixes such as _fracture, _pred or
             _0000.
         references: folder of masks, or a datalist.json, which has patients, vertebrae and grades.
-        out: folder to write to; without it nothing is written.
+        out: folder to write to; without it, nothing is written.
         vertebrae: folder of vertebra instances in VerSe's labels, for references in a folder.
-        table: vertebrae.csv with grade and shape; by default the one in the folder of the references.
-        probabilities: folder of probability maps, which rank the detections; without them the volume does.
+        table: path of vertebrae.csv with grade and shape; by default the one in the folder of the references.
+        probabilities: folder of probability maps, which rank the detections; without them, volume does.
         section: section of the datalist.
         patient: regular expression whose match in the case name is the patient, for references in a folder.
-        fractured: labels of fractures in the references; required for several labels.
-        predicted: labels of fractures in the predictions; required for several labels.
+        fractured: labels of fractures in the references; required if there are several labels.
+        predicted: labels of fractures in the predictions; required if there are several labels.
         ignore_index: label of ignored voxels in the references.
-        tolerance_mm: of the normalised surface dice.
+        tolerance_mm: tolerance of the normalised surface dice in mm.
         min_overlap: fraction of a fracture that must be segmented for a detected fracture, and of a detection that must lie in
             fractures for a true positive.
-        empty_reference: score (1 for an empty prediction, else 0) or exclude.
+        empty_reference: rule for a reference without a fracture: score (1 for an empty prediction, else 0) or exclude.
         resample: resample predictions to the grid of their reference (nearest voxel) instead of rejecting a different grid.
-        samples: bootstrap resamples.
-        seed: of the bootstrap.
-        workers: processes that score cases.
+        samples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+        workers: number of processes.
 
     Returns:
         Rows of all cases and their summary with intervals.

@@ -38,7 +38,7 @@ class Bootstrap:
     Args:
         patients: patient of every observation.
         samples: resamples.
-        seed: of the resamples, which all statistics of one object share.
+        seed: seed of the resamples, which all statistics of one object share.
     """
 
     def __init__(self, patients: Sequence[str], samples: int = 2000, seed: int = 0) -> None:

@@ -111,8 +111,8 @@ def write_tables(
     Args:
         out: folder.
         results: cases.
-        summary: of ``aggregate``.
-        min_overlap: of ``aggregate``.
+        summary: result of ``aggregate``.
+        min_overlap: argument of ``aggregate``.
         provenance: options and hashes for ``summary.json``.
         problems: one line per case that could not be scored.
     """

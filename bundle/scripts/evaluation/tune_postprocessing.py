@@ -72,7 +72,7 @@ def case_candidates(
     """Findings of a case before the selection by size and width.
 
     Args:
-        probabilities: in a box of the working grid.
+        probabilities: probabilities in a box of the working grid.
         reference: mask (R, A, S) on the whole working grid.
         spacing: mm of the working grid.
         threshold: probability above which a voxel is labelled as fracture.
@@ -123,17 +123,17 @@ def tune(
 ) -> None:
     """Choose the post-processing with the highest mean DSC of validation cases, and write it as an overlay of inference.yaml.
 
-    Searches every combination of threshold, smallest volume (ml) and width (mm), hole filling and number of findings, on the
+    Searches every combination of threshold, minimum volume (ml) and width (mm), hole filling and number of findings, on the
     working grid. Writes postprocessing.yaml (for --config of inference) and postprocessing.csv (all combinations) into OUT. Choose
     on validation data and report on test data: the printed DSC is the best of many and therefore optimistic.
 
     Args:
-        data: datalist.json, or its folder.
+        data: path of a datalist.json, or its folder.
         out: folder to write to.
         checkpoint: weights or exported model.
         config: overlay of the inference config, or a list of them.
         section: section of the datalist.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     source = Path(data) / "datalist.json" if Path(data).is_dir() else Path(data)
     cases = [c for c in load_datalist(str(source), section) if "label" in c]
@@ -147,7 +147,7 @@ def tune(
     for name in NUMBERS:
         values[name].sort()
     candidates, patients = [], []
-    for case in tqdm(cases, desc="cases", unit="case"):
+    for case in tqdm(cases, desc="predicting", unit="case"):
         try:
             candidates.append(_predict(case, pipeline, values["threshold"], segmenter.expect_hu))
             patients.append(case.get("patient", case["image"]))

@@ -69,7 +69,7 @@ class Segmenter:
         vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans; the source of levels.
         section: section of a datalist.
         expect_hu: reject scans whose values are not HU.
-        max_memory: such as "4G"; scans that need more are held in a temporary file, or rejected.
+        max_memory: memory limit, such as "4G"; scans that need more are held in a temporary file, or rejected.
         overwrite: segment finished scans again.
         cases: scans as ``find_inputs`` returns them; None: those of ``input``.
 

@@ -110,7 +110,7 @@ def export(
     Args:
         checkpoint: weights (.pt).
         out: folder to write to.
-        formats: some of torchscript, onnx, openvino.
+        formats: formats to write: torchscript, onnx, openvino.
         config: overlay of the inference config, or a list of them, with which the checkpoint was trained.
     """
     formats = [formats] if isinstance(formats, str) else list(formats)

@@ -102,7 +102,7 @@ def plan_memory(
         base: peak of the process so far, after one batch of its networks.
         limit: bytes allowed, or None.
         sample: bytes of HU that are resampled at a time.
-        channels: of the network's input: a slice and its neighbours.
+        channels: number of channels of the network's input: a slice and its neighbours.
 
     Raises:
         ValueError: when the limit is too low even with the scan in a temporary file; the message names the bytes needed.

@@ -34,7 +34,7 @@ def segment(
 
     Writes into OUT, for every scan: NAME_fracture.nii.gz (mask on the grid of the scan), NAME_overlay.png, for a DICOM series
     NAME_seg.dcm where highdicom is installed; for all scans: findings.csv, findings.json, report.html, manifest.json, and
-    problems.csv when a scan could not be segmented. Rerun the same command to resume. Options that are left out have the values of
+    problems.csv when a scan could not be segmented. Rerun the same command to resume. Options that are not set have the values of
     configs/inference.yaml.
 
     Args:
@@ -43,19 +43,19 @@ def segment(
         checkpoint: weights (.pt) or an exported model (.ts, .onnx, .xml); a list is an ensemble; models/model.pt of the bundle by
             default.
         config: overlay of the inference config, or a list of them, such as inference/tta.yaml.
-        device: cpu, cuda, cuda:1.
+        device: PyTorch device: cpu, cuda or cuda:1.
         vertebrae: mask of vertebra instances, or folder of masks named like the scans, for the level of each finding.
         section: section of a datalist.
         threshold: probability above which a voxel is labelled as fracture; 0.5 by default.
-        min_volume_ml: smaller findings are removed; 2 ml by default.
+        min_volume_ml: minimum volume of a finding in ml; smaller ones are removed; 2 ml by default.
         search: region of the coarse pass: spine, bone or all.
         coarse_mm: distance between the slices of the coarse pass in mm; 0 predicts every slice.
-        runtime: auto, torch, openvino or onnxruntime.
-        precision: of OpenVINO: float32 or bfloat16.
+        runtime: inference backend: auto, torch, openvino or onnxruntime.
+        precision: precision of OpenVINO: auto, float32 or bfloat16.
         sw_batch_size: windows per batch.
-        max_memory: such as 4G; a scan that needs more is held in a temporary file, or rejected.
-        statistics_only: only findings, no masks and overlays.
-        save_probabilities: also NAME_probability.nii.gz.
+        max_memory: memory limit, such as 4G; a scan that needs more is held in a temporary file, or rejected.
+        statistics_only: write only findings, no masks and overlays.
+        save_probabilities: also write NAME_probability.nii.gz.
         overwrite: segment finished scans again.
 
     Returns:

@@ -79,5 +79,5 @@ def line(result: Mapping) -> str:
     total, memory = sum(result["seconds"].values()), result["memory_mib"]
     return (
         f"{result['case']}: {names or 'no finding'} ({total:.1f} s; peak memory so far {memory['process_peak']} MiB, "
-        f"predicted at most {memory['predicted']})"
+        f"predicted at most {memory['predicted']} MiB)"
     )

@@ -89,7 +89,7 @@ class Scan:
     """Voxels of a scan, held in memory or in a temporary file and returned as slabs.
 
     Args:
-        header: of the scan.
+        header: header of the scan.
         spool: temporary file for the voxels when memory is short, removed by ``close``; None holds them in memory.
         expect_hu: whether values that are not HU are refused.
         progress: called with the number of slices read.

@@ -38,7 +38,7 @@ def write_segmentation(
         series: source series.
         planes: number of the finding at every pixel (rows, columns) of the slices with findings, by index in order of position.
         findings: rows of the table of findings, with ``finding`` and ``level``.
-        version: of this program with its weights.
+        version: version of this program with its weights.
 
     Raises:
         ValueError: when there is no finding, or the source lacks an attribute that a DICOM-SEG must repeat.

@@ -39,7 +39,7 @@ class DicomSeries:
     Attributes:
         folder: folder of the files.
         files: slices in order of their position.
-        headers: of these files, without pixels.
+        headers: headers of these files, without pixels.
         shape: columns, rows, slices.
         affine: voxel to world (R, A, S, mm).
         notes: skipped files, one line each.

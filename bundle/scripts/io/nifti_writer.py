@@ -97,7 +97,7 @@ def open_slice_writer(
     Args:
         path: file to write, ``.nii.gz``.
         scan: scan whose grid is copied: shape, affine, and for NIfTI sform and qform with their codes.
-        dtype: of the voxels.
+        dtype: dtype of the voxels.
         description: up to 79 characters for the header.
         names: names of the label values.
     """

@@ -28,7 +28,7 @@ class ScanHeader:
         path: file, or folder of a DICOM series.
         shape: voxels along I, J, K; K runs slowest in the file.
         affine: voxel to world (R, A, S, mm).
-        dtype: of the stored voxels.
+        dtype: dtype of the stored voxels.
         whole_read: whether its reader holds all stored voxels in memory while slabs are read.
         notes: warnings and repairs, one line each.
         image: NIfTI image without its voxels, for the header of the output.

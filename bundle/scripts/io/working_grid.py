@@ -62,7 +62,7 @@ class WorkingGrid:
         """Plan the grid for a scan.
 
         Args:
-            shape: of the stored scan (I, J, K).
+            shape: shape of the stored scan (I, J, K).
             affine: voxel to world of the stored scan (R, A, S, mm).
             spacing: along R, A, S in mm; a value below 0 keeps that of the scan.
         """

@@ -45,7 +45,7 @@ class DeviceAugmentation:
         affine_prob: probability of rotation, scaling and shear.
         rotate_range: largest angle, radians; in 3D about the first axis.
         scale_range: largest change of the size along every axis, 0.1 for 10 %.
-        shear_range: as MONAI's.
+        shear_range: largest shear factor, as in MONAI.
         smooth_prob: probability of smoothing.
         smooth_sigma: smallest and largest standard deviation, voxels.
         scale_prob: probability that the values are multiplied by 1 + f.

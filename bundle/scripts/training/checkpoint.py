@@ -54,7 +54,7 @@ def write_checkpoint(path: Path, content: object, header: bool = False) -> None:
 
     Args:
         path: file.
-        content: as for ``torch.save``.
+        content: object that ``torch.save`` accepts.
         header: precede it by a line with its hash, and keep the previous file.
 
     Raises:

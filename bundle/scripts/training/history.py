@@ -29,7 +29,7 @@ class EpochScalars:
     """``epoch_event_writer`` of MONAI's TensorBoard handler: learning rate and training metrics of every epoch.
 
     Args:
-        optimizer: its learning rate is written.
+        optimizer: optimizer whose learning rate is written.
     """
 
     def __init__(self, optimizer) -> None:
@@ -53,7 +53,7 @@ class TrainingHistory:
     Args:
         output_dir: folder of the files.
         evaluator: engine that validates, or None.
-        optimizer: its learning rate is a column of the table.
+        optimizer: optimizer whose learning rate is a column of the table.
         metric: name of the metric in the figure.
         picture_interval: shortest time between two figures, seconds.
     """

@@ -81,7 +81,7 @@ class TrainingState:
     Args:
         path: file of the state; the previous one lies next to it.
         modules: objects with a ``state_dict``, by name: networks, optimizers, schedulers.
-        sampler: its ``epoch`` and ``start`` are set at the start of every epoch.
+        sampler: sampler whose ``epoch`` and ``start`` are set at the start of every epoch.
         evaluator: engine that validates.
         val_handlers: its handlers; early stopping and the best checkpoint are found among them by type.
         seed: seed of the run.

@@ -125,7 +125,7 @@ def run_name(output_dir: str, workflow: str = "training", resume: bool = False) 
     """Name of a new run. It holds the time, because MONAI's handler continues an unfinished run of the same name.
 
     Args:
-        output_dir: its last part is in the name.
+        output_dir: folder of the run, whose name is part of the name.
         workflow: first part of the name.
         resume: return the name of the interrupted run in ``output_dir``, if there is one.
     """

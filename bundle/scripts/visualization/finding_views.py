@@ -59,7 +59,7 @@ def draw_views(
     Args:
         scan: voxels in HU.
         grid: working grid.
-        probabilities: of a box of the working grid.
+        probabilities: probabilities in a box of the working grid.
         numbers: number of the finding of every voxel of the box, 0 outside.
         threshold: probability above which a voxel is outlined.
         title: line above.

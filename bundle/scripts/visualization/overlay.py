@@ -24,7 +24,7 @@ def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np
         affine: voxel to world (R, A, S, mm).
         masks: masks on the same grid, by a key of ``slices.COLOURS``.
         title: line above the slices.
-        number: of slices.
+        number: number of slices.
 
     Returns:
         A matplotlib figure.
@@ -70,7 +70,7 @@ def save_overlay(
         prediction: mask on the same grid, or None.
         reference: mask on the same grid, or None.
         title: line above the slices.
-        number: of slices.
+        number: number of slices.
     """
     masks = {n: np.asarray(m) > 0 for n, m in (("reference", reference), ("prediction", prediction)) if m is not None}
     with atomic_write(path) as temporary:

@@ -62,7 +62,7 @@ def show_slice(
     Args:
         axes: matplotlib axes.
         plane: values (U, V).
-        spacing: of U and V in mm.
+        spacing: pixel size along U and V in mm.
         window: values shown black and white.
         start: coordinates in mm of the border of the first pixel.
     """
@@ -86,9 +86,9 @@ def outline(
     Args:
         axes: matplotlib axes.
         mask: mask (U, V).
-        spacing: of U and V in mm.
+        spacing: pixel size along U and V in mm.
         name: key of ``COLOURS``.
-        width: of the line in points.
+        width: line width in points.
         start: coordinates in mm of the border of the first pixel.
         fill: opacity of the area inside.
     """

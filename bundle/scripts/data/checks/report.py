@@ -22,7 +22,7 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
     Args:
         datalist: file, for messages.
         sections: cases per section.
-        facts: of ``inspect_cases``, for the cases in the order of the sections.
+        facts: result of ``inspect_cases``, for the cases in the order of the sections.
     """
     issues = []
     for patient, names in patient_leakage(sections).items():
@@ -68,12 +68,12 @@ def check(
     status is 1 when there is an error.
 
     Args:
-        datalist: datalist.json.
+        datalist: path of a datalist.json.
         out: JSON to write; by default NAME_check.json next to DATALIST.
-        level: full reads every voxel, header only files and grids.
+        level: extent of the checks: full reads every voxel, header only files and grids.
         label_values: values allowed in a label.
         check_hu: whether values that are not HU are errors; False for 8-bit images (PNG, TIFF).
-        workers: cases at a time.
+        workers: number of threads.
 
     Returns:
         Path of the JSON.

@@ -112,7 +112,7 @@ def process_cases(
 
     Args:
         process: function of one case.
-        cases: its arguments.
+        cases: arguments of ``process``.
         source: file of a case, for messages.
         workers: number of threads.
         description: title of the progress bar.
@@ -170,7 +170,7 @@ def convert(
         cases: scans.
         out: folder to write to.
         description: text of the datalist.
-        seed: of the split.
+        seed: seed of the split.
         workers: number of threads.
         split: False puts every case into the testing section.
 

@@ -127,7 +127,7 @@ def folder(
 ) -> str:
     """Make a data set of your own images and masks.
 
-    Pairs IMAGES and LABELS by file name; endings such as _ct, _0000, _seg and _mask do not count. An image is a volume (NIfTI,
+    Pairs IMAGES and LABELS by file name; suffixes such as _ct, _0000, _seg and _mask are ignored. An image is a volume (NIfTI,
     NRRD, MHA, or a folder with a DICOM series) or one sagittal slice, head up and front to the left (PNG, TIFF, or a DICOM file
     ending in .dcm); for images that are not in HU add configs/images_2d.yaml to the training. Without LABELS all cases go to the
     testing section, for inference. Writes labels/ (1 fracture, 255 ignore), images/ where the format had to change, and
@@ -142,8 +142,8 @@ def folder(
         patient: regular expression for the patient in a case name, its first group if it has one, such as "^[^_]+"; by default
             every case is a patient.
         pixel_mm: pixel size of PNG and TIFF images in mm.
-        seed: of the split.
-        workers: scans at a time.
+        seed: seed of the split.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.

@@ -90,10 +90,10 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     datalist.json (70/10/20) into OUT. Unreadable studies are reported and skipped; rerun the same command to resume.
 
     Args:
-        source: folder that holds train.csv, train_images/ and segmentations/.
+        source: folder with train.csv, train_images/ and segmentations/.
         out: folder to write to.
-        seed: of the split.
-        workers: studies at a time.
+        seed: seed of the split.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.

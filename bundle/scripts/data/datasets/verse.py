@@ -105,8 +105,8 @@ def verse(
         unknown: treatment of ungraded vertebrae: ignore, background or drop-case.
         masks_only: also convert masks without a CT, for the shapes of real fractures: they enter labels/, vertebrae/ and
             vertebrae.csv, not the datalist.
-        seed: of the split.
-        workers: scans at a time.
+        seed: seed of the split.
+        workers: number of threads.
 
     Returns:
         Path of the datalist, or of vertebrae.csv when there is no CT at all.

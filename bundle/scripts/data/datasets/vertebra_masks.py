@@ -77,8 +77,8 @@ def totalsegmentator(source: str, out: str, seed: int = 0, workers: int = 1) -> 
     Args:
         source: folder with s0000/ct.nii.gz and s0000/segmentations/, or one such case.
         out: folder to write to.
-        seed: of the split.
-        workers: scans at a time.
+        seed: seed of the split.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.
@@ -104,8 +104,8 @@ def ctspine1k(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     Args:
         source: folder with STEM.nii.gz and STEM_seg.nii.gz at any depth.
         out: folder to write to.
-        seed: of the split.
-        workers: scans at a time.
+        seed: seed of the split.
+        workers: number of threads.
 
     Returns:
         Path of the datalist.

@@ -64,7 +64,7 @@ class BaselineNetwork(nn.Module):
         """Initialise all convolutions after He et al. 2015 (doi:10.1109/ICCV.2015.123), with zero bias.
 
         Args:
-            negative_slope: of the leaky ReLU that follows the convolutions; 0 for a ReLU.
+            negative_slope: negative slope of the leaky ReLU that follows the convolutions; 0 for a ReLU.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):

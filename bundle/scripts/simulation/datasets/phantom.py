@@ -106,8 +106,8 @@ def phantom(
         grades: Genant grades to sample from.
         healthy: fraction of scans without a fracture.
         spacing: voxel size in mm, one number or three (R, A, S); sampled per scan when not given.
-        style: "plain", or "wide" for degeneration, hardware, other kernels and fields of view (docs/phantom.md).
-        collapse_fraction: fraction of the fractures above which the spine sinks and tilts; above 0 only with style "wide".
+        style: appearance: "plain", or "wide" for degeneration, hardware, other kernels and fields of view (docs/phantom.md).
+        collapse_fraction: fraction of the fractures that make the spine above sink and tilt; more than 0 only with style "wide".
         min_grade: fractures below this grade have the ignore index 255.
         workers: number of threads.
 

@@ -115,7 +115,7 @@ def write_dataset(
         out: folder to write to.
         settings: all that the content of a case depends on; a folder with other settings is refused.
         description: text of the datalist.
-        seed: of the split of cases without section.
+        seed: seed of the split of cases without section.
         workers: number of threads.
         progress: title of the progress bar.
 

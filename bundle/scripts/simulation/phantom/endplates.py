@@ -120,7 +120,7 @@ def sample_collapse(rng: np.random.Generator, shape: str, loss: float, size: Ver
         shape: "wedge", "biconcave" or "crush".
         loss: relative loss of height in the zone of the shape.
         size: sizes of the intact vertebra.
-        concavity: of both endplates of the intact vertebra in mm.
+        concavity: concavity of both endplates of the intact vertebra in mm.
     """
     exponent, floor = float(rng.uniform(0.8, 2.2)), float(rng.uniform(0.03, 0.22))
     centre, width = float(rng.uniform(-0.12, 0.12)), float(rng.uniform(0.45, 0.7))

@@ -143,7 +143,7 @@ def distributed(
         sync_batchnorm: normalise over the global batch; changes ``network`` in place, whose keys stay the same. Without it, every
             process normalises its part of the batch and has running statistics of its own, of which those of the first are used,
             see ``BroadcastBuffers``.
-        find_unused_parameters: for networks with parameters that a step does not use.
+        find_unused_parameters: True for networks with parameters that a step does not use.
     """
     device = next(network.parameters()).device
     if sync_batchnorm:
@@ -170,7 +170,7 @@ def distribute_trainer(sync_batchnorm: bool = True, find_unused_parameters: bool
 
     Args:
         sync_batchnorm: see ``distributed``, as the following one.
-        find_unused_parameters: for networks with parameters that a step does not use.
+        find_unused_parameters: True for networks with parameters that a step does not use.
     """
     parser = running_parser()
     if parser is None:
