@@ -69,7 +69,7 @@ def test_runs_come_seed_by_seed():
         ("memebrs: {a: null}", "no key 'memebrs'; did you mean members"),
         ("members: {a: {config: []}}", "no key 'config'; did you mean configs"),
         ("members: {a: {configs: [configs/network/unett.yaml]}}", "unett.yaml: no such config"),
-        ("members: {a: null, a: null}", "duplicate key 'a'"),
+        ("members: {a: null, a: null}", "Duplicate key: `a`"),
         ("members: {a: null, A: null}", "a and A would share a folder"),
         ("members: {../a: null}", "must be a name of letters"),
         ("members: {a: null}\nreference: b", "reference='b' is no member; must be one of a"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 import time
 
 import pytest
@@ -18,7 +19,7 @@ optuna = pytest.importorskip("optuna")
 from scripts.experiments import search as search_module  # noqa: E402
 from scripts.experiments.search import hide_password, open_storage, search, search_report  # noqa: E402
 from scripts.experiments.suite import stages  # noqa: E402
-from search_helpers import load_study, write_space  # noqa: E402
+from search_helpers import load_study, wait_until, write_space  # noqa: E402
 from search_worker import command  # noqa: E402
 
 
@@ -170,6 +171,26 @@ def test_a_study_is_resumed_and_other_settings_are_refused(fake_training, phanto
         search(space, out, data, storage=str(tmp_path / "other.log"))
     with pytest.raises(InputError, match="trials=0: must be at least 1"):
         search(space, out, data, trials=0)
+
+
+def test_a_trial_failed_by_another_worker_is_left_to_it(fake_training, phantom_set, tmp_path):
+    space, out = write_space(tmp_path, fixed={"epochs": 12, "patience": 99}), tmp_path / "out"
+    state = out / "trials" / "0000" / "state.pt"
+
+    def fail_and_retry() -> None:
+        wait_until(lambda: state.is_file() and state.read_text() == "3")
+        study = load_study(space, out)
+        study._storage.set_trial_state_values(study.trials[0]._trial_id, state=optuna.trial.TrialState.FAIL)
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[0])
+        (out / "go").touch()
+
+    other = threading.Thread(target=fail_and_retry)
+    other.start()
+    search(space, str(out), str(phantom_set), trials=1)
+    other.join()
+    trials = load_study(space, out).trials
+    assert [t.state.name for t in trials] == ["FAIL", "COMPLETE"]
+    assert trials[0].params == trials[1].params
 
 
 def test_a_trial_without_heartbeat_is_retried(fake_training, phantom_set, tmp_path, monkeypatch):

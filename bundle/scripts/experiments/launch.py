@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from ..core.errors import InputError
 from ..core.paths import BUNDLE
@@ -30,10 +30,10 @@ HEARTBEAT_S = 15.0  # interval at which a lock is renewed
 STALE_S = 120.0  # age at which a lock that was not renewed is void
 POLL_S = 0.5
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
-TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1
 
-Job = TypeVar("Job")
+Variables = Mapping[str, str]  # of the environment
+Poll = Callable[[], bool] | None  # a process is ended when it returns False
 
 
 def bundle_command(run_id: str, config: Path, options: Mapping[str, object]) -> list[str]:
@@ -44,31 +44,14 @@ def bundle_command(run_id: str, config: Path, options: Mapping[str, object]) -> 
     return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
 
 
-def die_with_parent(command: Sequence[str]) -> list[str]:
-    """Command line that is killed when this process ends; without Linux the command itself.
-
-    A worker killed by SIGKILL cannot end its training, which would then write into the same folder as the run that resumes it.
-    """
-    if not sys.platform.startswith("linux"):
-        return list(command)
-    return [sys.executable, "-m", "scripts.experiments.launch", str(os.getpid()), *command]
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """End of a process.
+    """End of a process."""
 
-    Attributes:
-        code: exit status; negative for a signal.
-        seconds: wall time.
-        peak_mib: largest resident memory (MiB) without data workers; None on systems without ``wait4``.
-        stopped: whether the process was ended by ``poll``.
-    """
-
-    code: int
-    seconds: float
-    peak_mib: float | None
-    stopped: bool = False
+    code: int  # exit status; negative for a signal
+    seconds: float  # wall time
+    peak_mib: float | None  # largest resident memory (MiB) without data workers; None on systems without ``wait4``
+    stopped: bool = False  # ended by ``poll``
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
@@ -81,20 +64,11 @@ def _signal(process: subprocess.Popen, number: int) -> None:
 
 
 def launch(
-    command: Sequence[str],
-    log: Path,
-    environment: Mapping[str, str] | None = None,
-    poll: Callable[[], bool] | None = None,
-    interval: float = POLL_S,
+    command: Sequence[str], log: Path, environment: Variables | None = None, poll: Poll = None, interval: float = POLL_S
 ) -> Outcome:
     """Run a command in the bundle's folder, its output appended to a log.
 
-    Args:
-        command: program and arguments.
-        log: file.
-        environment: additional variables.
-        poll: called every ``interval`` seconds; the process is ended when it returns False.
-        interval: seconds.
+    ``poll`` is called every ``interval`` seconds; the process is ended when it returns False.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start, stopped, deadline, peak_mib = time.perf_counter(), False, float("inf"), None
@@ -103,15 +77,11 @@ def launch(
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            die_with_parent(command),
-            cwd=BUNDLE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=variables,
-            start_new_session=True,
-        )
+        if sys.platform.startswith("linux"):
+            # A worker killed by SIGKILL cannot end its training, which would write into the folder of the run that resumes it.
+            command = [sys.executable, "-m", "scripts.experiments.launch", str(os.getpid()), *command]
+        streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=BUNDLE, env=variables, start_new_session=True, **streams)
     try:
         while True:
             if hasattr(os, "wait4"):
@@ -134,7 +104,7 @@ def launch(
     return Outcome(process.returncode, time.perf_counter() - start, peak_mib, stopped)
 
 
-def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:
+def tail(log: Path, lines: int = 15) -> list[str]:
     """Last lines of a log without progress bars."""
     if not log.is_file():
         return []
@@ -148,11 +118,8 @@ class FolderLock:
 
     ``lock.json`` is created exclusively and renewed by a thread. A lock that was not renewed for ``STALE_S`` seconds, or whose
     process on this machine has ended, is void and removed by a rename, in which only one process succeeds. Ages are measured by
-    the clock of the storage, since the clocks of machines differ.
-
-    Args:
-        folder: created when missing.
-        wait: called every second while another process holds the lock; waiting ends when it returns False. None for no waiting.
+    the clock of the storage, since the clocks of machines differ. While another process holds the lock, ``wait`` is called every
+    second; waiting ends when it returns False.
     """
 
     def __init__(self, folder: Path, wait: Callable[[], bool] | None = None) -> None:
@@ -213,9 +180,9 @@ class FolderLock:
         self.acquired = self._acquire()
         if not self.acquired and self.wait is not None:
             print(f"{self.folder}: waiting for {self.holder()}", flush=True)
-        while not self.acquired and self.wait is not None and self.wait():
-            time.sleep(1)
-            self.acquired = self._acquire()
+            while not self.acquired and self.wait():
+                time.sleep(1)
+                self.acquired = self._acquire()
         if self.acquired:
             threading.Thread(target=self._renew, daemon=True).start()
         return self
@@ -257,15 +224,13 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_all(
-    jobs: Sequence[Job], work: Callable[[Job, Mapping[str, str], threading.Event], None], environments: Sequence[Mapping[str, str]]
-) -> bool:
+def run_all(jobs: Sequence, work: Callable[[Any, Variables, threading.Event], None], environments: Sequence[Variables]) -> bool:
     """Call ``work(job, environment, stop)`` for all jobs, one per environment at once; False when a signal ended the work."""
-    stop, unused = threading.Event(), queue.SimpleQueue[Mapping[str, str]]()
+    stop, unused = threading.Event(), queue.SimpleQueue[Variables]()
     for variables in environments:
         unused.put(variables)
 
-    def run_job(job: Job) -> None:
+    def run_job(job: Any) -> None:
         variables = unused.get()
         try:
             if not stop.is_set():

@@ -7,9 +7,13 @@ import inspect
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from monai.bundle import ConfigParser
 
 from ..core.config_diff import PATH_KEYS
 from ..core.config_overrides import override_problems
@@ -23,12 +27,13 @@ if TYPE_CHECKING:
     import optuna
 
 DEFAULTS = {
-    "title": None, "configs": ["configs/train.yaml"], "metric": "val_mean_dice", "direction": "maximize", "trials": 40,
-    "retries": 3, "member": "msffnet", "fixed": {}, "parameters": {}, "sampler": {"name": "TPESampler", "seed": 0},
+    "title": "", "configs": ["configs/train.yaml"], "metric": "val_mean_dice", "direction": "maximize", "trials": 40, "retries": 3,
+    "member": "msffnet", "fixed": {}, "parameters": {}, "sampler": {"name": "TPESampler", "seed": 0},
     "pruner": {"name": "NopPruner"},
 }  # fmt: skip
 RANGE_KEYS = ("kind", "low", "high", "log", "step", "default")
 KINDS = {"float": RANGE_KEYS, "int": RANGE_KEYS, "choice": ("kind", "values", "default")}
+DISTRIBUTIONS = {"float": "FloatDistribution", "int": "IntDistribution", "choice": "CategoricalDistribution"}
 ABSENT = object()
 
 
@@ -45,19 +50,12 @@ def require_optuna() -> Any:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One id that is searched.
+    """One id that is searched."""
 
-    Attributes:
-        name: id in the config.
-        distribution: Optuna's distribution.
-        values: value in the config by choice in the study, which stores texts and numbers only; empty for a range.
-        default: value in the study of the first trial when the config has none; ``ABSENT`` for no value.
-    """
-
-    name: str
-    distribution: Any
-    values: Mapping[Any, Any]
-    default: Any = ABSENT
+    name: str  # id in the config
+    distribution: Any  # Optuna's
+    values: Mapping[Any, Any]  # value in the config by choice in the study, which stores texts and numbers; empty for a range
+    default: Any = ABSENT  # value in the study of the first trial when the config has none
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """Value in the config for a trial."""
@@ -73,14 +71,11 @@ class Parameter:
             text = json.dumps(value, sort_keys=True, default=str)  # 1 is not True
             same = (k for k, v in self.values.items() if text in (json.dumps(x, sort_keys=True) for x in (k, v)))
             return next(same, ABSENT)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return ABSENT
-        distributions = {self.name: self.distribution}
-        try:
-            require_optuna().create_trial(value=0.0, params={self.name: value}, distributions=distributions)
-        except ValueError:
-            return ABSENT
-        return value
+        with suppress(ValueError):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                require_optuna().create_trial(value=0.0, params={self.name: value}, distributions={self.name: self.distribution})
+                return value
+        return ABSENT
 
 
 def _parameter(name: object, content: object, source: str) -> Parameter:
@@ -90,7 +85,12 @@ def _parameter(name: object, content: object, source: str) -> Parameter:
     check_keys(content, KINDS[kind], source)
     if name.split("::")[0] in PATH_KEYS:
         raise InputError(f"{source}: is set by the search itself; leave it out")
-    distributions, values = require_optuna().distributions, {}
+    arguments, values = {k: v for k, v in content.items() if k not in ("kind", "default")}, {}
+    for key in ("low", "high", *({"step"} & set(content))) if kind != "choice" else ():
+        value = content.get(key)
+        if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+            hint = "; YAML reads 1e-4 as text, write 1.0e-4" if isinstance(value, str) else ""
+            raise InputError(f"{source}: {key}={value!r}: must be a {'whole ' * (kind == 'int')}number{hint}")
     if kind == "choice":
         choices = content.get("values")
         if not isinstance(choices, (list, dict)) or not choices:
@@ -99,38 +99,25 @@ def _parameter(name: object, content: object, source: str) -> Parameter:
         if duplicates := [n for k, n in enumerate(names) if n in names[:k]]:  # 1, 1.0 and True are equal in a study
             raise InputError(f"{source}: duplicate {duplicates[0]!r} in values; leave one out")
         values = dict(zip(names, choices.values() if isinstance(choices, dict) else choices, strict=True))
-        distribution = distributions.CategoricalDistribution(names)
-    else:
-        number = int if kind == "int" else (int, float)
-        for key in ("low", "high", "step"):
-            value: Any = content.get(key)
-            if (key in content or key != "step") and (isinstance(value, bool) or not isinstance(value, number)):
-                hint = "; YAML reads 1e-4 as text, write 1.0e-4" if isinstance(value, str) else ""
-                raise InputError(f"{source}: {key}={value!r}: must be a {'whole ' * (kind == 'int')}number{hint}")
-        arguments = {k: v for k, v in content.items() if k not in ("kind", "default")}
-        try:
-            distribution = getattr(distributions, f"{kind.title()}Distribution")(**arguments)
-        except ValueError as error:
-            raise InputError(f"{source}: {error}") from None
-    parameter = Parameter(name, distribution, values)
-    if "default" not in content:
-        return parameter
-    default = parameter.stored(content["default"])
-    if default is ABSENT:
+        arguments = {"choices": names}
+    try:
+        distribution = getattr(require_optuna().distributions, DISTRIBUTIONS[kind])
+        parameter = Parameter(name, distribution(**arguments), values)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from None
+    default = parameter.stored(content["default"]) if "default" in content else ABSENT
+    if "default" in content and default is ABSENT:
         raise InputError(f"{source}: default={content['default']!r} is outside the space; must be one of its values")
     return replace(parameter, default=default)
 
 
 def make_part(kind: str, given: Mapping[str, Any], source: str) -> Any:
     """Make one of Optuna's samplers or pruners; ``InputError`` for an unknown name or argument."""
-    module = getattr(require_optuna(), f"{kind}s")
-    base = getattr(module, f"Base{kind.title()}")
-    classes = {n: getattr(module, n) for n in module.__all__ if isinstance(getattr(module, n), type)}
-    classes = {n: c for n, c in classes.items() if issubclass(c, base) and c is not base}
-    name, arguments = str(given.get("name")), {k: v for k, v in given.items() if k != "name"}
+    module, name = getattr(require_optuna(), f"{kind}s"), str(given.get("name"))
+    classes = {n: getattr(module, n) for n in module.__all__ if n.endswith(kind.title()) and not n.startswith("Base")}
     if name not in classes:
         raise InputError(f"{source}: {kind} name={name!r}: there is no such {kind} in Optuna; {suggest(name, classes)}")
-    parameters = list(inspect.signature(classes[name]).parameters)
+    arguments, parameters = {k: v for k, v in given.items() if k != "name"}, list(inspect.signature(classes[name]).parameters)
     for key, value in arguments.items():
         if key not in parameters:
             raise InputError(f"{source}: {kind} {name} has no argument {key}; {suggest(key, parameters)}")
@@ -152,6 +139,7 @@ class Space:
     overrides: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
     phantom: Mapping[str, Any]
+    parts: Mapping[str, Any]  # sampler and pruner
 
     def config(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
         """Merged config of a trial; ``InputError`` when it cannot be merged."""
@@ -166,15 +154,9 @@ class Space:
 
     def first(self) -> dict[str, Any]:
         """First trial: the values of the configs, as far as they lie in the space."""
-        content, first = self.config({}, self.name), {}
-        for p in self.parameters:
-            node: Any = content
-            for part in p.name.split("::"):
-                node = dict(enumerate(node)) if isinstance(node, list) else node
-                key = int(part) if part.isdigit() else part
-                node = node.get(key, ABSENT) if isinstance(node, Mapping) else ABSENT
-            stored = ABSENT if node is ABSENT else p.stored(node)
-            first[p.name] = p.default if stored is ABSENT else stored
+        content = ConfigParser(self.config({}, self.name))
+        values = {p.name: (p.stored(content.get(p.name, ABSENT)), p.default) for p in self.parameters}
+        first = {name: default if value is ABSENT else value for name, (value, default) in values.items()}
         return {name: value for name, value in first.items() if value is not ABSENT}
 
     def settings(self) -> dict[str, str]:
@@ -190,25 +172,22 @@ class Space:
 def load_space(name: str, setting: str | None = None) -> Space:
     """Read a search space and a setting by name or path; ``InputError`` when a file, key, id or value is unknown or wrong."""
     file = find_file(name, SUITES / "search", "search space")
-    content, source = {**DEFAULTS, "title": file.stem, **read_yaml(file, tuple(DEFAULTS))}, str(file)
-    for key in ("fixed", "sampler", "pruner", "parameters"):
-        if not isinstance(content[key] or {}, dict):
-            raise InputError(f"{source}: {key}={content[key]!r}: must be a mapping")
+    content, source = {**DEFAULTS, **read_yaml(file, tuple(DEFAULTS))}, str(file)
+    rules = {k: (isinstance(content[k] or {}, dict), "a mapping") for k in ("fixed", "sampler", "pruner", "parameters")}
     for key, least in (("trials", 1), ("retries", 0)):
-        value = content[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{source}: {key}={value!r}: must be a whole number of at least {least}")
-    if content["direction"] not in ("maximize", "minimize"):
-        raise InputError(f"{source}: direction={content['direction']!r}: must be maximize or minimize")
+        number = isinstance(content[key], int) and not isinstance(content[key], bool) and content[key] >= least
+        rules[key] = number, f"a whole number of at least {least}"
+    rules["direction"] = content["direction"] in ("maximize", "minimize"), "maximize or minimize"
+    for key, (fits, rule) in rules.items():
+        if not fits:
+            raise InputError(f"{source}: {key}={content[key]!r}: must be {rule}")
     if not content["parameters"]:
         raise InputError(f"{source}: names no parameters; must be ids such as learning_rate: {{kind: float, ...}}")
     parameters = tuple(_parameter(n, c, f"{source}, parameter {n}") for n, c in content["parameters"].items())
     fixed, names = dict(content["fixed"] or {}), [p.name for p in parameters]
-    for one in names:
-        for other in (*names, *fixed):
-            same = one == other and one in fixed
-            if same or other.startswith(f"{one}::") or (other in fixed and one.startswith(f"{other}::")):
-                raise InputError(f"{source}: {one} is searched and {other} is set as well; leave one of them out")
+    for one, other in product(names, (*names, *fixed)):
+        if other.startswith(f"{one}::") or (other in fixed and f"{one}::".startswith(f"{other}::")):
+            raise InputError(f"{source}: {one} is searched and {other} is set as well; leave one of them out")
     overrides, by_variant, phantom = load_setting(setting)
     overrides |= {**by_variant.get(str(content["member"]), {}), **fixed}
     configs = config_paths(content["configs"], file, source)
@@ -218,4 +197,5 @@ def load_space(name: str, setting: str | None = None) -> Space:
             text = value if isinstance(value, str) else repr(value)
             for problem in override_problems({p.name: text}, merged, files):
                 raise InputError(f"{source}: {problem.removeprefix('--')}")
-    return Space(file.stem, content, configs, overrides, parameters, phantom)
+    parts = {kind: make_part(kind, content[kind], source) for kind in ("sampler", "pruner")}
+    return Space(file.stem, content, configs, overrides, parameters, phantom, parts)

@@ -19,11 +19,7 @@ from ...core.files import atomic_write
 
 
 def merge_configs(files: Sequence[str], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Merge configs, then overrides by id, as ``monai.bundle run`` does, without evaluating an expression.
-
-    Raises:
-        InputError: when a config cannot be merged, or an override names an id that does not exist or has another type.
-    """
+    """Merge configs, then overrides by id, as ``monai.bundle run`` does; ``InputError`` for an unknown id or another type."""
     names = ", ".join(Path(f).name for f in files)
     parser = ConfigParser()
     try:
@@ -32,8 +28,7 @@ def merge_configs(files: Sequence[str], overrides: Mapping[str, Any], source: st
         raise InputError(f"{source}: {names} cannot be merged ({error}); an overlay may only change ids that exist") from None
     content, values = migrate_config(parser.get(), source), migrate_config(overrides, source)
     texts = {k: v if isinstance(v, str) else repr(v) for k, v in values.items()}
-    problems = override_problems(texts, content, names)
-    if problems:
+    if problems := override_problems(texts, content, names):
         raise InputError("\n".join(f"{source}: {p}" for p in problems))
     parser.set(content)
     parser.update(values)

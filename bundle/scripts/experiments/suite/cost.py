@@ -20,8 +20,8 @@ from tqdm import tqdm
 from ...core.files import write_text
 from ...core.paths import BUNDLE
 from ...data.datalist import read_datalist
-from .config import config_hash, load_config
-from .definition import Run, Suite
+from .config import load_config
+from .definition import Suite
 from .record import machine
 from .stages import TRAINING, SuiteContext
 
@@ -54,26 +54,15 @@ def _prepare(folder: Path, case: dict[str, str], device: str | None) -> tuple[di
 
 
 def measure_cost(suite: Suite, context: SuiteContext, rounds: int = 5, device: str | None = None) -> dict[str, dict[str, Any]]:
-    """Measure all variants of a suite on one volume of the test cases, round by round in turn; results are cached.
+    """Measure all variants of a suite on one volume of the test cases, round by round in turn; also written to cost.json.
 
-    Each network has ``rounds`` passes behind one that warms up; the shortest counts.
-
-    Returns:
-        By variant: parameters (10^6), multiply-adds (10^9, of one patch), seconds per volume, GPU memory (MiB) on a GPU.
+    Each network has ``rounds`` passes behind one that warms up; the shortest counts. By variant: parameters (10^6), multiply-adds
+    (10^9, of one patch), seconds per volume, GPU memory (MiB) on a GPU.
     """
-    cache = context.root / suite.name / "cost.json"
-    fold = 0 if suite.folds else None
-    folders = {v.name: context.folder(Run(v, suite.seeds[0], fold)) for v in suite.variants}
-    folders = {name: folder for name, folder in folders.items() if (folder / TRAINING.config).is_file()}
-    configs = {name: config_hash(load_config(f / TRAINING.config)) for name, f in folders.items()}
-    key = json.loads(json.dumps({"configs": configs, "machine": machine(), "rounds": rounds}))
-    if cache.is_file():
-        cached = json.loads(cache.read_text(encoding="utf-8"))
-        if cached.get("of") == key:
-            return dict(cached["cost"])
+    folders = {v.name: context.folder(suite.first_run(v)) for v in suite.variants}
     _, sections = read_datalist(context.datalists[None])
     case = next(c for section in ("testing", "validation", "training") for c in sections[section])
-    prepared = {name: _prepare(folder, case, device) for name, folder in folders.items()}
+    prepared = {n: _prepare(f, case, device) for n, f in folders.items() if (f / TRAINING.config).is_file()}
     for turn in tqdm(range(rounds + 1), desc="cost, rounds", unit="round"):
         for cost, infer, where in prepared.values():
             cuda = where.startswith("cuda")
@@ -89,5 +78,5 @@ def measure_cost(suite: Suite, context: SuiteContext, rounds: int = 5, device: s
             if turn > 0:
                 cost["seconds"] = min(cost["seconds"], time.perf_counter() - start)
     costs = {name: cost for name, (cost, _, _) in prepared.items()}
-    write_text(cache, json.dumps({"of": key, "cost": costs}, indent=2) + "\n")
+    write_text(context.root / suite.name / "cost.json", json.dumps({"machine": machine(), "cost": costs}, indent=2) + "\n")
     return costs

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
+from monai.utils.misc import CheckKeyDuplicatesYamlLoader
 
 from ...core.errors import InputError
 from ...core.paths import BUNDLE, SUITES
@@ -23,71 +26,19 @@ SETTING_KEYS = ("phantom", "overrides", "members")
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table: a list of configs and overrides, trained once per seed and fold.
+    """One row of a table: a list of configs and overrides, trained once per seed and fold."""
 
-    Attributes:
-        name: name of its folders; variants of equal name in two suites share them.
-        label: name in tables.
-        configs: overlays of training, evaluation and inference, merged after those of the suite.
-        training_configs: overlays of the training alone, such as another trainer.
-        overrides: values by id, set last.
-        paper: figures printed in the paper, in per cent, by metric.
-    """
-
-    name: str
-    label: str
-    configs: tuple[str, ...] = ()
-    training_configs: tuple[str, ...] = ()
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    paper: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Variants that are trained, evaluated and compared alike.
-
-    Attributes:
-        name: name of the file.
-        title: caption of its tables.
-        configs: configs of every training.
-        evaluate: overlays that turn them into an evaluation.
-        overrides: values by id of every variant.
-        seeds: every variant is trained once per seed.
-        folds: number of folds, or None for the split of the datalist.
-        reference: variant that the others are tested against.
-        ticks: id of a boolean by column, for a table with ticks.
-        variants: rows in their order.
-        phantom: arguments of ``scripts.data phantom``, which generates the data where no data set is named.
-    """
-
-    name: str
-    title: str
-    configs: tuple[str, ...]
-    evaluate: tuple[str, ...]
-    overrides: Mapping[str, Any]
-    seeds: tuple[int, ...]
-    folds: int | None
-    reference: str
-    ticks: Mapping[str, str]
-    variants: tuple[Variant, ...]
-    phantom: Mapping[str, Any] = field(default_factory=dict)
-
-    def runs(self, variants: Collection[str] | None = None) -> list[Run]:
-        """Every training, seed by seed, so that an interrupted suite has whole seeds; of the named variants or of all."""
-        folds = range(self.folds) if self.folds else [None]
-        rows = [v for v in self.variants if variants is None or v.name in variants]
-        return [Run(variant, seed, fold) for seed in self.seeds for fold in folds for variant in rows]
+    name: str  # name of its folders; variants of equal name in two suites share them
+    label: str  # name in tables
+    configs: tuple[str, ...] = ()  # overlays of training, evaluation and inference, merged after those of the suite
+    training_configs: tuple[str, ...] = ()  # overlays of the training alone, such as another trainer
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # values by id, set last
+    paper: Mapping[str, float] = field(default_factory=dict)  # figures printed in the paper, in per cent, by metric
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its evaluation.
-
-    Attributes:
-        variant: network and settings.
-        seed: seed of the training.
-        fold: number of the fold, or None.
-    """
+    """One training with its evaluation."""
 
     variant: Variant
     seed: int
@@ -99,33 +50,40 @@ class Run:
         return f"{self.variant.name}_seed{self.seed}" + ("" if self.fold is None else f"_fold{self.fold}")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML with an error for duplicate keys, of which the plain loader takes the last."""
+@dataclass(frozen=True)
+class Suite:
+    """Variants that are trained, evaluated and compared alike."""
 
+    name: str  # name of the file
+    title: str  # caption of its tables
+    configs: tuple[str, ...]  # configs of every training
+    evaluate: tuple[str, ...]  # overlays that turn them into an evaluation
+    overrides: Mapping[str, Any]  # values by id of every variant
+    seeds: tuple[int, ...]
+    folds: int | None  # number of folds, or None for the split of the datalist
+    reference: str  # variant that the others are tested against
+    ticks: Mapping[str, str]  # id of a boolean by column, for a table with ticks
+    variants: tuple[Variant, ...]  # rows in their order
+    phantom: Mapping[str, Any] = field(default_factory=dict)  # arguments of ``scripts.data phantom`` where no data set is named
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    duplicates = [k for k in keys if keys.count(k) > 1]
-    if duplicates:
-        raise InputError(f"{node.start_mark.name}: duplicate key {duplicates[0]!r}; rename or remove one")
-    return {loader.construct_object(k): loader.construct_object(v, deep=True) for k, v in node.value}
+    def first_run(self, variant: Variant) -> Run:
+        """Run of a variant with the first seed, and the first fold where there are folds."""
+        return Run(variant, self.seeds[0], 0 if self.folds else None)
 
-
-_UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
+    def runs(self, variants: Collection[str] | None = None) -> list[Run]:
+        """Every training, seed by seed, so that an interrupted suite has whole seeds; of the named variants or of all."""
+        folds = range(self.folds) if self.folds else [None]
+        rows = [v for v in self.variants if variants is None or v.name in variants]
+        return [Run(variant, seed, fold) for seed in self.seeds for fold in folds for variant in rows]
 
 
 def read_yaml(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping with some of ``keys``, by default with any.
-
-    Raises:
-        InputError: when it is missing, no valid YAML, no mapping, or has a duplicate or unknown key.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    """Read a YAML file that holds a mapping with some of ``keys``, by default with any; ``InputError`` for any other content."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a duplicate key
+            content = yaml.load(file, CheckKeyDuplicatesYamlLoader)
+    except (yaml.YAMLError, ValueError, UserWarning) as error:
         raise InputError(f"{path}: is no valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping of names to values")
@@ -158,13 +116,11 @@ def config_paths(values: object, file: Path, source: str) -> tuple[str, ...]:
     """Absolute paths of configs that are written relative to the bundle or to the file that names them."""
     if not isinstance(values, list):
         raise InputError(f"{source}: configs={values!r}: must be a list of files")
-    paths = []
-    for value in values:
-        existing = [p for p in (BUNDLE / str(value), file.resolve().parent / str(value)) if p.is_file()]
+    paths = {str(v): [p for p in (BUNDLE / str(v), file.resolve().parent / str(v)) if p.is_file()] for v in values}
+    for value, existing in paths.items():
         if not existing:
             raise InputError(f"{source}: {value}: no such config, neither in {BUNDLE} nor in the folder of {file.name}")
-        paths.append(str(existing[0]))
-    return tuple(paths)
+    return tuple(str(paths[str(v)][0]) for v in values)
 
 
 def load_setting(name: str | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
@@ -195,22 +151,16 @@ def _variant(name: object, content: object, file: Path) -> Variant:
 
 
 def load_suite(name: str, setting: str | None = None, seeds: Collection[int] | None = None) -> Suite:
-    """Read a suite and a setting by name or path, with ``seeds`` in place of those of the file.
-
-    Raises:
-        InputError: when a file, key, member or config is unknown or wrong.
-    """
+    """Read a suite and a setting by name or path, with ``seeds`` in place of the file's; ``InputError`` when one is wrong."""
     file = find_file(name, SUITES, "suite")
     content, source = read_yaml(file, SUITE_KEYS), str(file)
     members = content.get("members")
     if not isinstance(members, dict) or not members:
         raise InputError(f"{source}: names no members")
     variants = [_variant(n, m, file) for n, m in members.items()]
-    folders: dict[str, str] = {}
-    for variant in variants:
-        other = folders.setdefault(variant.name.lower(), variant.name)
-        if other != variant.name:
-            raise InputError(f"{source}: members {other} and {variant.name} would share a folder; rename one")
+    for first, second in combinations(members, 2):
+        if first.lower() == second.lower():
+            raise InputError(f"{source}: members {first} and {second} would share a folder; rename one")
     reference = content.get("reference", variants[0].name)
     if reference not in members:
         raise InputError(f"{source}: reference={reference!r} is no member; must be one of {', '.join(members)}")

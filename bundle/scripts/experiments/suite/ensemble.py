@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from ...core.paths import SUITES
@@ -15,6 +14,7 @@ from .record import read_record, write_record
 from .stages import EVALUATION, TRAINING, RunError, SuiteContext, finish_record, is_finished, run_stage
 
 OVERLAY = SUITES / "ensemble.yaml"
+Notes = dict[str, list[str]]  # lines on runs without result: "failed", "elsewhere"
 
 
 def ensemble_folder(root: Path, variant: str, seed: int) -> Path:
@@ -22,8 +22,8 @@ def ensemble_folder(root: Path, variant: str, seed: int) -> Path:
     return root / "members" / f"{variant}_seed{seed}_ensemble"
 
 
-def _evaluate(suite: Suite, context: SuiteContext, variant: Variant, seed: int, notes: dict[str, list[str]]) -> None:
-    """Evaluate one ensemble unless its folds are unfinished or it was evaluated with the same weights."""
+def evaluate_ensemble(suite: Suite, context: SuiteContext, variant: Variant, seed: int, notes: Notes) -> None:
+    """Evaluate the mean of a variant's folds unless they are unfinished or it was evaluated with the same weights."""
     folds = [context.folder(Run(variant, seed, k)) for k in range(suite.folds or 0)]
     if not all(is_finished(f) for f in folds):
         return
@@ -49,10 +49,3 @@ def _evaluate(suite: Suite, context: SuiteContext, variant: Variant, seed: int, 
             notes["failed"].append(failure.report(folder.name))
         else:
             finish_record(folder)
-
-
-def evaluate_ensembles(suite: Suite, context: SuiteContext, names: Collection[str], notes: dict[str, list[str]]) -> None:
-    """Evaluate the ensemble of every named variant whose folds are all trained; ``notes`` get a line for each without result."""
-    for variant in suite.variants:
-        for seed in suite.seeds if variant.name in names else ():
-            _evaluate(suite, context, variant, seed, notes)

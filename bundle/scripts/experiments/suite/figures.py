@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,17 +11,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
+from ...data.datalist import read_datalist
 from ...evaluation.statistics import holm, paired_test
+from ...io.formats import stem
 from ...visualization.slices import largest_slice, outline, ras_volume, show_slice
-from .results import Row, patient_matrix
+from .definition import Suite
+from .results import METRICS, Row, patient_matrix
+from .stages import SuiteContext
 
 
 def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
     """Box and points of every case (mean over seeds) per variant, and the mean of each seed as a diamond."""
     shown = [r for r in rows if r.cases.get(metric)]
     figure = Figure(figsize=(2.2 + 1.0 * len(shown), 4.4), layout="constrained")
-    axis = figure.subplots()
-    rng = np.random.default_rng(0)
+    axis, rng = figure.subplots(), np.random.default_rng(0)
     for position, row in enumerate(shown):
         values = np.array(list(row.cases[metric].values()))
         axis.boxplot(values, positions=[position], widths=0.55, showfliers=False, medianprops={"color": "tab:blue"})
@@ -31,8 +33,7 @@ def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
         means = list(row.seeds.get(metric, {}).values())
         axis.plot([position] * len(means), means, "D", color="tab:orange", markersize=5, markeredgecolor="white")
     axis.set_xticks(range(len(shown)), [r.label for r in shown], rotation=30, ha="right")
-    name = {"dice": "DSC", "iou": "IoU", "nsd": "NSD"}.get(metric, metric)
-    axis.set(ylabel=name, ylim=(-0.03, 1.03))
+    axis.set(ylabel=METRICS[metric], ylim=(-0.03, 1.03))
     figure.suptitle(title, fontsize=9)
     axis.plot([], [], ".", color="tab:blue", label="case, mean over seeds")
     axis.plot([], [], "D", color="tab:orange", label="mean over cases of one seed")
@@ -75,12 +76,10 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
     if len(shown) < 2 or len(values) < 2:
         return None
     mean_ranks, order = ranks(values), np.argsort(ranks(values), kind="stable")
-    n = len(shown)
-    bars = cliques(values)
-    height = 1.3 + 0.28 * ((n + 1) // 2) + 0.16 * len(bars)
-    figure = Figure(figsize=(8, height), layout="constrained")
+    n, bars, half = len(shown), cliques(values), (len(shown) + 1) // 2
+    figure = Figure(figsize=(8, 1.3 + 0.28 * half + 0.16 * len(bars)), layout="constrained")
     axis = figure.subplots()
-    axis.set(xlim=(n + 0.4, 0.6), ylim=(-(0.6 + 0.16 * len(bars) + 0.4 * ((n + 1) // 2)), 0.6))
+    axis.set(xlim=(n + 0.4, 0.6), ylim=(-(0.6 + 0.16 * len(bars) + 0.4 * half), 0.6))
     axis.hlines(0, 1, n, color="black")
     for tick in range(1, n + 1):
         axis.vlines(tick, 0, 0.1, color="black")
@@ -89,9 +88,8 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
         y = -0.15 - 0.16 * level
         axis.hlines(y, mean_ranks[order[first]] - 0.04, mean_ranks[order[last]] + 0.04, color="black", linewidth=4)
     for number, column in enumerate(order):
-        left = number < (n + 1) // 2
-        step = number if left else n - 1 - number
-        y = -(0.35 + 0.16 * len(bars) + 0.4 * step)
+        left = number < half
+        y = -(0.35 + 0.16 * len(bars) + 0.4 * (number if left else n - 1 - number))
         edge = 0.75 if left else n + 0.25
         axis.plot([mean_ranks[column], mean_ranks[column], edge], [0, y, y], color="tab:blue", linewidth=1)
         text = f"{shown[column].label} ({mean_ranks[column]:.2f})"
@@ -102,28 +100,35 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
     return figure
 
 
-def slice_grid(cases: Sequence[Mapping[str, str]], masks: Mapping[str, Mapping[str, Path]], title: str) -> Figure | None:
-    """Rows of cases; columns: sagittal slice, reference, and mask of each variant (as Figs. 12 and 13 of the paper).
-
-    Cases have the keys ``image``, ``label`` and ``name``; ``masks`` are files by label of the variant and name of the case.
-    """
-    if not cases or not masks:
+def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number: int = 5) -> Figure | None:
+    """Cases at equal quantiles of the reference variant's DSC: CT, reference and masks (as Figs. 12 and 13 of the paper)."""
+    _, sections = read_datalist(context.datalists[None])
+    files = {stem(c["image"]): c for section in sections.values() for c in section}
+    reference_row = next(r for r in rows if r.variant.name == suite.reference)
+    scored = sorted((v, c) for c, v in reference_row.cases.get("dice", {}).items() if c in files)
+    if not scored or suite.folds:
+        return None
+    cases = [scored[k][1] for k in sorted({round(k * (len(scored) - 1) / max(number - 1, 1)) for k in range(number)})]
+    folders = {row.label: context.folder(suite.first_run(row.variant)) / "evaluation" / "masks" for row in rows}
+    masks = {label: folder for label, folder in folders.items() if any((folder / f"{c}.nii.gz").is_file() for c in cases)}
+    if not masks:
         return None
     names = ["CT", "reference", *masks]
     figure = Figure(figsize=(1.5 * len(names), 2.1 * len(cases) + 0.3), layout="constrained", facecolor="black")
     axes = np.atleast_2d(figure.subplots(len(cases), len(names)))
     for line, case in zip(axes, cases, strict=True):
-        volume, spacing = ras_volume(nib.load(case["image"]))
-        reference = ras_volume(nib.load(case["label"]))[0] == 1
+        volume, spacing = ras_volume(nib.load(files[case]["image"]))
+        reference = ras_volume(nib.load(files[case]["label"]))[0] == 1
         index = largest_slice(reference)
         for column, (panel, name) in enumerate(zip(line, names, strict=True)):
             show_slice(panel, volume[index], spacing[1:])
             if column == 1:
                 outline(panel, reference[index], spacing[1:], "reference", 0.9, fill=0.35)
-            elif column > 1 and case["name"] in masks[name]:
-                mask = ras_volume(nib.load(masks[name][case["name"]]))[0] > 0
+            elif column > 1 and (file := masks[name] / f"{case}.nii.gz").is_file():
+                mask = ras_volume(nib.load(file))[0] > 0
                 outline(panel, mask[index], spacing[1:], "prediction", 0.9, fill=0.35)
             if panel in axes[0]:
                 panel.set_title(name, color="white", fontsize=7)
+    title = f"From the worst to the best DSC of {reference_row.label}; seed {suite.seeds[0]}   (research use only)"
     figure.suptitle(title, color="white", fontsize=8)
     return figure

@@ -9,22 +9,27 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ...core.deprecations import migrate_keys
 from ...core.errors import InputError
-from ...core.files import write_text
+from ...core.files import read_table, write_text
 from ...core.provenance import file_hash, revision, versions
 from ...data.datalist import read_datalist
 
 
+def environment() -> dict[str, Any]:
+    """Software and hardware of a record."""
+    return {**revision(), "versions": versions(), "machine": machine()}
+
+
 def machine() -> dict[str, Any]:
     """Machine, as far as numbers and times depend on it."""
-    import torch
-
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -40,24 +45,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    """Software and hardware of a record."""
-    return {**revision(), "versions": versions(), "machine": machine()}
-
-
 def datalist_hash(datalist: Path, cache: Path) -> str:
-    """SHA-256 of the images and labels of a datalist, section by section.
-
-    Hashes are cached in a JSON file by size and modification time, so that only the first run on large data takes long.
-
-    Raises:
-        InputError: when the datalist or one of its files cannot be read.
-    """
+    """SHA-256 of images and labels by section, cached by size and modification time; ``InputError`` for an unreadable file."""
     _, sections = read_datalist(datalist)
-    try:
-        cached: dict[str, Any] = dict(json.loads(cache.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        cached = {}
+    cached: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        cached = dict(json.loads(cache.read_text(encoding="utf-8")))
     total, hashes = hashlib.sha256(), dict(cached)
     files = [(s, k, Path(c[k])) for s, cases in sections.items() for c in cases for k in ("image", "label") if k in c]
     for section, kind, path in tqdm(files, desc="hashing data", unit="file", disable=len(files) < 500):
@@ -74,11 +67,7 @@ def datalist_hash(datalist: Path, cache: Path) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Record of a run; empty when there is none.
-
-    Raises:
-        InputError: when it is damaged.
-    """
+    """Record of a run; empty when there is none, ``InputError`` when it is damaged."""
     path = Path(folder) / "record.json"
     if not path.is_file():
         return {}
@@ -86,6 +75,12 @@ def read_record(folder: Path) -> dict[str, Any]:
         return migrate_keys(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error}); delete the folder to run it from scratch") from None
+
+
+def read_history(folder: Path) -> list[dict[str, str]]:
+    """Epochs of a training; none before the first."""
+    path = Path(folder) / "history.csv"
+    return read_table(path) if path.is_file() else []
 
 
 def write_record(folder: Path, content: Mapping[str, Any]) -> None:

@@ -38,9 +38,8 @@ def _check_source(run_dir: str, source: Path) -> dict[str, Any]:
     """Record of a finished run whose config is unchanged."""
     record, path = read_record(source), source / TRAINING.config
     if not record or not path.is_file():
-        raise InputError(
-            f"{run_dir}: is no folder of a run; must hold record.json and {TRAINING.config}, as OUT/members/NAME_seed0"
-        )
+        needs = f"must hold record.json and {TRAINING.config}, as OUT/members/NAME_seed0"
+        raise InputError(f"{run_dir}: is no folder of a run; {needs}")
     if record.get("state") != "finished":
         raise InputError(f"{run_dir}: the run is {record.get('state', 'not begun')}; only a finished one can be compared")
     if config_hash(load_config(path, migrate=False)) != record["config_sha256"]:
@@ -59,19 +58,14 @@ def reproduce(
         dataset_dir: folder of the datalist, or the datalist, when it was moved.
         device: cpu or cuda:N.
         tolerance: largest difference of a weight that still counts as equal.
-
-    Returns:
-        Differences of weights, scores and environment.
     """
     source = Path(run_dir).resolve()
     record = _check_source(run_dir, source)
-    datalist = Path(dataset_dir or record["datalist"]).resolve()
+    datalist, target = Path(dataset_dir or record["datalist"]).resolve(), Path(out).resolve() if out else source / "reproduced"
     datalist = datalist / "datalist.json" if datalist.is_dir() else datalist
-    if not datalist.is_file():
-        raise InputError(f"{datalist}: no such datalist; --dataset_dir must name the data of the run")
-    target = Path(out).resolve() if out else source / "reproduced"
-    if datalist_hash(datalist, target / "hashes.json") != record["data_sha256"]:
-        raise InputError(f"{datalist}: other data than those of the run; --dataset_dir must name the data of the run")
+    if not datalist.is_file() or datalist_hash(datalist, target / "hashes.json") != record["data_sha256"]:
+        reason = "other data than those of the run" if datalist.is_file() else "no such datalist"
+        raise InputError(f"{datalist}: {reason}; --dataset_dir must name the data of the run")
     threads = record.get("machine", {}).get("threads")
     variables, options = {"OMP_NUM_THREADS": str(threads)} if threads else {}, {"device": device} if device else {}
     context = SuiteContext(target, {None: datalist}, {}, variables, {"resume": False, **options})
@@ -89,13 +83,9 @@ def reproduce(
     dice_difference = max((abs(float(a) - float(b)) for a, b in scores), default=0.0)
     current = environment()
     current["machine"]["threads"] = threads  # that of the two processes
-    changes = _changes(record, current)
-    lines = [
-        f"weights: {'equal' if equal else 'DIFFERENT'}, "
-        f"largest difference {'not comparable' if difference is None else f'{difference:g}'}",
-        f"DSC of {len(scores)} cases: largest difference {dice_difference:.6f}",
-        *(f"changed since: {c}" for c in changes),
-    ]
+    changes, largest = _changes(record, current), "not comparable" if difference is None else f"{difference:g}"
+    lines = [f"weights: {'equal' if equal else 'DIFFERENT'}, largest difference {largest}"]
+    lines += [f"DSC of {len(scores)} cases: largest difference {dice_difference:.6f}", *(f"changed since: {c}" for c in changes)]
     facts: dict[str, Any] = {"equal": equal, "largest_difference": difference, "largest_dice_difference": dice_difference}
     facts |= {"changes": changes, "weights_sha256": [file_hash(p / TRAINING.product) for p in (source, target)]}
     write_text(target / "comparison.json", json.dumps(facts, indent=2) + "\n")

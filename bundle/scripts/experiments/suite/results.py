@@ -13,46 +13,31 @@ from numpy.typing import NDArray
 
 from ...evaluation.compare import read_cases
 from ...evaluation.statistics import Bootstrap, Estimate, holm, paired_test, patient_means
-from .definition import Run, Suite, Variant
+from .definition import Suite, Variant
 from .ensemble import ensemble_folder
 from .record import read_record
 from .run import run_state
 from .stages import EVALUATION
 
-METRICS = ("dice", "iou", "nsd")
+METRICS = {"dice": "DSC", "iou": "IoU", "nsd": "NSD"}
 
 
 @dataclass
 class Row:
-    """One line of a table.
-
-    Attributes:
-        label: printed name.
-        variant: variant of the suite.
-        estimates: mean over cases by metric, of the mean over seeds, with a bootstrap interval over patients.
-        seeds: mean over cases by metric and seed.
-        cases: mean over seeds by metric and case.
-        difference: mean difference of the DSC to the reference; None for the reference itself.
-        p: p-value of Wilcoxon's signed rank test on patients.
-        p_holm: p-value adjusted for all rows (Holm 1979).
-        detection: sensitivity for fractures and false positives per scan, means over seeds.
-        failed: reason by run, for runs without result.
-        seconds: training time of each run.
-        peak_mib: largest memory of a training process.
-    """
+    """One line of a table."""
 
     label: str
     variant: Variant
-    estimates: dict[str, Estimate] = field(default_factory=dict)
-    seeds: dict[str, dict[int, float]] = field(default_factory=dict)
-    cases: dict[str, dict[str, float]] = field(default_factory=dict)
-    difference: Estimate | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    detection: dict[str, float] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    peak_mib: float | None = None
+    estimates: dict[str, Estimate] = field(default_factory=dict)  # by metric: mean over cases of the mean over seeds
+    seeds: dict[str, dict[int, float]] = field(default_factory=dict)  # mean over cases by metric and seed
+    cases: dict[str, dict[str, float]] = field(default_factory=dict)  # mean over seeds by metric and case
+    difference: Estimate | None = None  # mean difference of the DSC to the reference; None for the reference itself
+    p: float | None = None  # Wilcoxon's signed rank test on patients
+    p_holm: float | None = None  # adjusted for all rows (Holm 1979)
+    detection: dict[str, float] = field(default_factory=dict)  # sensitivity and false positives per scan, means over seeds
+    failed: dict[str, str] = field(default_factory=dict)  # reason by run, for runs without result
+    seconds: list[float] = field(default_factory=list)  # training time of each run
+    peak_mib: float | None = None  # largest memory of a training process
 
 
 def _missing_reason(folder: Path) -> str | None:
@@ -66,10 +51,9 @@ def _missing_reason(folder: Path) -> str | None:
 def _detection(lines: Sequence[Mapping[str, str]]) -> dict[str, float]:
     """Sensitivity for fractures and false positives per scan of the cases of one seed."""
     graded = [line for line in lines if line.get("fractures")]
-    if not graded:
-        return {}
     fractures, hits, false = (sum(float(line[k]) for line in graded) for k in ("fractures", "detected", "false_positives"))
-    return {"false_positives": false / len(graded), **({"sensitivity": hits / fractures} if fractures else {})}
+    sensitivity = {"sensitivity": hits / fractures} if fractures else {}
+    return {"false_positives": false / len(graded), **sensitivity} if graded else {}
 
 
 def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[str, str]:
@@ -78,7 +62,6 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
     values: dict[str, dict[str, list[float]]] = {m: defaultdict(list) for m in METRICS}
     detection: dict[str, list[float]] = defaultdict(list)
     for seed, folders in folders_by_seed.items():
-        of_seed: dict[str, list[float]] = defaultdict(list)
         lines: list[dict[str, str]] = []
         for folder in folders:
             reason = _missing_reason(folder)
@@ -90,17 +73,16 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
                 row.seconds.append(float(training["seconds"]))
             if training.get("peak_mib"):
                 row.peak_mib = max(row.peak_mib or 0.0, float(training["peak_mib"]))
-            for case, line in read_cases(folder / "evaluation").items():
-                lines.append(line)
-                patients[case] = line["patient"]
-                for metric in METRICS:
-                    if line.get(metric):
-                        values[metric][case].append(float(line[metric]))
-                        of_seed[metric].append(float(line[metric]))
+            lines += read_cases(folder / "evaluation").values()
+        patients |= {line["case"]: line["patient"] for line in lines}
+        for metric in METRICS:
+            of_seed = {line["case"]: float(line[metric]) for line in lines if line.get(metric)}
+            for case, value in of_seed.items():
+                values[metric][case].append(value)
+            if of_seed:
+                row.seeds.setdefault(metric, {})[seed] = float(np.mean(list(of_seed.values())))
         for key, value in _detection(lines).items():
             detection[key].append(value)
-        for metric, numbers in of_seed.items():
-            row.seeds.setdefault(metric, {})[seed] = float(np.mean(numbers))
     row.cases = {m: {c: float(np.mean(v)) for c, v in sorted(by.items())} for m, by in values.items()}
     row.detection = {k: float(np.mean(v)) for k, v in detection.items()}
     return patients
@@ -108,14 +90,14 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
 
 def read_rows(suite: Suite, root: Path, samples: int = 2000, ensemble: bool = False) -> tuple[list[Row], dict[str, str]]:
     """Row of every variant, from its runs or from the ensembles of its folds, and the patient of every case."""
-    rows: list[Row] = []
-    patients: dict[str, str] = {}
-    folds: Sequence[int | None] = range(suite.folds) if suite.folds else [None]
+    rows, patients = list[Row](), dict[str, str]()
     for variant in suite.variants:
         row = Row(f"{variant.label}, ensemble" if ensemble else variant.label, variant)
-        folders = {s: [root / "members" / Run(variant, s, k).name for k in folds] for s in suite.seeds}
+        folders: dict[int, list[Path]] = {}
+        for run in suite.runs([variant.name]):
+            folders.setdefault(run.seed, []).append(root / "members" / run.name)
         if ensemble:
-            folders = {s: [ensemble_folder(root, variant.name, s)] for s in suite.seeds}
+            folders = {s: [ensemble_folder(root, variant.name, s)] for s in folders}
         patients |= _read_row(row, folders)
         for metric, by_case in row.cases.items():
             if by_case:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ...core.config_diff import training_relevant
 from ...core.errors import InputError
 from ...core.provenance import file_hash
-from ..launch import Outcome, bundle_command, launch, tail
+from ..launch import Outcome, Poll, bundle_command, launch, tail
 from .config import config_differences, config_hash, load_config, merge_configs, write_config
 from .definition import Run, Suite
 from .record import environment, read_record, write_record
@@ -23,19 +23,12 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 @dataclass(frozen=True)
 class Stage:
-    """Training or evaluation.
+    """Training or evaluation."""
 
-    Attributes:
-        name: key in the record.
-        run_id: id that ``monai.bundle run`` executes.
-        config: file in the run's folder.
-        product: file that a finished stage has written.
-    """
-
-    name: str
-    run_id: str
-    config: str
-    product: str
+    name: str  # key in the record
+    run_id: str  # id that ``monai.bundle run`` executes
+    config: str  # file in the run's folder
+    product: str  # file that a finished stage has written
 
     def is_done(self, folder: Path) -> bool:
         """Check record and product."""
@@ -49,30 +42,17 @@ EVALUATION = Stage("evaluation", "evaluating", "evaluate.yaml", "evaluation/case
 
 @dataclass(frozen=True)
 class SuiteContext:
-    """Folder, data and processes of a suite.
+    """Folder, data and processes of a suite."""
 
-    Attributes:
-        root: folder of the results.
-        datalists: datalist by fold; that of None is the whole one.
-        data: hash of the data by fold.
-        environment: variables of the processes, such as the GPU.
-        options: ids of every process that do not change the weights, such as ``device``.
-    """
-
-    root: Path
-    datalists: Mapping[int | None, Path]
-    data: Mapping[int | None, str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, object] = field(default_factory=dict)
+    root: Path  # folder of the results
+    datalists: Mapping[int | None, Path]  # datalist by fold; that of None is the whole one
+    data: Mapping[int | None, str]  # hash of the data by fold
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of the processes, such as the GPU
+    options: Mapping[str, object] = field(default_factory=dict)  # ids that do not change the weights, such as ``device``
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
         return self.root / "members" / run.name
-
-    def data_options(self, fold: int | None = None) -> dict[str, object]:
-        """Options of the data of a fold."""
-        datalist = self.datalists[fold].resolve()
-        return {"dataset_dir": datalist.parent, "datalist": datalist}
 
 
 class RunError(Exception):
@@ -101,21 +81,16 @@ def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]
 def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str, facts: Mapping[str, object]) -> None:
     """Write config and record of a training, or raise ``InputError`` for a folder with other settings or data."""
     record, path = read_record(folder), folder / TRAINING.config
-    comment = f"Training of {folder.name}: every config and override, merged."
-    if not record:
-        write_config(path, content, comment)
-        hashes = {"config_sha256": config_hash(content), "data_sha256": data_sha256}
-        write_record(folder, {**facts, **hashes, "state": "waiting"})
+    hashes = {"config_sha256": config_hash(content), "data_sha256": data_sha256}
+    if hashes.items() <= record.items():
         return
-    changes = []
-    if record.get("config_sha256") != config_hash(content):
-        changes = config_differences(load_config(path), content)
-        if not changes:  # a config with names of version 0.5
-            write_config(path, content, comment)
-            write_record(folder, {**record, "config_sha256": config_hash(content)})
-    if changes or record.get("data_sha256") != data_sha256:
+    changes = config_differences(load_config(path), content) if record else []
+    if changes or (record and record.get("data_sha256") != data_sha256):
         reason = "; ".join(changes) or "other data"
         raise InputError(f"{folder}: was run with other settings ({reason}); choose another --out or delete this folder")
+    # A new run, or a config with names of version 0.5.
+    write_config(path, content, f"Training of {folder.name}: every config and override, merged.")
+    write_record(folder, {**facts, "state": "waiting", **record, **hashes})
 
 
 def prepare(suite: Suite, run: Run, context: SuiteContext) -> None:
@@ -138,14 +113,8 @@ def is_finished(folder: Path) -> bool:
     return products and read_record(folder).get("state") == "finished"
 
 
-def run_stage(
-    stage: Stage, folder: Path, context: SuiteContext, fold: int | None = None, poll: Callable[[], bool] | None = None
-) -> None:
-    """Run one stage in a prepared folder and record it; a training is resumed.
-
-    Raises:
-        RunError: when the process fails, or is ended because ``poll`` returned False.
-    """
+def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | None = None, poll: Poll = None) -> None:
+    """Run one stage in a prepared folder and record it; a training is resumed. ``RunError`` when it fails or ``poll`` ended it."""
     record = {**read_record(folder), **environment(), "state": "running"}
     record |= {"started": time.strftime(TIME)} if stage is TRAINING else {}
     variables = {**os.environ, **context.environment}
@@ -154,36 +123,29 @@ def run_stage(
         record["machine"]["threads"] = int(variables["OMP_NUM_THREADS"])
     record.pop("error", None)
     write_record(folder, record)
-    folder = folder.resolve()
-    options = {**context.data_options(fold), "ckpt_dir": folder, "output_dir": (folder / stage.product).parent}
+    folder, datalist = folder.resolve(), context.datalists[fold].resolve()
+    options: dict[str, object] = {"dataset_dir": datalist.parent, "datalist": datalist}
+    options |= {"ckpt_dir": folder, "output_dir": (folder / stage.product).parent}
     options |= {"resume": True} if stage is TRAINING else {}
     command = bundle_command(stage.run_id, folder / stage.config, {**options, **context.options})
     outcome = launch(command, folder / "log.txt", context.environment, poll)
-    _record_stage(folder, record, stage, outcome)
-
-
-def _record_stage(folder: Path, record: dict[str, Any], stage: Stage, outcome: Outcome) -> None:
-    """Add a stage to the record; the seconds of an interrupted training add up. Raise ``RunError`` for a failure."""
     stages = record.setdefault("stages", {})
-    before = stages.get(stage.name, {}) if stage is TRAINING else {}
+    before = stages.get(stage.name, {}) if stage is TRAINING else {}  # the seconds of an interrupted training add up
     done = outcome.code == 0 and (folder / stage.product).is_file()
     peak_mib = None if outcome.peak_mib is None else round(max(outcome.peak_mib, before.get("peak_mib") or 0.0))
     seconds = round(outcome.seconds + float(before.get("seconds", 0.0)), 1)
     stages[stage.name] = {"done": done, "seconds": seconds, "peak_mib": peak_mib}
-    failure = None if done else RunError(stage.name, outcome, folder / "log.txt")
-    if failure is not None:
-        record |= {"state": "cut off"} if outcome.stopped else {"state": "failed", "error": [str(failure), *failure.lines]}
-    write_record(folder, record)
-    if failure is not None:
-        raise failure
+    if done:
+        write_record(folder, record)
+        return
+    failure = RunError(stage.name, outcome, folder / "log.txt")
+    ended = {"state": "cut off"} if outcome.stopped else {"state": "failed", "error": [str(failure), *failure.lines]}
+    write_record(folder, record | ended)
+    raise failure
 
 
-def execute(run: Run, context: SuiteContext, poll: Callable[[], bool] | None = None) -> None:
-    """Train and evaluate a run; finished stages are skipped and an interrupted training is resumed.
-
-    Raises:
-        RunError: when a process fails or is stopped.
-    """
+def execute(run: Run, context: SuiteContext, poll: Poll = None) -> None:
+    """Train and evaluate a run, without finished stages; ``RunError`` when a process fails or is stopped."""
     folder = context.folder(run)
     if not TRAINING.is_done(folder):
         run_stage(TRAINING, folder, context, run.fold, poll)
