@@ -72,7 +72,7 @@ $(OLDEST)/.done: pyproject.toml constraints-oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/.done
-	$(OLDEST)/bin/python -m pytest tests/test_workflows.py tests/networks/test_msffnet.py tests/data/test_transforms.py tests/simulation/phantom \
+	$(OLDEST)/bin/python -m pytest -o filterwarnings=default tests/test_workflows.py tests/networks/test_msffnet.py tests/data/test_transforms.py tests/simulation/phantom \
 		tests/evaluation tests/experiments/test_search.py tests/experiments/test_search_space.py tests/experiments/test_search_workers.py \
 		tests/inference/test_case.py tests/io/test_working_grid.py tests/training/test_checkpoint.py tests/training/test_resume.py
 
@@ -88,7 +88,7 @@ label: $(LABEL)/.done
 		--port $(PORT) $(if $(WEIGHTS),--weights "$(abspath $(WEIGHTS))") $(if $(CONFIG),--config "$(CONFIG)") $(if $(FRESH),--fresh)
 
 test-label: $(VENV)/.dev $(LABEL)/.done
-	LABEL_PYTHON=$(CURDIR)/$(LABEL)/bin/python $(PY) -m pytest -m "slow or not slow" -rs tests/label
+	LABEL_PYTHON=$(CURDIR)/$(LABEL)/bin/python $(PY) -m pytest -o filterwarnings=default -m "slow or not slow" -rs tests/label
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -28,7 +28,7 @@ def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
         try:
             return torch.jit.script(model)
         except RuntimeError as error:
-            if "builtin cannot be used as a value" not in str(error):
+            if not any(words in str(error) for words in ("builtin cannot be used as a value", "Can't redefine method")):
                 raise
             model = deepcopy(model)
     return torch.jit.script(model)

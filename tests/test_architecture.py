@@ -69,7 +69,7 @@ def _room(module: str) -> str:
 
 
 def _config_targets(file: Path) -> set[str]:
-    return {room + rest for room, rest in TARGET.findall("\n".join(_values(yaml.safe_load(file.read_text()))))}
+    return {room + rest for room, rest in TARGET.findall("\n".join(_values(yaml.safe_load(file.read_text(encoding="utf-8")))))}
 
 
 def _values(node: object) -> list[str]:
@@ -84,7 +84,7 @@ def test_every_room_has_a_rank_and_says_what_belongs_there():
     rooms = {_room(m) for m in MODULES if m}
     assert rooms <= set(LAYERS), f"not in CONTRIBUTING.md: {sorted(rooms - set(LAYERS))}"
     folders = {f.parent for f in MODULES.values()}
-    silent = [str(d) for d in folders if ast.get_docstring(ast.parse((d / "__init__.py").read_text())) is None]
+    silent = [str(d) for d in folders if ast.get_docstring(ast.parse((d / "__init__.py").read_text(encoding="utf-8"))) is None]
     assert not silent
 
 

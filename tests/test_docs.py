@@ -36,7 +36,7 @@ def _lines() -> list[tuple[str, list[str], dict]]:
 
 
 def test_worked_example_of_the_evaluation_is_true():
-    text = (ROOT / "docs" / "evaluation.md").read_text()
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     code, expected = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.DOTALL).groups()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -12,7 +12,7 @@ from conftest import BUNDLE, ROOT
 from scripts.core.config_package import localise
 from scripts.core.provenance import version
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text()) if sys.version_info >= (3, 11) else {}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")) if sys.version_info >= (3, 11) else {}
 
 
 def test_every_folder_of_the_code_is_packaged():
@@ -29,14 +29,14 @@ def test_configs_and_weights_are_packaged():
 
 
 def test_version_is_one():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    changelog = (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert PROJECT["project"]["version"] == version() == citation["version"]
     assert f"## {version()} " in changelog
 
 
 def test_citation_has_the_fields_of_its_schema():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["cff-version"] == "1.2.0"
     for reference in citation["references"]:

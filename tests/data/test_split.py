@@ -88,7 +88,7 @@ def test_bad_arguments_are_one_line(datalist):
     content = json.loads(datalist.read_text())
     del content["training"][1]["patient"]
     datalist.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"c1.nii names no `patient` \(1 such\)"):
+    with pytest.raises(InputError, match=r"c1.nii has no `patient` \(1 case\(s\) without one\)"):
         split(str(datalist))
     (datalist.parent / "m3.nii").write_bytes(b"no image")
     content["training"][1]["patient"] = "p00"

@@ -42,6 +42,8 @@ def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("label")
     cases = json.loads((phantom_set / "datalist.json").read_text())
     cases = [case for section in ("training", "validation", "testing") for case in cases[section]]
+    # The scan without a fracture comes last: weights that mark nothing would score 1 on it.
+    cases.sort(key=lambda case: not (np.asarray(nib.load(phantom_set / case["label"]).dataobj) == 1).any())
     for folder in ("studies", "labels", "empty"):
         (root / folder).mkdir()
     for name, case in zip(STUDIES, cases, strict=True):
@@ -118,7 +120,7 @@ def test_mask_equals_that_of_inference(server, place, tmp_path):
     answer = json.loads(server.infer("one", "json", threshold=0.4)[1])
     assert answer["label_names"] == {"fractured vertebra": 1}
     assert answer["findings"]
-    assert "segmenting:" in server.log.read_text()
+    assert "fine pass:" in server.log.read_text()
 
 
 def test_failed_segmentation_has_a_reason(server, place):

@@ -123,7 +123,7 @@ def split(
     anonymous = [c.get("image", "a case") for c in cases if not c.get("patient")]
     if anonymous:
         raise InputError(
-            f"{datalist}: {anonymous[0]} has no `patient` ({len(anonymous)} cases in all); add it, to split by patient"
+            f"{datalist}: {anonymous[0]} has no `patient` ({len(anonymous)} case(s) without one); add it, to split by patient"
         )
     target = Path(out) if out is not None else source.with_name(f"{source.stem}_split.json")
     if target.suffix != ".json":
@@ -149,7 +149,7 @@ def split(
     leakage = patient_leakage({"training": pool, "testing": sections["testing"]})
     if leakage:
         raise InputError(
-            f"{datalist}: patient {min(leakage)} is in testing and in another section ({len(leakage)} patients in all); "
+            f"{datalist}: patient {min(leakage)} is in testing and in another section ({len(leakage)} patient(s) in all); "
             "split without --folds first"
         )
     groups = folds_by_patient(patients, _fracture_flags(pool), folds, seed)

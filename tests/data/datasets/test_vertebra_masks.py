@@ -90,7 +90,7 @@ def test_folders_without_data_are_one_line(tmp_path, command):
     with pytest.raises(InputError, match="no such folder"):
         command(str(tmp_path / "nowhere"), str(tmp_path / "out"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match="contains no"):
         command(str(tmp_path / "empty"), str(tmp_path / "out"))
 
 
