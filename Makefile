@@ -1,5 +1,5 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
-# make test   the tests, in the same environment; COVERAGE=1 measures line coverage and requires 95 %
+# make test   the tests, in the same environment; COVERAGE=1 measures line coverage, COVERAGE_MIN=95 requires that much
 # make test-wheel   builds the wheel, installs it outside the checkout and segments a phantom
 # make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/slicer.md
 PYTHON ?= python3
@@ -52,7 +52,7 @@ demo: $(VENV)/.base
 	@echo "inference       $(DEMO)/inference/report.html"
 
 test: $(VENV)/.dev
-	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered --cov-fail-under=95)
+	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered $(if $(COVERAGE_MIN),--cov-fail-under=$(COVERAGE_MIN)))
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
