@@ -79,4 +79,6 @@ def test_bundle_command_finds_configs_and_spares_the_weights(type_line, monkeypa
     assert words[-4:] == ["--ckpt_dir", "runs/training", "--output_dir", "runs/training"]
     assert environment["PYTHONPATH"].split(":")[0] == str(BUNDLE)
     type_line("bundle", "run", "training", "--config_file", "configs/train.yaml", "--ckpt_dir", "mine")
-    assert calls[1][0][-2:] == ["--ckpt_dir", "mine"]
+    assert calls[1][0][-4:] == ["--ckpt_dir", "mine", "--output_dir", "runs/training"]
+    type_line("bundle", "run", "training", "--config_file", "configs/train.yaml", "--output_dir=mine")
+    assert calls[2][0][-3:] == ["--output_dir=mine", "--ckpt_dir", "runs/training"]

@@ -96,8 +96,10 @@ def bundle(*words: str) -> None:
         words: arguments of ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
     """
     text = [_bundle_configs(word) for word in words]
-    if "training" in words and not any(word.startswith("--ckpt_dir") for word in words):
-        text += ["--ckpt_dir", "runs/training", "--output_dir", "runs/training"]
+    if "training" in words:
+        for option in ("--ckpt_dir", "--output_dir"):
+            if not any(word.partition("=")[0] == option for word in words):
+                text += [option, "runs/training"]
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BUNDLE), environment.get("PYTHONPATH", "")]))
     sys.stdout.flush()
