@@ -15,7 +15,7 @@ from .bottleneck import SegmentationDecoder
 from .encoder import UNetEncoder
 from .ffm import FeatureFusionModule
 from .lprab import LocalPositionResidualAttention
-from .outputs import NUM_CLASSES, UNTRAINED_LOGIT
+from .outputs import AUXILIARY, NUM_CLASSES, UNTRAINED_LOGIT, check_auxiliary
 from .padding import crop_to, pad_to_multiple
 from .rbrab import ResidualBorderRefinementAttention
 from .rcbam import ResidualConvBlockAttention
@@ -43,8 +43,8 @@ class MSFFNet(nn.Module):
         spatial_dims: 2 (the paper) or 3.
         in_channels: channels of the image.
         out_channels: classes of the softmax, background included.
-        vertebra_output: whether there is one more output channel, the logit of *vertebra*, intact or fractured (see
-            ``outputs.py``). It is initialised to background until ``VertebraLoss`` trains it. Not in the paper.
+        auxiliary_outputs: further output channels, each the logit of a sigmoid: the first of "vertebra" and "body", see
+            ``networks.outputs``.
         features: channels of the five encoder blocks. The default is the paper's "standard U-Net"; the shipped weights have a
             quarter of it.
         fusion_channels: channels of the fused map from ASPP on; None: twice ``features[0]``, at least 32. Narrower maps are cheaper
@@ -67,6 +67,7 @@ class MSFFNet(nn.Module):
         act: activation.
         norm: normalisation.
         dropout: dropout probability in the encoder, the attention blocks and before the last layer.
+        vertebra_output: name of ``auxiliary_outputs=["vertebra"]`` before version 0.7.
 
     Raises:
         ValueError: when an argument is out of range or the strides do not fit; the message names value and remedy.
@@ -77,7 +78,7 @@ class MSFFNet(nn.Module):
         spatial_dims: int = 2,
         in_channels: int = 1,
         out_channels: int = NUM_CLASSES,
-        vertebra_output: bool = False,
+        auxiliary_outputs: Sequence[str] = (),
         features: Sequence[int] = (64, 128, 256, 512, 1024),
         fusion_channels: int | None = None,
         fusion_stride: int = 2,
@@ -96,8 +97,12 @@ class MSFFNet(nn.Module):
         act: str | tuple = ("relu", {"inplace": True}),
         norm: str | tuple = "batch",
         dropout: float = 0.0,
+        vertebra_output: bool | None = None,
     ) -> None:
         super().__init__()
+        if vertebra_output is not None:
+            auxiliary_outputs = AUXILIARY[:1] if vertebra_output else ()
+        num_auxiliary = len(check_auxiliary(auxiliary_outputs))
         if spatial_dims not in (2, 3):
             raise ValueError(f"MSFFNet: spatial_dims={spatial_dims}; must be 2 or 3.")
         if len(features) != 5 or min(features) < 1:
@@ -142,7 +147,7 @@ class MSFFNet(nn.Module):
         self.decoder = SegmentationDecoder(
             in_channels=width,
             hidden_channels=features[0],
-            out_channels=out_channels + vertebra_output,
+            out_channels=out_channels + num_auxiliary,
             in_stride=fusion_stride,
             encoder_strides=encoder_strides,
             transposed_stride=transposed_stride,
@@ -150,12 +155,12 @@ class MSFFNet(nn.Module):
             **shared,
         )
         nn.init.zeros_(self.decoder.head.bias)
-        if vertebra_output:
-            nn.init.zeros_(self.decoder.head.weight[-1:])
-            nn.init.constant_(self.decoder.head.bias[-1:], UNTRAINED_LOGIT)
+        if num_auxiliary:
+            nn.init.zeros_(self.decoder.head.weight[-num_auxiliary:])
+            nn.init.constant_(self.decoder.head.bias[-num_auxiliary:], UNTRAINED_LOGIT)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map an image (B, in_channels, *size) to logits (B, out_channels, *size), or out_channels + 1 with ``vertebra_output``.
+        """Map an image (B, in_channels, *size) to logits (B, C, *size): ``out_channels`` and the auxiliary outputs.
 
         ``size`` is (H, W), of a 3D network (H, W, D). A 2D network also segments the N slices of volumes (N, H, W).
         """

@@ -1,12 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output channels of a network, logits (B, C, *size).
+"""Names of a network's output channels, logits (B, C, *size).
 
-The first two channels are the classes of one softmax: background and fracture. The third, where a network has one, is the logit of
-a separate sigmoid: vertebra, intact or fractured.
+Background and fracture are the classes of one softmax, those of the paper. Every further output, where a network has it, is a
+sigmoid of its own: *vertebra*, intact or fractured; *body*, the vertebral body. A network has the first outputs of ``OUTPUTS``, so
+that their number, all that an exported model tells about them, names them.
 """
 
 from __future__ import annotations
 
-BACKGROUND, FRACTURE, VERTEBRA = 0, 1, 2
+from collections.abc import Sequence
+
+OUTPUTS = ("background", "fracture", "vertebra", "body")
+BACKGROUND, FRACTURE, VERTEBRA, BODY = range(len(OUTPUTS))
 NUM_CLASSES = 2  # channels of the softmax
-UNTRAINED_LOGIT = -2.0  # bias of VERTEBRA before its training: a probability of 0.12
+AUXILIARY = OUTPUTS[NUM_CLASSES:]
+UNTRAINED_LOGIT = -2.0  # bias of an auxiliary output before its training: a probability of 0.12
+
+
+def check_auxiliary(names: Sequence[str]) -> tuple[str, ...]:
+    """Auxiliary outputs of a network, in order.
+
+    Raises:
+        ValueError: for a name that is unknown, or one whose predecessor is missing.
+    """
+    given = tuple([names] if isinstance(names, str) else names)
+    if given != AUXILIARY[: len(given)]:
+        possible = ", ".join(f"[{', '.join(AUXILIARY[:n])}]" for n in range(len(AUXILIARY) + 1))
+        raise ValueError(f"auxiliary_outputs={list(given)}: must be one of {possible}")
+    return given
+
+
+def output_names(num_outputs: int) -> tuple[str, ...]:
+    """Names of the outputs of a network by their number.
+
+    Raises:
+        ValueError: for a number of outputs that no network of this project has.
+    """
+    if not NUM_CLASSES <= num_outputs <= len(OUTPUTS):
+        raise ValueError(f"{num_outputs} outputs: a network has {NUM_CLASSES} to {len(OUTPUTS)}, the first of {', '.join(OUTPUTS)}")
+    return OUTPUTS[:num_outputs]

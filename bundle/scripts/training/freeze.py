@@ -56,7 +56,7 @@ def only_output(network: nn.Module, layer: str = "decoder.head", output: int = 2
         raise InputError(f"layer={layer!r}: the network has no such convolution; must be the name of its last one")
     parameters = list(last.parameters())
     if not 0 <= output < len(parameters[0]):
-        raise InputError(f"output={output}: {layer} has {len(parameters[0])} outputs; set network_def::vertebra_output to true")
+        raise InputError(f"output={output}: {layer} has {len(parameters[0])} outputs; add it to network_def::auxiliary_outputs")
     network.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)

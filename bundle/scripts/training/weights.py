@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import UNTRAINED_LOGIT
+from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
 
 logger = logging.getLogger(__name__)
@@ -53,14 +53,14 @@ def widen_inputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str
     return result
 
 
-def match_vertebra_output(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Adapt a state dict to a network with or without the third output, vertebra.
+def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adapt a state dict to a network with more or fewer auxiliary outputs.
 
-    A missing output is initialised to background, a superfluous one is left out; the outputs of fracture are unchanged, and so
-    are weights that differ otherwise.
+    A missing output is initialised to background, a superfluous one is left out; the outputs of background and fracture are
+    unchanged, and so are weights that differ otherwise.
 
     Args:
-        network: network to load into.
+        network: network to load into; its attribute ``num_trained_outputs`` becomes the number of outputs that the state has.
         state: flat state dict; not changed.
     """
     expected, result = network.state_dict(), dict(state)
@@ -68,16 +68,20 @@ def match_vertebra_output(network: nn.Module, state: dict[str, torch.Tensor]) ->
         name = f"{key.removesuffix('.weight')}.bias"
         if not key.endswith(".weight") or key not in expected or name not in expected or name not in state:
             continue
-        shape = expected[key].shape
-        if value.shape[1:] != shape[1:] or {len(value), shape[0]} != {2, 3}:
+        stored, required = len(value), len(expected[key])
+        possible = range(NUM_CLASSES, len(OUTPUTS) + 1)
+        if value.shape[1:] != expected[key].shape[1:] or stored == required or not {stored, required} <= set(possible):
             continue
-        if shape[0] == 2:
-            result[key], result[name] = value[:2], state[name][:2]
-            logger.info("%s has a third output (vertebra), the network only two: it is not loaded", key)
+        if stored > required:
+            result[key], result[name] = value[:required], state[name][:required]
+            logger.info("%s: outputs %s are not loaded, the network lacks them", key, ", ".join(OUTPUTS[required:stored]))
         else:
-            result[key] = torch.cat([value, torch.zeros_like(value[:1])])
-            result[name] = torch.cat([state[name], torch.full_like(state[name][:1], UNTRAINED_LOGIT)])
-            logger.info("%s has no third output (vertebra): it is initialised to background until it is trained", key)
+            added = required - stored
+            result[key] = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
+            result[name] = torch.cat([state[name], state[name].new_full((added,), UNTRAINED_LOGIT)])
+            network.num_trained_outputs = stored  # type: ignore[assignment]
+            untrained = ", ".join(OUTPUTS[stored:required])
+            logger.info("%s lacks the outputs %s: they are background until they are trained", key, untrained)
     return result
 
 
@@ -91,7 +95,7 @@ def load_weights(
         path: checkpoint; None leaves the network unchanged.
         device: where the tensors are mapped to.
         widen: accept weights of fewer input channels, see ``widen_inputs``.
-        exact: refuse weights that differ in the third output, see ``match_vertebra_output``.
+        exact: refuse weights with more or fewer auxiliary outputs, see ``match_outputs``.
 
     Raises:
         InputError: when the file is missing, unreadable or of another network.
@@ -112,7 +116,7 @@ def load_weights(
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
         state = with_present_names(network, state)
         state = widen_inputs(network, state) if widen else state
-        state = state if exact else match_vertebra_output(network, state)
+        state = state if exact else match_outputs(network, state)
     problem = weight_problem(network, state)
     if problem:
         raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vertebra instances: one label per visible vertebra, with its body and its posterior elements.
+
+The bodies are separated by planes across the axis of the spine, the posterior elements by flooding from the bodies through what is
+vertebra. ``docs/history/vertebra_separators.md`` compares this with other separators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure
+from scipy.spatial import cKDTree
+from skimage.segmentation import watershed
+
+from ..core.components import label_components
+from .spine_axis import BODY_PROBABILITY, REACH_MM, SpineAxis, body_width, disc_profile, find_axis, spine_bodies
+from .vertebra_cuts import Segment, cut_profile
+
+VERTEBRA_PROBABILITY = 0.5
+MIN_INSTANCE_ML = 1.5  # of a body; less is noise or a remnant at the border
+POSTERIOR_REACH_MM = 75.0  # of the tip of a spinous process from the centre of the body
+TUBE = 0.5  # radius of the body around the axis per width, in which another vertebra is body and not a process
+TUBE_MARGIN_MM = 4.0  # of a vertebra beyond its cuts in that tube: the rim of an endplate
+ISOLATED_MM, ISOLATED_VOLUME = 25.0, 0.5  # a body so far from the next is kept if it has this fraction of the median volume
+LEVELS_OF_FLOODING = 20  # of probability, from body to soft tissue
+
+
+@dataclass
+class VertebraInstances:
+    """Vertebrae of a scan in a box of the working grid, numbered from the head to the feet.
+
+    Attributes:
+        labels: (R, A, S) number of the vertebra, 0 elsewhere, uint8.
+        bodies: (R, A, S) voxels of vertebral bodies.
+        complete: by number; False for a vertebra whose body the border of the scan cuts.
+        axis: axis of the spine, None without a vertebra.
+    """
+
+    labels: NDArray[np.uint8]
+    bodies: NDArray[np.bool_]
+    complete: dict[int, bool]
+    axis: SpineAxis | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the vertebrae from the head to the feet."""
+        return sorted(self.complete)
+
+    def body_boxes(self) -> dict[int, tuple[slice, ...]]:
+        """Bounding box of every vertebra."""
+        boxes = find_objects(self.labels)
+        return {n: boxes[n - 1] for n in self.numbers if n <= len(boxes) and boxes[n - 1] is not None}
+
+
+def _empty(shape: Sequence[int]) -> VertebraInstances:
+    return VertebraInstances(np.zeros(shape, np.uint8), np.zeros(shape, bool), {})
+
+
+def _segment_of_voxels(
+    voxels: NDArray[np.int64], axis: SpineAxis, segments: Sequence[Segment], normals: NDArray, spacing: Sequence[float]
+) -> NDArray[np.int64]:
+    """Index of the segment (K,) of voxels (K, 3) of bodies, -1 outside all segments."""
+    points = voxels * np.array(spacing)
+    distance, nearest = cKDTree(axis.points).query(points)
+    result = np.full(len(voxels), -1)
+    for k, segment in enumerate(segments):
+        # Far from a cut the nearest point of the axis decides, near it the tilted plane.
+        near = (nearest >= segment.start - 15) & (nearest <= segment.stop + 15)
+        below_start = ((points[near] - axis.points[segment.start]) * normals[segment.start]).sum(1) >= 0
+        above_stop = ((points[near] - axis.points[segment.stop]) * normals[segment.stop]).sum(1) < 0
+        inside = np.flatnonzero(near)[below_start & above_stop]
+        result[inside] = k
+    result[distance > REACH_MM + 8] = -1
+    return result
+
+
+def _main_parts(labels: NDArray[np.int32], count: int, spacing: Sequence[float]) -> tuple[NDArray[np.int32], list[int]]:
+    """Largest component of every body, renumbered without those that are too small or isolated, and the former indices."""
+    voxel_ml = float(np.prod(spacing)) / 1000
+    found: list[tuple[int, tuple[slice, ...], NDArray[np.bool_], float]] = []
+    for k, box in enumerate(find_objects(labels, max_label=count)):
+        if box is None:
+            continue
+        parts, n = label_components(labels[box] == k + 1)
+        sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+        if n and sizes.max() * voxel_ml >= MIN_INSTANCE_ML:
+            found.append((k, box, parts == 1 + int(np.argmax(sizes)), float(sizes.max() * voxel_ml)))
+    median = float(np.median([f[3] for f in found])) if found else 0.0
+    for end in (0, -1):
+        while len(found) > 2 and found[end][3] < ISOLATED_VOLUME * median:
+            a, b = found[end][1][2], found[end + 1 if end == 0 else end - 1][1][2]
+            if (max(a.start, b.start) - min(a.stop, b.stop)) * spacing[2] < ISOLATED_MM:
+                break
+            found.pop(end)
+    result = np.zeros_like(labels)
+    for number, (_, box, mask, _) in enumerate(found, 1):
+        result[box][mask] = number
+    return result, [f[0] for f in found]
+
+
+def _clear_tube(
+    labels: NDArray[np.uint8],
+    markers: NDArray[np.int32],
+    axis: SpineAxis,
+    segments: Sequence[Segment],
+    width: NDArray[np.float64],
+    spacing: Sequence[float],
+) -> None:
+    """Remove what flowed around the axis beyond the cuts of its vertebra: the body of a neighbour that was not detected."""
+    voxels = np.argwhere((labels > 0) & (markers == 0))
+    distance, nearest = cKDTree(axis.points).query(voxels * np.array(spacing), distance_upper_bound=2 * REACH_MM)
+    inside = distance < TUBE * width[np.minimum(nearest, len(axis) - 1)]
+    voxels, nearest = voxels[inside], nearest[inside]
+    number = labels[tuple(voxels.T)].astype(int) - 1
+    starts, stops = (np.array([getattr(s, name) for s in segments]) for name in ("start", "stop"))
+    beyond = (nearest < starts[number] - TUBE_MARGIN_MM) | (nearest > stops[number] + TUBE_MARGIN_MM)
+    labels[tuple(voxels[beyond].T)] = 0
+
+
+def find_vertebrae(
+    vertebra: NDArray, body: NDArray, spacing: Sequence[float], border: Sequence[tuple[bool, bool]] = ((True, True),) * 3
+) -> VertebraInstances:
+    """Separate the vertebrae of a scan.
+
+    Args:
+        vertebra: probabilities of vertebra (R, A, S).
+        body: probabilities of vertebral body (R, A, S).
+        spacing: mm.
+        border: for each axis, True where its first and its last plane are the border of the scan.
+    """
+    bodies = spine_bodies(body, spacing) if body.size else np.zeros(body.shape, bool)
+    axis = find_axis(bodies, spacing)
+    if axis is None:
+        return _empty(body.shape)
+    masked = np.where(bodies, body, np.minimum(body, BODY_PROBABILITY)).astype(np.float32)
+    profile, normals = disc_profile(masked, axis, spacing)
+    width = body_width(bodies, axis, spacing)
+    segments = cut_profile(profile, width)
+    if not segments:
+        return _empty(body.shape)
+    voxels = np.argwhere(bodies)
+    index = _segment_of_voxels(voxels, axis, segments, normals, spacing)
+    raw = np.zeros(body.shape, np.int32)
+    raw[tuple(voxels.T)] = index + 1
+    markers, kept = _main_parts(raw, len(segments), spacing)
+    count = len(kept)
+    if not count:
+        return _empty(body.shape)
+    labels = _flood(markers, vertebra, spacing)
+    _clear_tube(labels, markers, axis, [segments[k] for k in kept], width, spacing)
+    complete = {n: True for n in range(1, count + 1)}
+    for dimension, ends in enumerate(border):
+        for end, is_border in zip((0, -1), ends, strict=True):
+            if is_border:
+                for n in np.unique(np.take(markers, end, dimension)):
+                    complete.pop(int(n), None) if n == 0 else complete.update({int(n): False})
+    return VertebraInstances(labels, (markers > 0) & (labels > 0), complete, axis)
+
+
+def _flood(markers: NDArray[np.int32], vertebra: NDArray, spacing: Sequence[float]) -> NDArray[np.uint8]:
+    """Instances (R, A, S) that grow from their bodies through vertebra, the most probable voxels first."""
+    box = tuple(
+        slice(max(s.start - round(POSTERIOR_REACH_MM / d), 0), s.stop + round(POSTERIOR_REACH_MM / d))
+        for s, d in zip(find_objects((markers > 0).astype(np.uint8))[0], spacing, strict=True)
+    )
+    probability, seeds = vertebra[box], markers[box]
+    mask = (probability > VERTEBRA_PROBABILITY) | (seeds > 0)
+    level = ((1 - probability.astype(np.float32)) * LEVELS_OF_FLOODING).astype(np.uint8)
+    grown = watershed(level, seeds, mask=mask)
+    labels = np.zeros(markers.shape, np.uint8)
+    labels[box] = grown
+    del grown, level
+    for n, part in enumerate(find_objects(labels), 1):
+        if part is None:
+            continue
+        centre = np.argwhere(markers[part] == n).mean(axis=0) * spacing
+        inside = np.argwhere(labels[part] == n)
+        far = np.linalg.norm(inside * np.array(spacing) - centre, axis=1) > POSTERIOR_REACH_MM
+        if far.any():
+            view = labels[part]
+            view[tuple(inside[far].T)] = 0
+    return _without_fragments(labels, vertebra, spacing)
+
+
+def _without_fragments(labels: NDArray[np.uint8], vertebra: NDArray, spacing: Sequence[float]) -> NDArray[np.uint8]:
+    """Instances with posterior parts that are separate, such as the tip of a spinous process, given to the nearest one."""
+    mask = np.asarray(vertebra > VERTEBRA_PROBABILITY) & (labels == 0)
+    near = binary_dilation(labels > 0, generate_binary_structure(3, 1), iterations=max(round(6.0 / max(spacing)), 1))
+    parts, count = label_components(mask & near)
+    if not count:
+        return labels
+    grown = labels.copy()
+    reach = max(round(6.0 / max(spacing)), 1)
+    for number, box in enumerate(find_objects(parts), 1):
+        wide = tuple(slice(max(s.start - reach, 0), s.stop + reach) for s in box)
+        counts = np.bincount(labels[wide].ravel(), minlength=2)
+        counts[0] = 0
+        if counts.any():
+            view = grown[box]
+            view[parts[box] == number] = int(np.argmax(counts))
+    return grown
