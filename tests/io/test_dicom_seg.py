@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import write_slice
+from dicom_vertebrae import RECORDS, VertebraRecord, dcmqi, run, vertebra_series
 from fakes import MARK_HU, FakeRunner, Threshold, affine_of, ball_scan
 from scipy.spatial.transform import Rotation
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
+from scripts.io.dicom_codes import level_concept
+from scripts.io.dicom_seg import WRITE_BYTES_PER_PIXEL, write_segmentation, write_vertebra_segmentation
 
 pydicom = pytest.importorskip("pydicom")
 SPACING = (0.9, 1.1, 2.0)
@@ -126,14 +127,10 @@ def test_attributes_of_the_source_and_the_disclaimer(segmented):
 
 
 def test_dcmqi_reads_the_same_mask(segmented):
-    if importlib.util.find_spec("dcmqi") is None:
-        pytest.skip("dcmqi is not installed")
     root, _ = segmented
-    program = shutil.which("segimage2itkimage") or str(Path(sys.executable).parent / "segimage2itkimage")
     out = root / "dcmqi"
     out.mkdir()
-    command = [program, "--inputDICOM", str(root / "out_seg.dcm"), "--outputDirectory", str(out), "-t", "nii"]
-    subprocess.run(command, check=True, capture_output=True)
+    run(dcmqi("segimage2itkimage"), "--inputDICOM", root / "out_seg.dcm", "--outputDirectory", out, "-t", "nii")
     mask = nib.load(root / "out_fracture.nii.gz")
     full = np.asarray(mask.dataobj) > 0
     decoded = np.zeros(full.shape, bool)
@@ -198,3 +195,159 @@ def test_only_the_dicom_seg_is_left_out_without_a_study_uid(tmp_path):
     assert (tmp_path / "out_fracture.nii.gz").is_file()
     assert not (tmp_path / "out_seg.dcm").exists()
     assert any("StudyInstanceUID" in note for note in result["notes"])
+
+
+VERSION = "0.6.0+0123abcd"
+
+
+@pytest.fixture
+def vertebrae(tmp_path):
+    pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
+    series, planes = vertebra_series(tmp_path / "ct")
+    return tmp_path / "seg.dcm", series, planes
+
+
+def test_every_vertebra_is_one_segment(vertebrae):
+    import highdicom as hd
+
+    path, series, planes = vertebrae
+    write_vertebra_segmentation(path, series, planes, RECORDS, VERSION)
+    seg = hd.seg.segread(path)
+    uids = [header.SOPInstanceUID for header in series.headers]
+    labels = seg.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    expected = np.zeros_like(labels)
+    for k, plane in planes.items():
+        expected[k] = np.select([plane == r.vertebra for r in RECORDS], [1, 2, 3, 4])
+    assert expected.any()
+    np.testing.assert_array_equal(labels, expected)
+    assert seg.SegmentsOverlap == "NO"
+
+
+def test_segments_are_named_and_coded(vertebrae):
+    import highdicom as hd
+
+    path, series, planes = vertebrae
+    write_vertebra_segmentation(path, series, planes, RECORDS, VERSION)
+    seg = hd.seg.segread(path)
+    descriptions = [seg.get_segment_description(n) for n in seg.segment_numbers]
+    assert [d.segment_label for d in descriptions] == ["T11", "T12 fractured", "L6?", "vertebra 5"]
+    for record, description in zip(RECORDS, descriptions, strict=True):
+        assert description.segmented_property_type == level_concept(record.level).code()
+        assert description.segmented_property_category.meaning == "Anatomical Structure"
+        modifiers = description.segmented_property_type.get("SegmentedPropertyTypeModifierCodeSequence", [])
+        assert [m.CodeMeaning for m in modifiers] == (["Fracture"] if record.fractured else [])
+        assert description.SegmentDescription.startswith("RESEARCH USE ONLY")
+        assert ("guess" in description.SegmentDescription) == (record.level_source == "guess")
+        assert description.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion == VERSION
+    colours = [tuple(d.RecommendedDisplayCIELabValue) for d in descriptions]
+    assert colours.count(colours[1]) == 1  # of the fractured one
+    assert len({d.tracking_uid for d in descriptions}) == len(RECORDS)
+    assert "RESEARCH USE ONLY" in seg.SeriesDescription
+    assert "RESEARCH USE ONLY" in seg.ContentDescription
+
+
+def test_dcmqi_reads_every_vertebra(vertebrae):
+    path, series, planes = vertebrae
+    write_vertebra_segmentation(path, series, planes, RECORDS, VERSION)
+    out = path.parent / "dcmqi"
+    out.mkdir()
+    run(dcmqi("segimage2itkimage"), "--inputDICOM", path, "--outputDirectory", out, "-t", "nii", "--mergeSegments")
+    (file,) = out.glob("*.nii.gz")  # one file, as no pixel is in two segments
+    image = nib.load(file)
+    index = np.argwhere(np.asarray(image.dataobj) > 0)
+    voxels = index @ (np.linalg.inv(series.affine) @ image.affine)[:3, :3].T + (np.linalg.inv(series.affine) @ image.affine)[:3, 3]
+    i, j, k = np.round(voxels).astype(int).T
+    np.testing.assert_allclose(voxels, np.stack([i, j, k], axis=1), atol=0.02)
+    decoded = np.zeros(series.shape, int)
+    decoded[i, j, k] = np.asarray(image.dataobj)[tuple(index.T)]
+    for n, record in enumerate(RECORDS, 1):
+        expected = np.zeros(series.shape, bool)
+        for s, plane in planes.items():
+            expected[:, :, s] = (plane == record.vertebra).T
+        np.testing.assert_array_equal(decoded == n, expected)
+    (attributes,) = json.loads((out / "meta.json").read_text(encoding="utf-8"))["segmentAttributes"]
+    assert [a["SegmentedPropertyTypeCodeSequence"]["CodeMeaning"] for a in attributes] == [
+        level_concept(r.level).meaning for r in RECORDS
+    ]
+
+
+def test_slices_without_vertebrae_are_left_out(vertebrae):
+    path, series, planes = vertebrae
+    planes = {**planes, 0: np.zeros_like(planes[5]), 13: np.zeros_like(planes[5])}
+    write_vertebra_segmentation(path, series, planes, RECORDS, VERSION)
+    assert {source for source, _ in frames(path)} == {series.headers[k].SOPInstanceUID for k in range(2, 13)}
+
+
+def test_more_vertebrae_than_a_byte_holds(vertebrae):
+    import highdicom as hd
+
+    path, series, _ = vertebrae
+    plane = np.arange(480, dtype=np.uint16).reshape(20, 24)
+    write_vertebra_segmentation(path, series, {4: plane}, [VertebraRecord(n) for n in range(1, 480)], VERSION)
+    labels = hd.seg.segread(path).get_pixels_by_source_instance([series.headers[4].SOPInstanceUID], combine_segments=True)
+    np.testing.assert_array_equal(labels[0], plane)
+
+
+def test_text_that_dicom_cannot_hold_is_replaced(vertebrae):
+    path, series, planes = vertebrae
+    records = [VertebraRecord(n, level="Brustwirbel\\ü\n" + "x" * 80, level_source="mask") for n in (1, 2, 3, 5)]
+    write_vertebra_segmentation(path, series, planes, records, "ünversion" * 20)
+    segment = pydicom.dcmread(path, stop_before_pixels=True).SegmentSequence[0]
+    assert segment.SegmentLabel.startswith("Brustwirbel/? x")
+    assert len(segment.SegmentLabel) <= 64
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Vertebra"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"FrameOfReferenceUID": None}, "lacks FrameOfReferenceUID"),
+        ({"SOPInstanceUID": "1.2.3.4"}, "several slices have one SOPInstanceUID"),
+        ({"PatientSex": "X", "PatientID": None, "SeriesNumber": None, "SliceThickness": ""}, None),
+        ({"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Müller^Jürgen"}, None),
+    ],
+    ids=["frame of reference", "one UID", "patient", "UTF-8"],
+)
+def test_attributes_of_the_source(tmp_path, changes, word):
+    pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
+    series, planes = vertebra_series(tmp_path / "ct", **changes)
+    if word is None:
+        write_vertebra_segmentation(tmp_path / "seg.dcm", series, planes, RECORDS, VERSION)
+        data = pydicom.dcmread(tmp_path / "seg.dcm", stop_before_pixels=True)
+        assert str(data.PatientName) == changes.get("PatientName", "Phantom^Spine")
+        return
+    with pytest.raises(ValueError, match=word):
+        write_vertebra_segmentation(tmp_path / "seg.dcm", series, planes, RECORDS, VERSION)
+    assert [f.name for f in tmp_path.iterdir()] == ["ct"]
+
+
+def test_vertebrae_and_rows_that_do_not_fit_are_refused(vertebrae):
+    path, series, planes = vertebrae
+    empty = {3: np.zeros((20, 24), np.uint8)}
+    for nothing in ({}, empty):
+        with pytest.raises(ValueError, match="there is no vertebra"):
+            write_vertebra_segmentation(path, series, nothing, RECORDS, VERSION)
+        with pytest.raises(ValueError, match="there is no finding"):
+            write_segmentation(path, series, nothing, [], VERSION)
+    with pytest.raises(ValueError, match="number 5, which has no row"):
+        write_vertebra_segmentation(path, series, planes, RECORDS[:3], VERSION)
+    with pytest.raises(ValueError, match="two rows have one number"):
+        write_vertebra_segmentation(path, series, planes, [*RECORDS, RECORDS[0]], VERSION)
+    with pytest.raises(ValueError, match=r"slice 14 .* one of 14 slices"):
+        write_vertebra_segmentation(path, series, {14: planes[5]}, RECORDS, VERSION)
+    with pytest.raises(ValueError, match=r"slice 5 of \(24, 20\) pixels; must be .*\(20, 24\)"):
+        write_vertebra_segmentation(path, series, {5: planes[5].T}, RECORDS, VERSION)
+    assert not path.exists()
+
+
+def test_memory_is_within_the_stated_bytes(tmp_path):
+    import tracemalloc
+
+    pytest.importorskip("highdicom", reason="DICOM-SEG needs the extra `dicom-seg`")
+    series, planes = vertebra_series(tmp_path / "ct", shape=(20, 400, 400))
+    write_vertebra_segmentation(tmp_path / "first.dcm", series, planes, RECORDS, VERSION)  # imports and dictionaries
+    tracemalloc.start()
+    write_vertebra_segmentation(tmp_path / "seg.dcm", series, planes, RECORDS, VERSION)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < WRITE_BYTES_PER_PIXEL * len(planes) * 400 * 400 + 2**20
