@@ -14,6 +14,8 @@ LOSS_BANDS: dict[int, tuple[float, float]] = {1: (0.20, 0.25), 2: (0.25, 0.40), 
 SIMULATED_LOSS: dict[int, tuple[float, float]] = {1: (0.215, 0.235), 2: (0.28, 0.37), 3: (0.43, 0.56)}
 # Height of the body that a shape of fracture reduces, a key of ``BodyHeights.loss_from``.
 SHAPES: dict[str, str] = {"wedge": "anterior", "biconcave": "middle", "crush": "mean"}
+# Zones of a body between its posterior (0) and its anterior wall (1), without the rims.
+ZONES: dict[str, tuple[float, float]] = {"anterior": (0.72, 0.93), "middle": (0.40, 0.60), "posterior": (0.07, 0.28)}
 
 
 def grade_of(loss: float) -> int:
@@ -41,6 +43,20 @@ class BodyHeights:
         }
 
 
+def central_third(footprint: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns (X, Y) of the mid-sagittal third of a footprint (X, Y), whose first axis is lateral.
+
+    Raises:
+        ValueError: when the footprint is empty.
+    """
+    columns = np.nonzero(footprint.any(axis=1))[0]
+    low, high = columns.min(), columns.max()
+    third = (high - low) / 3
+    central = np.zeros_like(footprint)
+    central[int(np.floor(low + third)) : int(np.ceil(high - third)) + 1] = True
+    return footprint & central
+
+
 def heights_from_columns(height: NDArray[np.floating], footprint: NDArray[np.bool_], depth: NDArray[np.floating]) -> BodyHeights:
     """Mean height of the columns in the anterior, middle and posterior zone of a body.
 
@@ -52,14 +68,10 @@ def heights_from_columns(height: NDArray[np.floating], footprint: NDArray[np.boo
     Returns:
         Heights in mm; NaN for a zone without columns.
     """
-    columns = np.nonzero(footprint.any(axis=1))[0]
-    low, high = columns.min(), columns.max()
-    third = (high - low) / 3
-    central = np.zeros_like(footprint)
-    central[int(np.floor(low + third)) : int(np.ceil(high - third)) + 1] = True
+    central = central_third(footprint)
 
     def mean_between(start: float, stop: float) -> float:
-        zone = footprint & central & (depth >= start) & (depth <= stop)
+        zone = central & (depth >= start) & (depth <= stop)
         return float(height[zone].mean()) if zone.any() else float("nan")
 
-    return BodyHeights(mean_between(0.72, 0.93), mean_between(0.40, 0.60), mean_between(0.07, 0.28))
+    return BodyHeights(*(mean_between(*ZONES[name]) for name in ("anterior", "middle", "posterior")))

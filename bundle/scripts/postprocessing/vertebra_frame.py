@@ -100,7 +100,7 @@ def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[n
     return world_centre(body), world_centre(mask), float(distance.max())
 
 
-def _axes(centre: NDArray, centroid: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.floating]:
+def body_axes(centre: NDArray, centroid: NDArray, above: NDArray | None, below: NDArray | None) -> NDArray[np.floating]:
     """Axes of a vertebra from the centre of its body, its centroid, and the centres of its neighbours."""
     up = (centre if above is None else above) - (centre if below is None else below)
     up = np.array([0.0, 0.0, 1.0]) if np.linalg.norm(up) < 1e-6 else up / np.linalg.norm(up)
@@ -113,7 +113,7 @@ def _axes(centre: NDArray, centroid: NDArray, above: NDArray | None, below: NDAr
     return np.stack([np.cross(front, up), front, up], axis=1)
 
 
-def _surface(mask: NDArray, direction: int) -> NDArray[np.floating]:
+def endplate_surface(mask: NDArray, direction: int) -> NDArray[np.floating]:
     """First surface (X, Y) in mm from the centre of a frame in one direction (1 or -1) along its last axis.
 
     It is interpolated to where a column of ``mask`` (X, Y, T) falls below one half.
@@ -144,10 +144,10 @@ def measure_heights(mask: NDArray, footprint: NDArray[np.bool_], depth: NDArray)
         footprint: (X, Y) columns of the intact body.
         depth: (X, Y) position between the posterior (0) and the anterior wall (1).
     """
-    return heights_from_columns(_surface(mask, 1) - _surface(mask, -1), footprint, depth)
+    return heights_from_columns(endplate_surface(mask, 1) - endplate_surface(mask, -1), footprint, depth)
 
 
-def _footprint(mask: NDArray, label: int) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
+def body_footprint(mask: NDArray, label: int) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
     """Columns of the body in a mask (X, Y, T) of the frame, and their position between posterior and anterior wall.
 
     Raises:
@@ -197,13 +197,13 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
     neighbours = [body_centre(labels, affine, n) if n is not None else None for n in (above, below)]
     # Of a neighbour that is cut by the border, the mask may contain only posterior elements.
     centres = [n[0] if n is not None and n[2] > MIN_RADIUS_FRACTION * radius else None for n in neighbours]
-    axes = _axes(centre, centroid, *centres)
+    axes = body_axes(centre, centroid, *centres)
     points = frame_points(centre, axes, affine)
     mask = ndimage.map_coordinates((labels == label).astype(np.float32), points, order=1)
     obstacles = ndimage.map_coordinates(((labels > 0) & (labels != label)).astype(np.float32), points, order=1)
-    footprint, depth = _footprint(mask, label)
+    footprint, depth = body_footprint(mask, label)
 
-    top, bottom = _surface(mask, 1), _surface(mask, -1)
+    top, bottom = endplate_surface(mask, 1), endplate_surface(mask, -1)
     if (top - bottom)[footprint].mean() < MIN_BODY_HEIGHT_MM:
         raise FrameError(f"vertebra {label} has a body of less than {MIN_BODY_HEIGHT_MM} mm in height")
     # A column near the pedicles can extend into an articular process: it is limited to the height of the body.
