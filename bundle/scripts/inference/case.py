@@ -25,10 +25,13 @@ from ..postprocessing.fragments import finding_slices
 from ..postprocessing.measurements import FindingMeasurements
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
+from ..visualization.vertebra_views import save_vertebra_views
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
 from .pipeline import Pipeline
 from .predict import SAMPLE_BYTES
 from .progress import PhaseTimer, Progress
+from .vertebra_files import write_dicom, write_probability, write_vertebra_masks
+from .vertebrae import ScanVertebrae, find_scan_vertebrae
 
 LABELS = {0: "background", 1: "fractured vertebra"}
 DESCRIPTION = "1 = fractured vertebra; research use only"
@@ -60,8 +63,12 @@ class _Case:
     scan: Scan
     grid: WorkingGrid
     predicted: Probabilities
-    numbers: NDArray[np.int32]
     vertebrae: Scan | None
+    pipeline: Pipeline
+    outputs: Outputs
+    timer: PhaseTimer
+    version: str
+    note: Log
 
     def path(self, ending: str) -> Path:
         return self.base.with_name(self.base.name + ending)
@@ -77,11 +84,9 @@ def _read_vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
     return Scan(mask, is_mask=True)
 
 
-def _write_slices(
-    case: _Case, pipeline: Pipeline, outputs: Outputs, keep_planes: bool
-) -> tuple[FindingMeasurements, dict[int, NDArray]]:
+def _write_slices(case: _Case, numbers: NDArray[np.int32], keep_planes: bool) -> tuple[FindingMeasurements, dict[int, NDArray]]:
     """Write mask and probabilities slice by slice; returns the measurements and, for a DICOM-SEG, the slices with findings."""
-    scan, measurements, planes = case.scan, FindingMeasurements(case.scan.header), {}
+    scan, outputs, measurements, planes = case.scan, case.outputs, FindingMeasurements(case.scan.header), {}
     voxel_mm3 = float(np.prod(scan.header.spacing))
     i, j, _ = scan.header.shape
     with ExitStack() as stack:
@@ -94,7 +99,8 @@ def _write_slices(
             probability_file = stack.enter_context(
                 open_slice_writer(case.path("_probability.nii.gz"), scan.header, np.float32, "probability; research use only")
             )
-        for k, box, probability, numbers, mask in finding_slices(case.predicted, case.numbers, case.grid, pipeline.post, voxel_mm3):
+        slices = finding_slices(case.predicted, numbers, case.grid, case.pipeline.post, voxel_mm3)
+        for k, box, probability, found, mask in slices:
             if probability_file is not None:
                 full = np.zeros((j, i), np.float32)
                 full[box] = probability
@@ -102,9 +108,9 @@ def _write_slices(
             if not mask.any():
                 continue
             levels = None if case.vertebrae is None else case.vertebrae.slab(k, k + 1)[0][box]
-            measurements.add(k, box, mask, probability, numbers, scan.slab(k, k + 1)[0][box], levels)
+            measurements.add(k, box, mask, probability, found, scan.slab(k, k + 1)[0][box], levels)
             plane = np.zeros((j, i), np.uint16)
-            plane[box] = np.where(mask, numbers, 0)
+            plane[box] = np.where(mask, found, 0)
             if mask_file is not None:
                 mask_file.write(k, plane > 0)
             if keep_planes:
@@ -168,40 +174,84 @@ def segment_case(
     try:
         instances = _read_vertebrae(vertebrae, header)
         predicted = pipeline(scan, grid, timer, progress)
-        with timer("post-processing"):
-            numbers = pipeline.post(predicted.volume, grid.spacing)
-        case = _Case(base, scan, grid, predicted, numbers, instances)
         write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
         if write_seg and not dicom_seg.available():
             write_seg = False
             note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-        with timer("write"):
-            measurements, planes = _write_slices(case, pipeline, outputs, write_seg)
-        rows = measurements.rows(base.name)
-        if outputs.preview and not outputs.statistics_only:
-            with timer("picture"):
-                picture = case.path("_overlay.png")
-                try:
-                    save_views(picture, scan, grid, predicted, numbers, pipeline.post.threshold, base.name)
-                except ImportError as error:  # an environment without matplotlib, such as MONAI Label's
-                    note(f"{picture.name} was not drawn: {error}; pip install matplotlib")
-        if write_seg and rows and header.series is not None:
-            with timer("DICOM-SEG"):
-                path, version = case.path("_seg.dcm"), str((facts or {}).get("version", ""))
-                try:
-                    dicom_seg.write_segmentation(path, header.series, planes, rows, version)
-                except OSError:
-                    raise
-                except Exception as error:  # a series without some tags still has its mask
-                    note(f"{path.name} was not written: {first_line(error)}")
+        case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, str((facts or {}).get("version", "")), note)
+        by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or instances is not None)
+        written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
     finally:
         scan.close()
         if instances is not None:
             instances.close()
-    return _write_result(case, plan, rows, timer, {**dict(facts or {}), "notes": notes})
+    return _write_result(case, plan, written, {**dict(facts or {}), "notes": notes})
 
 
-def _write_result(case: _Case, plan: MemoryPlan, rows: list[dict], timer: PhaseTimer, facts: Mapping[str, object]) -> dict:
+def _write_findings(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
+    """Connected components of voxels above the threshold: mask, overlay, DICOM-SEG."""
+    timer, series = case.timer, case.scan.header.series
+    with timer("post-processing"):
+        numbers = case.pipeline.post(case.predicted.volume, case.grid.spacing)
+    with timer("write"):
+        measurements, planes = _write_slices(case, numbers, write_seg)
+    rows = measurements.rows(case.base.name)
+    _draw(case, numbers)
+    if write_seg and rows and series is not None:
+        with timer("DICOM-SEG"):
+            path = case.path("_seg.dcm")
+            try:
+                dicom_seg.write_segmentation(path, series, planes, rows, case.version)
+            except OSError:
+                raise
+            except Exception as error:  # a series without some tags still has its mask
+                case.note(f"{path.name} was not written: {first_line(error)}")
+    return {"findings": rows}
+
+
+def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
+    """One decision per vertebra: masks of vertebrae and fractures, overview, viewer, DICOM-SEG and SR."""
+    outputs, timer, series = case.outputs, case.timer, case.scan.header.series
+    with timer("vertebrae"):
+        found = find_scan_vertebrae(case.scan, case.grid, case.predicted, case.pipeline.post, case.vertebrae)
+    for text in found.notes:
+        case.note(text)
+    if not found.records:
+        case.note("no vertebra was found; the masks are empty")
+    with timer("write"):
+        rows, planes = write_vertebra_masks(
+            case.base, case.scan, case.grid, found, not outputs.statistics_only, write_seg and bool(found.records)
+        )
+        if outputs.save_probabilities:
+            write_probability(case.base, case.scan.header, case.predicted, case.grid)
+    for record in found.records:
+        record.case = case.base.name
+    numbers = np.where(found.decisions.mask(), found.labels, 0).astype(np.int32)
+    _draw(case, numbers, found)
+    if write_seg and planes and series is not None:
+        with timer("DICOM"):
+            write_dicom(case.base, series, planes, found, case.version, case.note)
+    return {"findings": rows, "vertebrae": [r.row() for r in found.records]}
+
+
+def _draw(case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None = None) -> None:
+    """Write the overlay of the findings and, with vertebrae, the overview and the viewer."""
+    if not case.outputs.preview or case.outputs.statistics_only:
+        return
+    with case.timer("picture"):
+        try:
+            if found is not None and found.records:
+                save_vertebra_views(case.base, case.scan, case.grid, found.labels, found.origin, found.records, case.base.name)
+            shown, threshold = case.predicted, case.pipeline.post.threshold
+            if found is not None:  # whole vertebrae are outlined
+                shown, threshold = Probabilities((numbers > 0).astype(np.float16), found.origin), 0.5
+            names = {r.vertebra: r.name for r in found.records} if found is not None else None
+            save_views(case.path("_overlay.png"), case.scan, case.grid, shown, numbers, threshold, case.base.name, names)
+        except ImportError as error:  # an environment without matplotlib, such as MONAI Label's
+            case.note(f"{case.base.name}_overlay.png was not drawn: {error}; pip install matplotlib")
+
+
+def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list[dict]], facts: Mapping[str, object]) -> dict:
     header, num_windows = case.scan.header, case.predicted.num_windows
     result = {
         "case": case.base.name,
@@ -209,9 +259,9 @@ def _write_result(case: _Case, plan: MemoryPlan, rows: list[dict], timer: PhaseT
         "shape": list(header.shape),
         "spacing_mm": [round(float(s), 4) for s in header.spacing],
         "working_spacing_mm": [round(float(s), 4) for s in case.grid.spacing],
-        "findings": rows,
+        **written,
         "windows": {"coarse_windows": num_windows[0], "fine_windows": num_windows[1]},
-        "seconds": {k: round(v, 3) for k, v in timer.seconds.items()},
+        "seconds": {k: round(v, 3) for k, v in case.timer.seconds.items()},
         "memory_mib": {"predicted": round(plan.peak / MIB), "process_peak": round(peak_resident() / MIB)},
         **dict(facts),
     }

@@ -109,7 +109,7 @@ class Segmenter:
         if is_2d and (not self.planes or any(p not in PLANES for p in self.planes)):
             raise InputError(f"planes={planes!r}: must be one or more of {', '.join(PLANES)}")
         self.checkpoints = self._by_plane(checkpoint, self.planes if is_2d else ["volume"])
-        self.network, self.channels = network, channels * self.patch.num_context_slices
+        self.network, self.channels = network, channels
         self.search, self.runtime = dict(search or {}), dict(runtime or {})
         self.input, self.output, self.vertebrae, self.section = input, Path(output), vertebrae, section
         self.expect_hu, self.overwrite, self.cases = expect_hu, overwrite, cases
@@ -127,7 +127,7 @@ class Segmenter:
 
     def _runners(self) -> dict[str, list[Runner]]:
         """Load every checkpoint once; planes with the same checkpoint share its runner."""
-        shape = (self.channels, *self.patch.size)
+        shape = (self.channels * self.patch.num_context_slices, *self.patch.size)
         loaded: dict[str, Runner] = {}
         for name in dict.fromkeys(c for files in self.checkpoints.values() for c in files):
             network = copy.deepcopy(self.network) if loaded else self.network
@@ -142,7 +142,7 @@ class Segmenter:
             InputError: for a missing checkpoint, one of another network, or a value out of range.
         """
         try:
-            return Pipeline(self._runners(), self.patch, self.post, **self.search)
+            return Pipeline(self._runners(), self.patch, self.post, channels=self.channels, **self.search)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
+from ..networks.outputs import AUXILIARY, output_names
 from ..postprocessing.findings import PostProcessing
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_consistency import apply_consistency
@@ -23,6 +25,8 @@ from .regions import INPLANE_MARGIN_VOXELS, MODES, RegionMap, coarse_copy, regio
 from .runtimes import Runner
 from .windows import WindowGrid
 
+HALF = 0.5  # probability of vertebra or body of a detection in the coarse pass
+VERTEBRA_MARGIN_VOXELS = 6  # around these detections; the processes between two slices
 HALO_SIGMAS = 2.0  # standard deviations of the vertebra-level average that the fine pass covers around a detection
 
 
@@ -37,7 +41,8 @@ class Pipeline:
         spacing: mm of the working grid along R, A, S; below 0 keeps that of the scan.
         search: region of the coarse pass: "spine" around dense bone, "bone" around any bone, "all" everywhere.
         coarse_mm: distance between the slices of the coarse pass; 0 predicts every slice at once, as MONAI's ``SliceInferer`` does.
-        coarse_threshold: probability above which a voxel is a detection in the coarse pass.
+        coarse_threshold: probability of fracture above which a voxel is a detection in the coarse pass.
+        channels: channels of the networks' input without neighbouring slices.
 
     Raises:
         ValueError: for a value out of range.
@@ -52,6 +57,7 @@ class Pipeline:
         search: str = "spine",
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
+        channels: int = 1,
     ) -> None:
         planes = ("volume",) if len(patch.size) == 3 else tuple(PLANES)
         if not runners or any(p not in planes for p in runners):
@@ -64,8 +70,30 @@ class Pipeline:
             raise ValueError(f"coarse_threshold={coarse_threshold}: must be a probability above 0 and below 1")
         if len(spacing) != 3 or any(s == 0 for s in spacing):
             raise ValueError(f"spacing={list(spacing)}: must be three distances in mm")
+        self.channels = channels
         self.runners, self.patch, self.post, self.spacing = runners, patch, post or PostProcessing(), tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
+        self._outputs: tuple[str, ...] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs that all networks have."""
+        if self._outputs is None:
+            channels = self.num_channels
+            runners = {id(r): r for members in self.runners.values() for r in members}.values()
+            counts = [getattr(r, "num_outputs", 0) or r(torch.zeros(1, channels, *self.patch.size)).shape[1] for r in runners]
+            self._outputs = output_names(min(counts))
+        return self._outputs
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the networks' input."""
+        return self.channels * self.patch.num_context_slices
+
+    @property
+    def by_vertebra(self) -> bool:
+        """True where the networks separate vertebrae and the decision is one per vertebra."""
+        return self.post.decision == "vertebra" and "body" in self.outputs
 
     def working_grid(self, header: ScanHeader) -> WorkingGrid:
         """Working grid of a scan."""
@@ -156,6 +184,9 @@ class Pipeline:
             sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane],
             WindowCounter(progress, "coarse pass", total),
         )  # fmt: skip
+        if self.by_vertebra:  # every vertebra, not only the fractured ones
+            detections = [(k, probabilities[1:].max(axis=0) > HALF) for k, probabilities in predicted]
+            return region_around(grid.shape, axis, detections, step, VERTEBRA_MARGIN_VOXELS), total
         detections = [(k, probabilities[0] > self.coarse_threshold) for k, probabilities in predicted]
         # The fine pass covers the vertebra of a detection as far as the vertebra-level average has much weight.
         consistency_mm = self.post.consistency_mm or (0, 0, 0)
@@ -174,22 +205,22 @@ class Pipeline:
         num_windows: tuple[int, int],
         bounds: Sequence[tuple[int, int]] | None = None,
     ) -> Probabilities:
-        """Mean of the views in a box, with vertebra-level consistency where every view has an output of vertebra."""
+        """Mean of the views in a box.
+
+        Where all networks have an output of vertebra and the decision is not one per vertebra, with vertebra-level consistency.
+        """
         bounds = bounds or [(0, n) for n in grid.shape]
-        volumes = [np.zeros([b - a for a, b in bounds], np.float16)]
-        consistency_mm = self.post.consistency_mm
-        output_counts = set()
+        by_vertebra, consistency_mm = self.by_vertebra, self.post.consistency_mm
+        num_outputs = len(self.outputs) - 1 if by_vertebra else min(len(self.outputs) - 1, 1 + (consistency_mm is not None))
+        volumes = [np.zeros([b - a for a, b in bounds], np.float16) for _ in range(num_outputs)]
         for axis, slices in views:
             across = tuple(slice(*b) for a, b in enumerate(bounds) if a != axis)
             for k, probabilities in slices:
-                num_outputs = len(probabilities) if consistency_mm is not None else 1
-                output_counts.add(num_outputs)
-                while len(volumes) < num_outputs:
-                    volumes.append(np.zeros_like(volumes[0]))
                 if bounds[axis][0] <= k < bounds[axis][1]:
-                    for volume, probability in zip(volumes, probabilities[:num_outputs], strict=False):
+                    for volume, probability in zip(volumes, probabilities[:num_outputs], strict=True):
                         weighted = (probability[across] / len(views)).astype(np.float16)
                         np.moveaxis(volume, axis, 0)[k - bounds[axis][0]] += weighted
-        if output_counts == {2}:
+        if num_outputs == 2 and not by_vertebra:
             apply_consistency(volumes[0], volumes[1], grid.spacing, consistency_mm, self.post.consistency_fraction)
-        return Probabilities(volumes[0], tuple(b[0] for b in bounds), num_windows)  # type: ignore[arg-type]
+        auxiliary = dict(zip(AUXILIARY, volumes[1:], strict=False)) if by_vertebra else {}
+        return Probabilities(volumes[0], tuple(b[0] for b in bounds), num_windows, auxiliary)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
+from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
 from ..training.weights import load_weights
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
@@ -41,9 +42,26 @@ class Runner(Protocol):
     """Network on a backend."""
 
     name: str
+    num_outputs: int
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 2, *size) of background and fracture, or (B, 3, *size) with vertebra, float32, of a batch (B, C, *size)."""
+        """Logits (B, num_outputs, *size), float32, of a batch (B, C, *size); the first of ``outputs.OUTPUTS``."""
+
+
+class TrainedOutputs:
+    """Runner without the outputs that its weights lack.
+
+    Args:
+        runner: network on a backend.
+        num_outputs: number of outputs that were trained.
+    """
+
+    def __init__(self, runner: Runner, num_outputs: int) -> None:
+        self.runner, self.num_outputs, self.name = runner, num_outputs, runner.name
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the network."""
+        return self.runner(batch)[:, : self.num_outputs]
 
 
 class TorchRunner:
@@ -55,6 +73,8 @@ class TorchRunner:
         amp: half precision on a GPU, bfloat16 on a CPU.
         compiled: use ``torch.compile``.
     """
+
+    num_outputs = 0  # set by the smoke test
 
     def __init__(self, network: nn.Module, device: torch.device, amp: bool = False, compiled: bool = False) -> None:
         self.device, self.amp = device, amp
@@ -86,6 +106,8 @@ class OpenVINORunner:
         precision: "float32", "bfloat16" or "auto" (OpenVINO's choice for this CPU).
     """
 
+    num_outputs = 0  # set by the smoke test
+
     def __init__(self, model: str | Path | nn.Module, shape: Sequence[int], precision: str = "float32") -> None:
         openvino = import_openvino()
         if isinstance(model, nn.Module):
@@ -110,6 +132,8 @@ class OpenVINORunner:
 
 class OnnxRunner:
     """ONNX file in ONNX Runtime on the CPU."""
+
+    num_outputs = 0  # set by the smoke test
 
     def __init__(self, path: str | Path) -> None:
         import onnxruntime
@@ -178,8 +202,11 @@ def load_runner(
         raise InputError(f"runtime=onnxruntime: {file} is not an ONNX file; export one (python -m scripts.inference export)")
     if runtime == "openvino":
         _require("openvino", "runtime=openvino")
-        return _smoke_test(OpenVINORunner(network, shape, precision), shape, file)
-    return _smoke_test(TorchRunner(network, device, amp, compiled), shape, file)
+    use_openvino = runtime == "openvino"
+    runner: Runner = OpenVINORunner(network, shape, precision) if use_openvino else TorchRunner(network, device, amp, compiled)
+    runner = _smoke_test(runner, shape, file)
+    trained = getattr(network, "num_trained_outputs", runner.num_outputs)
+    return TrainedOutputs(runner, trained) if trained < runner.num_outputs else runner
 
 
 def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool) -> Runner:
@@ -210,9 +237,11 @@ def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{file}: does not accept {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} "
             f"({first_line(error)[:MAX_REASON]}); set patch_size, neighbours and network_def as in its training"
         ) from None
-    if out.ndim != len(shape) + 1 or tuple(out.shape[2:]) != tuple(shape[1:]) or out.shape[1] not in (2, 3):
+    fits = out.ndim == len(shape) + 1 and tuple(out.shape[2:]) == tuple(shape[1:])
+    if not fits or not NUM_CLASSES <= out.shape[1] <= len(OUTPUTS):
         raise InputError(
-            f"{file}: outputs {tuple(out.shape)} for one window of {tuple(shape)}; the network must output background, fracture "
-            "and optionally vertebra"
+            f"{file}: outputs {tuple(out.shape)} for one window of {tuple(shape)}; the network must output {OUTPUTS[0]}, "
+            f"{OUTPUTS[1]} and optionally {', '.join(AUXILIARY)}"
         )
+    runner.num_outputs = out.shape[1]
     return runner

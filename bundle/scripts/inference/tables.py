@@ -11,6 +11,7 @@ from pathlib import Path
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
 from ..postprocessing.measurements import DEFINITIONS, FINDING_COLUMNS
+from ..postprocessing.vertebra_record import VERTEBRA_COLUMNS, VERTEBRA_DEFINITIONS, record_from_row
 from .memory import MIB, peak_resident
 from .report import write_report
 
@@ -32,7 +33,7 @@ def finished_cases(root: Path, digest: str) -> dict[str, dict]:
 
 
 def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int) -> str:
-    """Write findings.csv, findings.json, problems.csv, manifest.json and report.html.
+    """Write findings.csv, findings.json, vertebrae.csv, problems.csv, manifest.json and report.html.
 
     Args:
         root: folder of the results.
@@ -47,7 +48,13 @@ def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], set
     """
     rows = [row for r in results for row in r["findings"]]
     write_table(root / "findings.csv", rows, FINDING_COLUMNS)
-    findings = {"definitions": DEFINITIONS, "cases": results}
+    vertebrae = [row for r in results for row in r.get("vertebrae", [])]
+    by_vertebra = any("vertebrae" in r for r in results)
+    if by_vertebra:
+        write_table(root / "vertebrae.csv", vertebrae, VERTEBRA_COLUMNS)
+    else:
+        (root / "vertebrae.csv").unlink(missing_ok=True)
+    findings = {"definitions": {**DEFINITIONS, **(VERTEBRA_DEFINITIONS if by_vertebra else {})}, "cases": results}
     write_text(root / "findings.json", json.dumps(findings, indent=1) + "\n")
     if problems:
         write_table(root / "problems.csv", problems, PROBLEM_COLUMNS)
@@ -68,16 +75,35 @@ def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], set
     write_text(root / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
     page = write_report(root, results, problems, manifest)
     again = f", {reused} of them in an earlier run" if reused else ""
-    return f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {len(rows)} finding(s): {page}"
+    what = f"{len(rows)} of {len(vertebrae)} vertebrae fractured" if by_vertebra else f"{len(rows)} finding(s)"
+    return f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {what}: {page}"
 
 
 def line(result: Mapping) -> str:
     """One line about a scan for the terminal."""
     rows = result["findings"]
+    if "vertebrae" in result:
+        return f"{result['case']}: {_vertebrae(result['vertebrae'])} ({_cost(result)})"
     names = ", ".join(f"{f['level'] or 'finding ' + str(f['finding'])} {f['volume_ml']:.1f} ml" for f in rows[:MAX_FINDINGS])
     names += f" and {len(rows) - MAX_FINDINGS} more" if len(rows) > MAX_FINDINGS else ""
+    return f"{result['case']}: {names or 'no finding'} ({_cost(result)})"
+
+
+def _vertebrae(rows: Sequence[Mapping]) -> str:
+    """Number of vertebrae and the fractured ones, with the network's probability and the measured grade."""
+    if not rows:
+        return "no vertebra found"
+    records = [record_from_row(row) for row in rows]
+    fractured = [
+        f"{r.name} (probability {r.fracture_probability:.2f}"
+        + (f", measured grade {r.measured_grade})" if r.measured_grade is not None else ")")
+        for r in records
+        if r.fractured
+    ]
+    more = f" and {len(fractured) - MAX_FINDINGS} more" if len(fractured) > MAX_FINDINGS else ""
+    return f"{len(rows)} vertebrae, fractured: {', '.join(fractured[:MAX_FINDINGS]) or 'none'}{more}"
+
+
+def _cost(result: Mapping) -> str:
     total, memory = sum(result["seconds"].values()), result["memory_mib"]
-    return (
-        f"{result['case']}: {names or 'no finding'} ({total:.1f} s; peak memory so far {memory['process_peak']} MiB, "
-        f"predicted at most {memory['predicted']} MiB)"
-    )
+    return f"{total:.1f} s; peak memory so far {memory['process_peak']} MiB, predicted at most {memory['predicted']} MiB"

@@ -146,6 +146,11 @@ class Scan:
         count = (stop - start) * i * j
         return np.fromfile(self._spool, np.int16, count, offset=start * i * j * 2).reshape(-1, j, i)
 
+    @property
+    def in_memory(self) -> NDArray[np.int16] | None:
+        """HU (K, J, I), or None when they are in a temporary file."""
+        return self._voxels
+
     def close(self) -> None:
         """Free the memory and remove the temporary file."""
         self._voxels = None

@@ -136,3 +136,29 @@ def restore(
         values = (_gather(plane, taps_j, 0) @ across).numpy()
         label_plane = None if labels is None else labels[near[2][n]][np.ix_(near[1], near[0])]
         yield k, (slice(j0, j1), slice(i0, i1)), values, label_plane
+
+
+def sample_nearest(
+    slab: Callable[[int, int], NDArray[np.int16]], grid: WorkingGrid, indices: Sequence[NDArray[np.int64]]
+) -> NDArray[np.uint8]:
+    """Labels at selected voxels of the working grid, those of the nearest stored voxel.
+
+    Args:
+        slab: reader of slices ``k0`` to ``k1`` of the stored label map, (K, J, I).
+        grid: working grid.
+        indices: working voxels along R, A and S; every combination is sampled.
+
+    Returns:
+        Labels (R, A, S), uint8.
+    """
+    stored: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * 3
+    axis_of = {}
+    for axis, index in enumerate(indices):
+        taps = grid.taps(axis, np.asarray(index, np.int64))
+        stored[grid.axes[axis]] = np.where(taps.weight >= 0.5, taps.high, taps.low)
+        axis_of[grid.axes[axis]] = axis
+    out = np.zeros([len(i) for i in indices], np.uint8)
+    view = out.transpose(axis_of[2], axis_of[1], axis_of[0])
+    for n, k in enumerate(stored[2]):
+        view[n] = slab(int(k), int(k) + 1)[0][np.ix_(stored[1], stored[0])]
+    return out

@@ -15,7 +15,9 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects
 from ..core.components import label_components
 from ..core.deprecations import migrate_arguments
 from .vertebra_consistency import check_consistency
+from .vertebra_decision import check_calibration
 
+DECISIONS = ("vertebra", "voxel")
 Spacing = Sequence[float] | NDArray[np.float64]  # mm along three axes
 
 
@@ -107,6 +109,10 @@ class PostProcessing:
         consistency_mm: standard deviations of the average over a vertebra along R, A, S (mm); None switches it off. See
             ``vertebra_consistency``.
         consistency_fraction: fractured fraction of a vertebra above which the whole vertebra counts as fractured.
+        decision: "vertebra": one decision for every vertebra, by the mean probability in its body, where the network has an output
+            of body; sizes, widths and consistency then play no part. "voxel": the threshold of every voxel, as in the paper, with
+            consistency, sizes and widths as given.
+        calibration: slope and intercept of the logit of a vertebra's probability, see ``vertebra_decision.calibrate``.
 
     Raises:
         ValueError: for a value out of range.
@@ -119,6 +125,8 @@ class PostProcessing:
     largest: int | None = None
     consistency_mm: Sequence[float] | None = (18.0, 12.0, 3.0)
     consistency_fraction: float = 0.4
+    decision: str = "vertebra"
+    calibration: Sequence[float] = (1.0, 0.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -130,6 +138,9 @@ class PostProcessing:
         if self.largest is not None and self.largest < 1:
             raise ValueError(f"largest={self.largest}: must be 1 or more, or None for all")
         check_consistency(self.consistency_mm, self.consistency_fraction)
+        if self.decision not in DECISIONS:
+            raise ValueError(f"decision={self.decision!r}: must be one of {', '.join(DECISIONS)}")
+        check_calibration(self.calibration)
 
     @classmethod
     def from_config(cls, arguments: Mapping[str, Any]) -> PostProcessing:
@@ -140,7 +151,7 @@ class PostProcessing:
         """
         values = migrate_arguments("scripts.postprocessing.findings.PostProcessing", arguments)
         for name, value in values.items():
-            if isinstance(value, str):
+            if isinstance(value, str) and name != "decision":
                 try:
                     values[name] = float(value)
                 except ValueError:

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from ..core.geometry import spacing_of
 from .findings import PostProcessing
-from .vertebra_consistency import consistent_probabilities
+from .marked_probabilities import decides_by_vertebra, marked_probabilities
 
 DEFAULTS = PostProcessing()
 
@@ -32,7 +32,8 @@ def _remaining(mask: torch.Tensor, settings: PostProcessing, name: str) -> torch
 class PostProcessd(MapTransform):
     """Logits to a label map (1, *size) of 0 and 1, float32: the post-processing of ``PostProcessing`` as a transform.
 
-    Volumes: vertebra-level consistency, threshold, removal of small and narrow connected components (voxels that share a face).
+    Volumes with an output of body: one decision per vertebra. Other volumes: vertebra-level consistency, threshold, removal of small
+    and narrow connected components (voxels that share a face).
     Slices (C, H, W): threshold only.
 
     Args:
@@ -44,8 +45,10 @@ class PostProcessd(MapTransform):
         largest: number of findings that are kept; None keeps all.
         consistency_mm: None switches the consistency off.
         consistency_fraction: fractured fraction of a vertebra above which the whole vertebra counts as fractured.
-        softmax: False for probabilities (2, *size) in place of logits, in any orientation, as ``VertebraConsistencyd`` and an
-            ``Invertd`` after it return them; the consistency is not applied to them.
+        softmax: False for probabilities (2, *size) in place of logits, in any orientation, as ``MarkedProbabilitiesd`` and an
+            ``Invertd`` after it return them; neither consistency nor a decision per vertebra is applied to them.
+        decision: "vertebra" or "voxel", see ``PostProcessing``.
+        calibration: slope and intercept of the probability of a vertebra.
 
     Raises:
         ValueError: for a value out of range, or a volume without an affine where a volume or width is required.
@@ -62,27 +65,68 @@ class PostProcessd(MapTransform):
         consistency_mm: Sequence[float] | None = DEFAULTS.consistency_mm,
         consistency_fraction: float = DEFAULTS.consistency_fraction,
         softmax: bool = True,
+        decision: str = DEFAULTS.decision,
+        calibration: Sequence[float] = DEFAULTS.calibration,
     ) -> None:
         super().__init__(keys)
         self.settings = PostProcessing(
-            threshold, min_volume_ml, min_width_mm, fill_holes, largest, consistency_mm, consistency_fraction
+            threshold, min_volume_ml, min_width_mm, fill_holes, largest, consistency_mm, consistency_fraction, decision, calibration
         )
         self.softmax = softmax
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Replace logits by label maps."""
         result, s = dict(data), self.settings
-        filtering = s.min_volume_ml > 0 or s.min_width_mm > 0 or s.fill_holes or s.largest is not None
         for key in self.key_iterator(result):
             probabilities = result[key]
+            by_vertebra = self.softmax and decides_by_vertebra(probabilities, s)
+            filtering = not by_vertebra and (s.min_volume_ml > 0 or s.min_width_mm > 0 or s.fill_holes or s.largest is not None)
             if self.softmax:
-                probabilities = consistent_probabilities(probabilities, s.consistency_mm, s.consistency_fraction)
+                probabilities = marked_probabilities(probabilities, s)
             # At 0.5 the same as an argmax, also where rounding or resampling keeps the sum of the two from being 1.
             mask = (probabilities[1:2] * (1 - s.threshold) > probabilities[:1] * s.threshold).float()
             if filtering and mask.ndim == 4:
                 remaining = _remaining(mask, s, f"PostProcessd: `{key}`")
                 mask = torch.where(remaining, torch.ones_like(mask), torch.zeros_like(mask))
             result[key] = mask
+        return result
+
+
+class MarkedProbabilitiesd(MapTransform):
+    """Logits to probabilities (2, *size) whose threshold is the mask, see ``marked_probabilities``; for ``Invertd`` after it.
+
+    Args:
+        keys: logits (C, R, A, S) with their affine (``MetaTensor``), or (C, H, W).
+        threshold: see ``PostProcessing``, as the following ones.
+        consistency_mm: None switches the consistency off.
+        consistency_fraction: fractured fraction of a vertebra above which the whole vertebra counts as fractured.
+        decision: "vertebra" or "voxel".
+        calibration: slope and intercept of the probability of a vertebra.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float = DEFAULTS.threshold,
+        consistency_mm: Sequence[float] | None = DEFAULTS.consistency_mm,
+        consistency_fraction: float = DEFAULTS.consistency_fraction,
+        decision: str = DEFAULTS.decision,
+        calibration: Sequence[float] = DEFAULTS.calibration,
+    ) -> None:
+        super().__init__(keys)
+        self.settings = PostProcessing(
+            threshold=threshold, consistency_mm=consistency_mm, consistency_fraction=consistency_fraction, decision=decision,
+            calibration=calibration,
+        )  # fmt: skip
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Replace logits by probabilities."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = marked_probabilities(result[key], self.settings)
         return result
 
 

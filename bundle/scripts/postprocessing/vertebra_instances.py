@@ -8,7 +8,7 @@ vertebra. ``docs/history/vertebra_separators.md`` compares this with other separ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,19 @@ ISOLATED_MM, ISOLATED_VOLUME = 25.0, 0.5  # a body so far from the next is kept 
 LEVELS_OF_FLOODING = 20  # of probability, from body to soft tissue
 
 
+@dataclass(frozen=True)
+class BodyShape:
+    """Position of a vertebra on the axis of the spine.
+
+    Attributes:
+        width_mm: square root of the area of the body across the axis.
+        tilt_below_deg: inclination of the disc below in the sagittal plane, positive where it faces backwards, as L5/S1.
+    """
+
+    width_mm: float
+    tilt_below_deg: float
+
+
 @dataclass
 class VertebraInstances:
     """Vertebrae of a scan in a box of the working grid, numbered from the head to the feet.
@@ -38,22 +51,29 @@ class VertebraInstances:
         bodies: (R, A, S) voxels of vertebral bodies.
         complete: by number; False for a vertebra whose body the border of the scan cuts.
         axis: axis of the spine, None without a vertebra.
+        shapes: width and inclination by number.
     """
 
     labels: NDArray[np.uint8]
     bodies: NDArray[np.bool_]
     complete: dict[int, bool]
     axis: SpineAxis | None = None
+    shapes: dict[int, BodyShape] = field(default_factory=dict)
 
     @property
     def numbers(self) -> list[int]:
         """Numbers of the vertebrae from the head to the feet."""
         return sorted(self.complete)
 
-    def body_boxes(self) -> dict[int, tuple[slice, ...]]:
-        """Bounding box of every vertebra."""
-        boxes = find_objects(self.labels)
-        return {n: boxes[n - 1] for n in self.numbers if n <= len(boxes) and boxes[n - 1] is not None}
+    def without(self, number: int) -> VertebraInstances:
+        """Instances without one of them; the numbers after it move up."""
+        keep = [n for n in self.numbers if n != number]
+        lookup = np.zeros(256, np.uint8)
+        lookup[keep] = np.arange(1, len(keep) + 1)
+        labels = lookup[self.labels]
+        complete = {int(lookup[n]): self.complete[n] for n in keep}
+        shapes = {int(lookup[n]): self.shapes[n] for n in keep if n in self.shapes}
+        return VertebraInstances(labels, self.bodies & (labels > 0), complete, self.axis, shapes)
 
 
 def _empty(shape: Sequence[int]) -> VertebraInstances:
@@ -158,7 +178,13 @@ def find_vertebrae(
             if is_border:
                 for n in np.unique(np.take(markers, end, dimension)):
                     complete.pop(int(n), None) if n == 0 else complete.update({int(n): False})
-    return VertebraInstances(labels, (markers > 0) & (labels > 0), complete, axis)
+    shapes = {n: _shape(segments[k], axis, normals, width) for n, k in enumerate(kept, 1)}
+    return VertebraInstances(labels, (markers > 0) & (labels > 0), complete, axis, shapes)
+
+
+def _shape(segment: Segment, axis: SpineAxis, normals: NDArray[np.float64], width: NDArray[np.float64]) -> BodyShape:
+    tilts = [np.degrees(np.arctan2(-v[1], -v[2])) for v in (normals[segment.stop], axis.tangents[segment.stop])]
+    return BodyShape(float(width[(segment.start + segment.stop) // 2]), float(min(tilts)))
 
 
 def _flood(markers: NDArray[np.int32], vertebra: NDArray, spacing: Sequence[float]) -> NDArray[np.uint8]:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from ..core.files import atomic_write
 from ..io.ct_volume import Scan
@@ -21,10 +23,12 @@ PLANES = ("sagittal", "coronal", "axial")
 
 
 def _centres(numbers: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Numbers of the largest findings, and their median voxels in the box."""
+    """Numbers of the first findings, and their median voxels in the box."""
     centres = []
-    for number in range(1, min(int(numbers.max(initial=0)), MAX_FINDINGS) + 1):
-        voxels = np.argwhere(numbers == number)
+    for number, box in enumerate(find_objects(numbers), 1):
+        if box is None or len(centres) == MAX_FINDINGS:
+            continue
+        voxels = np.argwhere(numbers[box] == number) + [s.start for s in box]
         centre = voxels[len(voxels) // 2] if len(voxels) < 3 else np.median(voxels, axis=0).astype(int)
         centres.append((number, centre))
     return centres
@@ -52,7 +56,13 @@ def _mask_in_view(mask: NDArray[np.bool_], origin: tuple[int, int, int], shown: 
 
 
 def draw_views(
-    scan: Scan, grid: WorkingGrid, probabilities: Probabilities, numbers: NDArray[np.int32], threshold: float, title: str
+    scan: Scan,
+    grid: WorkingGrid,
+    probabilities: Probabilities,
+    numbers: NDArray[np.int32],
+    threshold: float,
+    title: str,
+    names: Mapping[int, str] | None = None,
 ):
     """Draw one row of three planes per finding, at most ``MAX_FINDINGS`` rows, or the middle of a scan without findings.
 
@@ -63,6 +73,7 @@ def draw_views(
         numbers: number of the finding of every voxel of the box, 0 outside.
         threshold: probability above which a voxel is outlined.
         title: line above.
+        names: names of the findings by number.
 
     Returns:
         A matplotlib figure.
@@ -70,7 +81,7 @@ def draw_views(
     from matplotlib.figure import Figure
 
     origin = np.array(probabilities.origin)
-    rows = [(f"finding {n}", origin + c) for n, c in _centres(numbers)]
+    rows = [((names or {}).get(n, f"finding {n}"), origin + c) for n, c in _centres(numbers)]
     rows = rows or [("no finding", np.array([n // 2 for n in grid.shape]))]
     figure = Figure(figsize=(9, 3.1 * len(rows) + 0.4), layout="constrained", facecolor="black")
     panels = np.atleast_2d(figure.subplots(len(rows), 3))
@@ -96,7 +107,8 @@ def save_views(
     numbers: NDArray[np.int32],
     threshold: float,
     title: str,
+    names: Mapping[int, str] | None = None,
 ) -> None:
     """Write ``draw_views`` as PNG; it appears under its name only when complete."""
     with atomic_write(path) as temporary:
-        draw_views(scan, grid, probabilities, numbers, threshold, title).savefig(temporary, dpi=90)
+        draw_views(scan, grid, probabilities, numbers, threshold, title, names).savefig(temporary, dpi=90)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vertebrae of one scan: instances, one decision each, levels, and measurements by height."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from ..core.vertebrae import LEVELS, spine_order
+from ..io.ct_volume import Scan
+from ..io.resample import restore, sample, sample_nearest
+from ..io.working_grid import WorkingGrid
+from ..postprocessing.body_heights import measure_vertebrae
+from ..postprocessing.body_masks import vertebral_bodies
+from ..postprocessing.endplate_edges import CtSampler
+from ..postprocessing.findings import PostProcessing
+from ..postprocessing.genant_grading import grade_vertebrae
+from ..postprocessing.probability_map import Probabilities
+from ..postprocessing.vertebra_decision import VertebraDecisions, decide
+from ..postprocessing.vertebra_instances import VERTEBRA_PROBABILITY, VertebraInstances, find_vertebrae
+from ..postprocessing.vertebra_levels import guess_levels
+from ..postprocessing.vertebra_record import VertebraRecord
+
+SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
+VertebraSlice = tuple[int, tuple[slice, slice], NDArray[np.uint8]]
+
+
+@dataclass
+class ScanVertebrae:
+    """Vertebrae of a scan in a box of its working grid.
+
+    Attributes:
+        decisions: instances with their fracture probabilities.
+        records: one row per vertebra, from the head to the feet.
+        origin: first voxel of the box in the working grid.
+        probability: probabilities of vertebra (R, A, S) in the box, whose surface is that of the masks; None with a given mask.
+        mask: given mask of instances on the grid of the scan.
+        numbers: (256,) number of the vertebra by label of that mask.
+        notes: remarks on the scan.
+    """
+
+    decisions: VertebraDecisions
+    records: list[VertebraRecord]
+    origin: tuple[int, int, int]
+    probability: NDArray[np.float16] | None = None
+    mask: Scan | None = None
+    numbers: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(256, np.uint8))
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """Number of the vertebra (R, A, S) in the box."""
+        return self.decisions.instances.labels
+
+    @property
+    def fractured(self) -> NDArray[np.bool_]:
+        """(256,) True for the numbers of fractured vertebrae."""
+        lookup = np.zeros(256, bool)
+        lookup[[r.vertebra for r in self.records if r.fractured]] = True
+        return lookup
+
+    def slices(self, grid: WorkingGrid) -> Iterator[VertebraSlice]:
+        """Slices of the scan with vertebrae: index, box (rows J, columns I), and the number of the vertebra (J, I) in it."""
+        if self.mask is not None:
+            i, j, k = self.mask.header.shape
+            for index in range(k):
+                numbers = self.numbers[np.clip(self.mask.slab(index, index + 1)[0], 0, 255)]
+                if numbers.any():
+                    yield index, (slice(0, j), slice(0, i)), numbers
+            return
+        if self.probability is None or not self.records:
+            return
+        extended = _extended(self.labels)
+        box = find_objects((extended > 0).astype(np.uint8))[0]
+        origin = tuple(o + s.start for o, s in zip(self.origin, box, strict=True))
+        for index, part, probability, numbers in restore(self.probability[box], origin, grid, extended[box]):
+            assert numbers is not None
+            yield index, part, np.where(probability > VERTEBRA_PROBABILITY, numbers, 0).astype(np.uint8)
+
+
+def _extended(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels one voxel beyond each vertebra, for lookup of the nearest voxel from a finer grid."""
+    result = labels.copy()
+    for axis in range(3):
+        for shift in (1, -1):
+            source: list[slice] = [slice(None)] * 3
+            target: list[slice] = [slice(None)] * 3
+            source[axis], target[axis] = (slice(None, -1), slice(1, None)) if shift > 0 else (slice(1, None), slice(None, -1))
+            view = result[tuple(target)]
+            neighbour = labels[tuple(source)]
+            np.copyto(view, neighbour, where=(view == 0) & (neighbour > 0))
+    return result
+
+
+def _given_instances(
+    mask: Scan, grid: WorkingGrid, predicted: Probabilities
+) -> tuple[VertebraInstances, Probabilities, NDArray[np.uint8], list[int], list[str]]:
+    """Instances of a given mask on the working grid, with the probabilities in the same box."""
+    labels = sample_nearest(mask.slab, grid, [np.arange(n) for n in grid.shape])
+    order = [v for v in spine_order(labels) if v != SACRUM]
+    numbers, notes = np.zeros(256, np.uint8), []
+    others = sorted(set(np.unique(labels).tolist()) - {0, SACRUM, *LEVELS})
+    if others:
+        notes.append(f"{mask.header.path}: labels {', '.join(map(str, others[:5]))} are no vertebrae of VerSe and are left out")
+    if not order:
+        return VertebraInstances(np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), bool), {}), predicted, numbers, [], notes
+    numbers[order] = np.arange(1, len(order) + 1)
+    labels = numbers[labels]
+    box = find_objects((labels > 0).astype(np.uint8))[0]
+    labels = np.ascontiguousarray(labels[box])
+    origin = tuple(s.start for s in box)
+    local = grid.affine.copy()
+    local[:3, 3] = grid.affine[:3, :3] @ origin + grid.affine[:3, 3]
+    bodies, unknown = vertebral_bodies(labels, local, list(range(1, len(order) + 1)))
+    # A vertebra without a whole body in the mask is decided by all of it.
+    for number in unknown:
+        bodies |= labels == number
+    moved = Probabilities(
+        _moved(predicted.volume, predicted.origin, origin, labels.shape), origin, predicted.num_windows,
+        {n: _moved(v, predicted.origin, origin, labels.shape) for n, v in predicted.auxiliary.items()},
+    )  # fmt: skip
+    complete = {n: n not in unknown for n in range(1, len(order) + 1)}
+    return VertebraInstances(labels, bodies, complete), moved, numbers, order, notes
+
+
+def _moved(volume: NDArray, origin: Sequence[int], target: Sequence[int], shape: Sequence[int]) -> NDArray:
+    """Values of a box at ``origin`` in the box of another origin and shape; 0 outside the first."""
+    result = np.zeros(shape, volume.dtype)
+    low = [max(o, t) for o, t in zip(origin, target, strict=True)]
+    high = [min(o + a, t + b) for o, a, t, b in zip(origin, volume.shape, target, shape, strict=True)]
+    if all(h > n for n, h in zip(low, high, strict=True)):
+        into = tuple(slice(n - t, h - t) for n, h, t in zip(low, high, target, strict=True))
+        result[into] = volume[tuple(slice(n - o, h - o) for n, h, o in zip(low, high, origin, strict=True))]
+    return result
+
+
+def find_scan_vertebrae(
+    scan: Scan, grid: WorkingGrid, predicted: Probabilities, post: PostProcessing, mask: Scan | None = None
+) -> ScanVertebrae:
+    """Find, decide and measure the vertebrae of a scan.
+
+    Args:
+        scan: voxels in HU.
+        grid: working grid.
+        predicted: probabilities, with the outputs of vertebra and body unless a mask is given.
+        post: threshold and calibration.
+        mask: vertebra instances in VerSe's labels on the grid of the scan; they replace those of the network.
+    """
+    numbers, order, notes = np.zeros(256, np.uint8), [], []
+    probability, body = None, predicted.auxiliary.get("body")
+    if mask is not None:
+        instances, predicted, numbers, order, notes = _given_instances(mask, grid, predicted)
+        body = None
+    else:
+        instances = find_vertebrae(predicted.auxiliary["vertebra"], body, grid.spacing, predicted.border(grid.shape))  # type: ignore[arg-type]
+        probability = np.maximum(predicted.auxiliary["vertebra"], np.where(instances.bodies, body, np.float16(0)))
+    labels, source = {n: v for n, v in enumerate(order, 1)}, "mask"
+    if mask is None:
+        lowest = find_objects((instances.labels > 0).astype(np.uint8))
+        below = (predicted.origin[2] + lowest[0][2].start) * grid.spacing[2] if lowest else 0.0
+        labels, sacrum = guess_levels(instances, below)
+        source = "guess"
+        if sacrum is not None:
+            instances = instances.without(sacrum)
+    decisions = decide(instances, predicted.volume, body, post.threshold, post.calibration)
+    records = [
+        VertebraRecord(
+            vertebra=n,
+            label=labels.get(n),
+            level=LEVELS[labels[n]] if n in labels else "",
+            level_source=source if n in labels else "",
+            complete=instances.complete[n],
+            fracture_probability=decisions.probability.get(n, float("nan")),
+            fractured=n in decisions.fractured,
+        )
+        for n in instances.numbers
+    ]
+    _measure(records, instances, predicted, body, scan, grid)
+    return ScanVertebrae(decisions, records, predicted.origin, probability, mask, numbers, notes)
+
+
+def _measure(
+    records: list[VertebraRecord],
+    instances: VertebraInstances,
+    predicted: Probabilities,
+    body: NDArray | None,
+    scan: Scan,
+    grid: WorkingGrid,
+) -> None:
+    """Fill heights, HU, volumes and grades of the records."""
+    if not records:
+        return
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.affine[:3, :3] @ predicted.origin + grid.affine[:3, 3]
+    voxels = scan.in_memory
+    hu: NDArray | CtSampler
+    if voxels is not None:
+        hu = CtSampler(voxels.transpose(2, 1, 0), scan.header.affine)
+    else:  # the temporary file has no random access
+        hu = sample(scan.slab, grid, [o + np.arange(n) for o, n in zip(predicted.origin, instances.labels.shape, strict=True)])
+    within = instances.bodies if body is None else np.where(instances.bodies, body, np.float16(0))
+    measured = measure_vertebrae(instances.labels, affine, instances.numbers, body=within, hu=hu)
+    voxel_ml = float(np.prod(grid.spacing)) / 1000
+    counts = np.bincount(instances.labels.ravel(), minlength=256)
+    for record in records:
+        m = measured[record.vertebra]
+        record.volume_ml = float(counts[record.vertebra] * voxel_ml)
+        record.body_volume_ml, record.centroid_mm = m.body_volume_ml, m.centroid_mm
+        if not record.complete:
+            record.note = "cut by the border of the scan or of its mask: no heights, no grade"
+            continue
+        record.heights_mm, record.heights_sd_mm = m.heights_mm, m.heights_sd_mm
+        record.trabecular_hu, record.trabecular_hu_sd = m.trabecular_hu, m.trabecular_hu_sd
+        record.note = m.note
+    grade_vertebrae(records)
