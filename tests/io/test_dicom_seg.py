@@ -282,8 +282,8 @@ def test_more_vertebrae_than_a_byte_holds(vertebrae):
     import highdicom as hd
 
     path, series, _ = vertebrae
-    plane = np.arange(480, dtype=np.uint16).reshape(20, 24)
-    write_vertebra_segmentation(path, series, {4: plane}, [VertebraRecord(n) for n in range(1, 480)], VERSION)
+    plane = np.arange(480, dtype=np.uint16).reshape(20, 24) % 260
+    write_vertebra_segmentation(path, series, {4: plane}, [VertebraRecord(n) for n in range(1, 260)], VERSION)
     labels = hd.seg.segread(path).get_pixels_by_source_instance([series.headers[4].SOPInstanceUID], combine_segments=True)
     np.testing.assert_array_equal(labels[0], plane)
 

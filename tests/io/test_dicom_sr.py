@@ -114,7 +114,8 @@ def test_references_exist_in_the_segmentation(written):
     report = pydicom.dcmread(root / "sr.dcm")
     evidence = {
         instance.ReferencedSOPInstanceUID
-        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for sequence in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in report.get(sequence, [])
         for s in study.ReferencedSeriesSequence
         for instance in s.ReferencedSOPSequence
     }
