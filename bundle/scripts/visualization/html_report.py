@@ -15,6 +15,10 @@ from ..core.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RESEARCH = (
+    "For research use only. The networks of this program were developed on simulated fractures; nothing on this page is a "
+    "diagnosis, and it must not be used in the care of a patient."
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1f24; }
 table { border-collapse: collapse; margin: 1rem 0; }
@@ -120,7 +124,8 @@ def page(title: str, parts: Iterable[object], style: str = "", script: str = "")
     """
     code = f"<script>{script}</script>\n" if script else ""
     body = "\n".join(map(text, parts))
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}{style}</style>'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{meta}<title>{escape(title)}</title><style>{STYLE}{style}</style>"
     return f'<!doctype html><html lang="en">{head}\n{body}\n{code}</html>\n'
 
 
