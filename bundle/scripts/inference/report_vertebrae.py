@@ -15,6 +15,7 @@ from ..visualization.vertebra_table import grade_text, vertebra_block
 from ..visualization.volume_viewer import read_viewer, viewer_assets
 
 NONE = "–"
+VIEW_ENDINGS = {"overview": "overview.png", "viewer": "viewer.html"}
 
 
 def records_of(result: Mapping) -> list[VertebraRecord]:
@@ -24,9 +25,9 @@ def records_of(result: Mapping) -> list[VertebraRecord]:
 
 def _file(result: Mapping, root: Path, kind: str) -> Path | None:
     """Overview or viewer of a scan, if it exists."""
-    name = (result.get("vertebra_views") or {}).get(kind)
-    path = (root / result["case_path"]).with_name(name) if name else None
-    return path if path is not None and path.is_file() else None
+    base = root / result["case_path"]
+    path = base.with_name(f"{base.name}_{VIEW_ENDINGS[kind]}")
+    return path if path.is_file() else None
 
 
 def _link(path: Path, root: Path, words: str) -> Html:
@@ -71,7 +72,7 @@ def vertebra_section(result: Mapping, root: Path, embed_picture: bool, embed_vie
         embed_viewer: embed the viewer, or else link its page.
     """
     records, views = records_of(result), result.get("vertebra_views") or {}
-    scan = views.get("scan", result["case_path"])
+    scan = views.get("scan", result["case"])
     overview, page = _file(result, root, "overview"), _file(result, root, "viewer")
     image = picture(overview, f"overview of {scan}") if overview and embed_picture else None
     parts = [vertebra_block(scan, records, image, {int(n): box for n, box in views.get("marks", {}).items()})]
