@@ -21,7 +21,7 @@ from ..visualization.html_report import (
     table,
     write_page,
 )
-from .report_vertebrae import page_assets, records_of, scan_overview, vertebra_definitions, vertebra_section
+from .report_vertebrae import page_assets, records_of, scan_overview, vertebra_definitions, vertebra_section, view_file
 
 COLUMNS = {
     "finding": "finding",
@@ -105,7 +105,7 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
         Path of the page.
     """
     with_vertebrae = any("vertebrae" in r for r in results)
-    viewers = with_vertebrae and len(results) <= MAX_VIEWERS
+    viewers = len(results) <= MAX_VIEWERS and any(records_of(r) and view_file(r, root, "viewer") for r in results)
     style, script, licences = page_assets(viewers) if with_vertebrae else ("", "", Html())
     parts = [
         element("h1", f"Vertebral fractures in {len(results)} scan(s)"),

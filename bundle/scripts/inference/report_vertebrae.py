@@ -23,7 +23,7 @@ def records_of(result: Mapping) -> list[VertebraRecord]:
     return [record_from_row(row) for row in result.get("vertebrae") or ()]
 
 
-def _file(result: Mapping, root: Path, kind: str) -> Path | None:
+def view_file(result: Mapping, root: Path, kind: str) -> Path | None:
     """Overview or viewer of a scan, if it exists."""
     base = root / result["case_path"]
     path = base.with_name(f"{base.name}_{VIEW_ENDINGS[kind]}")
@@ -40,7 +40,7 @@ def scan_overview(results: Sequence[Mapping], root: Path) -> Html:
     for result in results:
         records = records_of(result)
         highest = max((r.fracture_probability for r in records if not math.isnan(r.fracture_probability)), default=math.nan)
-        viewer = _file(result, root, "viewer")
+        viewer = view_file(result, root, "viewer")
         lines.append(
             (
                 element("a", result["case_path"], href=f"#{result['case_path']}"),
@@ -73,7 +73,7 @@ def vertebra_section(result: Mapping, root: Path, embed_picture: bool, embed_vie
     """
     records, views = records_of(result), result.get("vertebra_views") or {}
     scan = views.get("scan", result["case"])
-    overview, page = _file(result, root, "overview"), _file(result, root, "viewer")
+    overview, page = view_file(result, root, "overview"), view_file(result, root, "viewer")
     image = picture(overview, f"overview of {scan}") if overview and embed_picture else None
     parts = [vertebra_block(scan, records, image, {int(n): box for n, box in views.get("marks", {}).items()})]
     if overview and not image:
