@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts.postprocessing.vertebra_record import VertebraRecord
-from scripts.visualization.vertebra_overview import curved_slice, draw_overview, lateral_course, save_overview
+from scripts.visualization.vertebra_overview import curved_slice, draw_overview, lateral_course, read_marks, save_overview
 from scripts.visualization.vertebra_views import save_vertebra_views
 from scripts.visualization.viewer_volume import ViewerVolume, spine_volume
 from vertebra_scene import Scene, lumbar_scene
@@ -85,6 +85,7 @@ def test_marks_lie_on_their_vertebrae(scene, tmp_path):
     volume = spine_volume(scene.scan, scene.grid, scene.instances, scene.origin)
     marks = save_overview(tmp_path / "o.png", volume, scene.records, "phantom")
     assert set(marks) == {r.vertebra for r in scene.records}
+    assert read_marks(tmp_path / "o.png") == marks
     tops = [marks[n][1] for n in sorted(marks)]
     assert tops == sorted(tops)  # from head to feet
     picture = np.asarray(Image.open(tmp_path / "o.png").convert("HSV")).astype(float)
@@ -116,8 +117,8 @@ def test_a_single_slice_is_drawn(shape, tmp_path):
 
 
 def test_no_vertebra_is_stated(scene, tmp_path):
-    views = save_vertebra_views(tmp_path / "empty", scene.scan, scene.grid, np.zeros((0, 0, 0), np.uint8), (0, 0, 0), [], "empty")
-    assert views["marks"] == {}
+    save_vertebra_views(tmp_path / "empty", scene.scan, scene.grid, np.zeros((0, 0, 0), np.uint8), (0, 0, 0), [], "empty")
+    assert read_marks(tmp_path / "empty_overview.png") == {}
     assert (tmp_path / "empty_overview.png").is_file()
     assert (tmp_path / "empty_viewer.html").is_file()
     volume = spine_volume(scene.scan, scene.grid, np.zeros((0, 0, 0), np.uint8), (0, 0, 0))

@@ -25,8 +25,7 @@ def scene(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(scene, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    views = save_vertebra_views(folder / "case", scene.scan, scene.grid, scene.instances, scene.origin, scene.records, "case")
-    return folder / views["viewer"]
+    return save_vertebra_views(folder / "case", scene.scan, scene.grid, scene.instances, scene.origin, scene.records, "case")[1]
 
 
 def start(tmp_path_factory, **options) -> Browser:

@@ -11,6 +11,7 @@ from ..postprocessing.vertebra_record import VERTEBRA_DEFINITIONS, VertebraRecor
 from ..visualization.html_report import Html, definitions, details, element, picture, table
 from ..visualization.page_assets import asset
 from ..visualization.vertebra_colours import FRACTURE_MARK, short_name
+from ..visualization.vertebra_overview import read_marks
 from ..visualization.vertebra_table import grade_text, vertebra_block
 from ..visualization.volume_viewer import read_viewer, viewer_assets
 
@@ -66,16 +67,15 @@ def vertebra_section(result: Mapping, root: Path, embed_picture: bool, embed_vie
     """Overview, table and viewer of a scan.
 
     Args:
-        result: as ``case.segment_case`` returns it, with ``vertebrae`` and, where they were written, ``vertebra_views``.
+        result: as ``case.segment_case`` returns it, with ``vertebrae``.
         root: folder of the results.
         embed_picture: embed the overview, or else link it.
         embed_viewer: embed the viewer, or else link its page.
     """
-    records, views = records_of(result), result.get("vertebra_views") or {}
-    scan = views.get("scan", result["case"])
+    records, scan = records_of(result), result["case" if embed_viewer else "case_path"]
     overview, page = view_file(result, root, "overview"), view_file(result, root, "viewer")
     image = picture(overview, f"overview of {scan}") if overview and embed_picture else None
-    parts = [vertebra_block(scan, records, image, {int(n): box for n, box in views.get("marks", {}).items()})]
+    parts = [vertebra_block(scan, records, image, read_marks(overview) if overview else {})]
     if overview and not image:
         parts.append(element("p", _link(overview, root, "overview"), class_="screen"))
     viewer = read_viewer(page) if page and embed_viewer else None

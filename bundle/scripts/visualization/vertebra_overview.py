@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ MAX_HEIGHT_INCH = 11.0
 NAMES_INCH = 1.35  # margin for the names
 GAP_PT = 12.5  # between two names
 DPI = 160
+MARKS = "vertebrae"  # text of the PNG with the boxes of the vertebrae
 FILL = 0.3  # opacity of a vertebra
 
 
@@ -189,8 +191,17 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
 
 
 def save_overview(path: Path, volume: ViewerVolume, records: Sequence[VertebraRecord], title: str) -> dict[int, list[float]]:
-    """Write the overview as PNG, atomically, and return the boxes of ``draw_overview``."""
+    """Write the overview as PNG, atomically, and return the boxes of ``draw_overview``, which the file holds too."""
     figure, marks = draw_overview(curved_slice(volume, records), records, title)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+        figure.savefig(temporary, dpi=DPI, metadata={MARKS: json.dumps(marks)})
     return marks
+
+
+def read_marks(path: Path) -> dict[int, list[float]]:
+    """Boxes of the vertebrae in an overview, by number; empty for a picture without them."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        text = image.info.get(MARKS, "{}")
+    return {int(number): box for number, box in json.loads(text).items()}

@@ -28,7 +28,7 @@ def save_vertebra_views(
     records: Sequence[VertebraRecord],
     title: str,
     viewer: bool = True,
-) -> dict:
+) -> list[Path]:
     """Write ``<base>_overview.png`` and ``<base>_viewer.html``, each atomically.
 
     Args:
@@ -38,12 +38,11 @@ def save_vertebra_views(
         instances: ``VertebraRecord.vertebra`` of every voxel (R, A, S) of a box of the working grid, 0 elsewhere.
         origin: first voxel of the box in the working grid.
         records: rows of the vertebrae; an empty list shows the whole scan and "no vertebra found".
-        title: name of the scan for readers.
+        title: name of the scan, by which the report connects table and viewer.
         viewer: whether the page with the viewer is written too.
 
     Returns:
-        Values for JSON: ``scan``, the title; ``overview`` and ``viewer``, the names of the files, the latter None without a page;
-        ``marks``, the box of each vertebra in the overview as fractions (left, top, width, height), by its number as text.
+        The files.
 
     Raises:
         ImportError: without matplotlib.
@@ -51,10 +50,8 @@ def save_vertebra_views(
     volume = spine_volume(scan, grid, instances, origin)
     overview = base.with_name(f"{base.name}_overview.png")
     marks = save_overview(overview, volume, records, title)
-    views = {"scan": title, "overview": overview.name, "viewer": None, "marks": {str(n): box for n, box in marks.items()}}
-    if viewer:
-        path = base.with_name(f"{base.name}_viewer.html")
-        block = vertebra_block(title, records, picture(overview, f"overview of {title}"), marks)
-        write_viewer(path, title, viewer_block(title, volume, records), block)
-        views["viewer"] = path.name
-    return views
+    if not viewer:
+        return [overview]
+    path = base.with_name(f"{base.name}_viewer.html")
+    block = vertebra_block(title, records, picture(overview, f"overview of {title}"), marks)
+    return [overview, write_viewer(path, title, viewer_block(title, volume, records), block)]
