@@ -34,6 +34,8 @@ TUNE = ("evaluation.tune_postprocessing:tune", "post-processing parameters tuned
 EVALUATION: Table = {
     "score": ("evaluation.score:score_command", "metrics of masks from any tool against references"),
     "compare": ("evaluation.compare:compare", "two or more runs on the same cases, by paired tests"),
+    "instances": ("evaluation.score_instances:score_instances_command", "vertebra instances of any tool against references"),
+    "calibrate": ("evaluation.calibrate:calibrate", "calibration of vertebra probabilities on validation cases"),
     "tune": TUNE,
 }
 EXPERIMENTS: Table = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.evaluation.statistics import Bootstrap, auc, holm, paired_test
+from scripts.evaluation.statistics import Bootstrap, auc, auc_interval, holm, paired_test, wilson
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -66,3 +66,74 @@ def test_paired_test_detects_a_shift_only():
     rng = np.random.default_rng(1)
     assert paired_test(rng.normal(1.0, 0.5, 30)) < 0.001
     assert paired_test(np.zeros(10)) == 1.0
+
+
+# Newcombe 1998, table I, method 3 (doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E).
+@pytest.mark.parametrize(
+    ("events", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_of_published_examples(events, n, low, high):
+    assert wilson(events, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(n - events, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_interval_without_observations():
+    assert np.isnan(wilson(0, 0)).all()
+
+
+def test_proportion_has_the_wider_interval():
+    patients = [str(k) for k in range(11)]
+    perfect = Bootstrap(patients).proportion(np.ones(11), np.ones(11))
+    assert (perfect.value, perfect.events, perfect.n) == (1.0, 11, 11)
+    assert (perfect.low, perfect.high) == (wilson(11, 11)[0], 1.0)
+    # Ten vertebrae of each patient, all right or all wrong: patients count, and the interval of 100 vertebrae would be too narrow.
+    clustered = Bootstrap([str(k // 10) for k in range(100)]).proportion(np.repeat([1, 0], 50), np.ones(100))
+    assert clustered.low < wilson(50, 100)[0] - 0.05
+    nothing = Bootstrap(["a"]).proportion(np.zeros(1), np.zeros(1))
+    assert np.isnan(nothing.value)
+    assert nothing.n == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "positives", "negatives"), [(0.8, 20, 30), (1.0, 3, 18), (0.5, 10, 10), (0.0, 4, 4), (0.97, 1, 50)]
+)
+def test_auc_interval_solves_its_equation(value, positives, negatives):
+    low, high = auc_interval(value, positives, negatives)
+    assert low <= value <= high
+    for end in (low, high):
+        if end in (0.0, 1.0):
+            continue
+        surplus = (positives + negatives) / 2 - 1
+        variance = end * (1 - end) * (1 + surplus * (1 - end) / (2 - end) + surplus * end / (1 + end)) / (positives * negatives)
+        assert abs(value - end) == pytest.approx(1.96 * variance**0.5, rel=1e-3)
+
+
+def test_auc_interval_is_mirrored_and_narrows():
+    low, high = auc_interval(0.8, 20, 30)
+    assert auc_interval(0.2, 20, 30) == pytest.approx((1 - high, 1 - low))
+    assert auc_interval(1.0, 3, 18)[0] < auc_interval(1.0, 30, 180)[0] < 1
+    assert np.isnan(auc_interval(0.5, 0, 3)).all()
+
+
+def test_bootstrap_of_the_auc_equals_repeated_auc():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.4
+    bootstrap = Bootstrap([str(k // 3) for k in range(60)], 200)
+    estimate = bootstrap.auc(scores, positive)
+    resampled = [auc(scores, positive, weights[bootstrap.index]) for weights in bootstrap.weights]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    assert estimate.value == auc(scores, positive)
+    ends = auc_interval(estimate.value, int(positive.sum()), int((~positive).sum()))
+    assert (estimate.low, estimate.high) == pytest.approx((min(low, ends[0]), max(high, ends[1])))
+
+
+def test_auc_of_one_class_is_unknown():
+    assert np.isnan(Bootstrap(["a", "b"]).auc(np.array([0.1, 0.2]), np.array([True, True])).value)
+
+
+def test_totals_equal_sums_of_resamples():
+    bootstrap = Bootstrap(["a", "b", "a"], 20)
+    whole, resampled = bootstrap.totals(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    np.testing.assert_array_equal(whole, [9, 12])
+    np.testing.assert_array_equal(resampled, bootstrap.weights @ np.array([[6, 8], [3, 4]]))

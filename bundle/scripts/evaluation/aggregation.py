@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detection import Matching, Target
-from .statistics import Bootstrap, Estimate, auc
+from .statistics import Bootstrap, Estimate, widened
+from .vertebra_decisions import CaseVertebrae
+from .vertebra_summary import VertebraSummary, summarise_vertebrae
 
 CASE_METRICS = ("dice", "iou", "iou_with_background", "nsd", "hd95_mm", "assd_mm", "volume_error_ml", "false_positive_ml")
 
@@ -25,12 +27,14 @@ class CaseResult:
         patient: name of the patient.
         metrics: result of ``case_metrics``.
         matching: result of ``match_case``; None for segmentation metrics only.
+        vertebrae: decisions per vertebra; None without reference instances.
     """
 
     case: str
     patient: str
     metrics: dict[str, float]
     matching: Matching | None = None
+    vertebrae: CaseVertebrae | None = None
 
     @property
     def fractured(self) -> bool:
@@ -44,26 +48,35 @@ class Summary:
 
     Attributes:
         sections: estimates by name, by section: "cases: all", "cases: fractured", "cases: healthy", "fractures", "vertebrae" (with
-            instances) and "patients".
+            instances), "patients", and those of ``vertebrae``.
         froc: rows of confidence threshold, false positives per scan, sensitivity.
+        vertebrae: decisions, instances and calibration; None without reference instances.
     """
 
     sections: dict[str, dict[str, Estimate]]
     froc: list[tuple[float, float, float]]
+    vertebrae: VertebraSummary | None = None
 
 
 def _mean_and_f1(
     bootstrap: Bootstrap, first: tuple[NDArray, NDArray], second: tuple[NDArray, NDArray], n: int, patients: int
 ) -> tuple[Estimate, Estimate]:
-    """Arithmetic and harmonic mean of two ratios on the same resamples: balanced accuracy, F1."""
+    """Arithmetic and harmonic mean of two proportions on the same resamples: balanced accuracy, F1.
+
+    Each interval has at least the width that those of the two proportions imply.
+    """
     (a, resampled_a), (b, resampled_b) = bootstrap.ratios(*first), bootstrap.ratios(*second)
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * a * b / (a + b) if a + b > 0 else (0.0 if np.isfinite(a + b) else float("nan"))
         total = resampled_a + resampled_b
         resampled_f1 = np.where(total > 0, 2 * resampled_a * resampled_b / total, 0.0)
         resampled_f1[~np.isfinite(total)] = np.nan
-    mean = bootstrap.estimate((a + b) / 2, total / 2, n, patients)
-    return mean, bootstrap.estimate(f1, resampled_f1, n, patients)
+    one, other = bootstrap.proportion(*first), bootstrap.proportion(*second)
+    # Two independent proportions (method of variance estimates recovery, Zou and Donner 2008, doi:10.1002/sim.3095).
+    low, high = (float(np.hypot(getattr(one, k) - a, getattr(other, k) - b)) / 2 for k in ("low", "high"))
+    mean = widened(bootstrap.estimate((a + b) / 2, total / 2, n, patients), ((a + b) / 2 - low, (a + b) / 2 + high))
+    ends = tuple(2 * x * y / (x + y) if x + y > 0 else 0.0 for x, y in ((one.low, other.low), (one.high, other.high)))
+    return mean, widened(bootstrap.estimate(f1, resampled_f1, n, patients), (ends[0], ends[1]))
 
 
 def _cases(results: Sequence[CaseResult], samples: int, seed: int) -> dict[str, dict[str, Estimate]]:
@@ -101,7 +114,7 @@ def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, 
     true_positives = np.array([m.true_positives(min_overlap) for m in matchings], float)
     num_detections = np.array([len(m.detections) for m in matchings], float)
     detected, total = counts()
-    rows = {"sensitivity": bootstrap.ratio(detected, total), "ppv": bootstrap.ratio(true_positives, num_detections)}
+    rows = {"sensitivity": bootstrap.proportion(detected, total), "ppv": bootstrap.proportion(true_positives, num_detections)}
     pair = (detected, total), (true_positives, num_detections)
     rows["f1"] = _mean_and_f1(bootstrap, *pair, int(total.sum()), rows["sensitivity"].patients)[1]
     rows["false positives per scan"] = bootstrap.mean(num_detections - true_positives)
@@ -111,7 +124,7 @@ def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, 
             continue
         values = dict.fromkeys(getattr(t, attribute) for t in targets if getattr(t, attribute))
         for value in sorted(values) if attribute != "name" else values:
-            rows[f"sensitivity, {label} {value}"] = bootstrap.ratio(*counts(partial(_has, attribute, value)))
+            rows[f"sensitivity, {label} {value}"] = bootstrap.proportion(*counts(partial(_has, attribute, value)))
     return rows
 
 
@@ -127,8 +140,8 @@ def _vertebrae(results: Sequence[CaseResult], min_overlap: float, samples: int, 
     positives, negatives = (counts[0], counts[1]), (counts[2], counts[3])
     n = int(counts[1].sum() + counts[3].sum())
     return {
-        "sensitivity": bootstrap.ratio(*positives),
-        "specificity": bootstrap.ratio(*negatives),
+        "sensitivity": bootstrap.proportion(*positives),
+        "specificity": bootstrap.proportion(*negatives),
         "balanced accuracy": _mean_and_f1(bootstrap, positives, negatives, n, len(bootstrap.names))[0],
     }
 
@@ -150,9 +163,9 @@ def _patients(results: Sequence[CaseResult], samples: int, seed: int) -> dict[st
     bootstrap = Bootstrap(list(scores), samples, seed)
     positive = score > 0
     return {
-        "sensitivity": bootstrap.ratio(positive & fractured, fractured),
-        "specificity": bootstrap.ratio(~positive & ~fractured, ~fractured),
-        "auc": bootstrap.statistic(lambda w: auc(score, fractured, w), len(scores)),
+        "sensitivity": bootstrap.proportion(positive & fractured, fractured),
+        "specificity": bootstrap.proportion(~positive & ~fractured, ~fractured),
+        "auc": bootstrap.auc(score, fractured),
     }
 
 
@@ -194,4 +207,12 @@ def aggregate(results: Sequence[CaseResult], min_overlap: float = 0.5, samples: 
         if with_instances:
             sections["vertebrae"] = _vertebrae(with_instances, min_overlap, samples, seed)
         sections["patients"] = _patients(matched, samples, seed)
-    return Summary(sections, froc_curve(matched, min_overlap))
+    summary = Summary(sections, froc_curve(matched, min_overlap))
+    if any(r.vertebrae is not None for r in results):
+        decisions = [d for r in results if r.vertebrae is not None for d in r.vertebrae.decisions]
+        instances = [
+            (r.patient, r.vertebrae.instances) for r in results if r.vertebrae is not None and r.vertebrae.instances is not None
+        ]
+        summary.vertebrae = summarise_vertebrae(decisions, instances, samples, seed)
+        sections |= summary.vertebrae.sections
+    return summary

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +19,9 @@ from ..core.provenance import file_hash
 from ..data.vertebra_table import FILE_NAME, rows_by_case
 from ..io.formats import stem
 from ..io.label_maps import read_label_map
+from ..postprocessing.vertebra_record import VertebraRecord
 from .aggregation import CaseResult, aggregate
+from .case_vertebrae import decide_case
 from .detection import match_case
 from .overlap import case_metrics
 from .pairs import on_reference_grid
@@ -42,7 +46,8 @@ class CaseTable:
     """Handler that writes the tables of ``scripts.evaluation score`` for the cases of an evaluator.
 
     It expects ``pred`` on the scan's own grid, (C, X, Y, Z) with the fracture last, and the stored reference in the batch. For
-    cases with ``vertebrae`` the targets are vertebrae; grades come from ``vertebrae.csv`` in the folder of the datalist.
+    cases with ``vertebrae`` the targets are vertebrae; grades come from ``vertebrae.csv`` in the folder of the datalist. The
+    decision per vertebra is that of ``records_key`` where the output has it, else at least ``min_overlap`` of the vertebra marked.
 
     Args:
         output_dir: folder of the tables.
@@ -54,6 +59,8 @@ class CaseTable:
         checkpoint: evaluated weights, whose hash is written to ``summary.json``.
         datalist: datalist of the cases, whose hash is written as well.
         pictures: folder of the overlays ``CASE_overlay.png`` of ``OverlayWriter``, for the report.
+        instances_key: item of the output with the vertebra instances (1, X, Y, Z) on the scan's own grid, if it has one.
+        records_key: item of the output with the rows of inference, a list of ``VertebraRecord``, if it has one.
     """
 
     def __init__(
@@ -67,7 +74,10 @@ class CaseTable:
         checkpoint: str | None = None,
         datalist: str | None = None,
         pictures: str | None = None,
+        instances_key: str = "vertebra_instances",
+        records_key: str = "vertebra_records",
     ) -> None:
+        self.instances_key, self.records_key = instances_key, records_key
         self.pictures = Path(pictures) if pictures else None
         self.output_dir, self.reference_key = Path(output_dir), reference_key
         self.ignore_index, self.tolerance_mm = ignore_index, tolerance_mm
@@ -101,9 +111,23 @@ class CaseTable:
             vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
             ml = float(np.prod(spacing)) / 1000
             matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, self.rows.get(case, {}))
+            rows = self.rows.get(case, {})
             if any(r.case == case for r in self.results):
                 case = f"{Path(path).parent.name}/{case}"
-            self.results.append(CaseResult(case, str(source.get("patient", case)), metrics, matching))
+            patient, decided = str(source.get("patient", case)), None
+            if vertebrae is not None:
+                instances, records = self._predicted(item)
+                decided = decide_case(
+                    case, patient, vertebrae, reference, affine, prediction, rows, instances, records,
+                    ignore_index=self.ignore_index, min_marked=self.min_overlap,
+                )  # fmt: skip
+            self.results.append(CaseResult(case, patient, metrics, matching, decided))
+
+    def _predicted(self, item: Mapping[str, Any]) -> tuple[NDArray[np.uint8] | None, list[VertebraRecord] | None]:
+        """Instances and rows of the output, None for what it lacks."""
+        instances = item.get(self.instances_key)
+        labels = None if instances is None else np.asarray(instances.cpu())[-1].astype(np.uint8)
+        return labels, item.get(self.records_key)
 
     @staticmethod
     def _vertebrae(path: object, reference: NDArray, affine: NDArray) -> NDArray | None:

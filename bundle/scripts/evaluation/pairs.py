@@ -20,6 +20,8 @@ from ..data.datalist import load_datalist
 from ..data.vertebra_table import FILE_NAME, rows_by_case
 from ..io.formats import file_suffix, stem
 from ..io.label_maps import read_label_map
+from ..postprocessing.vertebra_record import VertebraRecord
+from .inference_output import INSTANCE_SUFFIX, UNCALIBRATED, instance_masks, is_inference_table, read_inference
 
 # Suffixes that tools append to the names of masks and scans; _0000 is a channel of nnU-Net.
 TOOL_SUFFIX = re.compile(r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$", re.IGNORECASE)
@@ -38,6 +40,9 @@ class ScoringCase:
         probability: file of probabilities, or None.
         image: file of the CT, or None.
         rows: rows of ``vertebrae.csv`` by label.
+        instances: file of the vertebra instances of the prediction, folder of TotalSegmentator, or None.
+        records: rows of inference; None for a prediction of another tool.
+        calibration: slope and intercept that the probabilities of ``records`` already have.
     """
 
     case: str
@@ -48,6 +53,9 @@ class ScoringCase:
     probability: Path | None = None
     image: Path | None = None
     rows: dict[int, dict[str, str]] = field(default_factory=dict)
+    instances: Path | None = None
+    records: list[VertebraRecord] | None = None
+    calibration: tuple[float, float] = UNCALIBRATED
 
 
 def canonical_name(path: Path | str) -> str:
@@ -123,6 +131,7 @@ def find_cases(
     probabilities: str | None = None,
     table: str | None = None,
     patient: str | None = None,
+    predicted_vertebrae: str | None = None,
 ) -> tuple[list[ScoringCase], list[str]]:
     """Pair predictions with references by canonical name.
 
@@ -134,6 +143,8 @@ def find_cases(
         probabilities: folder of probability maps.
         table: ``vertebrae.csv``; None for the one in the folder of the references.
         patient: regular expression whose match in the case name is the patient, for references in a folder.
+        predicted_vertebrae: folder of the vertebra instances of the predictions; None for those in ``predictions``, which inference
+            writes.
 
     Returns:
         Cases, and one line per reference without a prediction and per ambiguous name.
@@ -142,11 +153,16 @@ def find_cases(
     masks, ambiguous = masks_by_name(predictions)
     problems += ambiguous
     folder = Path(references).parent if Path(references).is_file() else Path(references)
-    if table is None and (folder / FILE_NAME).is_file():
+    if table is None and (folder / FILE_NAME).is_file() and not is_inference_table(folder / FILE_NAME):
         table = str(folder / FILE_NAME)
     rows = rows_by_case(table)
-    instances = masks_by_name(vertebrae)[0] if vertebrae else {}
+    instances = instances_by_name(vertebrae)[0] if vertebrae else {}
     maps = masks_by_name(probabilities)[0] if probabilities else {}
+    output = read_inference(predictions)
+    records = {canonical_name(f"{case}.nii"): found for case, found in output.records.items()} if output else {}
+    calibration = {canonical_name(f"{case}.nii"): c for case, c in output.calibration.items()} if output else {}
+    found, ambiguous = instances_by_name(predicted_vertebrae or predictions, required=predicted_vertebrae is not None)
+    problems += ambiguous
     cases: list[ScoringCase] = []
     used: set[str] = set()
     for entry in listed:
@@ -172,9 +188,38 @@ def find_cases(
                 probability=maps.get(name),
                 image=Path(entry["image"]) if entry.get("image") else None,
                 rows=rows.get(entry["case"], {}),
+                instances=found.get(name),
+                records=records.get(name, []) if output else None,
+                calibration=calibration.get(name, UNCALIBRATED),
             )
         )
     return cases, problems
+
+
+def instances_by_name(folder: str | Path, required: bool = True) -> tuple[dict[str, Path], list[str]]:
+    """Instance masks of a folder by canonical name, and one line for each name that two files share.
+
+    Files such as ``NAME_vertebrae.nii.gz`` and folders of TotalSegmentator come first; without any, every mask is one.
+
+    Args:
+        folder: folder.
+        required: False for a folder that need not contain instances; only files with such a name count then.
+
+    Raises:
+        InputError: for a missing folder, or one without masks, where they are ``required``.
+    """
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for name, files in (instance_masks(folder) if Path(folder).is_dir() else {}).items():
+        groups[canonical_name(f"{name}.nii")] += files
+    if not groups and required:
+        masks, ambiguous = masks_by_name(folder)
+        return {INSTANCE_SUFFIX.sub("", name): path for name, path in masks.items()}, ambiguous
+    ambiguous = [
+        f"{same[0]}: has the same name as {same[1]}; rename one, neither is read as instances"
+        for same in groups.values()
+        if len(same) > 1
+    ]
+    return {name: same[0] for name, same in groups.items() if len(same) == 1}, ambiguous
 
 
 def read_mask(path: Path, values: Sequence[int] | None, retained: Sequence[int] = ()) -> nib.Nifti1Image:

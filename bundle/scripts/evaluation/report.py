@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..core.files import atomic_write
 from ..core.provenance import versions
@@ -15,6 +16,9 @@ from .aggregation import CaseResult, Summary
 from .overlap import METRIC_DEFINITIONS
 from .plots import case_boxes, froc, volume_agreement
 from .tables import ESTIMATE_COLUMNS, estimate_cells, rules
+from .vertebra_plots import grade_confusion, reliability_diagram, roc
+from .vertebra_summary import VERTEBRA_DEFINITIONS, VertebraSummary
+from .vertebra_tables import confusion_table
 
 WORST_COLUMNS = ("case", "DSC", "reference (ml)", "prediction (ml)", "false positive (ml)")
 
@@ -25,12 +29,26 @@ def worst_cases(results: Sequence[CaseResult], number: int = 6) -> list[CaseResu
     return sorted(scored, key=lambda r: (r.metrics["dice"], -r.metrics["false_positive_ml"]))[:number]
 
 
+def _vertebra_figures(vertebrae: VertebraSummary | None) -> dict[str, tuple[Figure | None, str]]:
+    """Figures per vertebra with their captions; None for a figure that does not apply."""
+    vertebrae = vertebrae or VertebraSummary()
+    rates = vertebrae.sections.get("decisions per vertebra: all grades", {})
+    operating = (1 - rates["specificity"].value, rates["sensitivity"].value) if rates else None
+    diagram = reliability_diagram({"Reliability": vertebrae.reliability}) if vertebrae.reliability else None
+    return {
+        "roc.png": (roc(vertebrae.roc, rates.get("auc"), operating), "Sensitivity against 1 - specificity, per vertebra"),
+        "reliability.png": (diagram, "Probability of a fracture against the fraction of fractured vertebrae"),
+        "grades.png": (grade_confusion(vertebrae.grades), "Measured grade against the grade of the reference"),
+    }
+
+
 def _figures(folder: Path, results: Sequence[CaseResult], summary: Summary) -> list[html.Html]:
     """Draw the figures into a folder; figures of an earlier run that do not apply are removed."""
     figures = {
         "boxes.png": (case_boxes(results), "Scores by case"),
         "froc.png": (froc(summary), "Sensitivity for fractures against false positives, by falling confidence threshold"),
         "volumes.png": (volume_agreement(results), "Agreement of volumes"),
+        **_vertebra_figures(summary.vertebrae),
     }
     parts = []
     for name, (figure, caption) in figures.items():
@@ -79,6 +97,8 @@ def write_evaluation_report(
     ]
     total = len(results) + len(problems)
     problem_note = html.note(f"{len(problems)} of {total} cases could not be scored:", html.items(problems))
+    vertebrae = summary.vertebrae
+    header, confusion = confusion_table(vertebrae) if vertebrae is not None else ((), [])
     details = {**dict(provenance or {}), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     parts = [
         html.element("h1", f"Evaluation of {len(results)} cases"),
@@ -88,13 +108,14 @@ def write_evaluation_report(
             html.table((section, *ESTIMATE_COLUMNS), [(name, *estimate_cells(e)) for name, e in estimates.items()])
             for section, estimates in summary.sections.items()
         ),
+        *([html.table(header, confusion)] if confusion else []),
         html.element("h2", "Figures"),
         *_figures(root / "plots", results, summary),
         html.element("h2", "Worst cases"),
         html.table(WORST_COLUMNS, rows),
         *gallery,
         html.element("h2", "Definitions"),
-        html.definitions(METRIC_DEFINITIONS),
+        html.definitions(METRIC_DEFINITIONS | (VERTEBRA_DEFINITIONS if vertebrae is not None else {})),
         html.element("h2", "Provenance"),
         html.settings(details),
     ]

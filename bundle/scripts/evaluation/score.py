@@ -18,14 +18,17 @@ from ..core.errors import InputError, first_line
 from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
 from ..io.formats import read_volume
-from ..io.label_maps import read_label_map
 from .aggregation import CaseResult, Summary, aggregate
+from .case_vertebrae import case_vertebrae
 from .detection import match_case
 from .gallery import draw_worst
+from .inference_output import read_instances
+from .instances import PARTIAL_RULES
 from .overlap import EMPTY_RULES, case_metrics
 from .pairs import ScoringCase, find_cases, on_reference_grid, read_pair
 from .report import worst_cases, write_evaluation_report
 from .tables import case_rows, markdown, not_scored, write_tables
+from .vertebra_tables import refuse_foreign_table
 
 
 @dataclass
@@ -62,6 +65,8 @@ def score_case(
     tolerance_mm: float = 1.0,
     empty_reference: str = "score",
     resample: bool = False,
+    partial_vertebrae: str = "leave_out",
+    min_overlap: float = 0.5,
 ) -> CaseResult | str:
     """Score one case.
 
@@ -73,6 +78,8 @@ def score_case(
         tolerance_mm: tolerance in mm of the normalised surface dice.
         empty_reference: one of ``EMPTY_RULES``.
         resample: resample a prediction that has a different grid to the nearest voxel.
+        partial_vertebrae: see ``match_instances``.
+        min_overlap: fraction of a vertebra that must be marked, for predictions without decisions of their own.
 
     Returns:
         Result, or one line about files that cannot be read or compared.
@@ -84,14 +91,19 @@ def score_case(
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_index, empty_reference)
         vertebrae = probability = None
         if case.vertebrae is not None:
-            vertebrae = on_reference_grid(read_label_map(case.vertebrae), image, case.vertebrae, resample)
+            vertebrae = on_reference_grid(read_instances(case.vertebrae), image, case.vertebrae, resample)
         if case.probability is not None:
             probability = on_reference_grid(read_volume(case.probability), image, case.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
                 raise ValueError(f"{case.probability}: contains NaN or values outside 0 to 1; must contain probabilities")
         ml = float(np.prod(spacing)) / 1000
         matching = match_case(prediction, reference, ml, ignore_index, vertebrae, case.rows, probability)
-        return CaseResult(case.case, case.patient, metrics, matching)
+        decided = None
+        if vertebrae is not None:
+            decided = case_vertebrae(
+                case, image, vertebrae, prediction, probability, ignore_index, resample, partial_vertebrae, min_overlap
+            )
+        return CaseResult(case.case, case.patient, metrics, matching, decided)
     except Exception as error:
         line = first_line(error)
         folders = (str(case.prediction.parent), str(case.reference.parent))
@@ -107,13 +119,15 @@ def _results(cases: Sequence[ScoringCase], function: partial, workers: int) -> I
         yield from pool.map(function, cases)
 
 
-def _check(min_overlap: float, tolerance_mm: float, empty_reference: str, ignore_index: int) -> None:
+def _check(min_overlap: float, tolerance_mm: float, empty_reference: str, ignore_index: int, partial: str) -> None:
     if not 0 < min_overlap <= 1:
         raise InputError(f"min_overlap={min_overlap!r}: must be a fraction above 0 and up to 1")
     if tolerance_mm < 0 or not np.isfinite(tolerance_mm):
         raise InputError(f"tolerance_mm={tolerance_mm!r}: must be a distance in mm, 0 or more")
     if empty_reference not in EMPTY_RULES:
         raise InputError(f"empty_reference={empty_reference!r}: must be one of {', '.join(EMPTY_RULES)}")
+    if partial not in PARTIAL_RULES:
+        raise InputError(f"partial_vertebrae={partial!r}: must be one of {', '.join(PARTIAL_RULES)}")
     if ignore_index == 0:
         raise InputError("ignore_index=0: is the background; must be the label of ignored voxels, or -1 for none")
 
@@ -137,21 +151,25 @@ def score(
     samples: int = 2000,
     seed: int = 0,
     workers: int = 1,
+    predicted_vertebrae: str | None = None,
+    partial_vertebrae: str = "leave_out",
 ) -> ScoreResult:
     """Score masks of any tool against references.
 
     Writes cases.csv, fractures.csv, detections.csv, summary.json, summary.md, plots, overlays of the worst cases and report.html,
-    which embeds all of it, into OUT. A pair that cannot be scored is reported and skipped; the summary counts such pairs, and the
-    command ends with status 1.
+    which embeds all of it, into OUT. With vertebra instances of the references also vertebrae.csv, one decision per vertebra, and
+    instances.csv where the predictions have instances. A pair that cannot be scored is reported and skipped; the summary counts
+    such pairs, and the command ends with status 1.
 
     Args:
         predictions: folder of masks, or of one folder per case; names are compared without suffixes such as _fracture, _pred or
-            _0000.
+            _0000. In the output folder of inference, vertebrae.csv and NAME_vertebrae.nii.gz are read as well.
         references: folder of masks, or a datalist.json, which has patients, vertebrae and grades.
         out: folder to write to; without it, nothing is written.
-        vertebrae: folder of vertebra instances in VerSe's labels, for references in a folder.
+        vertebrae: folder of vertebra instances of the references in VerSe's labels, for references in a folder.
         table: path of vertebrae.csv with grade and shape; by default the one in the folder of the references.
-        probabilities: folder of probability maps, which rank the detections; without them, volume does.
+        probabilities: folder of probability maps, which rank the detections; without them, volume does. The mean over a vertebra
+            is its probability where the predictions have none.
         section: section of the datalist.
         patient: regular expression whose match in the case name is the patient, for references in a folder.
         fractured: labels of fractures in the references; required if there are several labels.
@@ -165,6 +183,8 @@ def score(
         samples: number of bootstrap resamples.
         seed: seed of the bootstrap.
         workers: number of processes.
+        predicted_vertebrae: folder of the vertebra instances of the predictions, in any numbering, or folders of TotalSegmentator.
+        partial_vertebrae: rule for instances at the border, which references need not label: leave_out or count.
 
     Returns:
         Rows of all cases and their summary with intervals.
@@ -172,11 +192,18 @@ def score(
     Raises:
         InputError: for an argument out of range, missing folders, and references of which none can be scored.
     """
-    _check(min_overlap, tolerance_mm, empty_reference, ignore_index)
+    _check(min_overlap, tolerance_mm, empty_reference, ignore_index, partial_vertebrae)
+    if out is not None:
+        refuse_foreign_table(out)
     labels = [fractured] if isinstance(fractured, int) else fractured
     if labels is not None and ignore_index in labels:
         raise InputError(f"fractured={labels}: contains ignore_index={ignore_index}; set another --ignore_index, such as -1")
-    cases, problems = find_cases(predictions, references, section, vertebrae, probabilities, table, patient)
+    cases, problems = find_cases(predictions, references, section, vertebrae, probabilities, table, patient, predicted_vertebrae)
+    if predicted_vertebrae and not any(case.vertebrae for case in cases):
+        raise InputError(
+            f"{predicted_vertebrae}: no case has vertebra instances of the reference; add --vertebrae FOLDER, or use a datalist "
+            "with vertebrae"
+        )
     for line in problems:
         tqdm.write(f"not scored: {line}")
     reading: dict[str, Any] = {
@@ -185,7 +212,14 @@ def score(
         "ignore_index": ignore_index,
         "resample": resample,
     }
-    function = partial(score_case, **reading, tolerance_mm=tolerance_mm, empty_reference=empty_reference)
+    function = partial(
+        score_case,
+        **reading,
+        tolerance_mm=tolerance_mm,
+        empty_reference=empty_reference,
+        partial_vertebrae=partial_vertebrae,
+        min_overlap=min_overlap,
+    )
     results: list[CaseResult] = []
     for result in tqdm(_results(cases, function, workers), total=len(cases), desc="scoring", unit="case"):
         if isinstance(result, str):
@@ -212,6 +246,7 @@ def score(
         "tolerance_mm": tolerance_mm,
         "empty_reference": empty_reference,
         "confidence": "highest probability" if probabilities else "volume in ml",
+        "partial_vertebrae": partial_vertebrae,
         "bootstrap": {"samples": samples, "seed": seed},
     }
     write_tables(out, results, summary, min_overlap, provenance, problems)

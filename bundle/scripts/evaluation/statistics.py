@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals and tests for data in which several scans may come from one patient."""
+"""Intervals and tests for data in which several scans may come from one patient.
+
+Proportions and areas under the curve have the wider, at each end, of two intervals: the bootstrap over patients, which has no width
+at 0 and 1 and is too narrow for few patients, and a score interval of independent observations, which neglects that observations
+of one patient are alike.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+AUC_BLOCK = 200  # resamples whose ranks are computed at a time
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimate with its 95 % bootstrap interval and sample size.
+    """Estimate with its 95 % interval and sample size.
 
     Attributes:
         value: the estimate.
@@ -22,6 +30,7 @@ class Estimate:
         n: cases, fractures, vertebrae or patients that it is computed from.
         patients: patients that they come from.
         left_out: cases without a value, such as a distance to an empty mask.
+        events: numerator of a proportion of ``n``, such as the detected fractures; None for other estimates.
     """
 
     value: float
@@ -30,6 +39,48 @@ class Estimate:
     n: int
     patients: int
     left_out: int = 0
+    events: int | None = None
+
+
+def wilson(events: float, n: float) -> tuple[float, float]:
+    """Score interval (95 %) of ``events`` of ``n`` independent observations; it has a width also at 0 and at 1.
+
+    Wilson 1927 (doi:10.1080/01621459.1927.10502953), as recommended by Brown et al. 2001 (doi:10.1214/ss/1009213286). NaN without
+    observations.
+    """
+    if n <= 0:
+        return float("nan"), float("nan")
+    share, width = events / n, Z**2 / n
+    centre = (share + width / 2) / (1 + width)
+    half = Z / (1 + width) * np.sqrt(share * (1 - share) / n + width / (4 * n))
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
+    """Score interval (95 %) of an area under the ROC curve of independent observations; it has a width also at 1.
+
+    Method 5 of Newcombe 2006 (doi:10.1002/sim.2324): the areas from which ``value`` is 1.96 standard errors of Hanley and McNeil
+    away. NaN without positives or without negatives.
+
+    Args:
+        value: area under the curve.
+        positives: number of positive observations.
+        negatives: number of negative observations.
+    """
+    from scipy.optimize import brentq
+
+    if not (np.isfinite(value) and positives and negatives):
+        return float("nan"), float("nan")
+    surplus = (positives + negatives) / 2 - 1
+
+    def excess(area: float) -> float:
+        """Squared distance from the value less that of 1.96 standard errors."""
+        shape = 1 + surplus * ((1 - area) / (2 - area) + area / (1 + area))
+        return (value - area) ** 2 - Z**2 * area * (1 - area) * shape / (positives * negatives)
+
+    low = 0.0 if value <= 0 else brentq(excess, 0, min(value, 1 - 1e-9))
+    high = 1.0 if value >= 1 else brentq(excess, max(value, 1e-9), 1)
+    return float(low), float(high)
 
 
 class Bootstrap:
@@ -64,6 +115,12 @@ class Bootstrap:
         counted = np.asarray(denominator, float) > 0
         return self.estimate(value, resampled, int(np.sum(denominator)), len(np.unique(self.index[counted])))
 
+    def proportion(self, numerator: NDArray, denominator: NDArray) -> Estimate:
+        """Estimate of a proportion of counts, such as a sensitivity, with the wider of two intervals at each end."""
+        estimate = self.ratio(numerator, denominator)
+        events = round(float(np.sum(numerator)))
+        return replace(widened(estimate, wilson(events, estimate.n)), events=events)
+
     def mean(self, values: NDArray) -> Estimate:
         """Estimate of the mean over observations; NaN is left out and counted."""
         values = np.asarray(values, float)
@@ -72,11 +129,30 @@ class Bootstrap:
         estimate = self.estimate(value, resampled, int(present.sum()), len(np.unique(self.index[present])))
         return replace(estimate, left_out=int((~present).sum()))
 
-    def statistic(self, function: Callable[[NDArray], float], n: int) -> Estimate:
-        """Estimate of any function of the multiplicities of the observations in a resample."""
-        value = function(np.ones(len(self.index), int))
-        resampled = np.array([function(w[self.index]) for w in self.weights])
-        return self.estimate(value, resampled, n, len(self.names))
+    def totals(self, values: NDArray) -> tuple[NDArray, NDArray]:
+        """Sums (K,) of the columns of values (N, K) over all observations, and (samples, K) over each resample."""
+        sums = np.stack([self._sums(column) for column in np.asarray(values, float).T], axis=-1)
+        return sums.sum(axis=0), self.weights @ sums
+
+    def auc(self, scores: NDArray, positive: NDArray[np.bool_]) -> Estimate:
+        """Estimate of the function ``auc``, with the wider of two intervals at each end."""
+        positive = np.asarray(positive, bool)
+        values, rank = np.unique(np.asarray(scores, float), return_inverse=True)
+        shape = len(self.names), max(len(values), 1)
+        counts = [
+            np.bincount(self.index[c] * shape[1] + rank[c], minlength=shape[0] * shape[1]).reshape(shape).astype(float)
+            for c in (positive, ~positive)
+        ]
+
+        def area(weights: NDArray) -> NDArray:
+            p, q = (weights @ c for c in counts)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return (p * (np.cumsum(q, axis=1) - q / 2)).sum(axis=1) / (p.sum(axis=1) * q.sum(axis=1))
+
+        # Products of floats are computed by BLAS, those of integers are not.
+        blocks = [area(self.weights[k : k + AUC_BLOCK].astype(float)) for k in range(0, len(self.weights), AUC_BLOCK)]
+        estimate = self.estimate(auc(scores, positive), np.concatenate(blocks), len(positive), len(self.names))
+        return widened(estimate, auc_interval(estimate.value, int(positive.sum()), int((~positive).sum())))
 
     @staticmethod
     def estimate(value: float, resampled: NDArray, n: int, patients: int) -> Estimate:
@@ -86,6 +162,13 @@ class Bootstrap:
             return Estimate(float("nan"), float("nan"), float("nan"), n, patients)
         low, high = np.percentile(resampled, [2.5, 97.5])
         return Estimate(float(value), float(low), float(high), n, patients)
+
+
+def widened(estimate: Estimate, interval: tuple[float, float]) -> Estimate:
+    """Estimate with the wider of its interval and another at each end."""
+    if not np.isfinite(estimate.value):
+        return estimate
+    return replace(estimate, low=float(np.fmin(estimate.low, interval[0])), high=float(np.fmax(estimate.high, interval[1])))
 
 
 def auc(scores: NDArray, positive: NDArray[np.bool_], weights: NDArray | None = None) -> float:

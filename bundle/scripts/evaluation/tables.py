@@ -15,10 +15,13 @@ from ..core.provenance import versions
 from .aggregation import CaseResult, Summary
 from .overlap import METRIC_DEFINITIONS
 from .statistics import Estimate
+from .vertebra_summary import VERTEBRA_DEFINITIONS
+from .vertebra_tables import confusion_lines, vertebra_content, write_vertebra_tables
 
 FRACTURE_COLUMNS = ("case", "patient", "target", "fractured", "grade", "shape", "volume_ml", "coverage", "iou", "detected")
 DETECTION_COLUMNS = ("case", "patient", "detection", "volume_ml", "confidence", "overlap", "true_positive")
 ESTIMATE_COLUMNS = ("value", "95 % interval", "n", "patients")
+FEW = 10  # observations below which a proportion is marked
 
 
 def _rounded(value: object) -> object:
@@ -31,7 +34,8 @@ def _rounded(value: object) -> object:
 def rules(min_overlap: float) -> str:
     """Conventions behind the numbers, in a few sentences."""
     return (
-        "On the grid of each reference; 95 % bootstrap interval over patients. An empty reference scores 1 for an empty\n"
+        "On the grid of each reference; 95 % bootstrap interval over patients, for proportions and AUC at each end the wider of\n"
+        f"that and a score interval; few: n below {FEW}, of which little follows. An empty reference scores 1 for an empty\n"
         "prediction, else 0, unless such cases are excluded (column n); distances need two non-empty masks. A fracture is\n"
         f"detected when at least {min_overlap:.0%} of it is segmented; a detection is a true positive when at least\n"
         f"{min_overlap:.0%} of it lies in fractures."
@@ -46,7 +50,9 @@ def not_scored(problems: Sequence[str], num_scored: int) -> str:
 
 def estimate_cells(estimate: Estimate) -> tuple[str, str, str, str]:
     """Text of ``ESTIMATE_COLUMNS``."""
-    n = f"{estimate.n}" + (f" ({estimate.left_out} left out)" if estimate.left_out else "")
+    n = f"{estimate.n}" if estimate.events is None else f"{estimate.events} of {estimate.n}"
+    n += " (few)" if estimate.events is not None and estimate.n < FEW else ""
+    n += f" ({estimate.left_out} left out)" if estimate.left_out else ""
     if not np.isfinite(estimate.value):
         return "-", "-", n, f"{estimate.patients}"
     return f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", n, f"{estimate.patients}"
@@ -60,6 +66,8 @@ def markdown(summary: Summary, min_overlap: float, note: str = "") -> str:
     for section, rows in summary.sections.items():
         lines += ["", f"| {' | '.join((section, *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
         lines += [f"| {' | '.join((name, *estimate_cells(e)))} |" for name, e in rows.items()]
+    if summary.vertebrae is not None:
+        lines += confusion_lines(summary.vertebrae)
     return "\n".join(lines) + "\n"
 
 
@@ -124,12 +132,14 @@ def write_tables(
         write_table(root / "fractures.csv", targets, FRACTURE_COLUMNS)
         detections = [row for r in results for row in _detection_rows(r, min_overlap)]
         write_table(root / "detections.csv", detections, DETECTION_COLUMNS)
+    if summary.vertebrae is not None:
+        write_vertebra_tables(root, [(r.case, r.vertebrae) for r in results if r.vertebrae is not None])
     content = {
         "scored": len(results),
         "of": len(results) + len(problems),
         "not_scored": list(problems),
         "versions": versions(),
-        "definitions": METRIC_DEFINITIONS,
+        "definitions": METRIC_DEFINITIONS | (VERTEBRA_DEFINITIONS if summary.vertebrae is not None else {}),
         "min_overlap": min_overlap,
         **dict(provenance or {}),
         "summary": {
@@ -137,6 +147,7 @@ def write_tables(
             for s, section in summary.sections.items()
         },
         "froc": [[_rounded(v) for v in point] for point in summary.froc],
+        **(vertebra_content(summary.vertebrae) if summary.vertebrae is not None else {}),
     }
     write_text(root / "summary.json", json.dumps(content, indent=2) + "\n")
     note = not_scored(problems, len(results)) if problems else ""

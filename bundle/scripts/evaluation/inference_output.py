@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vertebrae of a finished inference, or of any tool: rows of ``vertebrae.csv``, instance masks, and their calibration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ..core.errors import InputError
+from ..core.files import read_table
+from ..core.vertebrae import voxels_per_label
+from ..data.datasets.vertebra_masks import VERTEBRA_FILE, merge_vertebrae
+from ..io.formats import VOLUMES, file_suffix, stem
+from ..io.label_maps import read_label_map
+from ..postprocessing.vertebra_record import VERTEBRA_COLUMNS, VertebraRecord, record_from_row
+
+TABLE = "vertebrae.csv"
+INSTANCE_SUFFIX = re.compile(r"[-_.](vertebrae|instances|seg-vert|vert)$", re.IGNORECASE)
+UNCALIBRATED = (1.0, 0.0)
+# Columns that no other table of the project named vertebrae.csv has together.
+OF_INFERENCE = {"vertebra", "fracture_probability", "fractured"}
+
+
+@dataclass
+class InferenceOutput:
+    """Tables of an inference.
+
+    Attributes:
+        records: vertebrae by case.
+        calibration: slope and intercept that the probabilities of a case already have, by case.
+    """
+
+    records: dict[str, list[VertebraRecord]] = field(default_factory=dict)
+    calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def is_inference_table(path: Path) -> bool:
+    """True for a table of inference; the ``vertebrae.csv`` of a data set has other columns."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return set(file.readline().strip().split(",")) >= OF_INFERENCE
+
+
+def _records(rows: Sequence[Mapping], source: Path) -> list[VertebraRecord]:
+    records = []
+    for number, row in enumerate(rows, 1):
+        absent = [c for c in VERTEBRA_COLUMNS if row.get(c) is None and c not in row]
+        if absent:
+            raise InputError(f"{source}: has no column {absent[0]}; repeat the inference with this version")
+        try:
+            record = record_from_row(row)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{source}: row {number} is damaged ({error}); repeat the inference") from None
+        p = record.fracture_probability
+        if not (np.isnan(p) or 0 <= p <= 1):
+            raise InputError(f"{source}: row {number} has fracture_probability {p:g}; must be 0 to 1; repeat the inference")
+        records.append(record)
+    return records
+
+
+def _calibration(value: object, path: Path) -> tuple[float, float]:
+    if value is None:
+        return UNCALIBRATED
+    try:
+        slope, intercept = (float(v) for v in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        slope = intercept = float("nan")
+    if not (np.isfinite(slope) and np.isfinite(intercept) and slope > 0):
+        raise InputError(f"{path}: has calibration {value!r}; must be a slope above 0 and an intercept; repeat the inference")
+    return slope, intercept
+
+
+def read_inference(folder: str | Path) -> InferenceOutput | None:
+    """Vertebrae of an output folder of inference: those of ``vertebrae.csv``, of ``cases/*.json`` where there is no table.
+
+    Args:
+        folder: output folder.
+
+    Returns:
+        Rows and calibration by case, or None for masks of another tool.
+
+    Raises:
+        InputError: for a damaged table, a missing column, or a vertebra that is listed twice.
+    """
+    root, output = Path(folder), InferenceOutput()
+    found = is_inference_table(root / TABLE)
+    rows: dict[str, list[VertebraRecord]] = defaultdict(list)
+    if found:
+        for record in _records(read_table(root / TABLE), root / TABLE):
+            rows[record.case].append(record)
+    for path in sorted(root.rglob("cases/*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("vertebrae"), list):
+            continue
+        case = str(content.get("case", path.stem))
+        output.calibration[case] = _calibration(content.get("calibration"), path)
+        if not found:
+            rows[case] += _records([{"case": case, **row} for row in content["vertebrae"]], path)
+        else:
+            rows.setdefault(case, [])  # a scan without a vertebra has no row
+    if not found and not output.calibration:
+        return None
+    for case, records in rows.items():
+        numbers = [r.vertebra for r in records]
+        twice = next((n for n in numbers if numbers.count(n) > 1), None)
+        if twice is not None:
+            raise InputError(f"{root / TABLE}: lists vertebra {twice} of {case} twice; scans must have different names")
+    output.records = dict(rows)
+    return output
+
+
+def instance_masks(folder: str | Path) -> dict[str, list[Path]]:
+    """Instance masks by case in an output folder: files such as ``NAME_vertebrae.nii.gz``, or folders of TotalSegmentator.
+
+    Args:
+        folder: folder that is searched with all folders in it.
+
+    Returns:
+        Files, or folders with ``vertebrae_L1.nii.gz`` and the like, by name; a name with several is ambiguous. Empty where no file
+        has such a name.
+    """
+    root, found = Path(folder), defaultdict[str, list[Path]](list)
+    for file in sorted(root.rglob("*")):
+        if file.name.startswith(".") or file_suffix(file) not in VOLUMES or not file.is_file():
+            continue
+        if VERTEBRA_FILE.match(file.name):
+            parent = file.parent
+            name = (parent.parent if parent.name == "segmentations" else parent).resolve().name
+            if parent not in found[name]:
+                found[name].append(parent)
+        else:
+            name = re.sub(r"[-_.](msk|mask)$", "", stem(file), flags=re.IGNORECASE)
+            if INSTANCE_SUFFIX.search(name):
+                found[INSTANCE_SUFFIX.sub("", name)].append(file)
+    return dict(found)
+
+
+def read_instances(path: Path) -> nib.Nifti1Image:
+    """Read an instance mask, or a folder of TotalSegmentator with one mask per vertebra, as values 0 to 255.
+
+    Raises:
+        ValueError: for fractions, values outside 0 to 255, or masks of different grids.
+    """
+    if not path.is_dir():
+        return read_label_map(path)
+    files = [f for f in sorted(path.iterdir()) if VERTEBRA_FILE.match(f.name)]
+    if any(np.asanyarray(nib.load(f).dataobj).any() for f in files):
+        return merge_vertebrae(path)
+    empty = nib.load(files[0])  # no vertebra was found: each of the reference is missed
+    return nib.Nifti1Image(np.zeros(empty.shape[:3], np.uint8), empty.affine)
+
+
+def records_by_value(records: Sequence[VertebraRecord], mask: np.ndarray, path: Path) -> dict[int, VertebraRecord]:
+    """Row of every value of an instance mask, which are the numbers of the vertebrae or their labels.
+
+    Raises:
+        ValueError: when the mask has a value without a row.
+    """
+    values = set(voxels_per_label(mask))
+    numbers = {r.vertebra: r for r in records}
+    labels = {r.label: r for r in records if r.label is not None}
+    exact = next((by for by in (numbers, labels) if set(by) == values), None)
+    by = exact if exact is not None else next((by for by in (numbers, labels) if values <= set(by)), None)
+    if by is None:
+        raise ValueError(
+            f"{path}: has the values {sorted(values)}, and {TABLE} the vertebrae {sorted(numbers)}; "
+            "both must come from one inference"
+        )
+    return {v: by[v] for v in values}
