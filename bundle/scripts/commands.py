@@ -52,7 +52,7 @@ ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "in
 PROGRAM = "spine-fracture"
 COMMANDS: Table = {
     "segment": SEGMENT,
-    "evaluate": (EVALUATION, "scores, comparisons, post-processing parameters"),
+    "evaluate": (EVALUATION, "scores, comparisons, calibration, post-processing parameters"),
     "data": (DATA, "training data: converters, phantoms, simulated fractures, splits, checks"),
     "experiments": (EXPERIMENTS, "suites of trainings, tables, hyper-parameter search"),
     "label": (LABEL, "MONAI Label for 3D Slicer"),

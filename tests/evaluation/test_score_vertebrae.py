@@ -171,6 +171,15 @@ def test_masks_of_another_tool_with_instances_and_probabilities(data):
     assert not [name for name in sections if name.startswith("decisions")]
 
 
+def test_decisions_per_voxel_have_no_rows(data):
+    other_tool(data)
+    before = run(data).summary.sections
+    (data / "predictions" / "cases").mkdir(exist_ok=True)
+    for case in CASES:
+        (data / "predictions" / "cases" / f"{case}.json").write_text(json.dumps({"case": case, "vertebrae": []}))
+    assert repr(run(data).summary.sections) == repr(before)
+
+
 def test_folders_of_totalsegmentator(data):
     other_tool(data)
     for case, labels in CASES.items():

@@ -85,7 +85,7 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
         folder: output folder.
 
     Returns:
-        Rows and calibration by case, or None for masks of another tool.
+        Rows and calibration by case, or None for masks alone.
 
     Raises:
         InputError: for a damaged table, a missing column, or a vertebra that is listed twice.
@@ -109,8 +109,8 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
             rows[case] += _records([{"case": case, **row} for row in content["vertebrae"]], path)
         else:
             rows.setdefault(case, [])  # a scan without a vertebra has no row
-    if not found and not output.calibration:
-        return None
+    if not any(rows.values()) and not instance_masks(root):
+        return None  # of another tool, or of a network that decides per voxel
     for case, records in rows.items():
         numbers = [r.vertebra for r in records]
         twice = next((n for n in numbers if numbers.count(n) > 1), None)

@@ -37,11 +37,11 @@ def reliability_diagram(tables: Mapping[str, Sequence[ReliabilityBin]]) -> Figur
         axis.errorbar(p, share, errors, fmt="o", color=FRACTURED, capsize=3, label="vertebrae by bin, 95 % interval")
         axis.set(ylabel="fraction fractured", title=title, xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper left", frameon=False, fontsize="small")
         bars = counts.bar([(b.low + b.high) / 2 for b in table], [b.n for b in table], 0.08, color=FRACTURED, alpha=0.6)
         counts.bar_label(bars, fontsize="x-small")
         counts.set(xlabel="probability of a fracture", ylabel="vertebrae")
         counts.margins(y=0.3)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure
 
 
