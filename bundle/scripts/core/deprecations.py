@@ -24,7 +24,8 @@ IDS = {
     "keep_better": "require_improvement",
     "known": "valid_mask",
     "lr_score": "lr_metric",
-    "mark_intact": "relabel_intact_vertebrae",
+    "mark_intact": "output_targets",
+    "relabel_intact_vertebrae": "output_targets",
     "min_volume_mm3": "min_volume_ml",
     "resumed": "stateful_objects",
     "slices_per_step": "sw_batch_size",
@@ -62,7 +63,9 @@ TARGETS: dict[str, str] = {
     "scripts.training.tracking.EpochScalars": "scripts.training.history.EpochScalars",
     "scripts.training.tracking.RunRecord": "scripts.training.mlflow_run.RunRecord",
     "scripts.training.tracking.ready": "scripts.training.tracking.check_store",
-    "scripts.training.vertebra_loss.MarkIntactd": "scripts.training.vertebra_loss.RelabelIntactd",
+    "scripts.training.vertebra_loss.MarkIntactd": "scripts.training.output_targets.OutputTargetsd",
+    "scripts.training.vertebra_loss.RelabelIntactd": "scripts.training.output_targets.OutputTargetsd",
+    "scripts.training.vertebra_loss.VertebraLoss": "scripts.training.output_loss.OutputLoss",
 }
 
 # Arguments of components, by their new target; of dataclasses too, whose arguments are dictionaries of a component.
@@ -82,7 +85,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 }
 
 # Arguments without effect in this version, by the new target of their component.
-DROPPED: dict[str, tuple[str, ...]] = {"scripts.training.tracking.check_store": ("asked",)}
+DROPPED: dict[str, tuple[str, ...]] = {
+    "scripts.training.output_loss.OutputLoss": ("intact_value",),
+    "scripts.training.output_targets.OutputTargetsd": ("intact_value",),
+    "scripts.training.tracking.check_store": ("asked",),
+}
 
 # Keys of JSON files and columns of CSV tables.
 KEYS: dict[str, str] = {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,30 @@ ZONES: dict[str, tuple[float, float]] = {"anterior": (0.72, 0.93), "middle": (0.
 def grade_of(loss: float) -> int:
     """Genant grade, 0 to 3, of a relative loss of height."""
     return sum(loss >= low for low, _ in LOSS_BANDS.values())
+
+
+def weighted_kappa(first: Sequence[int], second: Sequence[int], grades: int = 4) -> float:
+    """Agreement of two gradings of the same vertebrae, Cohen's kappa with quadratic weights (doi:10.1037/h0026256).
+
+    Args:
+        first: grades from 0 to ``grades`` - 1.
+        second: grades of the same vertebrae by another method.
+        grades: number of grades.
+
+    Returns:
+        1 for equal gradings, 0 for what chance allows; NaN where both have the same single grade, or without vertebrae.
+
+    Raises:
+        ValueError: when the gradings differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"weighted_kappa: {len(first)} and {len(second)} grades; both gradings must be of the same vertebrae.")
+    counts = np.zeros((grades, grades))
+    np.add.at(counts, (np.asarray(first, int), np.asarray(second, int)), 1.0)
+    weights = np.subtract.outer(np.arange(grades), np.arange(grades)) ** 2
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / max(counts.sum(), 1.0)
+    chance = float((weights * expected).sum())
+    return 1 - float((weights * counts).sum()) / chance if chance else float("nan")
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,11 @@ def tune(
     parser = read_config(config, {"input": str(source), "output": out, "checkpoint": checkpoint})
     segmenter = parser.get_parsed_content("segmenter")
     pipeline = segmenter.pipeline()
+    if pipeline.by_vertebra:
+        raise InputError(
+            "tune: chooses the post-processing of voxels, but this network decides for whole vertebrae; calibrate it with `evaluate "
+            "calibrate`, or add --config inference/voxelwise.yaml"
+        )
     current = pipeline.post
     values = {name: list(dict.fromkeys([*options, getattr(current, name)])) for name, options in GRID.items()}
     for name in NUMBERS:

@@ -21,11 +21,12 @@ from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_consistency import apply_consistency
 from .predict import PLANES, PatchConfig, Sampler, predict_slices, predict_volume
 from .progress import PhaseTimer, Progress, WindowCounter
-from .regions import INPLANE_MARGIN_VOXELS, MODES, RegionMap, coarse_copy, region_around, spine_region
+from .regions import INPLANE_MARGIN_VOXELS, MODES, RegionMap, coarse_copy, largest_parts, region_around, spine_region
 from .runtimes import Runner
 from .windows import WindowGrid
 
 HALF = 0.5  # probability of vertebra or body of a detection in the coarse pass
+LARGE_PART = 0.2  # of the largest part of a region; smaller ones are ribs, hips and the table
 VERTEBRA_MARGIN_VOXELS = 6  # around these detections; the processes between two slices
 HALO_SIGMAS = 2.0  # standard deviations of the vertebra-level average that the fine pass covers around a detection
 
@@ -163,9 +164,9 @@ class Pipeline:
         """Windows of a plane that intersect the region, by slice."""
         axis = PLANES[plane]
         window_grid, slices = self._window_grid(grid, axis), np.arange(grid.shape[axis])
-        by_slice = {
-            int(k): window_grid.touching(*region.plane(axis, int(k))) for k in slices[region.intersects_slices(axis, slices)]
-        }
+        # The mean over a body needs every voxel once; the mask of single voxels also the average of overlapping windows.
+        choose = window_grid.cover if self.by_vertebra else window_grid.touching
+        by_slice = {int(k): choose(*region.plane(axis, int(k))) for k in slices[region.intersects_slices(axis, slices)]}
         return by_slice, window_grid
 
     def _coarse_pass(
@@ -186,7 +187,8 @@ class Pipeline:
         )  # fmt: skip
         if self.by_vertebra:  # every vertebra, not only the fractured ones
             detections = [(k, probabilities[1:].max(axis=0) > HALF) for k, probabilities in predicted]
-            return region_around(grid.shape, axis, detections, step, VERTEBRA_MARGIN_VOXELS), total
+            region = region_around(grid.shape, axis, detections, step, VERTEBRA_MARGIN_VOXELS)
+            return largest_parts(region, axis, detections, LARGE_PART), total
         detections = [(k, probabilities[0] > self.coarse_threshold) for k, probabilities in predicted]
         # The fine pass covers the vertebra of a detection as far as the vertebra-level average has much weight.
         consistency_mm = self.post.consistency_mm or (0, 0, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter1d
+from scipy.ndimage import binary_dilation, gaussian_filter, label, maximum_filter1d
 
 from ..io.ct_volume import Scan
 from ..io.working_grid import WorkingGrid
@@ -163,3 +163,27 @@ def region_around(
             dilated |= padded[dr : dr + coarse[0], dc : dc + coarse[1]]
         mask[max(index - slice_margin, 0) : index + slice_margin + 1] |= dilated
     return RegionMap(np.moveaxis(mask, 0, axis), tuple(coordinates))
+
+
+def largest_parts(region: RegionMap, axis: int, detections: Sequence[tuple[int, NDArray[np.bool_]]], fraction: float) -> RegionMap:
+    """Connected parts of a region that contain much of its detections.
+
+    Args:
+        region: as returned by ``region_around``.
+        axis: normal of the slices.
+        detections: working slices and the masks of the detections on them.
+        fraction: of the detected voxels in the part with most of them; parts with fewer are left out.
+    """
+    parts, count = label(region.mask)
+    if count < 2:
+        return region
+    voxels = np.zeros(count + 1, np.int64)
+    for index, detection in detections:
+        plane = np.take(parts, int(region.nearest(axis, np.array([index]))[0]), axis)
+        rows, columns = np.nonzero(detection)
+        others = [a for a in range(3) if a != axis]
+        numbers = plane[region.nearest(others[0], rows), region.nearest(others[1], columns)]
+        voxels += np.bincount(numbers, minlength=count + 1)
+    keep = voxels >= fraction * voxels[1:].max()
+    keep[0] = False
+    return RegionMap(keep[parts], region.coordinates)

@@ -8,7 +8,7 @@ first reads and checks the scan on its own grid, the second is the whole pipelin
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ from ..core.errors import InputError, refusal
 from ..core.geometry import spacing_of
 from ..io.ct_volume import Scan
 from ..io.scan_header import ScanHeader, read_header
+from ..io.working_grid import WorkingGrid
 from ..postprocessing.findings import PostProcessing, connected_components
 from ..postprocessing.fragments import finding_slices
+from ..postprocessing.probability_map import Probabilities
 from ..training.weights import load_weights
 from .pipeline import Pipeline
 from .predict import PatchConfig
 from .progress import PhaseTimer, ProgressLog
 from .runtimes import TorchRunner
+from .vertebrae import find_scan_vertebrae
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +96,11 @@ class TensorScan:
 
     def __init__(self, header: ScanHeader, voxels: torch.Tensor) -> None:
         self.header, self._voxels = header, voxels.permute(2, 1, 0)
+
+    @property
+    def in_memory(self) -> NDArray[np.int16]:
+        """HU (K, J, I)."""
+        return self._voxels.cpu().numpy()
 
     def slab(self, start: int, stop: int) -> NDArray[np.int16]:
         """Slices ``start`` to ``stop`` (K, J, I)."""
@@ -158,14 +166,28 @@ class ScanInferer(Inferer):
         pipeline, timer = self._pipeline(network, inputs.device), PhaseTimer()
         grid = pipeline.working_grid(scan.header)
         predicted = pipeline(scan, grid, timer, ProgressLog())
-        numbers = pipeline.post(predicted.volume, grid.spacing)
         mask = torch.zeros(k, j, i, dtype=torch.uint8)
-        voxel_mm3 = float(np.prod(scan.header.spacing))
-        for index, box, _, _, plane in finding_slices(predicted, numbers, grid, pipeline.post, voxel_mm3):
+        for index, box, plane in self._mask_slices(pipeline, predicted, grid, scan):
             mask[index][box] = torch.from_numpy(plane.astype(np.uint8))
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in timer.seconds.items())
         logger.info("%s: %d coarse and %d fine windows; %s", name, *predicted.num_windows, phases)
         return MetaTensor(mask.permute(2, 1, 0)[None, None], affine=inputs.affine)
+
+    @staticmethod
+    def _mask_slices(
+        pipeline: Pipeline, predicted: Probabilities, grid: WorkingGrid, scan: Any
+    ) -> Iterator[tuple[int, tuple[slice, slice], NDArray[np.bool_]]]:
+        """Slices of the mask: fractured vertebrae where the decision is one per vertebra, else findings."""
+        if pipeline.by_vertebra:
+            found = find_scan_vertebrae(scan, grid, predicted, pipeline.post)
+            names = ", ".join(f"{r.name} {r.fracture_probability:.2f}" for r in found.records if r.fractured)
+            logger.info("%d vertebrae; fractured: %s", len(found.records), names or "none")
+            yield from ((k, box, found.fractured[numbers]) for k, box, numbers in found.slices(grid))
+            return
+        numbers = pipeline.post(predicted.volume, grid.spacing)
+        voxel_mm3 = float(np.prod(scan.header.spacing))
+        for k, box, _, _, plane in finding_slices(predicted, numbers, grid, pipeline.post, voxel_mm3):
+            yield k, box, plane
 
 
 class ListFindingsd(MapTransform):

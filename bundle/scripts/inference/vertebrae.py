@@ -26,6 +26,8 @@ from ..postprocessing.vertebra_levels import guess_levels
 from ..postprocessing.vertebra_record import VertebraRecord
 
 SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
+# Mean probability of body in a body; clear ones have 0.92 and more, and below this the endplates are guesswork.
+MIN_BODY_CERTAINTY = 0.87
 VertebraSlice = tuple[int, tuple[slice, slice], NDArray[np.uint8]]
 
 
@@ -206,6 +208,7 @@ def _measure(
     measured = measure_vertebrae(instances.labels, affine, instances.numbers, body=within, hu=hu)
     voxel_ml = float(np.prod(grid.spacing)) / 1000
     counts = np.bincount(instances.labels.ravel(), minlength=256)
+    gradable: list[VertebraRecord] = []
     for record in records:
         m = measured[record.vertebra]
         record.volume_ml = float(counts[record.vertebra] * voxel_ml)
@@ -213,7 +216,13 @@ def _measure(
         if not record.complete:
             record.note = "cut by the border of the scan or of its mask: no heights, no grade"
             continue
+        certainty = float(within[(instances.labels == record.vertebra) & instances.bodies].mean()) if body is not None else 1.0
         record.heights_mm, record.heights_sd_mm = m.heights_mm, m.heights_sd_mm
         record.trabecular_hu, record.trabecular_hu_sd = m.trabecular_hu, m.trabecular_hu_sd
         record.note = m.note
-    grade_vertebrae(records)
+        if certainty < MIN_BODY_CERTAINTY:
+            uncertain = f"body uncertain (mean probability {certainty:.2f}): no grade"
+            record.note = f"{m.note}; {uncertain}" if m.note else uncertain
+        else:
+            gradable.append(record)
+    grade_vertebrae(gradable)

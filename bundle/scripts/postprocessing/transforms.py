@@ -32,7 +32,7 @@ def _remaining(mask: torch.Tensor, settings: PostProcessing, name: str) -> torch
 class PostProcessd(MapTransform):
     """Logits to a label map (1, *size) of 0 and 1, float32: the post-processing of ``PostProcessing`` as a transform.
 
-    Volumes with an output of body: one decision per vertebra. Other volumes: vertebra-level consistency, threshold, removal of small
+    Volumes with an output of body: one decision per vertebra. Others: vertebra-level consistency, threshold, removal of small
     and narrow connected components (voxels that share a face).
     Slices (C, H, W): threshold only.
 

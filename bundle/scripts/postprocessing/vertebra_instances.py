@@ -26,6 +26,7 @@ POSTERIOR_REACH_MM = 75.0  # of the tip of a spinous process from the centre of 
 TUBE = 0.5  # radius of the body around the axis per width, in which another vertebra is body and not a process
 TUBE_MARGIN_MM = 4.0  # of a vertebra beyond its cuts in that tube: the rim of an endplate
 ISOLATED_MM, ISOLATED_VOLUME = 25.0, 0.5  # a body so far from the next is kept if it has this fraction of the median volume
+FRAGMENT_REACH_MM, MIN_FRAGMENT_ML = 6.0, 0.3  # of a separate part from its vertebra, and the smallest that is kept
 LEVELS_OF_FLOODING = 20  # of probability, from body to soft tissue
 
 
@@ -209,23 +210,40 @@ def _flood(markers: NDArray[np.int32], vertebra: NDArray, spacing: Sequence[floa
         if far.any():
             view = labels[part]
             view[tuple(inside[far].T)] = 0
-    return _without_fragments(labels, vertebra, spacing)
+    return _without_fragments(labels, markers, vertebra, spacing)
 
 
-def _without_fragments(labels: NDArray[np.uint8], vertebra: NDArray, spacing: Sequence[float]) -> NDArray[np.uint8]:
-    """Instances with posterior parts that are separate, such as the tip of a spinous process, given to the nearest one."""
-    mask = np.asarray(vertebra > VERTEBRA_PROBABILITY) & (labels == 0)
-    near = binary_dilation(labels > 0, generate_binary_structure(3, 1), iterations=max(round(6.0 / max(spacing)), 1))
-    parts, count = label_components(mask & near)
-    if not count:
-        return labels
+def _without_fragments(
+    labels: NDArray[np.uint8], markers: NDArray[np.int32], vertebra: NDArray, spacing: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Instances without specks: separate parts near a vertebra join it when they are large, and are left out otherwise.
+
+    The tip of a spinous process or an articular process can be separate on a coarse grid.
+    """
+    reach = max(round(FRAGMENT_REACH_MM / max(spacing)), 1)
+    near = binary_dilation(labels > 0, generate_binary_structure(3, 1), iterations=reach)
+    parts, _ = label_components((np.asarray(vertebra > VERTEBRA_PROBABILITY) & near) | (labels > 0))
+    # A component of vertebra and instances together that contains no body is separate from all of them.
+    seeded = np.unique(parts[markers > 0])
+    sizes = np.bincount(parts.ravel()) * float(np.prod(spacing)) / 1000
     grown = labels.copy()
-    reach = max(round(6.0 / max(spacing)), 1)
     for number, box in enumerate(find_objects(parts), 1):
+        if box is None or number in seeded:
+            continue
         wide = tuple(slice(max(s.start - reach, 0), s.stop + reach) for s in box)
         counts = np.bincount(labels[wide].ravel(), minlength=2)
         counts[0] = 0
-        if counts.any():
-            view = grown[box]
-            view[parts[box] == number] = int(np.argmax(counts))
+        view = grown[box]
+        view[parts[box] == number] = int(np.argmax(counts)) if counts.any() and sizes[number] >= MIN_FRAGMENT_ML else 0
+    for number, box in enumerate(find_objects(grown), 1):
+        if box is None:
+            continue
+        inside = grown[box] == number
+        parts, count = label_components(inside)
+        if count < 2:
+            continue
+        small = np.bincount(parts.ravel()) * float(np.prod(spacing)) / 1000 < MIN_FRAGMENT_ML
+        small[0] = False
+        small[np.unique(parts[(markers[box] == number) & inside])] = False
+        grown[box][small[parts]] = 0
     return grown

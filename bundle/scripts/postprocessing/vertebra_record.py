@@ -111,6 +111,7 @@ class VertebraRecord:
 
 
 def _cell(column: str, value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value  # a number of NumPy
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets of all outputs of a network in one label map, from a label of fractures and a mask of vertebra instances."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from ..core.vertebrae import LEVELS, spine_order
+from ..postprocessing.body_masks import vertebral_bodies
+
+SACRUM = 26  # VerSe's label; the phantom has no sacral vertebrae either
+IGNORED = 255
+# Code of a voxel of a vertebra: 1 + part + 3 * state; the first two are the labels of training without bodies.
+FRACTURED, INTACT, UNKNOWN_STATE = 0, 1, 2
+POSTERIOR, BODY_PART, UNKNOWN_PART = 0, 2, 4
+MAX_CODE = 9
+UNLABELLED_HU = 100.0  # of bone beyond the labelled part of the spine
+UNLABELLED_MM = 45.0  # a vertebra with its disc
+BESIDE_MM = 15.0  # around the vertebrae, of their neighbours' processes
+
+
+def code_of(state: int, part: int) -> int:
+    """Code of a voxel of a vertebra.
+
+    Args:
+        state: ``FRACTURED``, ``INTACT`` or ``UNKNOWN_STATE``.
+        part: ``POSTERIOR``, ``BODY_PART`` or ``UNKNOWN_PART``.
+    """
+    if state == UNKNOWN_STATE:
+        return 7 + part // 2
+    return 1 + state + part
+
+
+def target_table(output: str) -> torch.Tensor:
+    """Target (256,) of an output by code: 0, 1, or ``IGNORED``.
+
+    Raises:
+        ValueError: for an output without targets.
+    """
+    table = torch.zeros(256, dtype=torch.uint8)
+    table[IGNORED] = IGNORED
+    for state in (FRACTURED, INTACT, UNKNOWN_STATE):
+        for part in (POSTERIOR, BODY_PART, UNKNOWN_PART):
+            code = code_of(state, part)
+            if output == "fracture":
+                table[code] = {FRACTURED: 1, INTACT: 0, UNKNOWN_STATE: IGNORED}[state]
+            elif output == "vertebra":
+                table[code] = 1
+            elif output == "body":
+                table[code] = {POSTERIOR: 0, BODY_PART: 1, UNKNOWN_PART: IGNORED}[part]
+            else:
+                raise ValueError(f"output {output!r}: has no target; must be fracture, vertebra or body")
+    return table
+
+
+def unlabelled_bone(image: NDArray, labels: NDArray, affine: NDArray) -> NDArray[np.bool_]:
+    """Bone beyond the labelled part of a spine, where a mask tells nothing: VerSe does not label vertebrae that the border cuts.
+
+    Args:
+        image: (X, Y, Z) HU.
+        labels: (X, Y, Z) vertebra instances.
+        affine: (4, 4) voxel to world (R, A, S) in mm.
+    """
+    result = np.zeros(labels.shape, bool)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    axis = int(np.argmax(np.abs(affine[2, :3]) / spacing))
+    others = tuple(a for a in range(3) if a != axis)
+    rows = np.flatnonzero((labels > 0).any(axis=others))
+    if len(rows) == 0:
+        return result
+    reach, length = round(UNLABELLED_MM / float(spacing[axis])), labels.shape[axis]
+    for end, edge in ((0, int(rows[0])), (1, int(rows[-1]))):
+        within = slice(edge, min(edge + reach, length)) if end == 0 else slice(max(edge - reach + 1, 0), edge + 1)
+        near: list[slice] = [slice(None)] * 3
+        near[axis] = within
+        occupied = np.argwhere(labels[tuple(near)] > 0)
+        part: list[slice] = [slice(None)] * 3
+        for a in others:
+            margin = round(BESIDE_MM / float(spacing[a]))
+            part[a] = slice(max(int(occupied[:, a].min()) - margin, 0), int(occupied[:, a].max()) + margin + 1)
+        # Processes of the first unlabelled vertebra reach beside the last labelled one.
+        part[axis] = slice(0, min(edge + reach // 2, length)) if end == 0 else slice(max(edge - reach // 2, 0), length)
+        box = tuple(part)
+        beyond = edge > 0 if end == 0 else edge < length - 1
+        if beyond:
+            result[box] |= (image[box] > UNLABELLED_HU) & (labels[box] == 0)
+    return result
+
+
+class OutputTargetsd(MapTransform):
+    """Label of fractures to codes of ``code_of``: the targets of all outputs, from a mask of vertebra instances.
+
+    Args:
+        keys: labels (1, X, Y, Z): background 0, fracture 1, perhaps an ignore index inside vertebrae of unknown grade.
+        vertebrae_key: vertebra instances (1, X, Y, Z) in VerSe's labels on the same grid.
+        image_key: CT (1, X, Y, Z) in HU on the same grid, for ``unlabelled_bone``; None treats it as background.
+        bodies: tell bodies from posterior elements; False codes all as posterior, for networks without an output of body.
+
+    Raises:
+        ValueError: when a case has no instances, or they have a different grid.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, vertebrae_key: str = "vertebrae", image_key: str | None = "image", bodies: bool = False
+    ) -> None:
+        super().__init__(keys)
+        self.vertebrae_key, self.image_key, self.bodies = vertebrae_key, image_key, bodies
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Return the items with codes in place of labels."""
+        result = dict(data)
+        if self.vertebrae_key not in result:
+            raise ValueError(
+                f"the case has no `{self.vertebrae_key}`, a mask of vertebra instances; add it to the datalist, or leave out "
+                "configs/vertebra_loss.yaml"
+            )
+        vertebrae = result[self.vertebrae_key]
+        for key in self.key_iterator(result):
+            label = result[key]
+            if label.shape != vertebrae.shape:
+                raise ValueError(
+                    f"`{self.vertebrae_key}` has shape {tuple(vertebrae.shape[1:])}, expected {tuple(label.shape[1:])}, that of "
+                    f"`{key}`; resample it"
+                )
+            codes = self._codes(label, vertebrae, result.get(self.image_key))
+            result[key] = torch.where(torch.ones_like(label, dtype=torch.bool), codes.to(label.dtype), label)
+        return result
+
+    def _codes(self, label: torch.Tensor, vertebrae: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+        affine = vertebrae.affine.cpu().numpy() if isinstance(vertebrae, MetaTensor) else np.eye(4)
+        instances = np.rint(torch.as_tensor(vertebrae)[0].cpu().numpy()).astype(np.uint8)
+        instances[~np.isin(instances, [v for v in LEVELS if v != SACRUM])] = 0
+        state = torch.as_tensor(label)[0].cpu().numpy()
+        inside = instances > 0
+        codes = np.where(state == 1, code_of(FRACTURED, POSTERIOR), 0).astype(np.uint8)
+        codes[state == IGNORED] = IGNORED
+        codes[inside & (state == 0)] = code_of(INTACT, POSTERIOR)
+        codes[inside & (state == IGNORED)] = code_of(UNKNOWN_STATE, POSTERIOR)
+        if self.bodies:
+            order = spine_order(instances)
+            bodies, unknown = vertebral_bodies(instances, affine, order)
+            self._add_part(codes, bodies & inside, BODY_PART)
+            self._add_part(codes, inside & np.isin(instances, list(unknown)), UNKNOWN_PART)
+            # A fracture outside every vertebra has no known part.
+            self._add_part(codes, (codes == code_of(FRACTURED, POSTERIOR)) & ~inside, UNKNOWN_PART)
+        if image is not None:
+            codes[unlabelled_bone(torch.as_tensor(image)[0].cpu().numpy(), instances, affine) & (codes == 0)] = IGNORED
+        return torch.from_numpy(codes)[None].to(label.device)
+
+    @staticmethod
+    def _add_part(codes: NDArray[np.uint8], mask: NDArray[np.bool_], part: int) -> None:
+        for state in (FRACTURED, INTACT, UNKNOWN_STATE):
+            codes[mask & (codes == code_of(state, POSTERIOR))] = code_of(state, part)
