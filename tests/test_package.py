@@ -21,10 +21,12 @@ def test_every_folder_of_the_code_is_packaged():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == names
 
 
-def test_configs_and_weights_are_packaged():
+def test_configs_weights_and_assets_are_packaged():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["spine_fracture"]
     packaged = {f for p in patterns for f in BUNDLE.glob(p)}
-    needed = {*BUNDLE.glob("configs/**/*.yaml"), BUNDLE / "configs/metadata.json", BUNDLE / "models/model.pt", BUNDLE / "py.typed"}
+    needed = {*BUNDLE.glob("scripts/visualization/assets/*")}
+    assert {f.name for f in needed} >= {"niivue.min.js", "niivue.LICENSE.txt", "viewer.js", "viewer.css", "vertebra_table.js"}
+    needed |= {*BUNDLE.glob("configs/**/*.yaml"), BUNDLE / "configs/metadata.json", BUNDLE / "models/model.pt", BUNDLE / "py.typed"}
     assert needed <= packaged
 
 

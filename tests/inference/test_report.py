@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from conftest import ROOT
 from scripts.inference.report import write_report
 from scripts.inference.report_vertebrae import records_of
 from scripts.postprocessing.vertebra_record import VERTEBRA_COLUMNS
@@ -126,6 +127,15 @@ def test_no_vertebra_is_stated(scene, tmp_path):
     text = write(tmp_path, [result("a", vertebrae=[], notes=["no vertebra found"]), with_vertebrae(scene, tmp_path, "b")])
     assert "no vertebra found" in text
     assert text.count('class="vertebrae"') == 1
+
+
+def test_live_page_of_the_documentation_is_a_phantom():
+    text = (ROOT / "docs" / "examples" / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 3_000_000
+    assert "phantom.nii.gz" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert text.count('class="viewer"') == 1
 
 
 def test_rows_of_the_result_are_the_schema(scene):

@@ -146,11 +146,11 @@ class Browser:
         )
         return box[0] + fraction * box[2], box[1] + box[3] / 2
 
-    def screenshot(self, path: Path, whole: bool = False) -> Path:
-        options = {}
-        if whole:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            options = {"clip": {**{k: size[k] for k in ("x", "y", "width", "height")}, "scale": 1}, "captureBeyondViewport": True}
+    def screenshot(self, path: Path, until: str = "html") -> Path:
+        """Picture of the page from its top to the end of an element."""
+        box = self.run(f"(() => {{ scrollTo(0, 0); const b = document.querySelector({json.dumps(until)}).getBoundingClientRect();"
+                       "return {x: 0, y: 0, width: innerWidth, height: Math.ceil(b.bottom) + 16, scale: 1}; })()")  # fmt: skip
+        options = {"clip": box, "captureBeyondViewport": True}
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"]))
         return path
 

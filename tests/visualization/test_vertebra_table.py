@@ -41,6 +41,7 @@ def test_row_holds_every_value():
 def test_unknown_values_are_dashes():
     markup = vertebra_table([VertebraRecord(1, complete=False, note="half a body")])
     assert cells(markup, "1") == ["1", *["–"] * 10]
+    assert vertebra_table([VertebraRecord(1, complete=False, note="cut by the border of the scan")]).count("border") == 1
     assert "cut by the border of the scan, so no heights and no grade; half a body" in markup
     assert not re.search(r"\bnan\b", markup, re.I)
 
@@ -66,6 +67,7 @@ def test_texts():
     nan = float("nan")
     assert loss_text(replace(FULL, loss_from_neighbours=nan)) == "– / 34 ± 4"
     assert loss_text(replace(FULL, loss_from_neighbours=nan, loss_from_posterior=nan)) == "–"
+    assert loss_text(replace(FULL, loss_from_neighbours=-0.034, loss_from_posterior=-0.001)) == "−3 / 0 ± 4"
     assert grade_text(replace(FULL, measured_grade_range=None)) == "2"
     assert grade_text(replace(FULL, measured_grade=None)) == "–"
     assert decision_text(replace(FULL, fractured=False, fracture_probability=nan)) == "–"

@@ -62,8 +62,7 @@ def _case(result: Mapping, root: Path, number: int, viewers: bool) -> Html:
     parts = [element("h2", name, id=name, class_="scan"), element("p", facts), items(result["notes"])]
     findings = [_findings(result["findings"]), _overlay(result, root, embed)]
     if records_of(result):
-        pixels = "Findings of single pixels, as in the paper"
-        parts += [vertebra_section(result, root, embed, viewers), details(pixels, *findings)]
+        parts += [vertebra_section(result, root, embed, viewers), details("Rows of findings.csv, and overlay", *findings)]
     else:
         parts += findings
     return Html("".join(parts))

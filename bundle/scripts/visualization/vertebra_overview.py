@@ -125,7 +125,7 @@ def _draw_names(axes, overview: Overview, records: Sequence[VertebraRecord], col
         axes.plot([a, elbow, end], [s, height, height], color=colours[record.vertebra], linewidth=1.0, alpha=0.9, clip_on=False)
         marker = "^" if record.fractured else "o"
         axes.plot([a], [s], marker, color=colours[record.vertebra], markersize=5, markeredgecolor="black", markeredgewidth=0.7)
-        probability = "" if np.isnan(record.fracture_probability) else f" {record.fracture_probability:.2f}"
+        probability = "" if np.isnan(record.fracture_probability) else f" ({record.fracture_probability:.2f})"
         name = f"{FRACTURE_MARK} {short_name(record)}{probability}" if record.fractured else short_name(record)
         axes.text(end - 0.04 * inch, height, name, color="#8a3c00" if record.fractured else "#1b1f24", fontsize=10,
                   fontweight="bold" if record.fractured else "normal", ha="left", va="center", clip_on=False)  # fmt: skip
@@ -174,7 +174,7 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
         axes.text(a, s, text, color="white", fontsize=9, ha=ha, va=va, fontweight="bold", path_effects=rim)
     bar = 50 if width > 90 else 10
     axes.plot([width - edge, width - edge - bar], [edge + 2] * 2, color="white", linewidth=3, solid_capstyle="butt")
-    axes.text(width - edge, edge + 4, f"{bar // 10} cm", color="white", fontsize=9, ha="left", va="bottom")
+    axes.text(width - edge, edge + 4, f"{bar // 10} cm", color="white", fontsize=9, ha="left", va="bottom", path_effects=rim)
     figure.text(0.01, 1 - 0.06 / size[1], title, fontsize=9, va="top", color="#1b1f24")
     under = "research use only" if records else "no vertebra found; research use only"
     figure.text(0.01, 0.05 / size[1], under, fontsize=8, va="bottom", color="#57606a")

@@ -30,13 +30,14 @@ LEGEND = (
 
 
 def _number(value: float, digits: int, factor: float = 1.0) -> str:
-    return NONE if math.isnan(value) else f"{value * factor:.{digits}f}"
+    # Adding 0 turns -0.0, which would be written with its sign, into 0.
+    return NONE if math.isnan(value) else f"{round(value * factor, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _spread(value: float, sd: float, digits: int) -> str:
     if math.isnan(value):
         return NONE
-    return f"{value:.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
+    return _number(value, digits) + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
 
 
 def loss_text(record: VertebraRecord) -> str:
@@ -77,8 +78,8 @@ def _cells(record: VertebraRecord) -> list[tuple[str, str]]:
 
 
 def _notes(record: VertebraRecord) -> str:
-    cut = "" if record.complete else "cut by the border of the scan, so no heights and no grade"
-    return "; ".join(t for t in (cut, record.note) if t)
+    stated = record.complete or "border" in record.note
+    return "; ".join(t for t in ("" if stated else "cut by the border of the scan, so no heights and no grade", record.note) if t)
 
 
 def _row(record: VertebraRecord, colour: str, mark: Sequence[float] | None) -> Html:
