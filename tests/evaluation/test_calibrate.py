@@ -58,6 +58,19 @@ def test_an_earlier_calibration_is_undone(tmp_path):
     assert fits[1] == pytest.approx(fits[0], abs=0.01)
 
 
+def test_calibration_of_the_run_is_in_its_manifest(tmp_path):
+    write(tmp_path / "raw")
+    write(tmp_path / "again", calibration=(0.5, 0.8))
+    for path in (tmp_path / "again" / "predictions" / "cases").iterdir():
+        content = json.loads(path.read_text())
+        del content["calibration"]
+        path.write_text(json.dumps(content))
+    manifest = tmp_path / "again" / "predictions" / "manifest.json"
+    manifest.write_text(json.dumps({"settings": {"post": {"calibration": [0.5, 0.8]}}}))
+    fits = [yaml.safe_load(run(tmp_path / name))["calibration"] for name in ("raw", "again")]
+    assert fits[1] == pytest.approx(fits[0], abs=0.01)
+
+
 def test_patients_are_calibrated_by_the_others():
     rng = np.random.default_rng(0)
     p, patients = rng.uniform(0.1, 0.9, 60), np.repeat([f"p{k}" for k in range(6)], 10)

@@ -84,6 +84,13 @@ def test_fit_lowers_the_error_and_keeps_the_order():
     assert (np.argsort(after) == np.argsort(p)).all()
 
 
+def test_inference_applies_the_same_formula():
+    from scripts.postprocessing.vertebra_decision import calibrate
+
+    for p in (0.0, 1e-5, 0.2, 0.97, 1.0):
+        assert calibrate(p, (1.7, -0.4)) == pytest.approx(float(calibrated(p, (1.7, -0.4))))
+
+
 def test_uncalibrated_is_the_inverse():
     p = np.linspace(0.01, 0.99, 50)
     np.testing.assert_allclose(uncalibrated(calibrated(p, (0.7, 0.4)), (0.7, 0.4)), p, atol=1e-9)

@@ -29,6 +29,7 @@ def test_decisions_of_an_evaluator(tmp_path, monkeypatch, with_rows):
         "patient": "p",
     }
     item = {"pred": torch.from_numpy(np.stack([1 - reference, reference]))}
+    item["probability"] = item["pred"] * 0.75
     if with_rows:
         item["vertebra_instances"] = torch.from_numpy(renumbered(vertebrae, {19: 1, 20: 2, 21: 3}))[None]
         item["vertebra_records"] = [record(1, 0.7), record(2, 0.4), record(3, 0.1)]
@@ -39,5 +40,6 @@ def test_decisions_of_an_evaluator(tmp_path, monkeypatch, with_rows):
     key = "decisions_per_vertebra:_all_grades_"
     assert engine.state.metrics[f"{key}sensitivity"] == (0.0 if with_rows else 1.0)
     assert engine.state.metrics[f"{key}specificity"] == (0.5 if with_rows else 1.0)
+    assert engine.state.metrics[f"{key}brier"] == pytest.approx((0.7**2 + 0.6**2 + 0.1**2) / 3 if with_rows else 0.25**2 / 3)
     assert ("vertebra_instances_recall" in engine.state.metrics) == with_rows
     assert (tmp_path / "out" / "vertebrae.csv").read_text().count("\n") == 4

@@ -119,6 +119,18 @@ def test_vertebra_that_the_end_of_the_scan_cuts_is_not_counted():
     assert match_instances(half, reference, AFFINE).left_out == {1: "vertebra that is not counted"}
 
 
+def test_tip_at_the_end_is_not_cut_and_a_slice_is():
+    reference = spine(19, 20, 21)
+    reference[2:4, 2:8, 56:60] = 19  # a process of 108 mm2
+    reference[2:4, 2:8, :4] = 22  # a slice of another vertebra with the same area
+    assert {p.label: p.cut for p in match_instances(reference, reference, AFFINE).pairs} == {
+        19: False,
+        20: False,
+        21: False,
+        22: True,
+    }
+
+
 def test_sacrum_and_ignored_bone_are_left_out():
     reference = spine(23, 24, 26)
     matching = match_instances(renumbered(reference, {23: 1, 24: 2, 26: 3}), reference, AFFINE, partial="count")

@@ -12,7 +12,7 @@ from scripts.data.vertebra_table import COLUMNS
 from scripts.postprocessing.vertebra_record import VERTEBRA_COLUMNS, VertebraRecord
 
 SHAPE = (10, 10, 60)
-AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+AFFINE = np.diag([3.0, 3.0, 2.0, 1.0])
 
 
 def spine(*labels: int, height: int = 8, gap: int = 2, top: int = 56) -> np.ndarray:

@@ -61,6 +61,8 @@ class CaseTable:
         pictures: folder of the overlays ``CASE_overlay.png`` of ``OverlayWriter``, for the report.
         instances_key: item of the output with the vertebra instances (1, X, Y, Z) on the scan's own grid, if it has one.
         records_key: item of the output with the rows of inference, a list of ``VertebraRecord``, if it has one.
+        probability_key: item of the output with the probabilities (C, X, Y, Z), fracture last, on the scan's own grid, if it has
+            one; its mean over a vertebra is that of the vertebra where there are no rows.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class CaseTable:
         pictures: str | None = None,
         instances_key: str = "vertebra_instances",
         records_key: str = "vertebra_records",
+        probability_key: str = "probability",
     ) -> None:
-        self.instances_key, self.records_key = instances_key, records_key
+        self.instances_key, self.records_key, self.probability_key = instances_key, records_key, probability_key
         self.pictures = Path(pictures) if pictures else None
         self.output_dir, self.reference_key = Path(output_dir), reference_key
         self.ignore_index, self.tolerance_mm = ignore_index, tolerance_mm
@@ -116,18 +119,20 @@ class CaseTable:
                 case = f"{Path(path).parent.name}/{case}"
             patient, decided = str(source.get("patient", case)), None
             if vertebrae is not None:
-                instances, records = self._predicted(item)
+                instances, records, probability = self._predicted(item)
                 decided = decide_case(
-                    case, patient, vertebrae, reference, affine, prediction, rows, instances, records,
+                    case, patient, vertebrae, reference, affine, prediction, rows, instances, records, probability,
                     ignore_index=self.ignore_index, min_marked=self.min_overlap,
                 )  # fmt: skip
             self.results.append(CaseResult(case, patient, metrics, matching, decided))
 
-    def _predicted(self, item: Mapping[str, Any]) -> tuple[NDArray[np.uint8] | None, list[VertebraRecord] | None]:
-        """Instances and rows of the output, None for what it lacks."""
-        instances = item.get(self.instances_key)
+    def _predicted(
+        self, item: Mapping[str, Any]
+    ) -> tuple[NDArray[np.uint8] | None, list[VertebraRecord] | None, NDArray[np.float32] | None]:
+        """Instances, rows and probabilities of the output, None for what it lacks."""
+        instances, probability = item.get(self.instances_key), item.get(self.probability_key)
         labels = None if instances is None else np.asarray(instances.cpu())[-1].astype(np.uint8)
-        return labels, item.get(self.records_key)
+        return labels, item.get(self.records_key), None if probability is None else np.asarray(probability.cpu())[-1]
 
     @staticmethod
     def _vertebrae(path: object, reference: NDArray, affine: NDArray) -> NDArray | None:

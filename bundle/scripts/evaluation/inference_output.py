@@ -67,6 +67,7 @@ def _records(rows: Sequence[Mapping], source: Path) -> list[VertebraRecord]:
 
 
 def _calibration(value: object, path: Path) -> tuple[float, float]:
+    """Slope and intercept; those of no change for None."""
     if value is None:
         return UNCALIBRATED
     try:
@@ -76,6 +77,16 @@ def _calibration(value: object, path: Path) -> tuple[float, float]:
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope > 0):
         raise InputError(f"{path}: has calibration {value!r}; must be a slope above 0 and an intercept; repeat the inference")
     return slope, intercept
+
+
+def _calibration_of_run(root: Path) -> tuple[float, float]:
+    """Calibration of the settings of the run, which all cases of a folder share; none without a manifest."""
+    path = root / "manifest.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))["settings"]["post"].get("calibration")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return UNCALIBRATED
+    return _calibration(value, path)
 
 
 def read_inference(folder: str | Path) -> InferenceOutput | None:
@@ -91,7 +102,7 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
         InputError: for a damaged table, a missing column, or a vertebra that is listed twice.
     """
     root, output = Path(folder), InferenceOutput()
-    found = is_inference_table(root / TABLE)
+    found, common = is_inference_table(root / TABLE), _calibration_of_run(root)
     rows: dict[str, list[VertebraRecord]] = defaultdict(list)
     if found:
         for record in _records(read_table(root / TABLE), root / TABLE):
@@ -104,12 +115,13 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
         if not isinstance(content, dict) or not isinstance(content.get("vertebrae"), list):
             continue
         case = str(content.get("case", path.stem))
-        output.calibration[case] = _calibration(content.get("calibration"), path)
+        own = content.get("calibration")
+        output.calibration[case] = common if own is None else _calibration(own, path)
         if not found:
             rows[case] += _records([{"case": case, **row} for row in content["vertebrae"]], path)
         else:
             rows.setdefault(case, [])  # a scan without a vertebra has no row
-    if not any(rows.values()) and not instance_masks(root):
+    if not (found or output.calibration) or not (any(rows.values()) or instance_masks(root)):
         return None  # of another tool, or of a network that decides per voxel
     for case, records in rows.items():
         numbers = [r.vertebra for r in records]
@@ -117,6 +129,7 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
         if twice is not None:
             raise InputError(f"{root / TABLE}: lists vertebra {twice} of {case} twice; scans must have different names")
     output.records = dict(rows)
+    output.calibration = {case: output.calibration.get(case, common) for case in rows}
     return output
 
 
