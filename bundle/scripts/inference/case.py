@@ -163,7 +163,10 @@ def segment_case(
     for text in header.notes:
         note(text)
     grid, patch = pipeline.working_grid(header), pipeline.patch
-    plan = plan_memory(header, grid, patch.size, patch.sw_batch_size, process_bytes, limit, SAMPLE_BYTES, patch.num_context_slices)
+    by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or vertebrae is not None)
+    plan = plan_memory(
+        header, grid, patch.size, patch.sw_batch_size, process_bytes, limit, SAMPLE_BYTES, patch.num_context_slices, by_vertebra
+    )
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
     spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None
@@ -179,7 +182,6 @@ def segment_case(
             write_seg = False
             note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
         case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, str((facts or {}).get("version", "")), note)
-        by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or instances is not None)
         written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
     finally:
         scan.close()

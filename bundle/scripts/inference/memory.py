@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..io import dicom_seg
 from ..io.ct_volume import SLAB_BYTES
 from ..io.scan_header import ScanHeader
 from ..io.working_grid import WorkingGrid
+from ..postprocessing.spine_axis import MAX_EXTENT_MM
 
 MIB = 2**20
 # Per voxel of the working grid at worst: probability 2, components 4, numbers 4, thresholded 1.
 RESULT_BYTES = 11
+# With one decision per vertebra: three probabilities 6, labels and bodies 2, one of them and a copy of a probability in flight 3.
+VERTEBRA_RESULT_BYTES = 11
+# Per voxel of the box around the spine: components, markers, levels and ages of the flood.
+SPINE_BYTES = 45
+DICOM_BYTES = 1 + dicom_seg.WRITE_BYTES_PER_PIXEL  # per voxel of the scan: numbers of the vertebrae, and writing them
 SLACK = 200 * MIB  # slabs in flight, figures, tables
 
 
@@ -91,6 +99,7 @@ def plan_memory(
     limit: int | None,
     sample: int,
     channels: int = 1,
+    by_vertebra: bool = False,
 ) -> MemoryPlan:
     """Predict the peak of a scan and choose where its voxels are held.
 
@@ -103,6 +112,7 @@ def plan_memory(
         limit: bytes allowed, or None.
         sample: bytes of HU that are resampled at a time.
         channels: number of channels of the network's input: a slice and its neighbours.
+        by_vertebra: one decision per vertebra; its step, and the DICOM files of a series, count too.
 
     Raises:
         ValueError: when the limit is too low even with the scan in a temporary file; the message names the bytes needed.
@@ -113,8 +123,15 @@ def plan_memory(
     depth = window[0] if len(window) == 3 else sw_batch_size
     in_flight = max(planes) * 4 * (2 * channels + 2) * depth  # scaled slices, padded ones, their sums and weights
     sampled = max(sample, max(planes) * 2 * channels) * 2 + in_flight
+    result = RESULT_BYTES * working
+    if by_vertebra:
+        widest = [min(n, math.ceil(MAX_EXTENT_MM / s)) for n, s in zip(grid.shape[:2], grid.spacing[:2], strict=True)]
+        spine = SPINE_BYTES * widest[0] * widest[1] * grid.shape[2]
+        dicom = DICOM_BYTES * header.voxels if header.series is not None else 0
+        result = VERTEBRA_RESULT_BYTES * working + max(spine, dicom)
     for spool in (False, True):
-        plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, RESULT_BYTES * working, spool)
+        hu = 2 * working if by_vertebra and spool else 0  # the heights need HU at random places
+        plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, result + hu, spool)
         if limit is None or plan.peak <= limit:
             return plan
     raise ValueError(

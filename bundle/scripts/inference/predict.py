@@ -19,6 +19,7 @@ from ..networks.slice_context import slice_offsets
 from .runtimes import Runner
 from .windows import WindowGrid
 
+LATERAL = -1  # the axis of the neighbouring slices, channels of the input
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 SAMPLE_BYTES = 96 * 2**20  # of int16 HU that are resampled at a time
 Sampler = Callable[[Sequence[NDArray[np.int64]]], NDArray[np.int16]]
@@ -36,7 +37,8 @@ class PatchConfig:
         blend: "constant" or "gaussian" weights where windows overlap.
         neighbours: slices on each side that are channels besides the slice itself (2.5D).
         neighbour_step: slices from one of these channels to the next.
-        flips: axes of a window to mirror; each entry is one more pass, and the probabilities of all passes are averaged.
+        flips: axes of a window to mirror; each entry is one more pass, and the probabilities of all passes are averaged. Axis -1
+            reverses the order of the neighbouring slices: the pass of the other side of the patient.
         sw_batch_size: windows per batch.
 
     Raises:
@@ -63,8 +65,10 @@ class PatchConfig:
         if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):
             raise ValueError(f"neighbours={self.neighbours}: must be 0 or more, and 0 for 3D windows")
         slice_offsets(self.neighbours, self.neighbour_step)
-        if any(a not in range(len(self.size)) for axes in self.flips for a in axes):
-            raise ValueError(f"flips={self.flips}: must be axes of the window, 0 to {len(self.size) - 1}")
+        axes = [*range(len(self.size)), *([LATERAL] if self.neighbours else [])]
+        if any(a not in axes for flip in self.flips for a in flip):
+            lateral = ", or -1 for the neighbouring slices" if self.neighbours else ""
+            raise ValueError(f"flips={self.flips}: must be axes of the window, 0 to {len(self.size) - 1}{lateral}")
         if self.blend not in ("constant", "gaussian"):
             raise ValueError(f"blend={self.blend!r}: must be constant or gaussian")
         weights = compute_importance_map(self.size, mode=self.blend, sigma_scale=0.125, device="cpu", dtype=torch.float32)
@@ -105,6 +109,7 @@ def predict_batch(runners: Sequence[Runner], batch: torch.Tensor, patch: PatchCo
         for axes in ((), *patch.flips):
             dims = [a + 2 for a in axes]
             output = runner(batch.flip(dims) if dims else batch)
+            dims = [d for d in dims if d != LATERAL + 2]  # the output has one slice
             # The sigmoid of the difference is the softmax of the fracture.
             fracture = output[:, FRACTURE:NUM_CLASSES] - output[:, BACKGROUND:FRACTURE]
             logits = torch.cat([fracture, output[:, NUM_CLASSES:]], dim=1).float()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ MAX_GAP_MM = 50.0  # a vertebra that was not detected
 SMOOTHING_MM = 14.0  # standard deviation; half a vertebra, so that the axis follows the spine and not a wedged body
 REACH_MM = 22.0  # of the bodies from the axis
 WIDTH_WINDOW_MM = 45.0  # a vertebra and half of its neighbours
+MAX_EXTENT_MM = 250.0  # of a spine with its processes, right-left and anterior-posterior
 MARGIN_MM = 12.0  # of the axis beyond the first and the last body
 # Tilts of a disc against the plane across the axis, radians: around the lateral axis, and around the anterior axis.
 PITCHES = np.radians([-24, -16, -8, 0, 8, 16, 24])
@@ -89,6 +91,33 @@ def spine_bodies(body: NDArray, spacing: Sequence[float], at_border: bool = True
         if not chosen or (stacked and volume[number] * float(np.prod(spacing)) / 1000 >= 2 * MIN_BODY_ML):
             chosen.append(number)
     return mask & np.isin(chains, chosen)
+
+
+def spine_box(body: NDArray, spacing: Sequence[float], margin_mm: float) -> tuple[slice, ...] | None:
+    """Box around the bodies of one spine, found at half the resolution; None without a body.
+
+    Args:
+        body: probabilities (R, A, S).
+        spacing: mm.
+        margin_mm: on all sides, for posterior elements.
+    """
+    strides = [2 if n > 1 else 1 for n in body.shape]
+    size = [s * d for s, d in zip(spacing, strides, strict=True)]
+    bodies = spine_bodies(body[tuple(slice(None, None, d) for d in strides)], size)
+    if not bodies.any():
+        return None
+    box = []
+    for a, (n, d) in enumerate(zip(body.shape, strides, strict=True)):
+        occupied = np.flatnonzero(bodies.any(axis=tuple(b for b in range(3) if b != a))) * d
+        margin = math.ceil(margin_mm / spacing[a])
+        low, high = max(int(occupied[0]) - margin, 0), min(int(occupied[-1]) + d + margin, n)
+        longest = math.ceil(MAX_EXTENT_MM / spacing[a])
+        if a < 2 and high - low > longest:  # bounds the memory; no spine is so wide
+            middle = int(np.median(np.repeat(occupied, bodies.sum(axis=tuple(b for b in range(3) if b != a))[occupied // d])))
+            low = min(max(middle - longest // 2, 0), n - longest)
+            high = low + longest
+        box.append(slice(low, high))
+    return tuple(box)
 
 
 def _overlaps_little(box: tuple[slice, ...], other: tuple[slice, ...]) -> bool:

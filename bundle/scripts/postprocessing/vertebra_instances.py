@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
 from ..core.components import label_components
-from .spine_axis import BODY_PROBABILITY, REACH_MM, SpineAxis, body_width, disc_profile, find_axis, spine_bodies
+from .spine_axis import BODY_PROBABILITY, REACH_MM, SpineAxis, body_width, disc_profile, find_axis, spine_bodies, spine_box
 from .vertebra_cuts import Segment, cut_profile
 
 VERTEBRA_PROBABILITY = 0.5
@@ -153,7 +153,23 @@ def find_vertebrae(
         spacing: mm.
         border: for each axis, True where its first and its last plane are the border of the scan.
     """
-    bodies = spine_bodies(body, spacing) if body.size else np.zeros(body.shape, bool)
+    box = spine_box(body, spacing, POSTERIOR_REACH_MM) if body.size else None
+    if box is None:
+        return _empty(body.shape)
+    inner = tuple((ends[0] and s.start == 0, ends[1] and s.stop == n) for ends, s, n in zip(border, box, body.shape, strict=True))
+    found = _find_in_box(vertebra[box], body[box], spacing, inner)
+    result = _empty(body.shape)
+    result.labels[box], result.bodies[box] = found.labels, found.bodies
+    offset = np.array([s.start for s in box]) * np.array(spacing)
+    axis = None if found.axis is None else SpineAxis(found.axis.points + offset, found.axis.tangents)
+    return VertebraInstances(result.labels, result.bodies, found.complete, axis, found.shapes)
+
+
+def _find_in_box(
+    vertebra: NDArray, body: NDArray, spacing: Sequence[float], border: Sequence[tuple[bool, bool]]
+) -> VertebraInstances:
+    """Vertebrae in the box of a spine, see ``find_vertebrae``."""
+    bodies = spine_bodies(body, spacing)
     axis = find_axis(bodies, spacing)
     if axis is None:
         return _empty(body.shape)
