@@ -10,27 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.genant import ZONES, central_third, heights_from_columns
+from ..core.genant import ZONES, central_third
+from .body_frame import BodyColumns, fitted_body, gaps_to_neighbours, tilt_error, without_cut_columns
 from .endplate_edges import CtSampler, endplate_from_ct
 from .trabecular import trabecular_bone
-from .vertebra_frame import (
-    MAX_GAP_MM,
-    MIN_RADIUS_FRACTION,
-    STEP_MM,
-    FrameError,
-    axis_samples,
-    body_axes,
-    body_footprint,
-    endplate_surface,
-    frame_points,
-)
+from .vertebra_frame import MIN_RADIUS_FRACTION, STEP_MM, FrameError, body_axes
 from .vertebra_piece import VertebraPiece, cut_out
 
 MAX_VOXEL_MM = 4.0  # along the spine; in thicker slices one slice more or less is a grade
-MIN_HEIGHT_MM = 3.0  # mean height of a body; a vertebra plana has more
-MAX_AXIS_CHANGE_DEG = 30.0  # between the line of the spine and the normal of the endplates
 CORRELATION_MM = 4.0  # of the surface of an endplate; closer sagittal slices are not independent
 METAL_FACTOR = 2.0  # of the standard deviations beside metal or cement
+PREDICTED_SD_MM = 1.0  # of an endplate at half of a network's probability (docs/history/genant_heights.md)
+PREDICTED_NOTE = "endplate not clear in the CT: heights by the predicted surface, which is too low"
 METAL_NOTE = "metal or cement: heights and HU uncertain"
 NAN = float("nan")
 Triple = tuple[float, float, float]
@@ -42,7 +33,7 @@ class BodyMeasurement:
 
     Attributes:
         heights_mm: anterior, middle and posterior height.
-        heights_sd_mm: their standard deviations: spread over sagittal slices and position of the endplates within a voxel.
+        heights_sd_mm: their standard deviations: spread over sagittal slices, tilt, position of the endplates within a voxel.
         trabecular_hu: mean HU of the trabecular bone.
         trabecular_hu_sd: its spread between sagittal slices.
         body_volume_ml: volume of the body.
@@ -59,112 +50,12 @@ class BodyMeasurement:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Body:
-    """Body in its own frame: origin, axes, columns, and endplates in mm along the up axis."""
-
-    centre: NDArray[np.floating]
-    axes: NDArray[np.floating]
-    footprint: NDArray[np.bool_]
-    depth: NDArray[np.floating]
-    top: NDArray[np.floating]
-    bottom: NDArray[np.floating]
-    gaps: tuple[NDArray[np.floating], NDArray[np.floating]]
-
-
 def voxel_along(affine: NDArray, direction: NDArray) -> float:
     """Extent (mm) of a voxel of an affine (4, 4) along a unit vector (3,) in world coordinates."""
     return float(np.linalg.norm(affine[:3, :3].T @ direction))
 
 
-def _normal(surface: NDArray, footprint: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Upward normal (3,) of the plane through a surface (X, Y), in the frame; without the rim, where spurs grow."""
-    inner = ndimage.binary_erosion(footprint, iterations=3)
-    inner = inner if inner.sum() >= 30 else footprint
-    x, y = (axis_samples(i)[index] for i, index in enumerate(np.nonzero(inner)))
-    slope = np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], axis=1), surface[inner], rcond=None)[0]
-    normal = np.array([-slope[0], -slope[1], 1.0])
-    return normal / np.linalg.norm(normal)
-
-
-def _turned(axes: NDArray, up: NDArray) -> NDArray[np.floating]:
-    """Axes (3, 3) with the front as before and the nearest possible up axis to ``up`` (3,)."""
-    front = axes[:, 1] - up * (axes[:, 1] @ up)
-    front /= np.linalg.norm(front)
-    return np.stack([np.cross(front, up), front, up], axis=1)
-
-
-def _columns(piece: VertebraPiece, centre: NDArray, axes: NDArray) -> _Body:
-    """Body of a piece in a frame, endplates by the surface of the mask.
-
-    Raises:
-        FrameError: when there is no solid body.
-    """
-    points = frame_points(centre, axes, piece.affine)
-    solid = ndimage.map_coordinates(piece.solid, points, order=1)
-    footprint, depth = body_footprint(solid, piece.label)
-    top, bottom = endplate_surface(solid, 1), endplate_surface(solid, -1)
-    # A column near the pedicles can extend into an articular process: it is limited to the height of the body.
-    for surface, sign in ((top, 1), (bottom, -1)):
-        median = sign * np.median(sign * surface[footprint])
-        surface[footprint] = sign * np.minimum(sign * surface[footprint], sign * median + 5.0)
-    if (top - bottom)[footprint].mean() < MIN_HEIGHT_MM:
-        raise FrameError(f"vertebra {piece.label} has a body of less than {MIN_HEIGHT_MM:g} mm in height")
-    other = ((piece.labels > 0) & (piece.labels != piece.label)).astype(np.float32)
-    others = ndimage.map_coordinates(other, points, order=1) > 0.5
-    gaps = []
-    for surface, sign in ((top, 1), (bottom, -1)):
-        distance = sign * (axis_samples(2) - surface[..., None])
-        gaps.append(np.where(others & (distance > 0), distance, MAX_GAP_MM).min(axis=2))
-    return _Body(centre, axes, footprint, depth, top, bottom, (gaps[0], gaps[1]))
-
-
-def _fitted_body(piece: VertebraPiece, above: NDArray | None, below: NDArray | None) -> _Body:
-    """Body in the frame whose up axis halves the angle between its endplates.
-
-    The line of the spine through the neighbours is only the start, so that heights depend neither on the pose of the patient nor on
-    fractures beside.
-
-    Raises:
-        FrameError: when there is no solid body.
-    """
-    axes = body_axes(piece.centre, piece.centroid, above, below)
-    spine, body = axes[:, 2], _columns(piece, piece.centre, axes)
-    for _ in range(2):
-        up = body.axes @ (_normal(body.top, body.footprint) + _normal(body.bottom, body.footprint))
-        up /= np.linalg.norm(up)
-        x, y = (axis_samples(i)[index].mean() for i, index in enumerate(np.nonzero(body.footprint)))
-        middle = body.centre + body.axes @ np.array([x, y, (body.top + body.bottom)[body.footprint].mean() / 2])
-        turned = np.degrees(np.arccos(np.clip(up @ spine, -1, 1))) <= MAX_AXIS_CHANGE_DEG
-        try:
-            body = _columns(piece, middle, _turned(body.axes, up) if turned else body.axes)
-        except FrameError:
-            break  # the middle of a collapsed body can be hollow; its thickest part is not
-    return body
-
-
-def _without_cut_columns(piece: VertebraPiece, body: _Body) -> _Body:
-    """Body without the columns whose endplate lies on the border of the scan, as their height is that of the scan.
-
-    Raises:
-        FrameError: when they are half of a zone or more.
-    """
-    x, y = (axis_samples(i)[index] for i, index in enumerate(np.nonzero(body.footprint)))
-    inverse, shape = np.linalg.inv(piece.affine), np.array(piece.labels.shape)[:, None]
-    cut = np.zeros_like(body.footprint)
-    for surface in (body.top, body.bottom):
-        world = body.axes @ np.stack([x, y, surface[body.footprint]]) + body.centre[:, None]
-        voxel = inverse[:3, :3] @ world + inverse[:3, 3:]
-        cut[body.footprint] |= ((voxel < 0.45) | (voxel > shape - 1.45)).any(axis=0)
-    central = central_third(body.footprint)
-    for low, high in ZONES.values():
-        zone = central & (body.depth >= low) & (body.depth <= high)
-        if cut[zone].mean() >= 0.5 if zone.any() else True:
-            raise FrameError(f"vertebra {piece.label} is cut by the border of the scan")
-    return replace(body, footprint=body.footprint & ~cut)
-
-
-def _spread(body: _Body, lateral_voxel: float) -> NDArray[np.floating]:
+def _spread(body: BodyColumns, lateral_voxel: float) -> NDArray[np.floating]:
     """Standard errors (3,) in mm of the anterior, middle and posterior height by their spread over sagittal slices."""
     height, central = body.top - body.bottom, central_third(body.footprint)
     width = np.count_nonzero(central.any(axis=1)) * STEP_MM
@@ -178,8 +69,10 @@ def _spread(body: _Body, lateral_voxel: float) -> NDArray[np.floating]:
     return np.array(errors)
 
 
-def _measure(piece: VertebraPiece, above: NDArray | None, below: NDArray | None, ct: CtSampler | None) -> BodyMeasurement:
-    """Measure the body of a piece.
+def _measure(
+    piece: VertebraPiece, above: NDArray | None, below: NDArray | None, ct: CtSampler | None, predicted: bool
+) -> BodyMeasurement:
+    """Measure the body of a piece, which is ``predicted`` by a network or drawn.
 
     Raises:
         FrameError: when it cannot be measured.
@@ -190,28 +83,34 @@ def _measure(piece: VertebraPiece, above: NDArray | None, below: NDArray | None,
         raise FrameError(
             f"voxels of {voxel:.1f} mm along the spine are too thick for heights; {MAX_VOXEL_MM:g} mm or less is needed"
         )
-    body = _without_cut_columns(piece, _fitted_body(piece, above, below))
+    body = without_cut_columns(piece, fitted_body(piece, above, below))
+    tilt = tilt_error(piece, body)
     bone = None if ct is None else trabecular_bone(ct, body.centre, body.axes, body.footprint, body.top, body.bottom)
-    source = piece.affine
-    if ct is not None and bone is not None and not bone.foreign:
-        frame = (ct, body.centre, body.axes)
-        top = endplate_from_ct(*frame, body.top, body.footprint, body.gaps[0], 1)
-        bottom = endplate_from_ct(*frame, body.bottom, body.footprint, body.gaps[1], -1)
-        if top is not None and bottom is not None:
-            body, source = replace(body, top=top, bottom=bottom), ct.affine
-    heights = heights_from_columns(body.top - body.bottom, body.footprint, body.depth)
-    spread = _spread(body, voxel_along(source, body.axes[:, 0]))
+    foreign = bone is not None and bone.foreign
+    placed, source = 0, piece.affine
+    if ct is not None and not foreign:
+        gaps = gaps_to_neighbours(piece, body)
+        frame = (ct, body.centre, body.axes, body.footprint)
+        top = endplate_from_ct(*frame, body.top, gaps[0], 1)
+        bottom = endplate_from_ct(*frame, body.bottom, gaps[1], -1)
+        placed = (top is not None) + (bottom is not None)
+        body = replace(body, top=body.top if top is None else top, bottom=body.bottom if bottom is None else bottom)
+        source = ct.affine if placed == 2 else max((piece.affine, ct.affine), key=lambda a: voxel_along(a, body.axes[:, 2]))
+    spread = np.hypot(_spread(body, voxel_along(source, body.axes[:, 0])), tilt)
     # Half a voxel to both sides, uniform, is 1 / sqrt(12) of a voxel; phantoms: docs/history/genant_heights.md.
     sd = np.hypot(spread, voxel_along(source, body.axes[:, 2]) / np.sqrt(12))
-    foreign = bone is not None and bone.foreign
+    notes = [METAL_NOTE] if foreign else []
+    if predicted and placed < 2:
+        sd = np.hypot(sd, PREDICTED_SD_MM * np.sqrt(2 - placed))
+        notes += [PREDICTED_NOTE] if ct is not None and not foreign else []
     return BodyMeasurement(
-        heights_mm=_triple((heights.anterior, heights.middle, heights.posterior)),
+        heights_mm=_triple(body.heights),
         heights_sd_mm=_triple(sd * (METAL_FACTOR if foreign else 1.0)),
         trabecular_hu=NAN if bone is None else bone.mean,
         trabecular_hu_sd=NAN if bone is None else bone.sd,
         body_volume_ml=float((body.top - body.bottom)[body.footprint].sum() * STEP_MM**2 / 1000),
         centroid_mm=_triple(body.centre),
-        note=METAL_NOTE if foreign else "",
+        note="; ".join(notes),
     )
 
 
@@ -232,6 +131,7 @@ def _measurements(
     affine = np.asarray(affine, float)
     labels = labels if np.issubdtype(labels.dtype, np.integer) else labels.astype(np.uint8)
     ct = hu if hu is None or isinstance(hu, CtSampler) else CtSampler(hu, affine)
+    predicted = body is not None and np.issubdtype(body.dtype, np.floating)
     boxes = ndimage.find_objects(labels)
     pieces: dict[int, VertebraPiece | FrameError] = {}
     for label in order:
@@ -253,7 +153,7 @@ def _measurements(
             for other in (pieces[order[i]] if 0 <= i < len(order) else None for i in (k - 1, k + 1))
         ]
         try:
-            results[label] = _measure(piece, centres[0], centres[1], ct)
+            results[label] = _measure(piece, centres[0], centres[1], ct, predicted)
         except FrameError as error:
             results[label] = BodyMeasurement(centroid_mm=_triple(piece.centre), note=str(error))
     return results
@@ -267,7 +167,8 @@ def measure_vertebrae(
     Heights are means of columns between the endplates in the anterior, middle and posterior zone of the mid-sagittal third
     (``core.genant.heights_from_columns``), in the frame of the vertebra. With ``hu`` the CT places the endplates near those of the
     mask (``endplate_from_ct``); without it, or without contrast, they are the interpolated surface of the mask or probability.
-    Standard deviations join the spread over sagittal slices, as a standard error of independent slices, and half a voxel of height.
+    Standard deviations join the spread over sagittal slices, as a standard error of independent slices, a tilt of the axis by 3
+    degrees, and half a voxel of height.
 
     Args:
         labels: (X, Y, Z) instance mask in any orientation, whole numbers from 1.

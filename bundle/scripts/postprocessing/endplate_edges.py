@@ -13,7 +13,7 @@ from .vertebra_frame import axis_samples
 
 PROFILE_MM = np.arange(-4.0, 6.01, 0.5)  # positions along a column, outwards from the surface of the mask
 CORTEX_MM = (-3.0, 2.0)  # where the cortical endplate is expected, from the surface of the mask
-MIN_CONTRAST_HU = 60.0  # between cortical endplate and disc; below it noise decides
+MIN_CONTRAST_HU = 40.0  # between cortical endplate and disc; below it noise decides
 MIN_DISC_HU = 0.0  # gas in a disc is darker and would move the edge outwards
 MIN_COLUMNS = 0.5  # of the footprint with an edge; with fewer the surface of the mask is kept
 MAX_SHIFT_MM = (-2.0, 2.5)  # of the edge from the surface of the mask; farther off it is that of another bone or a spur
@@ -69,7 +69,7 @@ def _edge_of(profile: NDArray, limit: NDArray) -> NDArray[np.floating]:
 
 
 def endplate_from_ct(
-    ct: CtSampler, centre: NDArray, axes: NDArray, surface: NDArray, footprint: NDArray[np.bool_], gap: NDArray, direction: int
+    ct: CtSampler, centre: NDArray, axes: NDArray, footprint: NDArray[np.bool_], surface: NDArray, gap: NDArray, direction: int
 ) -> NDArray[np.floating] | None:
     """Endplate by the CT, near the surface of a mask.
 
@@ -80,8 +80,8 @@ def endplate_from_ct(
         ct: CT with the body.
         centre: (3,) origin of the frame in world mm.
         axes: (3, 3) axes of the frame as columns.
-        surface: (X, Y) endplate of the mask in mm along the up axis.
         footprint: (X, Y) columns of the body.
+        surface: (X, Y) endplate of the mask in mm along the up axis.
         gap: (X, Y) distance in mm from the surface to the next vertebra.
         direction: 1 for the upper, -1 for the lower endplate.
 
