@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
+from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, trained_outputs
 from ..training.weights import load_weights
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
@@ -46,22 +46,6 @@ class Runner(Protocol):
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_outputs, *size), float32, of a batch (B, C, *size); the first of ``outputs.OUTPUTS``."""
-
-
-class TrainedOutputs:
-    """Runner without the outputs that its weights lack.
-
-    Args:
-        runner: network on a backend.
-        num_outputs: number of outputs that were trained.
-    """
-
-    def __init__(self, runner: Runner, num_outputs: int) -> None:
-        self.runner, self.num_outputs, self.name = runner, num_outputs, runner.name
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Run the network."""
-        return self.runner(batch)[:, : self.num_outputs]
 
 
 class TorchRunner:
@@ -171,7 +155,7 @@ def load_runner(
     amp: bool = False,
     compiled: bool = False,
 ) -> Runner:
-    """Load a checkpoint into a backend.
+    """Load a checkpoint into a backend, which has the outputs that the weights have, see ``outputs.OUTPUTS``.
 
     Args:
         network: network of the config; receives the weights of a ``.pt`` file.
@@ -194,7 +178,7 @@ def load_runner(
     precision = "float32" if precision == "auto" else precision
     if file.suffix.lower() in EXPORTS:
         return _smoke_test(_load_export(file, shape, device, runtime, precision, amp), shape, file)
-    load_weights(network, checkpoint, device)
+    network = trained_outputs(load_weights(network, checkpoint, device))
     if runtime == "auto":
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
         runtime = "openvino" if fast else "torch"
@@ -204,9 +188,7 @@ def load_runner(
         _require("openvino", "runtime=openvino")
     use_openvino = runtime == "openvino"
     runner: Runner = OpenVINORunner(network, shape, precision) if use_openvino else TorchRunner(network, device, amp, compiled)
-    runner = _smoke_test(runner, shape, file)
-    trained = getattr(network, "num_trained_outputs", runner.num_outputs)
-    return TrainedOutputs(runner, trained) if trained < runner.num_outputs else runner
+    return _smoke_test(runner, shape, file)
 
 
 def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool) -> Runner:
@@ -229,9 +211,12 @@ def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime
 
 
 def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
-    """Run one window, so that a network for other channels or sizes is rejected before any scan is read."""
+    """Run one window, so that a network for other channels or sizes is rejected before any scan is read.
+
+    An auxiliary output without training has no weights and so one value everywhere; it is left out.
+    """
     try:
-        out = runner(torch.zeros(1, *shape))
+        out = runner(torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)))
     except Exception as error:
         raise InputError(
             f"{file}: does not accept {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} "
@@ -243,5 +228,8 @@ def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{file}: outputs {tuple(out.shape)} for one window of {tuple(shape)}; the network must output {OUTPUTS[0]}, "
             f"{OUTPUTS[1]} and optionally {', '.join(AUXILIARY)}"
         )
+    trained = out.shape[1]
+    while trained > NUM_CLASSES and bool((out[:, trained - 1] == out[:, trained - 1].flatten()[0]).all()):
+        trained -= 1
     runner.num_outputs = out.shape[1]
-    return runner
+    return TrainedOutputs(runner, trained) if trained < out.shape[1] else runner

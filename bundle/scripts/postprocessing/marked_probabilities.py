@@ -15,8 +15,14 @@ from .vertebra_instances import VERTEBRA_PROBABILITY, find_vertebrae
 
 
 def decides_by_vertebra(logits: torch.Tensor, settings: PostProcessing) -> bool:
-    """True for volumes (C, R, A, S) with an output of body, unless the decision is one per voxel."""
-    return settings.decision == "vertebra" and logits.ndim == 4 and len(logits) > BODY
+    """True for volumes (C, R, A, S) with an output of body, unless the decision is one per voxel.
+
+    Before its training the output has one value everywhere, and the decision is one per voxel, too.
+    """
+    if settings.decision != "vertebra" or logits.ndim != 4 or len(logits) <= BODY:
+        return False
+    body = torch.as_tensor(logits)[BODY]
+    return bool((body != body.flatten()[0]).any())
 
 
 def marked_probabilities(logits: torch.Tensor, settings: PostProcessing) -> torch.Tensor:

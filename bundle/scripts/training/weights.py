@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
+from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
 
 logger = logging.getLogger(__name__)
+HEAD = "decoder.head.weight"  # of MSFFNet: one row per output
 
 
 def weight_problem(network: nn.Module, state: object) -> str | None:
@@ -60,9 +61,11 @@ def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
     unchanged, and so are weights that differ otherwise.
 
     Args:
-        network: network to load into; its attribute ``num_trained_outputs`` becomes the number of outputs that the state has.
+        network: network to load into; where the state has fewer outputs, their number becomes its attribute
+            ``num_trained_outputs``, see ``networks.outputs.trained_outputs``.
         state: flat state dict; not changed.
     """
+    vars(network).pop("num_trained_outputs", None)
     expected, result = network.state_dict(), dict(state)
     for key, value in state.items():
         name = f"{key.removesuffix('.weight')}.bias"
@@ -79,10 +82,33 @@ def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
             added = required - stored
             result[key] = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
             result[name] = torch.cat([state[name], state[name].new_full((added,), UNTRAINED_LOGIT)])
-            network.num_trained_outputs = stored  # type: ignore[assignment]
             untrained = ", ".join(OUTPUTS[stored:required])
             logger.info("%s lacks the outputs %s: they are background until they are trained", key, untrained)
     return result
+
+
+def auxiliary_outputs_of(checkpoint: object) -> list[str]:
+    """Auxiliary outputs of the MSFFNet whose weights a checkpoint has, so that a config needs no option for them.
+
+    Args:
+        checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. A file that is missing, exported, or
+            of another network has none that this function can tell: all outputs are returned.
+    """
+    if isinstance(checkpoint, Mapping):
+        checkpoint = next(iter(checkpoint.values()), None)
+    if isinstance(checkpoint, (list, tuple)):
+        return auxiliary_outputs_of(checkpoint[0]) if checkpoint else list(AUXILIARY)
+    file = Path(str(checkpoint))
+    if file.suffix.lower() != ".pt" or not file.is_file():
+        return list(AUXILIARY)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # `load_weights` reports it
+        return list(AUXILIARY)
+    state = state["model"] if isinstance(state, dict) and isinstance(state.get("model"), dict) else state
+    head = state.get(HEAD) if isinstance(state, dict) else None
+    count = len(head) if isinstance(head, torch.Tensor) else len(OUTPUTS)
+    return list(OUTPUTS[NUM_CLASSES : max(min(count, len(OUTPUTS)), NUM_CLASSES)])
 
 
 def load_weights(
