@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .statistics import Bootstrap, Estimate
+from .statistics import Bootstrap, Estimate, widened
 
 GRADES = 4
 LIMITS = 1.96  # standard deviations
@@ -60,12 +60,16 @@ def grade_agreement(
     """
     bootstrap, one, other = Bootstrap(patients, samples, seed), np.asarray(reference, int), np.asarray(measured, int)
     cells = np.eye(GRADES**2)[one * GRADES + other]
-    whole, resampled = bootstrap.totals(cells)
-    tables = (a.reshape(*a.shape[:-1], GRADES, GRADES) for a in (whole, resampled))
-    value, values = (kappa_of(t) for t in tables)
+
+    def kappa(of: Bootstrap) -> Estimate:
+        value, values = (kappa_of(a.reshape(*a.shape[:-1], GRADES, GRADES)) for a in of.totals(cells))
+        return of.estimate(float(value), values, len(one), len(bootstrap.names))
+
+    # Resamples of few patients hardly differ, so the interval is at least that of single vertebrae.
+    single = kappa(Bootstrap([str(k) for k in range(len(one))], samples, seed))
     equal = np.asarray(one == other)
     return {
-        "weighted kappa (linear)": bootstrap.estimate(float(value), values, len(one), len(bootstrap.names)),
+        "weighted kappa (linear)": widened(kappa(bootstrap), (single.low, single.high)),
         "equal grade": bootstrap.proportion(equal, np.ones(len(one))),
         "within one grade": bootstrap.proportion(np.abs(one - other) <= 1, np.ones(len(one))),
     }

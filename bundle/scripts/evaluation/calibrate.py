@@ -48,12 +48,16 @@ def cross_calibrated(p: NDArray, y: NDArray[np.bool_], patients: Sequence[str]) 
 
 
 def _interval(p: NDArray, y: NDArray[np.bool_], patients: Sequence[str], samples: int, seed: int) -> NDArray[np.float64]:
-    """Bootstrap interval over patients: (low, high) by (slope, intercept)."""
-    bootstrap, fits = Bootstrap(patients, samples, seed), []
-    for weights in bootstrap.weights[:, bootstrap.index]:
-        if weights[y].any() and weights[~y].any():
-            fits.append(fit_calibration(p, y, weights))
-    return np.percentile(fits, [2.5, 97.5], axis=0) if fits else np.full((2, 2), np.nan)
+    """Wider of the bootstrap intervals over patients and over vertebrae: (low, high) by (slope, intercept)."""
+    intervals = []
+    for groups in (patients, [str(k) for k in range(len(p))]):
+        bootstrap, fits = Bootstrap(groups, samples, seed), []
+        for weights in bootstrap.weights[:, bootstrap.index]:
+            if weights[y].any() and weights[~y].any():
+                fits.append(fit_calibration(p, y, weights))
+        if fits:
+            intervals.append(np.percentile(fits, [2.5, 97.5], axis=0))
+    return np.stack([np.min(intervals, axis=0)[0], np.max(intervals, axis=0)[1]])
 
 
 def calibrate(
@@ -146,7 +150,7 @@ def _write(
     lines = [
         f"# Fitted by `spine-fracture evaluate calibrate` to {len(y)} vertebrae ({int(y.sum())} fractured) of {len(set(patients))} "
         "patient(s).",
-        f"# Slope {fit[0]:.2f} (95 % bootstrap interval over patients {slope_low:.2f} to {slope_high:.2f}), "
+        f"# Slope {fit[0]:.2f} (95 % bootstrap interval {slope_low:.2f} to {slope_high:.2f}), "
         f"intercept {fit[1]:.2f} ({intercept_low:.2f} to {intercept_high:.2f}).",
         f"# Calibration error (ECE) {errors[0]:.3f} before, {errors[1]:.3f} after; "
         f"Brier score {scores[0]:.3f} before, {scores[1]:.3f} after.",

@@ -35,10 +35,10 @@ def rules(min_overlap: float) -> str:
     """Conventions behind the numbers, in a few sentences."""
     return (
         "On the grid of each reference; 95 % bootstrap interval over patients, for proportions and AUC at each end the wider of\n"
-        f"that and a score interval; few: n below {FEW}, of which little follows. An empty reference scores 1 for an empty\n"
-        "prediction, else 0, unless such cases are excluded (column n); distances need two non-empty masks. A fracture is\n"
-        f"detected when at least {min_overlap:.0%} of it is segmented; a detection is a true positive when at least\n"
-        f"{min_overlap:.0%} of it lies in fractures."
+        f"that and a score interval; few: n below {FEW}, of which little follows; with fewer than {FEW} patients the other\n"
+        "intervals are too narrow. An empty reference scores 1 for an empty prediction, else 0, unless such cases are excluded\n"
+        f"(column n); distances need two non-empty masks. A fracture is detected when at least {min_overlap:.0%} of it is\n"
+        f"segmented; a detection is a true positive when at least {min_overlap:.0%} of it lies in fractures."
     )
 
 

@@ -144,8 +144,8 @@ def tune(
     pipeline = segmenter.pipeline()
     if pipeline.by_vertebra:
         raise InputError(
-            "tune: chooses the post-processing of voxels, but this network decides for whole vertebrae; calibrate it with `evaluate "
-            "calibrate`, or add --config inference/voxelwise.yaml"
+            "tune: chooses the post-processing of voxels, but this network decides for whole vertebrae; calibrate it with "
+            "`evaluate calibrate`, or add --config inference/voxelwise.yaml"
         )
     current = pipeline.post
     values = {name: list(dict.fromkeys([*options, getattr(current, name)])) for name, options in GRID.items()}
