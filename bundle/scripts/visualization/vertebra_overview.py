@@ -22,8 +22,10 @@ SMOOTH_MM = 8.0  # of the course of the slice along S
 SLAB_MM = 2.0  # half thickness that is averaged
 MM_PER_INCH = 44.0
 MAX_HEIGHT_INCH = 11.0
-NAMES_INCH = 1.35  # margin for the names
-GAP_PT = 12.5  # between two names
+NAMES_INCH = 0.135  # margin for the names, per point of their letters
+FONT_PT = (10.0, 15.0)  # smallest and largest letters
+FONT_PER_INCH = 3.8  # points per inch of the scan's width, so that letters have 11 px where the picture is 320 px wide
+GAP = 1.25  # between two names, in heights of their letters
 DPI = 160
 MARKS = "vertebrae"  # text of the PNG with the boxes of the vertebrae
 FILL = 0.3  # opacity of a vertebra
@@ -113,11 +115,13 @@ def _draw_vertebra(axes, mask: NDArray[np.bool_], pixel: float, colour: str, fra
     axes.contour(u, v, level, levels=[0.5], colors=[colour], linewidths=2.4 if fractured else 1.1)
 
 
-def _draw_names(axes, overview: Overview, records: Sequence[VertebraRecord], colours: dict[int, str], inch: float) -> None:
+def _draw_names(
+    axes, overview: Overview, records: Sequence[VertebraRecord], colours: dict[int, str], inch: float, font: float
+) -> None:
     shown = [r for r in records if r.vertebra in overview.centres]
     shown.sort(key=lambda r: -overview.centres[r.vertebra][1])
     mm = overview.pixel
-    heights = _spread([overview.centres[r.vertebra][1] * mm for r in shown], GAP_PT / 72 * inch)
+    heights = _spread([overview.centres[r.vertebra][1] * mm for r in shown], GAP * font / 72 * inch)
     for record, height in zip(shown, heights, strict=True):
         a, s = ((c + 0.5) * mm for c in overview.centres[record.vertebra])
         # The front lies on the left, so the margin behind the back begins at a negative coordinate.
@@ -127,7 +131,7 @@ def _draw_names(axes, overview: Overview, records: Sequence[VertebraRecord], col
         axes.plot([a], [s], marker, color=colours[record.vertebra], markersize=5, markeredgecolor="black", markeredgewidth=0.7)
         probability = "" if np.isnan(record.fracture_probability) else f" ({record.fracture_probability:.2f})"
         name = f"{FRACTURE_MARK} {short_name(record)}{probability}" if record.fractured else short_name(record)
-        axes.text(end - 0.04 * inch, height, name, color="#8a3c00" if record.fractured else "#1b1f24", fontsize=10,
+        axes.text(end - 0.04 * inch, height, name, color="#8a3c00" if record.fractured else "#1b1f24", fontsize=font,
                   fontweight="bold" if record.fractured else "normal", ha="left", va="center", clip_on=False)  # fmt: skip
 
 
@@ -147,9 +151,10 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
 
     width, height = (n * overview.pixel for n in overview.hu.shape)
     inch = max(MM_PER_INCH, height / MAX_HEIGHT_INCH)  # mm of the scan in an inch of the picture
-    size = (width / inch + NAMES_INCH, height / inch + 0.55)
+    font = float(np.clip(FONT_PER_INCH * width / inch, *FONT_PT))
+    size = (width / inch + NAMES_INCH * font, height / inch + 0.055 * font)
     figure = Figure(figsize=size, facecolor="white", dpi=DPI)
-    box = (0.02 / size[0], 0.28 / size[1], width / inch / size[0], height / inch / size[1])
+    box = (0.02 / size[0], 0.028 * font / size[1], width / inch / size[0], height / inch / size[1])
     axes = figure.add_axes(box)
     axes.imshow(
         overview.hu.T, cmap="gray", vmin=BONE_WINDOW[0], vmax=BONE_WINDOW[1], origin="lower", extent=(0, width, 0, height),
@@ -161,7 +166,7 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
     axes.set_xlim(width, 0)
     axes.set_ylim(0, height)
     axes.set_axis_off()
-    _draw_names(axes, overview, records, colours, inch)
+    _draw_names(axes, overview, records, colours, inch, font)
     edge, rim = 2.5, [withStroke(linewidth=2, foreground="black")]
     for text, a, s in (
         ("A", width - edge, height / 2),
@@ -171,13 +176,15 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
     ):
         ha = {"A": "left", "P": "right"}.get(text, "center")
         va = {"S": "top", "I": "bottom"}.get(text, "center")
-        axes.text(a, s, text, color="white", fontsize=9, ha=ha, va=va, fontweight="bold", path_effects=rim)
+        axes.text(a, s, text, color="white", fontsize=0.9 * font, ha=ha, va=va, fontweight="bold", path_effects=rim)
     bar = 50 if width > 90 else 10
     axes.plot([width - edge, width - edge - bar], [edge + 2] * 2, color="white", linewidth=3, solid_capstyle="butt")
-    axes.text(width - edge, edge + 4, f"{bar // 10} cm", color="white", fontsize=9, ha="left", va="bottom", path_effects=rim)
-    figure.text(0.01, 1 - 0.06 / size[1], title, fontsize=9, va="top", color="#1b1f24")
+    axes.text(
+        width - edge, edge + 4, f"{bar // 10} cm", color="white", fontsize=0.9 * font, ha="left", va="bottom", path_effects=rim
+    )
+    figure.text(0.01, 1 - 0.06 / size[1], title, fontsize=0.9 * font, va="top", color="#1b1f24")
     under = "research use only" if records else "no vertebra found; research use only"
-    figure.text(0.01, 0.05 / size[1], under, fontsize=8, va="bottom", color="#57606a")
+    figure.text(0.01, 0.05 / size[1], under, fontsize=0.8 * font, va="bottom", color="#57606a")
     marks = {}
     for record in records:
         voxels = np.argwhere(overview.numbers == record.vertebra)
