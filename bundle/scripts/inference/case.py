@@ -190,7 +190,7 @@ def segment_case(
     return _write_result(case, plan, written, {**dict(facts or {}), "notes": notes})
 
 
-def _write_findings(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
+def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:
     """Connected components of voxels above the threshold: mask, overlay, DICOM-SEG."""
     timer, series = case.timer, case.scan.header.series
     with timer("post-processing"):
@@ -211,7 +211,7 @@ def _write_findings(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
     return {"findings": rows}
 
 
-def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
+def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list]:
     """One decision per vertebra: masks of vertebrae and fractures, overview, viewer, DICOM-SEG and SR."""
     outputs, timer, series = case.outputs, case.timer, case.scan.header.series
     with timer("vertebrae"):
@@ -233,7 +233,11 @@ def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list[dict]]:
     if write_seg and planes and series is not None:
         with timer("DICOM"):
             write_dicom(case.base, series, planes, found, case.version, case.note)
-    return {"findings": rows, "vertebrae": [r.row() for r in found.records]}
+    return {
+        "findings": rows,
+        "vertebrae": [r.row() for r in found.records],
+        "calibration": [float(v) for v in case.pipeline.post.calibration],
+    }
 
 
 def _draw(case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None = None) -> None:
@@ -253,7 +257,7 @@ def _draw(case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None =
             case.note(f"{case.base.name}_overlay.png was not drawn: {error}; pip install matplotlib")
 
 
-def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list[dict]], facts: Mapping[str, object]) -> dict:
+def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list], facts: Mapping[str, object]) -> dict:
     header, num_windows = case.scan.header, case.predicted.num_windows
     result = {
         "case": case.base.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vertebral bodies of a mask of vertebra instances, told apart from the posterior elements by the frame of each vertebra."""
+"""Vertebral bodies of a mask of vertebra instances, separated from the posterior elements by the frame of each vertebra."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def vertebral_bodies(
     """
     affine = np.asarray(affine, float)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    stride = np.maximum(np.floor(STEP_MM / spacing), 1).astype(int)  # a frame has no use for finer voxels than its samples
     found = find_objects(labels)
     boxes = {v: found[v - 1] if v - 1 < len(found) else None for v in order}
     bodies, unknown = np.zeros(labels.shape, bool), {}
@@ -54,9 +55,12 @@ def vertebral_bodies(
         crop = _crop([boxes[v] for v in (above, label, below) if v is not None], labels.shape, spacing)
         local = affine.copy()
         local[:3, 3] = affine[:3, :3] @ [s.start for s in crop] + affine[:3, 3]
-        part = np.ascontiguousarray(labels[crop])
+        coarse = local.copy()
+        coarse[:3, :3] *= stride
+        part = labels[crop]
+        sampled = np.ascontiguousarray(part[tuple(slice(None, None, n) for n in stride)])
         try:
-            frame = find_frame(part, local, label, *(v if v is not None and boxes[v] is not None else None for v in (above, below)))
+            frame = find_frame(sampled, coarse, label, *(v if v is not None and boxes[v] is not None else None for v in (above, below)))
         except FrameError as error:
             unknown[label] = str(error)
             continue

@@ -10,12 +10,15 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
 from ..core.vertebrae import LEVELS, spine_order
 from ..postprocessing.body_masks import vertebral_bodies
 
-SACRUM = 26  # VerSe's label; the phantom has no sacral vertebrae either
+ATLAS = 1  # C1 has no body
+SACRUM = 26
+ENDS = {1: (ATLAS,), -1: (24, 25, SACRUM)}  # C1 towards the head; L5, L6 and the sacrum towards the feet: no vertebra follows them
 IGNORED = 255
 # Code of a voxel of a vertebra: 1 + part + 3 * state; the first two are the labels of training without bodies.
 FRACTURED, INTACT, UNKNOWN_STATE = 0, 1, 2
@@ -61,11 +64,13 @@ def target_table(output: str) -> torch.Tensor:
 
 
 def unlabelled_bone(image: NDArray, labels: NDArray, affine: NDArray) -> NDArray[np.bool_]:
-    """Bone beyond the labelled part of a spine, where a mask tells nothing: VerSe does not label vertebrae that the border cuts.
+    """Bone beyond the labelled part of a spine, where a mask has no information: VerSe leaves out vertebrae that the border cuts.
+
+    Nothing is missing above C1 and below L5, where the skull and the sacrum are no vertebrae.
 
     Args:
         image: (X, Y, Z) HU.
-        labels: (X, Y, Z) vertebra instances.
+        labels: (X, Y, Z) vertebra instances in VerSe's labels.
         affine: (4, 4) voxel to world (R, A, S) in mm.
     """
     result = np.zeros(labels.shape, bool)
@@ -73,24 +78,22 @@ def unlabelled_bone(image: NDArray, labels: NDArray, affine: NDArray) -> NDArray
     axis = int(np.argmax(np.abs(affine[2, :3]) / spacing))
     others = tuple(a for a in range(3) if a != axis)
     rows = np.flatnonzero((labels > 0).any(axis=others))
-    if len(rows) == 0:
-        return result
     reach, length = round(UNLABELLED_MM / float(spacing[axis])), labels.shape[axis]
-    for end, edge in ((0, int(rows[0])), (1, int(rows[-1]))):
-        within = slice(edge, min(edge + reach, length)) if end == 0 else slice(max(edge - reach + 1, 0), edge + 1)
-        near: list[slice] = [slice(None)] * 3
-        near[axis] = within
-        occupied = np.argwhere(labels[tuple(near)] > 0)
-        part: list[slice] = [slice(None)] * 3
+    for side in (-1, 1) if len(rows) else ():
+        edge = int(rows[0] if side < 0 else rows[-1])
+        cranial = side * int(np.sign(affine[2, axis]))
+        if edge == (0 if side < 0 else length - 1) or np.isin(labels, ENDS[cranial]).any():
+            continue
+        box = [slice(None)] * 3
+        box[axis] = slice(edge, edge + reach) if side < 0 else slice(max(edge - reach + 1, 0), edge + 1)
+        occupied = np.argwhere(labels[tuple(box)] > 0)
         for a in others:
             margin = round(BESIDE_MM / float(spacing[a]))
-            part[a] = slice(max(int(occupied[:, a].min()) - margin, 0), int(occupied[:, a].max()) + margin + 1)
+            box[a] = slice(max(int(occupied[:, a].min()) - margin, 0), int(occupied[:, a].max()) + margin + 1)
         # Processes of the first unlabelled vertebra reach beside the last labelled one.
-        part[axis] = slice(0, min(edge + reach // 2, length)) if end == 0 else slice(max(edge - reach // 2, 0), length)
-        box = tuple(part)
-        beyond = edge > 0 if end == 0 else edge < length - 1
-        if beyond:
-            result[box] |= (image[box] > UNLABELLED_HU) & (labels[box] == 0)
+        box[axis] = slice(0, edge + reach // 2) if side < 0 else slice(max(edge - reach // 2 + 1, 0), length)
+        part = tuple(box)
+        result[part] |= (image[part] > UNLABELLED_HU) & (labels[part] == 0)
     return result
 
 
@@ -101,10 +104,10 @@ class OutputTargetsd(MapTransform):
         keys: labels (1, X, Y, Z): background 0, fracture 1, perhaps an ignore index inside vertebrae of unknown grade.
         vertebrae_key: vertebra instances (1, X, Y, Z) in VerSe's labels on the same grid.
         image_key: CT (1, X, Y, Z) in HU on the same grid, for ``unlabelled_bone``; None treats it as background.
-        bodies: tell bodies from posterior elements; False codes all as posterior, for networks without an output of body.
+        bodies: separate bodies from posterior elements; False codes all as posterior, for networks without an output of body.
 
     Raises:
-        ValueError: when a case has no instances, or they have a different grid.
+        ValueError: when a case has no instances, they or the image have a different grid, or they have no affine.
     """
 
     def __init__(
@@ -121,22 +124,23 @@ class OutputTargetsd(MapTransform):
                 f"the case has no `{self.vertebrae_key}`, a mask of vertebra instances; add it to the datalist, or leave out "
                 "configs/vertebra_loss.yaml"
             )
-        vertebrae = result[self.vertebrae_key]
+        vertebrae, image = result[self.vertebrae_key], result.get(self.image_key)
+        if not isinstance(vertebrae, MetaTensor):
+            raise ValueError(f"`{self.vertebrae_key}` has no affine; load it as a MetaTensor")
         for key in self.key_iterator(result):
             label = result[key]
-            if label.shape != vertebrae.shape:
-                raise ValueError(
-                    f"`{self.vertebrae_key}` has shape {tuple(vertebrae.shape[1:])}, expected {tuple(label.shape[1:])}, that of "
-                    f"`{key}`; resample it"
-                )
-            codes = self._codes(label, vertebrae, result.get(self.image_key))
-            result[key] = torch.where(torch.ones_like(label, dtype=torch.bool), codes.to(label.dtype), label)
+            for name, item in ((self.vertebrae_key, vertebrae), (self.image_key, image)):
+                if item is not None and label.shape[1:] != item.shape[1:]:
+                    raise ValueError(
+                        f"`{name}` has shape {tuple(item.shape[1:])}, expected {tuple(label.shape[1:])}, that of `{key}`; resample it"
+                    )
+            result[key] = convert_to_dst_type(self._codes(label, vertebrae, image)[None], label)[0]
         return result
 
-    def _codes(self, label: torch.Tensor, vertebrae: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
-        affine = vertebrae.affine.cpu().numpy() if isinstance(vertebrae, MetaTensor) else np.eye(4)
-        instances = np.rint(torch.as_tensor(vertebrae)[0].cpu().numpy()).astype(np.uint8)
-        instances[~np.isin(instances, [v for v in LEVELS if v != SACRUM])] = 0
+    def _codes(self, label: torch.Tensor, vertebrae: MetaTensor, image: torch.Tensor | None) -> NDArray[np.uint8]:
+        affine = vertebrae.affine.cpu().numpy()
+        labelled = np.rint(torch.as_tensor(vertebrae)[0].cpu().numpy()).astype(np.uint8)
+        instances = np.where(np.isin(labelled, [v for v in LEVELS if v != SACRUM]), labelled, np.uint8(0))
         state = torch.as_tensor(label)[0].cpu().numpy()
         inside = instances > 0
         codes = np.where(state == 1, code_of(FRACTURED, POSTERIOR), 0).astype(np.uint8)
@@ -144,15 +148,14 @@ class OutputTargetsd(MapTransform):
         codes[inside & (state == 0)] = code_of(INTACT, POSTERIOR)
         codes[inside & (state == IGNORED)] = code_of(UNKNOWN_STATE, POSTERIOR)
         if self.bodies:
-            order = spine_order(instances)
-            bodies, unknown = vertebral_bodies(instances, affine, order)
+            bodies, unknown = vertebral_bodies(instances, affine, [v for v in spine_order(instances) if v != ATLAS])
             self._add_part(codes, bodies & inside, BODY_PART)
             self._add_part(codes, inside & np.isin(instances, list(unknown)), UNKNOWN_PART)
             # A fracture outside every vertebra has no known part.
             self._add_part(codes, (codes == code_of(FRACTURED, POSTERIOR)) & ~inside, UNKNOWN_PART)
         if image is not None:
-            codes[unlabelled_bone(torch.as_tensor(image)[0].cpu().numpy(), instances, affine) & (codes == 0)] = IGNORED
-        return torch.from_numpy(codes)[None].to(label.device)
+            codes[unlabelled_bone(torch.as_tensor(image)[0].cpu().numpy(), labelled, affine) & (codes == 0)] = IGNORED
+        return codes
 
     @staticmethod
     def _add_part(codes: NDArray[np.uint8], mask: NDArray[np.bool_], part: int) -> None:

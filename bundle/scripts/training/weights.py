@@ -92,7 +92,7 @@ def auxiliary_outputs_of(checkpoint: object) -> list[str]:
 
     Args:
         checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. A file that is missing, exported, or
-            of another network has none that this function can tell: all outputs are returned.
+            of another network leaves them unknown: all outputs are returned.
     """
     if isinstance(checkpoint, Mapping):
         checkpoint = next(iter(checkpoint.values()), None)
