@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import fire
 import numpy as np
@@ -37,48 +38,35 @@ RUNS = ROOT / "runs" / "genant"
 FINE_MM = 0.75
 GRIDS = {"0.75": (1, 1, 1), "1.5": (2, 2, 2), "3 sagittal": (4, 1, 1), "3 axial": (1, 1, 4)}  # factors of FINE_MM
 ZONES = ("anterior", "middle", "posterior")
-COLUMNS = (
-    "case",
-    "level",
-    "grid",
-    "method",
-    "shape",
-    "grade",
-    "measured_grade",
-    "low",
-    "high",
-    "measured_shape",
-    "loss",
-    "measured_loss",
-)
+COLUMNS: tuple[str, ...] = ("case", "label", "grid", "method", "shape", "grade", "loss")
 COLUMNS += (*(f"{z}_mm" for z in ZONES), *(f"{z}_sd" for z in ZONES), *(f"{z}_true" for z in ZONES), "note")
 
 
-def _graded(measured: Mapping[int, BodyMeasurement]) -> list[VertebraRecord]:
-    """Records with grades of the measurements of one scan."""
-    records = [
-        VertebraRecord(k + 1, label=v, level=LEVELS[v], heights_mm=m.heights_mm, heights_sd_mm=m.heights_sd_mm, note=m.note)
-        for k, (v, m) in enumerate(measured.items())
-    ]
-    grade_vertebrae(records)
-    return records
-
-
-def _row(record: VertebraRecord, **values: object) -> dict[str, object]:
-    low, high = record.measured_grade_range or ("", "")
+def _row(label: int, measured: BodyMeasurement, **values: object) -> dict[str, object]:
     return {
         **dict.fromkeys(COLUMNS, ""),
-        "level": record.level,
-        "measured_grade": "" if record.measured_grade is None else record.measured_grade,
-        "low": low,
-        "high": high,
-        "measured_shape": record.measured_shape,
-        "measured_loss": round(record.loss_from_neighbours, 4),
-        **{f"{z}_mm": round(h, 3) for z, h in zip(ZONES, record.heights_mm, strict=True)},
-        **{f"{z}_sd": round(s, 3) for z, s in zip(ZONES, record.heights_sd_mm, strict=True)},
-        "note": record.note,
+        "label": label,
+        **{f"{z}_mm": round(h, 3) for z, h in zip(ZONES, measured.heights_mm, strict=True)},
+        **{f"{z}_sd": round(s, 3) for z, s in zip(ZONES, measured.heights_sd_mm, strict=True)},
+        "note": measured.note,
         **values,
     }
+
+
+def _graded_rows(path: str) -> list[dict[str, Any]]:
+    """Rows of a CSV with the measured grade of every vertebra, graded scan by scan."""
+    scans: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in read_table(path):
+        scans.setdefault((row["case"], row["grid"], row["method"]), []).append(row)
+    for rows in scans.values():
+        records = []
+        for k, row in enumerate(rows):
+            heights, sd = ([float(row[f"{z}_{n}"]) for z in ZONES] for n in ("mm", "sd"))
+            records.append(VertebraRecord(k + 1, label=int(row["label"]), heights_mm=tuple(heights), heights_sd_mm=tuple(sd)))
+        grade_vertebrae(records)
+        for row, record in zip(rows, records, strict=True):
+            row["record"] = record
+    return [row for rows in scans.values() for row in rows]
 
 
 def _blocks(array: NDArray, factors: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -142,14 +130,13 @@ def phantoms(cases: int = 12, out: str = str(RUNS / "phantoms.csv")) -> None:
             soft = _probability(labels, FINE_MM * np.array(factors, float))
             options = {"mask": {}, "mask, CT": {"hu": image}, "network": {"body": soft}, "network, CT": {"body": soft, "hu": image}}
             for method, option in options.items():
-                for record in _graded(measure_vertebrae(labels, affine, order, **option)):
-                    if record.label not in whole:
-                        continue
-                    f = truth.get(record.label, {})
+                measured = measure_vertebrae(labels, affine, order, **option)
+                for v in whole:
+                    f = truth.get(v, {})
                     loss = max((f[f"loss_{n}"] for n in ("anterior", "middle", "mean")), default=0.0) if f else 0.0
-                    true = {f"{z}_true": round(h, 3) for z, h in zip(ZONES, fine[record.label].heights_mm, strict=True)}
+                    true = {f"{z}_true": round(h, 3) for z, h in zip(ZONES, fine[v].heights_mm, strict=True)}
                     values = {"grade": f.get("grade", 0), "shape": f.get("shape", ""), "loss": loss, **true}
-                    rows.append(_row(record, case=seed, grid=grid, method=method, **values))
+                    rows.append(_row(v, measured[v], case=seed, grid=grid, method=method, **values))
         print(f"phantom {seed}: {len(whole)} vertebrae, {len(truth)} fractures", flush=True)
     write_table(out, rows, COLUMNS)
     phantom_table(out)
@@ -159,26 +146,32 @@ def _numbers(rows: Iterable[Mapping[str, str]], name: str) -> NDArray[np.floatin
     return np.array([float(r[name]) if r[name] else np.nan for r in rows])
 
 
+def _losses(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.floating]:
+    return np.array([r["record"].loss_from_neighbours for r in rows])
+
+
 def phantom_table(path: str = str(RUNS / "phantoms.csv")) -> None:
     """Print bias and limits of agreement (1.96 standard deviations) of the rows of ``phantoms``.
 
     Args:
         path: CSV of ``phantoms``.
     """
-    rows = read_table(path)
+    rows = _graded_rows(path)
     names = ("grid (mm)", "endplates by", "n", "height (mm)", "within 2 sd", "n fractured", "loss (%)", "grade equal", "in range")
     names += ("n intact", "graded 1 or more")
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     for grid in GRIDS:
         for method in dict.fromkeys(r["method"] for r in rows):
-            chosen = [r for r in rows if (r["grid"], r["method"]) == (grid, method) and r["measured_grade"]]
+            chosen = [r for r in rows if (r["grid"], r["method"]) == (grid, method) and r["record"].measured_grade is not None]
             error = np.concatenate([_numbers(chosen, f"{z}_mm") - _numbers(chosen, f"{z}_true") for z in ZONES])
             sd = np.concatenate([_numbers(chosen, f"{z}_sd") for z in ZONES])
             broken, intact = ([r for r in chosen if bool(r["shape"]) is f] for f in (True, False))
-            loss = 100 * (_numbers(broken, "measured_loss") - _numbers(broken, "loss"))
-            equal = sum(r["grade"] == r["measured_grade"] for r in broken)
-            inside = sum(r["low"] <= r["grade"] <= r["high"] for r in broken)
-            false = sum(r["measured_grade"] != "0" for r in intact)
+            loss = 100 * (_losses(broken) - _numbers(broken, "loss"))
+            equal = sum(int(r["grade"]) == r["record"].measured_grade for r in broken)
+            inside = sum(
+                r["record"].measured_grade_range[0] <= int(r["grade"]) <= r["record"].measured_grade_range[1] for r in broken
+            )
+            false = sum(r["record"].measured_grade > 0 for r in intact)
             cells = (grid, method, len(chosen), _agreement(error, 2), f"{np.mean(np.abs(error) < 2 * sd):.0%}", len(broken))
             cells += (_agreement(loss, 1), equal, inside, len(intact), false)
             print(f"| {' | '.join(map(str, cells))} |")
@@ -206,10 +199,10 @@ def readers(*folders: str, grades: str, out: str = str(RUNS / "readers.csv")) ->
         done.add(name)
         mask = read_label_map(file)
         labels = np.asarray(mask.dataobj)
-        for record in _graded(measure_vertebrae(labels, mask.affine, spine_order(labels))):
-            grade = table.get(name, {}).get(record.label or 0)
+        for v, measured in measure_vertebrae(labels, mask.affine, spine_order(labels)).items():
+            grade = table.get(name, {}).get(v)
             values = {"grade": "" if grade is None or grade.grade is None else grade.grade, "shape": grade.shape if grade else ""}
-            rows.append(_row(record, case=name, method="mask", **values))
+            rows.append(_row(v, measured, case=name, method="mask", **values))
     write_table(out, rows, COLUMNS)
     reader_table(out)
 
@@ -220,30 +213,28 @@ def reader_table(path: str = str(RUNS / "readers.csv")) -> None:
     Args:
         path: CSV of ``readers``.
     """
-    rows = read_table(path)
-    both = [r for r in rows if r["grade"] and r["measured_grade"]]
-    read, measured = ([int(r[c]) for r in both] for c in ("grade", "measured_grade"))
+    rows = [r for r in _graded_rows(path) if r["record"].measured_grade is not None]
+    both = [r for r in rows if r["grade"]]
+    pairs = [(r["case"], int(r["grade"]), r["record"].measured_grade) for r in both]
     print("| read grade | measured 0 | 1 | 2 | 3 |\n| --- | --- | --- | --- | --- |")
     for g in range(4):
-        print(
-            f"| {g} | "
-            + " | ".join(str(sum(a == g and b == m for a, b in zip(read, measured, strict=True))) for m in range(4))
-            + " |"
-        )
-    cases = len({r["case"] for r in both})
-    print(f"n = {len(both)} vertebrae of {cases} scans, quadratic kappa {weighted_kappa(read, measured):.2f}")
-    kappas = [
-        weighted_kappa(*zip(*((a, b) for r, a, b in zip(both, read, measured, strict=True) if r["case"] != case), strict=True))
-        for case in dict.fromkeys(r["case"] for r in both)
-    ]
-    print(f"kappa without one of the scans in turn: {min(kappas):.2f} to {max(kappas):.2f}")
-    other = [r for r in rows if not r["grade"] and r["measured_grade"]]
-    fractured = [(r["case"], r["level"]) for r in other if r["measured_grade"] != "0"]
+        print(f"| {g} | " + " | ".join(str(sum((a, b) == (g, m) for _, a, b in pairs)) for m in range(4)) + " |")
+    cases = list(dict.fromkeys(case for case, _, _ in pairs))
+    kappas = []
+    for left_out in (None, *cases):
+        read, measured = zip(*((a, b) for case, a, b in pairs if case != left_out), strict=True)
+        kappas.append(weighted_kappa(read, measured))
+    print(f"n = {len(pairs)} vertebrae of {len(cases)} scans, quadratic kappa {kappas[0]:.2f}", end="; ")
+    print(f"without one of the scans in turn {min(kappas[1:]):.2f} to {max(kappas[1:]):.2f}")
+    other = [r for r in rows if not r["grade"]]
+    fractured = [(r["case"], LEVELS[int(r["label"])]) for r in other if r["record"].measured_grade]
     print(f"without a read grade: {len(other)}, measured as fractured: {fractured}")
     for r in both:
-        if r["grade"] != r["measured_grade"]:
-            text = f"{r['measured_grade']} ({r['low']}-{r['high']}) {r['measured_shape']}, loss {float(r['measured_loss']):.0%}"
-            print(f"| {r['case']} | {r['level']} | {r['grade']} {r['shape']} | {text} |")
+        record = r["record"]
+        if int(r["grade"]) != record.measured_grade:
+            low, high = record.measured_grade_range
+            text = f"{record.measured_grade} ({low}-{high}) {record.measured_shape} | {record.loss_from_neighbours:.0%}"
+            print(f"| {r['case']} {LEVELS[int(r['label'])]} | {r['grade']} {r['shape']} | {text} |")
 
 
 def figure(phantom_rows: str = str(RUNS / "phantoms.csv"), reader_rows: str = str(RUNS / "readers.csv"), grid: str = "1.5") -> None:
@@ -260,21 +251,22 @@ def figure(phantom_rows: str = str(RUNS / "phantoms.csv"), reader_rows: str = st
     left, right = chart.subplots(1, 2)
     colours = {"": "#999999", "wedge": "#0072b2", "biconcave": "#d55e00", "crush": "#009e73"}  # Okabe and Ito
     rng = np.random.default_rng(0)
-    both = [r for r in read_table(reader_rows) if r["grade"] and r["measured_loss"] not in ("", "nan")]
-    simulated = [r for r in read_table(phantom_rows) if (r["grid"], r["method"]) == (grid, "network, CT") and r["measured_grade"]]
+    both = [r for r in _graded_rows(reader_rows) if r["grade"] and np.isfinite(r["record"].loss_from_neighbours)]
+    simulated = [r for r in _graded_rows(phantom_rows) if (r["grid"], r["method"]) == (grid, "network, CT")]
+    simulated = [r for r in simulated if np.isfinite(r["record"].loss_from_neighbours)]
     for shape, colour in colours.items():
         chosen = [r for r in both if r["shape"] == shape]
         place = _numbers(chosen, "grade") + rng.uniform(-0.18, 0.18, len(chosen))
-        left.scatter(place, 100 * _numbers(chosen, "measured_loss"), s=22, color=colour, label=shape or "no fracture")
+        left.scatter(place, 100 * _losses(chosen), s=22, color=colour, label=shape or "no fracture")
         chosen = [r for r in simulated if r["shape"] == shape]
-        true, loss = 100 * _numbers(chosen, "loss"), 100 * _numbers(chosen, "measured_loss")
+        true, loss = 100 * _numbers(chosen, "loss"), 100 * _losses(chosen)
         right.scatter((true + loss) / 2, loss - true, s=22, color=colour, label=shape or "no fracture")
     for border in (20, 25, 40):
         left.axhline(border, color="#bbbbbb", linewidth=0.8, zorder=0)
     left.set(xlabel="grade by readers", ylabel="measured loss of height (%)", xticks=range(4))
     left.set_title(f"masks of VerSe 2019 (n = {len(both)}); lines: 20, 25, 40 %", fontsize=10)
     broken = [r for r in simulated if r["shape"]]
-    error = 100 * (_numbers(broken, "measured_loss") - _numbers(broken, "loss"))
+    error = 100 * (_losses(broken) - _numbers(broken, "loss"))
     for line, style in ((error.mean(), "-"), *((error.mean() + s * 1.96 * error.std(ddof=1), "--") for s in (-1, 1))):
         right.axhline(line, color="#555555", linestyle=style, linewidth=0.8, zorder=0)
     right.set(xlabel="mean of measured and simulated loss (%)", ylabel="measured - simulated loss (%)")

@@ -155,3 +155,20 @@ def test_grading_twice_is_grading_once():
     grade_vertebrae(twice)
     grade_vertebrae(twice)
     assert once == twice
+
+
+def test_heights_that_are_too_uncertain_have_no_grade():
+    records = spine({"T12": (0.3, 0.1, 0.0)})
+    records[4].heights_sd_mm = (2.5, 0.4, 0.4)
+    result = graded(records)
+    assert result["T12"].measured_grade is None
+    assert result["T12"].note == "heights too uncertain for a grade"
+    assert graded(records)["T12"].note == result["T12"].note
+
+
+@pytest.mark.parametrize("levels", [SPINE, ("L1",)])
+def test_values_are_plain_numbers(levels):
+    for record in graded(spine({"L1": (0.5, 0.3, 0.1)}, levels=levels)).values():
+        assert type(record.measured_grade) is int
+        assert {type(g) for g in record.measured_grade_range} == {int}
+        assert type(record.loss_sd) is float

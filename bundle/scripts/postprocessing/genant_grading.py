@@ -28,9 +28,11 @@ NORMAL_SD = 0.035  # of an intact height around the mean of its neighbours, rela
 # Ratio of the anterior to the posterior height of intact bodies, mean and standard deviation (Matsumoto et al. 2011,
 # doi:10.1007/s00276-010-0746-x: 0.89 to 0.92, sd 0.06 to 0.08, at T10 to L2), for scans without an intact neighbour.
 NORMAL_RATIO, NORMAL_RATIO_SD = 0.91, 0.07
+MAX_SD = 0.10  # of a height, relative to the median vertebra of the scan; two of them are the loss of a fracture
 MERGED_FACTOR = 1.8  # of the median height; taller than any intact body beside fractured ones, as two vertebrae in one instance
 CRUSH_SHARE = 0.5  # of the greatest loss, below which a lost posterior height is part of a severe wedge
 UNGRADED = ("C1", "C2", "S1")  # without a body between two discs
+UNCERTAIN_NOTE = "heights too uncertain for a grade"
 MERGED_NOTE = "taller than any vertebral body beside the others: more than one vertebra?"
 
 
@@ -89,9 +91,9 @@ def _loss(record: VertebraRecord, references: Sequence[VertebraRecord]) -> _Loss
     if not references:
         zone = int(ratios.argmin())
         # Without an intact neighbour, the normal wedge shape is that of the literature.
-        loss = min(posterior, 1 - ratios[zone] / NORMAL_RATIO)
+        loss = max(float(min(posterior, 1 - ratios[zone] / NORMAL_RATIO)), 0.0)
         error = (1 - loss) * float(np.sqrt(relative_sd[zone] ** 2 + relative_sd[2] ** 2 + (NORMAL_RATIO_SD / NORMAL_RATIO) ** 2))
-        return _Loss(float("nan"), posterior, max(loss, 0.0), error, ("wedge", "biconcave")[zone])
+        return _Loss(float("nan"), posterior, loss, error, ("wedge", "biconcave")[zone])
     expected = np.mean([_expected_from(r, record) for r in references], axis=0)
     losses = 1 - _with_mean(heights) / _with_mean(expected)
     # Of the posterior height alone, no shape of fracture is known, and that of L5 is lower than that of L4.
@@ -126,6 +128,11 @@ def _gradable(record: VertebraRecord) -> bool:
     return bool(record.complete and known and level not in UNGRADED)
 
 
+def _add_note(record: VertebraRecord, note: str) -> None:
+    if note not in record.note:
+        record.note = f"{record.note}; {note}".removeprefix("; ")
+
+
 def _intact(records: Sequence[VertebraRecord]) -> list[VertebraRecord]:
     """Vertebrae without a loss, found by leaving out the one with the greatest loss until none exceeds ``MAX_INTACT_LOSS``."""
     intact = [r for r in records if 1 - min(r.heights_mm[:2]) / r.heights_mm[2] < MIN_LOSS]
@@ -154,7 +161,8 @@ def grade_vertebrae(records: Sequence[VertebraRecord]) -> None:
     * The shape is crush where the posterior height itself has lost 20 % (and half of the greatest loss) or is the lowest,
       otherwise wedge or biconcave by the greater loss; "" for grade 0.
 
-    A vertebra that is not complete, has no heights, or is C1, C2 or S1 has no grade (None), and so has one as tall as two.
+    A vertebra has no grade (None) that is not complete, has no heights, is C1, C2 or S1, is as tall as two, or has a height whose
+    standard deviation exceeds a tenth of the median height in the scan.
 
     Args:
         records: vertebrae of one scan in any order, with ``heights_mm``, ``heights_sd_mm`` and ``complete``.
@@ -165,10 +173,14 @@ def grade_vertebrae(records: Sequence[VertebraRecord]) -> None:
         record.measured_grade, record.measured_grade_range, record.measured_shape = None, None, ""
     graded = [r for r in records if _gradable(r)]
     median = float(np.median([np.mean(r.heights_mm) for r in graded])) if graded else nan
-    merged = [r for r in graded if len(graded) > 2 and np.mean(r.heights_mm) > MERGED_FACTOR * median]
-    for record in merged:
-        record.note = record.note or MERGED_NOTE
-    single = [r for r in graded if r not in merged]
+    single = []
+    for record in graded:
+        if len(graded) > 2 and np.mean(record.heights_mm) > MERGED_FACTOR * median:
+            _add_note(record, MERGED_NOTE)
+        elif np.nan_to_num(record.heights_sd_mm).max() > MAX_SD * median:
+            _add_note(record, UNCERTAIN_NOTE)
+        else:
+            single.append(record)
     intact = _intact(single)
     for record in single:
         loss = _loss(record, _references(record, intact))
