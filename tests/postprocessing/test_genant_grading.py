@@ -81,7 +81,7 @@ def test_adjacent_fractures_do_not_hide_each_other():
     assert {records[v].measured_grade for v in ("T10", "T11", "L3", "L4")} == {0}
 
 
-def test_all_vertebrae_fractured_falls_back_on_the_posterior_height():
+def test_all_fractured_falls_back_on_the_posterior_height():
     records = graded(spine(dict.fromkeys(SPINE, (0.45, 0.2, 0.0))))
     assert all(r.measured_grade >= 2 for r in records.values())
     assert all(math.isnan(r.loss_from_neighbours) for r in records.values())
@@ -123,7 +123,7 @@ def test_order_of_the_records_does_not_matter():
     assert first == second
 
 
-def test_cut_and_unmeasured_vertebrae_have_no_grade_and_are_no_reference():
+def test_cut_and_unmeasured_vertebrae_are_no_reference():
     plain = graded(spine({"T12": (0.3, 0.1, 0.0)}))["T12"]
     records = spine({"T12": (0.3, 0.1, 0.0), "T8": (0.6, 0.6, 0.6)})
     records[0].complete = False
