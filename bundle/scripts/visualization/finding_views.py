@@ -24,8 +24,8 @@ PLANES = ("sagittal", "coronal", "axial")
 
 def _centres(numbers: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
     """Numbers of the first findings, and their median voxels in the box."""
-    centres = []
-    for number, box in enumerate(find_objects(numbers), 1):
+    centres: list[tuple[int, NDArray[np.int64]]] = []
+    for number, box in enumerate(find_objects(numbers) if numbers.size else (), 1):  # the box of a scan without findings is empty
         if box is None or len(centres) == MAX_FINDINGS:
             continue
         voxels = np.argwhere(numbers[box] == number) + [s.start for s in box]
