@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import scripted
 from scripts.networks import MSFFNet
-from scripts.networks.outputs import NUM_CLASSES, UNTRAINED_LOGIT, VERTEBRA
+from scripts.networks.outputs import AUXILIARY, NUM_CLASSES, UNTRAINED_LOGIT
 
 FEATURES = (4, 8, 8, 12, 16)
 SWITCHES = ("use_ffm", "use_sem", "use_aspp", "use_rcbam", "use_rbrab", "use_lprab")
@@ -36,9 +36,10 @@ def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.parametrize("auxiliary", [AUXILIARY[:1], AUXILIARY])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_vertebra_output_is_untrained_and_independent(spatial_dims):
-    plain, model = net(spatial_dims), net(spatial_dims, vertebra_output=True)
+def test_auxiliary_outputs_are_untrained_and_independent(spatial_dims, auxiliary):
+    plain, model = net(spatial_dims), net(spatial_dims, auxiliary_outputs=auxiliary)
     state = {k: v for k, v in plain.state_dict().items() if not k.startswith("decoder.head")}
     model.load_state_dict(state, strict=False)
     with torch.no_grad():
@@ -46,8 +47,22 @@ def test_vertebra_output_is_untrained_and_independent(spatial_dims):
     image = torch.rand(2, 1, *[32] * spatial_dims)
     out = model.eval()(image)
     torch.testing.assert_close(out[:, :NUM_CLASSES], plain.eval()(image))
-    assert out.shape[1] == NUM_CLASSES + 1
-    torch.testing.assert_close(out[:, VERTEBRA], torch.full_like(out[:, VERTEBRA], UNTRAINED_LOGIT))
+    assert out.shape[1] == NUM_CLASSES + len(auxiliary)
+    torch.testing.assert_close(out[:, NUM_CLASSES:], torch.full_like(out[:, NUM_CLASSES:], UNTRAINED_LOGIT))
+
+
+def test_gradient_of_an_auxiliary_output_stays_in_its_row_at_first():
+    model = net(auxiliary_outputs=AUXILIARY)
+    model(torch.rand(2, 1, 32, 32))[:, -1].sum().backward()
+    gradient = model.decoder.head.weight.grad.abs().flatten(1).sum(1)
+    assert torch.nonzero(gradient).flatten().tolist() == [NUM_CLASSES + 1]
+
+
+@pytest.mark.parametrize(("old", "present"), [(True, ["vertebra"]), (False, [])])
+def test_argument_before_version_0_7_is_accepted(old, present):
+    model = net(vertebra_output=old, auxiliary_outputs=AUXILIARY)
+    state = net(auxiliary_outputs=present).state_dict()
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
 
 
 def test_slices_of_a_volume_are_segmented_one_by_one():
@@ -80,7 +95,8 @@ def test_refinement_is_a_gated_addition_or_a_replacement():
 
 
 def test_torchscript_has_the_same_logits():
-    model, x = net().eval(), torch.rand(1, 1, 40, 24)
+    model, x = net(auxiliary_outputs=AUXILIARY).eval(), torch.rand(1, 1, 40, 24)
+    assert model(x).shape[1] == 4
     torch.testing.assert_close(scripted(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -117,6 +133,9 @@ def test_padding_replicates_the_border():
         ({"fusion_channels": 10}, "multiple of 4"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"fusion_stride": 4}, "must be equal to 4"),
+        ({"auxiliary_outputs": ["body"]}, r"auxiliary_outputs=\['body'\]: must be one of \[\], \[vertebra\]"),
+        ({"auxiliary_outputs": None}, r"auxiliary_outputs=\[None\]: must be one of"),
+        ({"auxiliary_outputs": ["vertebra"], "out_channels": 3}, r"out_channels=3 with .*; must be 2, or set auxiliary_outputs to \[\]"),
     ],
 )
 def test_bad_argument_error_has_value_and_remedy(arguments, message):

@@ -41,8 +41,22 @@ def test_unknown_parts_are_refused():
         trainable(small, ["0"])
     with pytest.raises(InputError, match="layer='head': the network has no such convolution"):
         only_output(network(), layer="head")
-    with pytest.raises(InputError, match=r"output=2: decoder\.head has 2 outputs; set network_def::vertebra_output to true"):
+    with pytest.raises(InputError, match=r"output=vertebra: decoder\.head has 2 outputs; add it to network_def::auxiliary_outputs"):
         only_output(network())
+    with pytest.raises(InputError, match="output=-1: decoder"):
+        only_output(network(), output=-1)
+    with pytest.raises(InputError, match="output='disc': must be one of background, fracture, vertebra, body"):
+        only_output(network(), output="disc")
+
+
+@pytest.mark.parametrize(("output", "row"), [("fracture", 1), ("vertebra", 2), ("body", 3), (3, 3)])
+def test_only_the_named_output_receives_gradients(output, row):
+    net = network(auxiliary_outputs=["vertebra", "body"])
+    only_output(net, output=output)
+    net(torch.rand(2, 1, 32, 32)).sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is not None] == ["decoder.head.weight", "decoder.head.bias"]
+    assert torch.nonzero(net.decoder.head.weight.grad.flatten(1).abs().sum(1)).flatten().tolist() == [row]
+    assert torch.nonzero(net.decoder.head.bias.grad).flatten().tolist() == [row]
 
 
 def test_cpu_bfloat16_has_float32_gradients():
@@ -91,14 +105,16 @@ def test_finetune_config_keeps_the_initial_weights(bundle, phantom_set, tmp_path
     assert (tmp_path / "run" / "model.pt").is_file()
 
 
-def test_vertebra_output_is_trained_without_changing_fracture(bundle, phantom_set, tmp_path):
-    old = workflow(bundle, phantom_set, tmp_path / "old", **{"network_def::vertebra_output": False})
-    old.run()
-    before = torch.load(tmp_path / "old" / "model.pt", weights_only=True)
-    start = str(tmp_path / "old" / "model.pt")
-    workflow(bundle, phantom_set, tmp_path / "new", ("vertebra_loss.yaml", "vertebra_output.yaml"), init_checkpoint=start).run()
-    after = torch.load(tmp_path / "new" / "model.pt", weights_only=True)
-    assert set(before) == set(after)
-    for key, value in before.items():
-        assert torch.equal(after[key][: len(value)] if value.dim() else after[key], value), key
-    assert after["decoder.head.weight"][2].abs().sum() > 0
+def test_an_output_is_added_without_changing_the_others(bundle, phantom_set, tmp_path):
+    """Body after vertebra after the outputs of the paper, by the option of version 0.6 for none."""
+    workflow(bundle, phantom_set, tmp_path / "2", **{"network_def::vertebra_output": False}).run()
+    for number, overlay in ((2, "vertebra_output.yaml"), (3, "body_output.yaml")):
+        start, out = tmp_path / str(number) / "model.pt", tmp_path / str(number + 1)
+        workflow(bundle, phantom_set, out, ("vertebra_loss.yaml", overlay), init_checkpoint=str(start)).run()
+        before, after = (torch.load(f, weights_only=True) for f in (start, out / "model.pt"))
+        assert set(before) == set(after)
+        assert len(before["decoder.head.bias"]) == number
+        assert len(after["decoder.head.bias"]) == number + 1
+        for key, value in before.items():
+            assert torch.equal(after[key][: len(value)] if value.dim() else after[key], value), key
+        assert after["decoder.head.weight"][number].abs().sum() > 0

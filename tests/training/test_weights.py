@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.nets import BasicUNet
 from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
-from scripts.training.weights import load_weights
+from scripts.networks.outputs import AUXILIARY, UNTRAINED_LOGIT
+from scripts.training.weights import auxiliary_outputs_of, load_weights
 from torch import nn
 
 
@@ -67,18 +69,60 @@ def test_fewer_input_channels_become_the_middle_ones(tmp_path):
         load_weights(network(), str(tmp_path / "wide.pt"), widen=True)
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_missing_or_extra_vertebra_output_keeps_fracture(tmp_path, has):
+SMALL = {"features": (4, 4, 8, 8, 8), "fusion_channels": 8, "aspp_rates": (1, 2)}
+
+
+@pytest.mark.parametrize("stored", [2, 3, 4])
+@pytest.mark.parametrize("required", [2, 3, 4])
+def test_missing_or_extra_outputs_keep_those_in_common(tmp_path, stored, required):
     torch.manual_seed(0)
-    small = {"features": (4, 4, 8, 8, 8), "fusion_channels": 8, "aspp_rates": (1, 2)}
-    source = MSFFNet(**small, vertebra_output=has).eval()
+    source = MSFFNet(**SMALL, auxiliary_outputs=AUXILIARY[: stored - 2]).eval()
     torch.nn.init.normal_(source.decoder.head.weight)
-    target = MSFFNet(**small, vertebra_output=not has).eval()
+    target = MSFFNet(**SMALL, auxiliary_outputs=AUXILIARY[: required - 2]).eval()
     torch.save(source.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(InputError, match="another network"):
-        load_weights(target, str(tmp_path / "w.pt"), exact=True)
+    if stored != required:
+        with pytest.raises(InputError, match="another network"):
+            load_weights(target, str(tmp_path / "w.pt"), exact=True)
     load_weights(target, str(tmp_path / "w.pt"))
-    image = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(target(image)[:, :2], source(image)[:, :2])
-    if not has:
-        assert (target(image)[:, 2] < 0).all()
+    image, common = torch.rand(2, 1, 32, 32), min(stored, required)
+    torch.testing.assert_close(target(image)[:, :common], source(image)[:, :common])
+    assert (target(image)[:, common:] == UNTRAINED_LOGIT).all()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_auxiliary_outputs_are_those_of_the_checkpoint(tmp_path, number):
+    state, names = MSFFNet(**SMALL, auxiliary_outputs=AUXILIARY[:number]).state_dict(), list(AUXILIARY[:number])
+    for content, name in ((state, "a.pt"), ({"model": state}, "b.PT")):
+        torch.save(content, tmp_path / name)
+        assert auxiliary_outputs_of(str(tmp_path / name)) == names
+    path = str(tmp_path / "a.pt")
+    for ensemble in ([path, "gone.pt"], {"sagittal": path, "axial": "gone.pt"}, {"sagittal": [path, "gone.pt"]}):
+        assert auxiliary_outputs_of(ensemble) == names
+
+
+@pytest.mark.parametrize("content", [None, b"no archive", {"other.weight": torch.zeros(3)}, [1]])
+def test_other_checkpoints_have_all_auxiliary_outputs(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "w.pt").write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / "w.pt")
+    assert auxiliary_outputs_of(tmp_path / "w.pt") == auxiliary_outputs_of(tmp_path / "net.onnx") == list(AUXILIARY)
+    assert auxiliary_outputs_of([]) == auxiliary_outputs_of({}) == list(AUXILIARY)
+
+
+def test_outputs_of_other_networks_are_matched_too(tmp_path):
+    """The networks of the comparison have no auxiliary outputs by name, only a number of channels."""
+    stored, target = (BasicUNet(2, 1, n, features=(4, 4, 4, 4, 4, 4)).eval() for n in (2, 4))
+    torch.save(stored.state_dict(), tmp_path / "w.pt")
+    load_weights(target, str(tmp_path / "w.pt"))
+    image = torch.rand(1, 1, 32, 32)
+    out = target(image)
+    torch.testing.assert_close(out[:, :2], stored(image))
+    assert (out[:, 2:] == UNTRAINED_LOGIT).all()
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_numbers_without_names_are_another_network(tmp_path, number):
+    torch.save(nn.Sequential(nn.Conv2d(1, number, 1)).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"0\.weight has shape \({number}, 1, 1, 1\), network_def expects \(3, 1, 1, 1\)"):
+        load_weights(nn.Sequential(nn.Conv2d(1, 3, 1)), str(tmp_path / "w.pt"))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, trained_outputs
+from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
 from ..training.weights import load_weights
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
@@ -46,6 +46,22 @@ class Runner(Protocol):
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_outputs, *size), float32, of a batch (B, C, *size); the first of ``outputs.OUTPUTS``."""
+
+
+class TrainedOutputs:
+    """Runner without the last outputs of its network, which were not trained.
+
+    Args:
+        runner: network on a backend.
+        num_outputs: number of outputs that were trained.
+    """
+
+    def __init__(self, runner: Runner, num_outputs: int) -> None:
+        self.runner, self.num_outputs, self.name = runner, num_outputs, runner.name
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the network."""
+        return self.runner(batch)[:, : self.num_outputs]
 
 
 class TorchRunner:
@@ -155,7 +171,7 @@ def load_runner(
     amp: bool = False,
     compiled: bool = False,
 ) -> Runner:
-    """Load a checkpoint into a backend, which has the outputs that the weights have, see ``outputs.OUTPUTS``.
+    """Load a checkpoint into a backend, which has the outputs that were trained, see ``outputs.OUTPUTS``.
 
     Args:
         network: network of the config; receives the weights of a ``.pt`` file.
@@ -178,7 +194,7 @@ def load_runner(
     precision = "float32" if precision == "auto" else precision
     if file.suffix.lower() in EXPORTS:
         return _smoke_test(_load_export(file, shape, device, runtime, precision, amp), shape, file)
-    network = trained_outputs(load_weights(network, checkpoint, device))
+    load_weights(network, checkpoint, device)
     if runtime == "auto":
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
         runtime = "openvino" if fast else "torch"

@@ -67,7 +67,7 @@ class MSFFNet(nn.Module):
         act: activation.
         norm: normalisation.
         dropout: dropout probability in the encoder, the attention blocks and before the last layer.
-        vertebra_output: name of ``auxiliary_outputs=["vertebra"]`` before version 0.7.
+        vertebra_output: name of ``auxiliary_outputs=["vertebra"]`` before version 0.7; True or False replaces ``auxiliary_outputs``.
 
     Raises:
         ValueError: when an argument is out of range or the strides do not fit; the message names value and remedy.
@@ -103,6 +103,11 @@ class MSFFNet(nn.Module):
         if vertebra_output is not None:
             auxiliary_outputs = AUXILIARY[:1] if vertebra_output else ()
         num_auxiliary = len(check_auxiliary(auxiliary_outputs))
+        if num_auxiliary and out_channels != NUM_CLASSES:
+            raise ValueError(
+                f"MSFFNet: out_channels={out_channels} with auxiliary_outputs={list(auxiliary_outputs)}; must be {NUM_CLASSES}, "
+                "or set auxiliary_outputs to []."
+            )
         if spatial_dims not in (2, 3):
             raise ValueError(f"MSFFNet: spatial_dims={spatial_dims}; must be 2 or 3.")
         if len(features) != 5 or min(features) < 1:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
+from ..networks.outputs import OUTPUTS
 
 
 def _keep_in_eval_mode(module: nn.Module) -> None:
@@ -40,13 +41,13 @@ def trainable(network: nn.Module, frozen: Sequence[str] = ()) -> list[nn.Paramet
     return parameters
 
 
-def only_output(network: nn.Module, layer: str = "decoder.head", output: int = 2) -> list[nn.Parameter]:
+def only_output(network: nn.Module, layer: str = "decoder.head", output: str | int = "vertebra") -> list[nn.Parameter]:
     """Freeze everything but one output channel; the other output channels do not change at all.
 
     Args:
         network: network, changed in place; it stays in evaluation mode.
         layer: name of its last convolution.
-        output: index of the output channel.
+        output: name of the output channel, see ``networks.outputs``, or its index.
 
     Raises:
         InputError: when there is no such layer or output.
@@ -54,14 +55,17 @@ def only_output(network: nn.Module, layer: str = "decoder.head", output: int = 2
     last = dict(network.named_modules()).get(layer)
     if last is None or not isinstance(getattr(last, "weight", None), torch.Tensor):
         raise InputError(f"layer={layer!r}: the network has no such convolution; must be the name of its last one")
+    if isinstance(output, str) and output not in OUTPUTS:
+        raise InputError(f"output={output!r}: must be one of {', '.join(OUTPUTS)}")
+    index = OUTPUTS.index(output) if isinstance(output, str) else output
     parameters = list(last.parameters())
-    if not 0 <= output < len(parameters[0]):
+    if not 0 <= index < len(parameters[0]):
         raise InputError(f"output={output}: {layer} has {len(parameters[0])} outputs; add it to network_def::auxiliary_outputs")
     network.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
         mask = torch.zeros(len(parameter), *[1] * (parameter.dim() - 1), device=parameter.device)
-        mask[output] = 1
+        mask[index] = 1
         parameter.register_hook(lambda gradient, mask=mask: gradient * mask)
     _keep_in_eval_mode(network)
     return parameters

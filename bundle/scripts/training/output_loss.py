@@ -10,7 +10,7 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
-from .output_targets import target_table
+from .output_targets import IGNORED, target_table
 
 
 class OutputLoss(nn.Module):
@@ -22,7 +22,8 @@ class OutputLoss(nn.Module):
         weights: weights by the name of an output, in place of ``weight``; that of fracture is 1.
 
     Raises:
-        InputError: for a weight that is not positive, or the name of an unknown output.
+        InputError: for a weight that is not positive, the name of an unknown output, or a loss with another ignore index than
+            the targets.
     """
 
     def __init__(self, loss: nn.Module, weight: float = 0.5, weights: Mapping[str, float] | None = None) -> None:
@@ -32,7 +33,12 @@ class OutputLoss(nn.Module):
             if name not in OUTPUTS[1:]:
                 raise InputError(f"vertebra_loss: weights of {name!r}; must be of {', '.join(OUTPUTS[1:])}")
             if value <= 0:
-                raise InputError(f"vertebra_loss: weight={value}; must be greater than 0, or leave out configs/vertebra_loss.yaml")
+                raise InputError(
+                    f"vertebra_loss: weight={value} of {name}; must be greater than 0, or leave out configs/vertebra_loss.yaml"
+                )
+        ignored = getattr(loss, "ignore_index", IGNORED)
+        if ignored != IGNORED:
+            raise InputError(f"ignore_index={ignored}: must be {IGNORED} with configs/vertebra_loss.yaml; change it in the labels")
         self.loss = loss
         for name in self.weights:
             self.register_buffer(f"_{name}", target_table(name).float(), persistent=False)

@@ -61,11 +61,9 @@ def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
     unchanged, and so are weights that differ otherwise.
 
     Args:
-        network: network to load into; where the state has fewer outputs, their number becomes its attribute
-            ``num_trained_outputs``, see ``networks.outputs.trained_outputs``.
+        network: network to load into; not changed.
         state: flat state dict; not changed.
     """
-    vars(network).pop("num_trained_outputs", None)
     expected, result = network.state_dict(), dict(state)
     for key, value in state.items():
         name = f"{key.removesuffix('.weight')}.bias"
