@@ -17,7 +17,7 @@ from ..io.working_grid import WorkingGrid
 from ..postprocessing.body_heights import measure_vertebrae
 from ..postprocessing.body_masks import vertebral_bodies
 from ..postprocessing.endplate_edges import CtSampler
-from ..postprocessing.findings import PostProcessing
+from ..postprocessing.findings import PostProcessing, connected_components
 from ..postprocessing.genant_grading import grade_vertebrae
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_decision import VertebraDecisions, decide
@@ -107,7 +107,8 @@ def _given_instances(
     numbers, notes = np.zeros(256, np.uint8), []
     others = sorted(set(np.unique(labels).tolist()) - {0, SACRUM, *LEVELS})
     if others:
-        notes.append(f"{mask.header.path}: labels {', '.join(map(str, others[:5]))} are no vertebrae of VerSe and are left out")
+        shown = ", ".join("outside 0 to 254" if v == 255 else str(v) for v in others[:5])  # see sample_nearest
+        notes.append(f"{mask.header.path}: labels {shown} are no vertebrae of VerSe and are left out")
     if not order:
         return VertebraInstances(np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), bool), {}), predicted, numbers, [], notes
     numbers[order] = np.arange(1, len(order) + 1)
@@ -127,6 +128,16 @@ def _given_instances(
     )  # fmt: skip
     complete = {n: n not in unknown for n in range(1, len(order) + 1)}
     return VertebraInstances(labels, bodies, complete), moved, numbers, order, notes
+
+
+def _outside(
+    predicted: Probabilities, origin: Sequence[int], labels: NDArray[np.uint8], grid: WorkingGrid, post: PostProcessing, path: str
+) -> list[str]:
+    """Remark on findings outside every vertebra of a given mask, which have no row."""
+    inside = _moved(labels, origin, predicted.origin, predicted.volume.shape) > 0
+    components = connected_components((predicted.volume > post.threshold) & ~inside, grid.spacing)
+    volume = sum(c.voxels for c in post.select(components, grid.spacing)) * float(np.prod(grid.spacing)) / 1000
+    return [f"{volume:.1f} ml of fracture by voxel lie outside every vertebra of {path} and are left out"] if volume > 0 else []
 
 
 def _moved(volume: NDArray, origin: Sequence[int], target: Sequence[int], shape: Sequence[int]) -> NDArray:
@@ -152,17 +163,23 @@ def find_scan_vertebrae(
         post: threshold and calibration.
         mask: vertebra instances in VerSe's labels on the grid of the scan; they replace those of the network.
     """
-    numbers, order, notes = np.zeros(256, np.uint8), [], []
+    numbers = np.zeros(256, np.uint8)
+    order: list[int] = []
+    notes: list[str] = []
     probability, body = None, predicted.auxiliary.get("body")
     if mask is not None:
+        whole = predicted
         instances, predicted, numbers, order, notes = _given_instances(mask, grid, predicted)
+        notes += _outside(whole, predicted.origin, instances.labels, grid, post, mask.header.path)
         body = None
+    elif body is None:
+        raise ValueError(f"{scan.header.path}: the network has no output of body; give a mask of vertebrae, or decide by voxel")
     else:
-        instances = find_vertebrae(predicted.auxiliary["vertebra"], body, grid.spacing, predicted.border(grid.shape))  # type: ignore[arg-type]
+        instances = find_vertebrae(predicted.auxiliary["vertebra"], body, grid.spacing, predicted.border(grid.shape))
         probability = np.maximum(predicted.auxiliary["vertebra"], np.where(instances.bodies, body, np.float16(0)))
     labels, source = {n: v for n, v in enumerate(order, 1)}, "mask"
     if mask is None:
-        lowest = find_objects((instances.labels > 0).astype(np.uint8))
+        lowest = find_objects((instances.labels > 0).astype(np.uint8)) if instances.labels.size else []
         below = (predicted.origin[2] + lowest[0][2].start) * grid.spacing[2] if lowest else 0.0
         labels, sacrum = guess_levels(instances, below)
         source = "guess"
