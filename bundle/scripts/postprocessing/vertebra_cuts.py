@@ -17,7 +17,9 @@ LENGTH_WEIGHT = 1.0  # of the squared log ratio of the lengths of neighbours
 LENGTH_PER_WIDTH = 1.05
 MIN_PITCH_MM = 15.0  # the smallest such length of an intact vertebra, C3 to C7
 WIDTH_WEIGHT = 1.0  # of the squared log ratio of a length and the one expected by width
-VALLEY_WEIGHT = 1.0  # of a valley that a segment contains
+# Of a valley that a segment contains. A disc in plain view between two collapsed bodies outweighs the lengths that they have
+# together, which are those of one normal vertebra.
+VALLEY_WEIGHT = 2.0
 # A collapsed vertebra between normal ones halves the length; a stronger change is no more unlikely.
 MAX_LOG_RATIO = 0.7
 
