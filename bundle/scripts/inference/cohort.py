@@ -201,7 +201,8 @@ class Segmenter:
             )
         # A scan that was deleted is not finished: it becomes a problem when it is segmented.
         unchanged = Path(case["image"]).exists() and result.get("input_stamp") == _stamp(case["image"])
-        endings = [] if self.outputs.statistics_only else ["_fracture.nii.gz"]
+        masks = ["_fracture.nii.gz", *(["_vertebrae.nii.gz"] if "vertebrae" in result else [])]
+        endings = [] if self.outputs.statistics_only else masks
         endings += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
         complete = all(base.with_name(base.name + ending).is_file() for ending in endings)
         return result if unchanged and complete else None

@@ -149,7 +149,7 @@ def sample_nearest(
         indices: working voxels along R, A and S; every combination is sampled.
 
     Returns:
-        Labels (R, A, S), uint8.
+        Labels (R, A, S), uint8; values that are no byte become 255 and do not wrap around to another label.
     """
     stored: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * 3
     axis_of = {}
@@ -160,5 +160,6 @@ def sample_nearest(
     out = np.zeros([len(i) for i in indices], np.uint8)
     view = out.transpose(axis_of[2], axis_of[1], axis_of[0])
     for n, k in enumerate(stored[2]):
-        view[n] = slab(int(k), int(k) + 1)[0][np.ix_(stored[1], stored[0])]
+        labels = slab(int(k), int(k) + 1)[0][np.ix_(stored[1], stored[0])]
+        view[n] = np.where((labels < 0) | (labels > 255), 255, labels)
     return out

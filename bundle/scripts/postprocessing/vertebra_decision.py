@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,7 @@ def check_calibration(calibration: Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: unless they are two finite numbers, the first above 0.
     """
-    values = [calibration] if isinstance(calibration, (int, float, str)) else list(calibration)
+    values = list(calibration) if isinstance(calibration, Iterable) and not isinstance(calibration, str) else [calibration]
     if len(values) != 2 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values) or values[0] <= 0:
         raise ValueError(f"calibration={calibration}: must be [slope, intercept] with a slope above 0; [1, 0] changes nothing")
     return float(values[0]), float(values[1])
@@ -91,7 +91,7 @@ def decide(
         calibration: slope and intercept, see ``calibrate``.
     """
     raw: dict[int, float] = {}
-    for number, box in enumerate(find_objects(instances.labels), 1):
+    for number, box in enumerate(find_objects(instances.labels) if instances.labels.size else [], 1):
         if box is None:
             continue
         inside = (instances.labels[box] == number) & instances.bodies[box]

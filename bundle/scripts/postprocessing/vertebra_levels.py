@@ -46,7 +46,7 @@ def lumbosacral_disc(instances: VertebraInstances, view_below_mm: float) -> int 
     numbers = instances.numbers
     for number in numbers[-2:]:
         shape = instances.shapes.get(number)
-        if shape is None or shape.width_mm < MIN_LUMBAR_WIDTH_MM or shape.tilt_below_deg < MIN_LUMBOSACRAL_DEG:
+        if shape is None or shape.width_mm < MIN_LUMBAR_WIDTH_MM or not shape.tilt_below_deg >= MIN_LUMBOSACRAL_DEG:
             continue
         last = number == numbers[-1]
         if last and (view_below_mm < MIN_VIEW_BELOW_MM or not instances.complete[number]):
