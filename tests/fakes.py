@@ -32,6 +32,26 @@ class Threshold(torch.nn.Module):
         return torch.cat([-logit / 2, logit / 2], dim=1)
 
 
+class HuCodedOutputs(torch.nn.Module):
+    """Logits of background, fracture, vertebra and body that the HU of the middle channel name, see ``spine_scene``.
+
+    Args:
+        num_outputs: 2 to 4, the first of them.
+    """
+
+    THRESHOLDS_HU = (600.0, 170.0, 400.0)  # of fracture, vertebra and body
+
+    def __init__(self, num_outputs: int = 4) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        self.sharpness = torch.nn.Parameter(torch.tensor(0.05))  # per HU
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hu = x[:, x.shape[1] // 2 : x.shape[1] // 2 + 1] * 1200 - 200
+        fracture, vertebra, body = ((hu - t) * self.sharpness for t in self.THRESHOLDS_HU)
+        return torch.cat([-fracture / 2, fracture / 2, vertebra, body], dim=1)[:, : self.num_outputs]
+
+
 class FakeRunner:
     """Runner of a module that counts the windows."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import asdict, fields
 
 import pytest
@@ -11,7 +12,7 @@ from monai.bundle import ConfigParser
 from scripts.core.cli import help_text
 from scripts.inference.segment import segment
 from scripts.postprocessing.findings import PostProcessing
-from scripts.postprocessing.transforms import PostProcessd
+from scripts.postprocessing.transforms import MarkedProbabilitiesd, PostProcessd
 
 DEFAULTS = {
     "threshold": 0.5,
@@ -21,6 +22,8 @@ DEFAULTS = {
     "largest": None,
     "consistency_mm": (18.0, 12.0, 3.0),
     "consistency_fraction": 0.4,
+    "decision": "vertebra",
+    "calibration": (1.0, 0.0),
 }
 
 
@@ -38,6 +41,8 @@ def test_dataclass_and_transform():
     assert asdict(PostProcessing()) == DEFAULTS
     signature = inspect.signature(PostProcessd).parameters
     assert {name: signature[name].default for name in DEFAULTS} == DEFAULTS
+    marked = inspect.signature(MarkedProbabilitiesd).parameters
+    assert all(marked[name].default == DEFAULTS[name] for name in marked if name != "keys")
 
 
 @pytest.mark.parametrize("files", [("train.yaml",), ("train.yaml", "evaluate.yaml"), ("inference.yaml",)], ids=str)
@@ -83,3 +88,18 @@ def test_arguments_may_be_text_or_have_old_names(caplog):
     assert "`min_volume_mm3` is called `min_volume_ml`" in caplog.text
     with pytest.raises(ValueError, match="threshold='much': must be a number"):
         PostProcessing.from_config({"threshold": "much"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("decision", "voxels", "decision='voxels': must be one of vertebra, voxel"),
+        ("calibration", [1.0], "must be [slope, intercept]"),
+        ("calibration", [-1, 0], "slope above 0"),
+        ("calibration", None, "calibration=None"),
+        ("calibration", "1", "calibration=1.0"),
+    ],
+)
+def test_decision_and_calibration_out_of_range(name, value, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        PostProcessing.from_config({name: value})

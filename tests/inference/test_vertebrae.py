@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vertebrae of a scan by the network alone, or by a given mask; their levels, and their slices on the grid of the scan."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from fakes import FakeRunner, HuCodedOutputs
+from scripts.core.vertebrae import LABELS
+from scripts.inference.pipeline import Pipeline
+from scripts.inference.predict import PatchConfig
+from scripts.inference.vertebrae import ScanVertebrae, find_scan_vertebrae
+from scripts.io.ct_volume import Scan
+from scripts.io.scan_header import read_header
+from scripts.io.working_grid import WorkingGrid
+from scripts.postprocessing.findings import PostProcessing
+from spine_scene import Spine, affine_of, make_spine, overlap, save_nifti
+
+VERSE = np.zeros(256, np.uint8)
+VERSE[1:5] = [19, 28, 20, 21]  # T12, T13, L1, L2
+LORDOSIS = [6.0, 4.0, 0.0, -4.0, -12.0, -22.0, -58.0]
+
+
+def found_in(folder, spine: Spine, mask=None, num_outputs: int = 4, post=None, codes: str = "RAS", **settings) -> tuple:
+    """Vertebrae and their numbers on the grid of the scan (K, J, I)."""
+    path = save_nifti(folder / "ct.nii.gz", spine.hu, affine_of(spine), codes)
+    header = read_header(path)
+    scan = Scan(header)
+    given = None
+    if mask is not None:
+        given = Scan(
+            read_header(save_nifti(folder / "mask.nii.gz", mask, affine_of(spine), codes), require_volume=False), is_mask=True
+        )
+    settings = {"spacing": (2.0, 2.0, 2.0), "search": "all", **settings}
+    pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs(num_outputs))]}, PatchConfig((64, 64)), post, **settings)
+    grid = pipeline.working_grid(header)
+    found = find_scan_vertebrae(scan, grid, pipeline(scan, grid), pipeline.post, given)
+    return found, on_scan(found, grid, header.shape)
+
+
+def on_scan(found: ScanVertebrae, grid: WorkingGrid, shape) -> np.ndarray:
+    i, j, k = shape
+    volume = np.zeros((k, j, i), np.uint8)
+    for index, box, numbers in found.slices(grid):
+        volume[index][box] = numbers
+    return volume.transpose(2, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def spine() -> Spine:
+    return make_spine(4, fractured=(2, 3), kyphosis=10.0)
+
+
+def test_vertebrae_of_the_network(tmp_path, spine):
+    found, labels = found_in(tmp_path, spine)
+    assert [(r.vertebra, r.fractured, r.complete) for r in found.records] == [(n, n in (2, 3), True) for n in range(1, 5)]
+    assert overlap(labels, spine.labels) > 0.97
+    for record, centre in zip(found.records, spine.centres, strict=True):
+        assert record.fracture_probability > 0.8 if record.fractured else record.fracture_probability < 0.2
+        assert (record.label, record.level, record.level_source) == (None, "", "")
+        np.testing.assert_allclose(record.centroid_mm, centre + affine_of(spine)[:3, 3], atol=1.5)
+        voxels = np.count_nonzero(spine.labels == record.vertebra)
+        assert record.volume_ml == pytest.approx(voxels * 8 / 1000, rel=0.05)
+    assert list(np.flatnonzero(found.fractured)) == [2, 3]
+
+
+@pytest.mark.parametrize("codes", ["PIR", "LPS", "ASL"])
+def test_orientation_of_the_scan_plays_no_part(tmp_path, spine, codes):
+    (tmp_path / "other").mkdir()
+    plain, labels = found_in(tmp_path, spine)
+    turned, other = found_in(tmp_path / "other", spine, codes=codes)
+    assert np.count_nonzero(labels) == np.count_nonzero(other)
+    assert [r.row() for r in plain.records] == [r.row() for r in turned.records]
+
+
+def test_fine_scan_on_a_coarse_working_grid(tmp_path):
+    spine = make_spine(3, spacing=(1.5, 1.0, 1.5), fractured=(2,))
+    found, labels = found_in(tmp_path, spine, spacing=(2.0, 2.0, 2.0))
+    assert [r.fractured for r in found.records] == [False, True, False]
+    assert overlap(labels, spine.labels) > 0.85
+
+
+def test_threshold_and_calibration_decide(tmp_path, spine):
+    found, _ = found_in(tmp_path, spine, post=PostProcessing(calibration=(1.0, -30.0)))
+    assert len(found.records) == 4
+    assert not found.fractured.any()
+    assert all(r.fracture_probability < 1e-6 for r in found.records)
+
+
+def test_vertebra_cut_by_the_border_has_neither_heights_nor_grade(tmp_path):
+    spine = make_spine(4, cut=(28.0, 0.0))
+    found, _ = found_in(tmp_path, spine)
+    first, second = found.records[:2]
+    assert not first.complete
+    assert first.note.startswith("cut by the border")
+    assert all(map(math.isnan, first.heights_mm))
+    assert first.measured_grade is None
+    assert second.complete
+    np.testing.assert_allclose(second.heights_mm, 25.0, atol=3.0)
+
+
+@pytest.mark.parametrize("search", ["all", "spine"])
+@pytest.mark.parametrize("coarse_mm", [0.0, 6.0])
+def test_scan_without_a_vertebra(tmp_path, search, coarse_mm):
+    spine = make_spine(1)
+    spine.labels[1:] = 0
+    spine.labels[0, 0, 0] = 1  # one voxel of bone, as a scan of one value is refused
+    found, labels = found_in(tmp_path, spine, search=search, coarse_mm=coarse_mm)
+    assert (found.records, found.notes) == ([], [])
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slice_of_any_plane(tmp_path, axis):
+    spine = make_spine(3)
+    at = int(spine.centres[1][axis] / 2)
+    part = tuple(slice(at, at + 1) if a == axis else slice(None) for a in range(3))
+    single = Spine(*(v[part] for v in (spine.labels, spine.body, spine.vertebra, spine.fracture)), spine.centres, spine.spacing)
+    path = save_nifti(tmp_path / "ct.nii.gz", single.hu, affine_of(single))
+    header = read_header(path, require_volume=False)
+    pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs())]}, PatchConfig((64, 64)), spacing=(2, 2, 2), search="all")
+    grid, scan = pipeline.working_grid(header), Scan(header)
+    found = find_scan_vertebrae(scan, grid, pipeline(scan, grid), pipeline.post)
+    assert not any(r.complete for r in found.records)
+    assert set(np.unique(on_scan(found, grid, header.shape))) <= {0, *(r.vertebra for r in found.records)}
+
+
+def test_sacrum_is_no_vertebra_and_gives_the_levels(tmp_path):
+    spine = make_spine(7, pitch=LORDOSIS, gap=9.0, half_width=22.0, half_depth=17.0, fractured=(3, 7))
+    found, labels = found_in(tmp_path, spine)
+    assert [r.name for r in found.records] == ["T12?", "L1?", "L2?", "L3?", "L4?", "L5?"]
+    assert [r.label for r in found.records] == [LABELS[v] for v in ("T12", "L1", "L2", "L3", "L4", "L5")]
+    assert [r.vertebra for r in found.records if r.fractured] == [3]
+    assert set(np.unique(labels)) == set(range(7))
+
+
+@pytest.mark.parametrize("num_outputs", [4, 2])
+def test_given_mask_names_the_vertebrae(tmp_path, spine, num_outputs):
+    """Also for a network without an output of body."""
+    found, labels = found_in(tmp_path, spine, VERSE[spine.labels], num_outputs)
+    assert [(r.vertebra, r.level, r.level_source) for r in found.records] == [
+        (1, "T12", "mask"), (2, "T13", "mask"), (3, "L1", "mask"), (4, "L2", "mask")
+    ]  # fmt: skip
+    assert np.array_equal(labels, spine.labels)
+    if num_outputs == 4:
+        assert [r.vertebra for r in found.records if r.fractured] == [2, 3]
+    assert all(0 <= r.fracture_probability <= 1 for r in found.records)
+
+
+def test_sacrum_and_other_labels_of_a_mask_are_left_out(tmp_path, spine):
+    mask = VERSE[spine.labels]
+    mask[mask == 21], mask[mask == 19] = 26, 77
+    found, labels = found_in(tmp_path, spine, mask)
+    assert [r.level for r in found.records] == ["T13", "L1"]
+    assert len(found.notes) == 1
+    assert "mask.nii.gz: labels 77 are no vertebrae of VerSe" in found.notes[0]
+    assert np.array_equal(labels > 0, np.isin(mask, (28, 20)))
+
+
+@pytest.mark.parametrize("value", [0, 26, 99])
+@pytest.mark.parametrize("num_outputs", [4, 2])
+def test_mask_without_a_vertebra(tmp_path, spine, value, num_outputs):
+    found, labels = found_in(tmp_path, spine, np.where(spine.labels > 0, value, 0).astype(np.uint8), num_outputs)
+    assert found.records == []
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("value", [300, 276, -3, -236])  # modulo 256, the second and the last are L1
+def test_values_of_a_mask_beyond_a_byte_are_no_levels(tmp_path, spine, value):
+    mask = VERSE[spine.labels].astype(np.int16)
+    mask[spine.labels == 1] = value
+    found, labels = found_in(tmp_path, spine, mask)
+    assert [r.level for r in found.records] == ["T13", "L1", "L2"]
+    assert not labels[spine.labels == 1].any()
+    assert "labels outside 0 to 254" in found.notes[0]
+
+
+def test_mask_of_a_part_of_the_scan(tmp_path, spine):
+    """Vertebrae that the mask lacks are not decided, and those that it cuts have no heights."""
+    mask = VERSE[spine.labels]
+    bottom = int(spine.centres[2][2] / 2)
+    mask[:, :, :bottom] = 0
+    found, labels = found_in(tmp_path, spine, mask)
+    assert [r.level for r in found.records] == ["T12", "T13", "L1"]
+    assert found.records[1].fractured
+    assert np.array_equal(labels > 0, mask > 0)
+
+
+def test_mask_away_from_the_probabilities(tmp_path, spine):
+    """The fine pass covers what the coarse pass detected; elsewhere the probability is 0."""
+    mask = np.zeros_like(spine.labels)
+    mask[:4, :4, :8] = 20
+    found, _ = found_in(tmp_path, spine, mask)
+    assert [(r.level, r.fractured) for r in found.records] == [("L1", False)]
