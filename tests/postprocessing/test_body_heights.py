@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from postprocessing.body_scene import ORDER, ZONE_CENTRES, Scene, make_scene
+from body_scene import ORDER, ZONE_CENTRES, Scene, make_scene
 from scripts.postprocessing.body_heights import BodyMeasurement, measure_vertebra, measure_vertebrae
 from scripts.postprocessing.endplate_edges import CtSampler
 
