@@ -12,23 +12,23 @@ from scipy.ndimage import find_objects
 
 from ..core.vertebrae import LEVELS, spine_order
 from ..io.ct_volume import Scan
-from ..io.resample import restore, sample, sample_nearest
+from ..io.resample import sample, sample_nearest
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.body_heights import measure_vertebrae
 from ..postprocessing.body_masks import vertebral_bodies
 from ..postprocessing.endplate_edges import CtSampler
 from ..postprocessing.findings import PostProcessing, connected_components
+from ..postprocessing.fragments import VertebraSlice, vertebra_slices
 from ..postprocessing.genant_grading import grade_vertebrae
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_decision import VertebraDecisions, decide
-from ..postprocessing.vertebra_instances import VERTEBRA_PROBABILITY, VertebraInstances, find_vertebrae
+from ..postprocessing.vertebra_instances import VertebraInstances, find_vertebrae
 from ..postprocessing.vertebra_levels import guess_levels
 from ..postprocessing.vertebra_record import VertebraRecord
 
 SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
 # Mean probability of body in a body; clear ones have 0.92 and more, and below this the endplates are guesswork.
 MIN_BODY_CERTAINTY = 0.87
-VertebraSlice = tuple[int, tuple[slice, slice], NDArray[np.uint8]]
 
 
 @dataclass
@@ -76,26 +76,11 @@ class ScanVertebrae:
             return
         if self.probability is None or not self.records:
             return
-        extended = _extended(self.labels)
-        box = find_objects((extended > 0).astype(np.uint8))[0]
+        box = find_objects((self.labels > 0).astype(np.uint8))[0]
+        box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         origin = tuple(o + s.start for o, s in zip(self.origin, box, strict=True))
-        for index, part, probability, numbers in restore(self.probability[box], origin, grid, extended[box]):
-            assert numbers is not None
-            yield index, part, np.where(probability > VERTEBRA_PROBABILITY, numbers, 0).astype(np.uint8)
-
-
-def _extended(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels one voxel beyond each vertebra, for lookup of the nearest voxel from a finer grid."""
-    result = labels.copy()
-    for axis in range(3):
-        for shift in (1, -1):
-            source: list[slice] = [slice(None)] * 3
-            target: list[slice] = [slice(None)] * 3
-            source[axis], target[axis] = (slice(None, -1), slice(1, None)) if shift > 0 else (slice(1, None), slice(None, -1))
-            view = result[tuple(target)]
-            neighbour = labels[tuple(source)]
-            np.copyto(view, neighbour, where=(view == 0) & (neighbour > 0))
-    return result
+        voxel_mm3 = float(abs(np.linalg.det(grid.affine[:3, :3]))) / float(np.prod(grid.steps))
+        yield from vertebra_slices(self.probability[box], self.labels[box], origin, grid, voxel_mm3)
 
 
 def _given_instances(
@@ -221,7 +206,7 @@ def _measure(
         hu = CtSampler(voxels.transpose(2, 1, 0), scan.header.affine)
     else:  # the temporary file has no random access
         hu = sample(scan.slab, grid, [o + np.arange(n) for o, n in zip(predicted.origin, instances.labels.shape, strict=True)])
-    within = instances.bodies if body is None else np.where(instances.bodies, body, np.float16(0))
+    within = instances.bodies if body is None else body
     measured = measure_vertebrae(instances.labels, affine, instances.numbers, body=within, hu=hu)
     voxel_ml = float(np.prod(grid.spacing)) / 1000
     counts = np.bincount(instances.labels.ravel(), minlength=256)

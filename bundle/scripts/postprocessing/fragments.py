@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from ..io.working_grid import WorkingGrid
 from .findings import PostProcessing
 from .probability_map import Probabilities
 
+HALF, OUTSIDE = 0.5, 0.49  # probability at the surface of a vertebra, and the highest outside of the instances
+MIN_FRAGMENT_ML = 0.3  # of a separate part of a vertebra that is kept
+VertebraSlice = tuple[int, tuple[slice, slice], NDArray[np.uint8]]
 FindingSlice = tuple[int, tuple[slice, slice], NDArray[np.float32], NDArray, NDArray[np.bool_]]
 
 
@@ -101,3 +104,60 @@ def finding_slices(
             mask &= ~np.concatenate([[False], drop[offset : offset + count]])[flat]
             offset += count
         yield k, box, probability, labels, mask
+
+
+def vertebra_slices(
+    probability: NDArray[np.float16], labels: NDArray[np.uint8], origin: Sequence[int], grid: WorkingGrid, voxel_mm3: float
+) -> Iterator[VertebraSlice]:
+    """Vertebra instances on the scan's grid, without the specks that resampling separates from them.
+
+    Args:
+        probability: probabilities of vertebra (R, A, S), whose surface at one half is that of the masks.
+        labels: number of the vertebra (R, A, S) in the same box.
+        origin: first voxel of the box in the working grid.
+        grid: working grid.
+        voxel_mm3: volume of a voxel of the scan.
+
+    Yields:
+        Index of the slice, the box of the values in it (rows J, columns I), and the number of the vertebra (J, I).
+    """
+    # Outside of the instances the surface is not crossed, so that what was left out there does not return.
+    inside = np.where(labels > 0, probability, np.minimum(probability, np.float16(OUTSIDE)))
+    extended = _extended(labels)
+
+    def numbers_of(values: NDArray[np.float32], nearest: NDArray) -> NDArray[np.uint8]:
+        return np.where(values > HALF, nearest, 0).astype(np.uint8)
+
+    # Neighbours touch each other; vertebrae of even and odd numbers do not touch their like.
+    components = (SliceComponents(), SliceComponents())
+    for k, _, values, nearest in restore(inside, origin, grid, extended):
+        assert nearest is not None
+        numbers = numbers_of(values, nearest)
+        for parity, part in enumerate(components):
+            part.add(k, (numbers > 0) & (numbers % 2 == parity), numbers)
+    drop = [part.small_fragments(1000 * MIN_FRAGMENT_ML / voxel_mm3) for part in components]
+    offset = [0, 0]
+    for k, box, values, nearest in restore(inside, origin, grid, extended):
+        assert nearest is not None
+        numbers = numbers_of(values, nearest)
+        for parity in (0, 1):
+            flat, count = label_components((numbers > 0) & (numbers % 2 == parity))
+            lookup = np.concatenate([[False], drop[parity][offset[parity] : offset[parity] + count]])
+            offset[parity] += count
+            if lookup.any():
+                numbers[lookup[flat]] = 0
+        yield k, box, numbers
+
+
+def _extended(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels one voxel beyond each vertebra, for lookup of the nearest voxel from a finer grid."""
+    result = labels.copy()
+    for axis in range(3):
+        before = result.copy()
+        for shift in (1, -1):
+            source: list[slice] = [slice(None)] * 3
+            target: list[slice] = [slice(None)] * 3
+            source[axis], target[axis] = (slice(None, -1), slice(1, None)) if shift > 0 else (slice(1, None), slice(None, -1))
+            view, neighbour = result[tuple(target)], before[tuple(source)]
+            np.copyto(view, neighbour, where=(view == 0) & (neighbour > 0))
+    return result
