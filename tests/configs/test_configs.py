@@ -76,7 +76,7 @@ def knobs(text: str) -> list[str]:
 def test_training_config_is_short_and_knobs_come_first(bundle):
     text = (bundle / "configs" / "train.yaml").read_text()
     assert len(text.splitlines()) <= 320
-    assert len(knobs(text)) <= 40
+    assert len(knobs(text)) <= 42
     assert "monailabel" not in text
 
 
@@ -174,6 +174,46 @@ def constraint_pins(path) -> dict[str, str]:
     return dict(line.split("==") for line in chosen)
 
 
+@pytest.mark.parametrize(
+    ("bases", "overlays", "outputs"),
+    [
+        (("train.yaml",), (), 3),
+        (("train.yaml", "vertebra_loss.yaml"), (), 3),
+        (("train.yaml", "vertebra_loss.yaml"), ("vertebrae.yaml",), 4),
+        (("train.yaml", "vertebra_loss.yaml"), ("vertebra_output.yaml",), 3),
+        (("train.yaml", "vertebra_loss.yaml"), ("body_output.yaml",), 4),
+        (("train.yaml", "evaluate.yaml"), ("vertebrae.yaml",), 4),
+        (("inference.yaml",), ("vertebrae.yaml",), 4),
+        (("train.yaml", "vertebra_loss.yaml"), ("vertebrae.yaml", "demo.yaml"), 4),
+    ],
+)
+def test_networks_have_the_outputs_of_their_configs(bundle, bases, overlays, outputs):
+    parser = merged(bundle, *bases, *overlays)
+    for overlay in overlays:
+        content = ConfigParser.load_config_file(str(bundle / "configs" / overlay))
+        assert [k for k in content if k.rsplit("::", 1)[0] not in merged(bundle, *bases)] == []
+    network = parser.get_parsed_content("network_def").eval()
+    image = torch.rand(1, int(parser.get_parsed_content("network_def::in_channels")), 32, 32)
+    assert network(image).shape == (1, outputs, 32, 32)
+
+
+@pytest.mark.parametrize("value", [[], ["vertebra"], ["vertebra", "body"]])
+def test_targets_of_bodies_follow_the_outputs(bundle, value):
+    parser = merged(bundle, "train.yaml", "vertebra_loss.yaml")
+    parser["auxiliary_outputs"] = value
+    assert parser.get_parsed_content("output_targets")[1].bodies == ("body" in value)
+    assert parser.get_parsed_content("network_def").decoder.head.weight.shape[0] == 2 + len(value)
+
+
+def test_network_of_evaluation_has_the_outputs_of_its_checkpoint(bundle, tmp_path):
+    for number in (2, 3, 4):
+        torch.save({"decoder.head.weight": torch.zeros(number, 16, 1, 1)}, tmp_path / "w.pt")
+        for bases in (("train.yaml", "evaluate.yaml"), ("inference.yaml",)):
+            parser = merged(bundle, *bases)
+            parser["checkpoint"] = str(tmp_path / "w.pt")
+            assert parser.get_parsed_content("network_def").decoder.head.weight.shape[0] == number
+
+
 def test_metadata_has_version_pins_and_classes(bundle):
     meta = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert meta["version"] in meta["changelog"]
@@ -197,11 +237,14 @@ INFERENCE = [
     "inference/ensemble.yaml",
     "inference/three_planes.yaml",
     "inference/tta.yaml",
+    "inference/tta_25d.yaml",
+    "inference/voxelwise.yaml",
     "runtime/bfloat16.yaml",
     "runtime/compile.yaml",
     "runtime/openvino.yaml",
     "spatial_25d.yaml",
     "spatial_3d/inference.yaml",
+    "vertebrae.yaml",
 ]
 
 
@@ -211,13 +254,16 @@ def test_inference_overlays_make_a_segmenter(bundle, overlay):
     for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
         plain = key.lstrip("+")
         assert (plain.rsplit("::", 1)[0] if "::" in plain else plain) in base, f"{overlay} overrides {key}, which is not there"
-    segmenter = merged(bundle, "inference.yaml", overlay).get_parsed_content("segmenter")
+    parser = merged(bundle, "inference.yaml", *(["spatial_25d.yaml"] if "tta_25d" in overlay else []), overlay)
+    segmenter = parser.get_parsed_content("segmenter")
     planes = {"inference/axial.yaml": ["axial"], "inference/coronal.yaml": ["coronal"], "spatial_3d/inference.yaml": ["volume"]}
     if overlay == "inference/three_planes.yaml":
         assert list(segmenter.checkpoints) == ["sagittal", "coronal", "axial"]
     else:
         assert list(segmenter.checkpoints) == planes.get(overlay, ["sagittal"])
-    assert segmenter.channels == (5 if "25d" in overlay else 1)
+    assert segmenter.channels == 1
+    context = overlay in ("spatial_25d.yaml", "vertebrae.yaml", "inference/tta_25d.yaml")
+    assert parser.get_parsed_content("network_def::in_channels") == (5 if context else 1)
 
 
 def test_all_overlays_of_inference_are_listed(bundle):

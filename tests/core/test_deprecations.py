@@ -150,6 +150,22 @@ def test_arguments_of_an_old_target_are_renamed():
     assert content == {"a": {"_target_": "scripts.data.transforms.MaskIgnoredd", "ignore_index": 255}}
 
 
+@pytest.mark.parametrize("old", ["mark_intact", "relabel_intact_vertebrae"])
+@pytest.mark.parametrize("name", ["MarkIntactd", "RelabelIntactd"])
+def test_second_task_becomes_targets_and_loss_by_output(old, name):
+    room = "scripts.training.vertebra_loss"
+    before = {
+        old: [{"_target_": f"{room}.{name}", "keys": "label", "intact_value": 2}],
+        "train": {"steps": f"$@load + @{old} + @resample"},
+        "vertebra_loss": {"_target_": f"{room}.VertebraLoss", "loss": "@loss", "weight": 0.5, "intact_value": 2},
+    }
+    assert migrate_config(before) == {
+        "output_targets": [{"_target_": "scripts.training.output_targets.OutputTargetsd", "keys": "label"}],
+        "train": {"steps": "$@load + @output_targets + @resample"},
+        "vertebra_loss": {"_target_": "scripts.training.output_loss.OutputLoss", "loss": "@loss", "weight": 0.5},
+    }
+
+
 def test_keys_are_renamed_and_a_new_key_is_kept():
     for old, new in KEYS.items():
         assert migrate_keys({old: 1, "case": "a"}) == {new: 1, "case": "a"}

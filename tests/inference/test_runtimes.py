@@ -16,6 +16,8 @@ from scripts.inference import runtimes
 from scripts.inference.export import export
 from scripts.inference.runtimes import load_runner
 from scripts.networks import MSFFNet
+from scripts.networks.outputs import AUXILIARY
+from scripts.training.weights import load_weights
 
 SMALL = {"features": [4, 4, 8, 8, 8], "fusion_channels": 8, "aspp_rates": [1, 2, 4, 8]}
 
@@ -39,7 +41,17 @@ def checkpoint(tmp_path_factory):
 
 
 def network() -> MSFFNet:
-    return MSFFNet(2, 1, 2, vertebra_output=True, **SMALL)
+    return MSFFNet(2, 1, 2, auxiliary_outputs=["vertebra"], **SMALL)
+
+
+def stored(folder, auxiliary, trained, spatial_dims=2) -> str:
+    """Weights of a network with outputs that were not trained."""
+    torch.manual_seed(0)
+    weights = MSFFNet(spatial_dims, 1, 2, auxiliary_outputs=auxiliary, **SMALL)
+    for parameter in weights.decoder.head.parameters():
+        torch.nn.init.normal_(parameter[:trained])
+    torch.save(weights.state_dict(), folder / "outputs.pt")
+    return str(folder / "outputs.pt")
 
 
 @pytest.mark.parametrize("name", ["torchscript", "openvino", pytest.param("onnx", marks=pytest.mark.slow)])
@@ -100,11 +112,54 @@ def test_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
         load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="openvino")
 
 
-def test_network_with_one_output_is_rejected(tmp_path):
-    single = torch.nn.Conv2d(1, 1, 3, padding=1)
-    torch.save(single.state_dict(), tmp_path / "one.pt")
-    with pytest.raises(InputError, match="must output background, fracture and optionally vertebra"):
-        load_runner(single, str(tmp_path / "one.pt"), (1, 32, 32), runtime="torch")
+@pytest.mark.parametrize(
+    ("weights", "trained", "runtime"),
+    [(w, t, "torch") for w, t in ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))] + [(4, 3, "openvino")],
+)
+def test_outputs_that_were_not_trained_are_left_out(tmp_path, weights, trained, runtime):
+    """Weights that lack an output, or have it without training, have the outputs before it; those do not change."""
+    if runtime != "torch":
+        pytest.importorskip(runtime, reason="an extra")
+    path = stored(tmp_path, AUXILIARY[: weights - 2], trained)
+    runner = load_runner(MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL), path, (1, 64, 96), runtime=runtime)
+    batch = torch.rand(2, 1, 64, 96)
+    plain = load_weights(MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY[: weights - 2], **SMALL), path).eval()
+    assert runner.num_outputs == trained
+    torch.testing.assert_close(runner(batch), plain(batch)[:, :trained].detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_one_network_loads_weights_of_fewer_and_of_all_outputs(tmp_path):
+    model = MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL)
+    for number in (3, 4, 2):
+        path = stored(tmp_path, AUXILIARY[: number - 2], number)
+        assert load_runner(model, path, (1, 64, 96), runtime="torch").num_outputs == number
+
+
+def test_outputs_in_half_precision_and_3d(tmp_path):
+    path = stored(tmp_path, AUXILIARY, 3)
+    runner = load_runner(MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL), path, (1, 64, 96), runtime="torch", amp=True)
+    assert runner.num_outputs == 3
+    path = stored(tmp_path, AUXILIARY, 3, spatial_dims=3)
+    runner = load_runner(MSFFNet(3, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL), path, (1, 32, 32, 32), runtime="torch")
+    assert runner(torch.rand(1, 1, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
+
+
+@pytest.mark.parametrize(("weights", "trained"), [(2, 2), (4, 3), (4, 4)])
+def test_exports_have_the_trained_outputs(tmp_path, weights, trained):
+    path = stored(tmp_path, AUXILIARY[: weights - 2], trained)
+    lines = ["patch_size: [32, 48]", "auxiliary_outputs: [vertebra, body]", *(f'"network_def::{k}": {v}' for k, v in SMALL.items())]
+    (tmp_path / "all.yaml").write_text("\n".join(lines) + "\n")
+    export(path, out=str(tmp_path), formats="torchscript", config=str(tmp_path / "all.yaml"))
+    assert float(next(csv.DictReader((tmp_path / "exports.csv").open()))["logits_random"]) < 1e-3
+    assert load_runner(network(), str(tmp_path / "outputs.ts"), (1, 32, 48)).num_outputs == trained
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_number_of_outputs_without_names_is_rejected(tmp_path, number):
+    other = torch.nn.Conv2d(1, number, 3, padding=1)
+    torch.save(other.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(InputError, match=rf"outputs \(1, {number}, 32, 32\) for one window.*optionally vertebra, body"):
+        load_runner(other, str(tmp_path / "net.pt"), (1, 32, 32), runtime="torch")
 
 
 def test_unknown_format_is_named(checkpoint, tmp_path):

@@ -51,7 +51,7 @@ def test_auxiliary_outputs_are_untrained_and_independent(spatial_dims, auxiliary
     torch.testing.assert_close(out[:, NUM_CLASSES:], torch.full_like(out[:, NUM_CLASSES:], UNTRAINED_LOGIT))
 
 
-def test_gradient_of_an_auxiliary_output_stays_in_its_row_at_first():
+def test_first_gradient_of_an_output_stays_in_its_row():
     model = net(auxiliary_outputs=AUXILIARY)
     model(torch.rand(2, 1, 32, 32))[:, -1].sum().backward()
     gradient = model.decoder.head.weight.grad.abs().flatten(1).sum(1)
@@ -135,7 +135,10 @@ def test_padding_replicates_the_border():
         ({"fusion_stride": 4}, "must be equal to 4"),
         ({"auxiliary_outputs": ["body"]}, r"auxiliary_outputs=\['body'\]: must be one of \[\], \[vertebra\]"),
         ({"auxiliary_outputs": None}, r"auxiliary_outputs=\[None\]: must be one of"),
-        ({"auxiliary_outputs": ["vertebra"], "out_channels": 3}, r"out_channels=3 with .*; must be 2, or set auxiliary_outputs to \[\]"),
+        (
+            {"auxiliary_outputs": ["vertebra"], "out_channels": 3},
+            r"out_channels=3 with .*; must be 2, or set auxiliary_outputs to \[\]",
+        ),
     ],
 )
 def test_bad_argument_error_has_value_and_remedy(arguments, message):

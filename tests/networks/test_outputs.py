@@ -18,7 +18,8 @@ def test_a_single_name_needs_no_list():
 
 
 @pytest.mark.parametrize(
-    "names", [["body"], ["body", "vertebra"], ["vertebra", "vertebra"], ["vertebra", "disc"], [*AUXILIARY, "core"], None, True, 3, [None]]
+    "names",
+    [["body"], ["body", "vertebra"], ["vertebra", "vertebra"], ["vertebra", "disc"], [*AUXILIARY, "core"], None, True, 3, [None]],
 )
 def test_wrong_names_are_refused_with_the_possible_ones(names):
     with pytest.raises(ValueError, match=r"auxiliary_outputs=\[.*: must be one of \[\], \[vertebra\], \[vertebra, body\]"):
@@ -27,5 +28,7 @@ def test_wrong_names_are_refused_with_the_possible_ones(names):
 
 @pytest.mark.parametrize("number", [-1, 0, 1, len(OUTPUTS) + 1])
 def test_a_number_without_names_is_refused(number):
-    with pytest.raises(ValueError, match=rf"^{number} outputs: a network has 2 to 4, the first of background, fracture, vertebra, body"):
+    with pytest.raises(
+        ValueError, match=rf"^{number} outputs: a network has 2 to 4, the first of background, fracture, vertebra, body"
+    ):
         output_names(number)

@@ -90,7 +90,7 @@ def test_targets_follow_from_state_and_part(state, part):
 
 
 @pytest.mark.parametrize("output", OUTPUTS[1:])
-def test_background_and_ignored_voxels_are_the_same_in_every_output(output):
+def test_background_and_ignored_voxels_are_so_in_every_output(output):
     table = target_table(output)
     assert table[0] == 0
     assert table[IGNORED] == IGNORED
@@ -119,7 +119,7 @@ def test_codes_without_bodies_are_the_labels_of_older_versions(spine):
     assert np.array_equal(codes > 0, spine.labels > 0)
 
 
-def test_body_and_posterior_elements_partition_every_whole_vertebra(spine, codes):
+def test_body_and_posterior_elements_partition_a_vertebra(spine, codes):
     body = of("body", codes)
     height = spine.affine[1, :3] @ np.indices(spine.labels.shape).reshape(3, -1)  # mm towards the front
     for label in range(L1, L5 + 1):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
+from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..training.weights import load_weights
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
@@ -229,7 +229,7 @@ def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime
 def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
     """Run one window, so that a network for other channels or sizes is rejected before any scan is read.
 
-    An auxiliary output without training has no weights and so one value everywhere; it is left out.
+    An auxiliary output without training has no weights and so its initial bias everywhere; it is left out.
     """
     try:
         out = runner(torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)))
@@ -245,7 +245,7 @@ def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{OUTPUTS[1]} and optionally {', '.join(AUXILIARY)}"
         )
     trained = out.shape[1]
-    while trained > NUM_CLASSES and bool((out[:, trained - 1] == out[:, trained - 1].flatten()[0]).all()):
+    while trained > NUM_CLASSES and bool((out[:, trained - 1] == UNTRAINED_LOGIT).all()):
         trained -= 1
     runner.num_outputs = out.shape[1]
     return TrainedOutputs(runner, trained) if trained < out.shape[1] else runner

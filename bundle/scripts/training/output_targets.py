@@ -131,9 +131,8 @@ class OutputTargetsd(MapTransform):
             label = result[key]
             for name, item in ((self.vertebrae_key, vertebrae), (self.image_key, image)):
                 if item is not None and label.shape[1:] != item.shape[1:]:
-                    raise ValueError(
-                        f"`{name}` has shape {tuple(item.shape[1:])}, expected {tuple(label.shape[1:])}, that of `{key}`; resample it"
-                    )
+                    shape, expected = tuple(item.shape[1:]), tuple(label.shape[1:])
+                    raise ValueError(f"`{name}` has shape {shape}, expected {expected}, that of `{key}`; resample it")
             result[key] = convert_to_dst_type(self._codes(label, vertebrae, image)[None], label)[0]
         return result
 

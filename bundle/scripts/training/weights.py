@@ -89,8 +89,8 @@ def auxiliary_outputs_of(checkpoint: object) -> list[str]:
     """Auxiliary outputs of the MSFFNet whose weights a checkpoint has, so that a config needs no option for them.
 
     Args:
-        checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. A file that is missing, exported, or
-            of another network leaves them unknown: all outputs are returned.
+        checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. A file that is missing, exported,
+            or of another network leaves them unknown: all outputs are returned.
     """
     if isinstance(checkpoint, Mapping):
         checkpoint = next(iter(checkpoint.values()), None)
