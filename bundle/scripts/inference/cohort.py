@@ -50,6 +50,12 @@ def _stamp(path: str) -> list[int]:
     return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
 
 
+def _input_stamp(case: Mapping[str, str]) -> list[int]:
+    """Stamps of a scan and of its given mask of vertebrae, which decides what is a vertebra."""
+    mask = case.get("vertebrae")
+    return _stamp(case["image"]) + (_stamp(mask) if mask and Path(mask).exists() else [])
+
+
 class Segmenter:
     """Segmentation of scans with one or several networks.
 
@@ -200,7 +206,7 @@ class Segmenter:
                 f"{path}: was created with other settings or weights; choose another output folder, or set overwrite to true"
             )
         # A scan that was deleted is not finished: it becomes a problem when it is segmented.
-        unchanged = Path(case["image"]).exists() and result.get("input_stamp") == _stamp(case["image"])
+        unchanged = Path(case["image"]).exists() and result.get("input_stamp") == _input_stamp(case)
         masks = ["_fracture.nii.gz", *(["_vertebrae.nii.gz"] if "vertebrae" in result else [])]
         endings = [] if self.outputs.statistics_only else masks
         endings += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
@@ -270,7 +276,12 @@ class Segmenter:
                 (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # of an earlier, other run
                 if "problem" in case:
                     raise ValueError(f"{source}: {case['problem']}")
-                case_facts = {**facts, "input_stamp": _stamp(source), "case_path": case["name"], "input_sha256": file_hash(source)}
+                case_facts = {
+                    **facts,
+                    "input_stamp": _input_stamp(case),
+                    "case_path": case["name"],
+                    "input_sha256": file_hash(source),
+                }
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
                     process_bytes, case_facts, bar, tqdm.write,

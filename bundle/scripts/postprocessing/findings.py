@@ -86,6 +86,8 @@ def connected_components(
         fill_holes: include the cavities of a component.
         lateral_axis: axis from left to right.
     """
+    if mask.size == 0:
+        return []
     numbered, _ = label_components(mask)
     components = []
     for number, box in enumerate(find_objects(numbered), 1):
