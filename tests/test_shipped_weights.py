@@ -21,7 +21,7 @@ from scripts.simulation.datasets.build import read_recipe
 from scripts.simulation.datasets.phantom import fractured_phantom
 from scripts.simulation.spine_scan import SpineScan
 from scripts.simulation.style import wide_style
-from scripts.training.vertebra_loss import SACRUM
+from scripts.training.output_targets import SACRUM
 from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"

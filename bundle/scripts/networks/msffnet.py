@@ -67,7 +67,7 @@ class MSFFNet(nn.Module):
         act: activation.
         norm: normalisation.
         dropout: dropout probability in the encoder, the attention blocks and before the last layer.
-        vertebra_output: name of ``auxiliary_outputs=["vertebra"]`` before version 0.7; unless None it replaces ``auxiliary_outputs``.
+        vertebra_output: name of ``auxiliary_outputs=["vertebra"]`` before version 0.7; not None replaces ``auxiliary_outputs``.
 
     Raises:
         ValueError: when an argument is out of range or the strides do not fit; the message names value and remedy.
