@@ -226,11 +226,21 @@ def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime
         raise InputError(f"{file}: cannot be run ({reason}); export it again for this version") from None
 
 
-def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
-    """Run one window, so that a network for other channels or sizes is rejected before any scan is read.
+def without_untrained(runner: Runner, out: torch.Tensor) -> Runner:
+    """Runner without the auxiliary outputs that were not trained: without weights, they are their initial bias everywhere.
 
-    An auxiliary output without training has no weights and so its initial bias everywhere; it is left out.
+    Args:
+        runner: network on a backend.
+        out: its logits (B, C, *size) of any window.
     """
+    trained = out.shape[1]
+    while trained > NUM_CLASSES and bool((out[:, trained - 1] == UNTRAINED_LOGIT).all()):
+        trained -= 1
+    return TrainedOutputs(runner, trained) if trained < out.shape[1] else runner
+
+
+def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
+    """Run one window, so that a network for other channels or sizes is rejected before any scan is read."""
     try:
         out = runner(torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)))
     except Exception as error:
@@ -244,8 +254,5 @@ def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{file}: outputs {tuple(out.shape)} for one window of {tuple(shape)}; the network must output {OUTPUTS[0]}, "
             f"{OUTPUTS[1]} and optionally {', '.join(AUXILIARY)}"
         )
-    trained = out.shape[1]
-    while trained > NUM_CLASSES and bool((out[:, trained - 1] == UNTRAINED_LOGIT).all()):
-        trained -= 1
     runner.num_outputs = out.shape[1]
-    return TrainedOutputs(runner, trained) if trained < out.shape[1] else runner
+    return without_untrained(runner, out)

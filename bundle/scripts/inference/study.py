@@ -33,7 +33,7 @@ from ..training.weights import load_weights
 from .pipeline import Pipeline
 from .predict import PatchConfig
 from .progress import PhaseTimer, ProgressLog
-from .runtimes import TorchRunner
+from .runtimes import Runner, TorchRunner, without_untrained
 from .vertebrae import find_scan_vertebrae
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ class ScanInferer(Inferer):
         try:
             patch, post = PatchConfig.from_config(self.window), PostProcessing.from_config(self.post)
             planes = self.planes if len(patch.size) == 2 else ["volume"]
-            runner = dropout_runner(network, device, self.amp)
+            runner: Runner = dropout_runner(network, device, self.amp)
+            runner = without_untrained(runner, runner(torch.rand(1, patch.num_context_slices, *patch.size)))
             return Pipeline({plane: [runner] for plane in planes}, patch, post, **self.search)
         except (TypeError, ValueError, InputError) as error:
             raise refusal(error) from None
