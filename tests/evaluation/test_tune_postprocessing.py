@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from scripts.core.errors import InputError
 from scripts.evaluation.tune_postprocessing import case_candidates
 from scripts.postprocessing.findings import PostProcessing
 from scripts.postprocessing.probability_map import Probabilities
@@ -47,3 +51,16 @@ def test_no_finding_scores_1_without_a_reference_and_0_with_one():
     for voxel, expected in ((False, 1.0), (True, 0.0)):
         reference = np.full((3, 3, 3), voxel)
         assert case_candidates(empty, reference, SPACING, 0.5, True).dice(settings) == expected
+
+
+def test_network_with_a_body_is_refused_by_its_remedy(tmp_path, monkeypatch):
+    """Whole vertebrae have a calibration, and neither sizes nor widths."""
+    from scripts.evaluation import tune_postprocessing as module
+
+    (tmp_path / "datalist.json").write_text(json.dumps({"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}))
+    pipeline = SimpleNamespace(by_vertebra=True, post=PostProcessing())
+    parser = SimpleNamespace(get_parsed_content=lambda name: SimpleNamespace(pipeline=lambda: pipeline))
+    monkeypatch.setattr(module, "read_config", lambda *_: parser)
+    with pytest.raises(InputError, match="calibrate it with"):
+        module.tune(data=str(tmp_path), out=str(tmp_path / "out"), checkpoint="model.pt")
+    assert not (tmp_path / "out").exists()

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE
-from fakes import Threshold, affine_of, ball_scan, save
+from fakes import HuCodedOutputs, Threshold, affine_of, ball_scan, save
 from scripts.core.errors import InputError
 from scripts.inference.cohort import Segmenter
+from spine_scene import affine_of as spine_affine
+from spine_scene import make_spine, read_ras, save_nifti
 
 SHAPE = (24, 28, 44)
 
@@ -157,7 +159,7 @@ def test_levels_come_from_a_folder_of_vertebra_masks(scans, weights, tmp_path):
     masks.mkdir()
     for name in "abc":
         save(masks / f"{name}.nii.gz", np.full(SHAPE, 20, np.uint8), nib.load(scans / f"{name}.nii.gz").affine)
-    results = segmenter(scans, weights, tmp_path / "out", vertebrae=str(masks)).run()
+    results = segmenter(scans, weights, tmp_path / "out", vertebrae=str(masks), post={"decision": "voxel"}).run()
     assert {f["level"] for r in results for f in r["findings"]} == {"L1"}
     assert "L1" in (tmp_path / "out" / "report.html").read_text()
 
@@ -239,3 +241,71 @@ def test_two_processes_equal_one(scans, weights, tmp_path):
     for path in (tmp_path / "two" / "cases").glob("*.json"):
         memory = json.loads(path.read_text())["memory_mib"]  # of a fresh process, as predicted
         assert memory["process_peak"] <= memory["predicted"]
+
+
+@pytest.fixture
+def spines(tmp_path) -> Path:
+    """A spine, one without a fracture, and a scan without a spine."""
+    folder = tmp_path / "spines"
+    folder.mkdir()
+    for name, fractured in (("a", (2,)), ("b", ())):
+        spine = make_spine(3, fractured=fractured)
+        save_nifti(folder / f"{name}.nii.gz", spine.hu, spine_affine(spine))
+    hu = np.random.default_rng(0).integers(-120, 90, spine.hu.shape).astype(np.int16)
+    save_nifti(folder / "c.nii.gz", hu, spine_affine(spine))
+    return folder
+
+
+@pytest.fixture
+def vertebra_segmenter(spines, tmp_path):
+    """Segmenter of a network with an output of body."""
+    weights = tmp_path / "bodies.pt"
+    torch.save(HuCodedOutputs().state_dict(), weights)
+    common = {"window": {"size": (64, 64)}, "runtime": {"runtime": "torch"}, "search": {"spacing": (2.0, 2.0, 2.0)}}
+    outputs = {"preview": False}
+    return lambda out, **kwargs: Segmenter(
+        HuCodedOutputs(), str(weights), str(spines), str(out), **{"outputs": outputs, **common, **kwargs}
+    )
+
+
+def times(out: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in out.glob("*_vertebrae.nii.gz")}
+
+
+def test_table_of_vertebrae_and_resume(vertebra_segmenter, tmp_path):
+    out = tmp_path / "out"
+    results = vertebra_segmenter(out).run()
+    assert [len(r["vertebrae"]) for r in results] == [3, 3, 0]
+    table = rows(out / "vertebrae.csv")
+    assert [(r["case"], r["vertebra"], r["fractured"]) for r in table] == [
+        ("a", "1", "0"), ("a", "2", "1"), ("a", "3", "0"), ("b", "1", "0"), ("b", "2", "0"), ("b", "3", "0")
+    ]  # fmt: skip
+    assert [r["case"] for r in rows(out / "findings.csv")] == ["a"]
+    assert json.loads((out / "findings.json").read_text())["definitions"]["fractured"]
+    assert "no vertebra" in results[2]["notes"][0]
+    assert not (out / "problems.csv").exists()
+    before = times(out)
+    (out / "b_vertebrae.nii.gz").unlink()
+    vertebra_segmenter(out).run()
+    assert {n for n, t in times(out).items() if t != before[n]} == {"b_vertebrae.nii.gz"}
+    assert rows(out / "vertebrae.csv") == table
+    for change in ({"decision": "voxel"}, {"calibration": [1.0, 0.5]}):
+        with pytest.raises(InputError, match="other settings"):
+            vertebra_segmenter(out, post=change).run()
+
+
+def test_changed_mask_of_vertebrae_is_used(vertebra_segmenter, spines, tmp_path):
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    masks.mkdir()
+    spine = make_spine(3)
+    for name in "abc":
+        save_nifti(masks / f"{name}.nii.gz", np.where(spine.labels > 0, spine.labels + 18, 0).astype(np.uint8), spine_affine(spine))
+    vertebra_segmenter(out, vertebrae=str(masks)).run()
+    assert {r["level"] for r in rows(out / "vertebrae.csv")} == {"T12", "L1", "L2"}
+    before = times(out)
+    labels = np.where(spine.labels == 2, 22, 0).astype(np.uint8)
+    save_nifti(masks / "a.nii.gz", labels, spine_affine(spine))
+    vertebra_segmenter(out, vertebrae=str(masks)).run()
+    assert {n for n, t in times(out).items() if t != before[n]} == {"a_vertebrae.nii.gz"}
+    assert [r["level"] for r in rows(out / "vertebrae.csv") if r["case"] == "a"] == ["L3"]
+    assert np.array_equal(read_ras(out / "a_fracture.nii.gz") > 0, labels > 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.inference.regions import coarse_copy, spine_region
+from scripts.inference.regions import coarse_copy, largest_parts, region_around, spine_region
 from scripts.io.ct_volume import Scan
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
@@ -67,3 +67,33 @@ def test_mode_all_and_an_unknown_mode(tmp_path):
     assert not spine_region(hu, coordinates, grid, "bone").mask.any()
     with pytest.raises(ValueError, match="search="):
         spine_region(hu, coordinates, grid, "spines")
+
+
+def detections_of(shape, axis: int, boxes, step: int = 4) -> list[tuple[int, np.ndarray]]:
+    """Every fourth slice of boxes along R, A, S."""
+    volume = np.zeros(shape, bool)
+    for box in boxes:
+        volume[box] = True
+    return [(k, np.take(volume, k, axis)) for k in range(step // 2, shape[axis], step)]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_small_parts_of_a_region_are_left_out(axis):
+    shape = (60, 64, 140)
+    upper, lower = np.s_[20:40, 20:44, 90:130], np.s_[20:40, 20:44, 0:40]  # two parts of a spine
+    hip = np.s_[2:10, 2:8, 4:12]
+    everywhere = detections_of(shape, axis, [upper, lower])
+    with_hip = detections_of(shape, axis, [upper, lower, hip])
+    expected = region_around(shape, axis, everywhere, 4, 4)
+    region = largest_parts(region_around(shape, axis, with_hip, 4, 4), axis, with_hip, 0.2)
+    assert np.array_equal(region.mask, expected.mask)
+    kept = largest_parts(region_around(shape, axis, with_hip, 4, 4), axis, with_hip, 0.0)
+    assert kept.mask.sum() > expected.mask.sum()
+
+
+@pytest.mark.parametrize("boxes", [[], [np.s_[20:40, 20:44, 10:50]]], ids=["none", "one"])
+def test_one_part_or_none_stays(boxes):
+    detections = detections_of((60, 64, 80), 0, boxes)
+    region = region_around((60, 64, 80), 0, detections, 4, 4)
+    assert np.array_equal(largest_parts(region, 0, detections, 0.2).mask, region.mask)
+    assert region.mask.any() == bool(boxes)

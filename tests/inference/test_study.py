@@ -10,12 +10,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from fakes import FakeRunner, HuCodedOutputs
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scripts.core.errors import refusal
+from scripts.inference.case import Outputs, segment_case
 from scripts.inference.config import read_config
+from scripts.inference.pipeline import Pipeline
+from scripts.inference.predict import PatchConfig
 from scripts.inference.study import ReadStudyd, ScanInferer, dropout_runner, list_findings
 from scripts.networks import MSFFNet
+from scripts.postprocessing.findings import PostProcessing
+from spine_scene import affine_of, make_spine, save_nifti
 from test_workflows import TINY
 
 SMALL = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
@@ -135,6 +141,24 @@ def test_inferer_needs_one_scan_with_its_affine():
         ScanInferer({"size": [48, 64]})(torch.zeros(1, 1, 4, 4, 4), torch.nn.Identity())
     with pytest.raises(ValueError, match="must be one scan"):
         ScanInferer({"size": [48, 64]})(MetaTensor(torch.zeros(2, 1, 4, 4, 4)), torch.nn.Identity())
+
+
+@pytest.mark.parametrize("post", [{}, {"calibration": [1.0, -30.0]}, {"decision": "voxel"}], ids=str)
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+def test_mask_of_whole_vertebrae_equals_that_of_inference(tmp_path, post, codes):
+    spine = make_spine(3, fractured=(2,))
+    path = save_nifti(tmp_path / "ct.nii.gz", spine.hu, affine_of(spine), codes)
+    search, settings = {"spacing": (2.0, 2.0, 2.0)}, PostProcessing.from_config(post)
+    pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs())]}, PatchConfig((64, 64)), settings, **search)
+    segment_case(str(path), tmp_path / "out" / "ct", pipeline, Outputs(preview=False), log=lambda line: None)
+    expected = nib.load(tmp_path / "out" / "ct_fracture.nii.gz")
+    image = nib.load(path)
+    scan = MetaTensor(
+        torch.from_numpy(np.asarray(image.dataobj).astype(np.int16))[None, None], affine=torch.from_numpy(image.affine)
+    )
+    mask = ScanInferer({"size": [64, 64]}, search=search, post=post)(scan, HuCodedOutputs())
+    np.testing.assert_array_equal(mask[0, 0].numpy(), np.asarray(expected.dataobj))
+    assert bool(mask.any()) == ("calibration" not in post)
 
 
 def test_scoring_keeps_dropout_and_no_other_training_mode():
