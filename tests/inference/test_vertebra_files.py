@@ -130,7 +130,7 @@ def test_given_mask_is_written_with_numbers(tmp_path, spine, scan, num_outputs):
     assert {f["level"] for f in result["findings"]} == {"L1", "L3"}
 
 
-def test_given_mask_with_the_decision_of_voxels_names_findings_only(tmp_path, spine, scan):
+def test_given_mask_names_findings_of_voxels(tmp_path, spine, scan):
     mask = np.where(spine.labels > 0, spine.labels + 18, 0).astype(np.uint8)
     given = save_nifti(tmp_path / "mask.nii.gz", mask, affine_of(spine), "PIR")
     result = segment(scan, tmp_path / "ct", post=PostProcessing(decision="voxel"), vertebrae=str(given))

@@ -89,7 +89,7 @@ def test_threshold_and_calibration_decide(tmp_path, spine):
     assert all(r.fracture_probability < 1e-6 for r in found.records)
 
 
-def test_vertebra_cut_by_the_border_has_neither_heights_nor_grade(tmp_path):
+def test_vertebra_at_the_border_has_no_heights_and_no_grade(tmp_path):
     spine = make_spine(4, cut=(28.0, 0.0))
     found, _ = found_in(tmp_path, spine)
     first, second = found.records[:2]

@@ -41,7 +41,7 @@ def test_one_segment_per_body_with_visible_discs(heights, gap, disc, blur):
 
 @profile_settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=0, max_size=120), st.booleans())
-def test_segments_of_any_profile_are_ordered_and_of_possible_length(values, widths):
+def test_segments_of_any_profile_are_in_order_and_in_bounds(values, widths):
     profile = np.array(values, float)
     segments = cut_profile(profile, np.full(len(profile), 30.0) if widths else None)
     stops = [0]

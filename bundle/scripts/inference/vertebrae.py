@@ -158,7 +158,7 @@ def find_scan_vertebrae(
         notes += _outside(whole, predicted.origin, instances.labels, grid, post, mask.header.path)
         body = None
     elif body is None:
-        raise ValueError(f"{scan.header.path}: the network has no output of body; give a mask of vertebrae, or decide by voxel")
+        raise ValueError(f"{scan.header.path}: the network has no output of body; add a mask of vertebrae, or decide by voxel")
     else:
         instances = find_vertebrae(predicted.auxiliary["vertebra"], body, grid.spacing, predicted.border(grid.shape))
         probability = np.maximum(predicted.auxiliary["vertebra"], np.where(instances.bodies, body, np.float16(0)))
