@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of docs/model_card/ about the shipped weights, from their training run.
 
-python docs/make_model_card.py --run bundle/runs/shipped --data bundle/data/simulated --hours 1.3 --start weights-0.4.0.pt
+python docs/make_model_card.py --run bundle/runs/body --recipe bodies.yaml --data bundle/data/bodies --hours 0.05 --start weights-0.6.0.pt
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
 sys.path.insert(0, str(ROOT / "bundle"))  # for the targets of the configs
-CONFIGS = ("train.yaml", "vertebra_loss.yaml", "shipped.yaml", "vertebra_output.yaml")
+CONFIGS = ("train.yaml", "vertebra_loss.yaml", "body_output.yaml")
 SETTINGS = (
     *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
     *("spacing", "hu_window", "patch_size", "neighbours", "consistency_mm", "consistency_fraction"),
@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
+    parser.add_argument("--recipe", required=True, help="its recipe, a name below configs/data/")
     parser.add_argument("--hours", type=float, required=True, help="duration of the training in hours")
     parser.add_argument("--start", type=Path, help="initial weights of the training")
     options = parser.parse_args()
@@ -52,6 +53,7 @@ def main() -> None:
         "started_from_sha256": hashlib.sha256(options.start.read_bytes()).hexdigest() if options.start else None,
         "parameters": sum(p.numel() for p in config.get_parsed_content("network_def").parameters()),
         "data_sha256": json.loads((CARD / "build.json").read_text())["sha256"],
+        "recipe": options.recipe,
         "configs": list(CONFIGS),
         "settings": {key: config[key] for key in SETTINGS},
         "best_epoch": int(best["epoch"]),

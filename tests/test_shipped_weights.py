@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -26,7 +27,7 @@ from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 CARD = ROOT / "docs" / "model_card"
-MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below, of version 0.5
+MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.5
 MASK_SHA256 = "3a0f0ec00f5cf7b834d58f751a7f8437dc5480435aa5c3e4974ad75694ec1c06"
 MACHINE = ("2.13.0+cpu", "AVX512")  # of MASK: version of PyTorch, instruction set
 
@@ -53,7 +54,7 @@ def test_weights_are_small_and_those_of_the_model_card(card):
 def test_weights_were_trained_by_the_committed_configs(card):
     build = json.loads((CARD / "build.json").read_text())
     assert build["sha256"] == card["data_sha256"]
-    recipe = read_recipe(str(BUNDLE / "configs" / "data" / "simulated.yaml"))
+    recipe = read_recipe(str(BUNDLE / "configs" / "data" / card["recipe"]))
     assert {part: migrate_keys(options) for part, options in build["parts"].items()} == {"phantom": recipe["phantom"]}
     parser = read(*card["configs"])
     for key, value in migrate_config(card["settings"], quiet=True).items():
@@ -87,7 +88,7 @@ def segmented(scan: SpineScan, folder: Path, **options) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fracture_mask(tmp_path_factory) -> np.ndarray:
-    return segmented(phantom(1), tmp_path_factory.mktemp("fractured"), runtime="torch")
+    return segmented(phantom(1), tmp_path_factory.mktemp("fractured"), runtime="torch", decision="voxel")
 
 
 def test_mask_of_a_phantom_is_unchanged(fracture_mask):
@@ -107,7 +108,30 @@ def test_unseen_fracture_is_detected_and_intact_spine_is_not(fracture_mask, tmp_
     scan = phantom(1)
     fractured = np.isin(scan.labels, [f["label"] for f in scan.fractures])
     assert (fracture_mask & fractured).sum() > 0.5 * fractured.sum()
-    assert segmented(phantom(0), tmp_path).sum() < 0.2 * fracture_mask.sum()
+    assert segmented(phantom(0), tmp_path, decision="voxel").sum() < 0.2 * fracture_mask.sum()
+
+
+def test_vertebrae_of_an_unseen_phantom_are_decided_one_by_one(tmp_path):
+    """One instance per vertebra of the reference whose body is in view, and the fractured one alone is marked as a whole."""
+    scan = phantom(1)
+    marked = segmented(scan, tmp_path) > 0
+    found = np.asarray(nib.load(tmp_path / "out" / "ct_vertebrae.nii.gz").dataobj)
+    with (tmp_path / "out" / "vertebrae.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["vertebra"]) for r in rows] == list(range(1, found.max() + 1))
+    fractured = np.isin(scan.labels, [f["label"] for f in scan.fractures])
+    assert sum(int(r["fractured"]) for r in rows) == 1
+    assert 2 * (marked & fractured).sum() > 0.75 * (marked.sum() + fractured.sum())
+    for row in (r for r in rows if r["complete"] == "1"):
+        inside = scan.labels[found == int(row["vertebra"])]
+        label = np.bincount(inside[inside > 0]).argmax()
+        assert 2 * (inside == label).sum() > 0.7 * ((scan.labels == label).sum() + len(inside)), row["vertebra"]
+
+
+def test_intact_vertebrae_of_a_phantom_are_not_marked(tmp_path):
+    assert not segmented(phantom(0), tmp_path).any()
+    rows = (tmp_path / "out" / "vertebrae.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) > 4
 
 
 def test_vertebra_output_segments_vertebrae_of_a_phantom(tmp_path):
