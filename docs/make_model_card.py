@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of docs/model_card/ about the shipped weights, from their training run.
 
-python docs/make_model_card.py --run bundle/runs/body --recipe bodies.yaml --data bundle/data/bodies --hours 0.05 --start weights-0.6.0.pt
+python docs/make_model_card.py --run bundle/runs/body --recipe bodies.yaml --data bundle/data/bodies --hours 0.03 --start OLD.pt
 """
 
 from __future__ import annotations
