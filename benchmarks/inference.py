@@ -4,6 +4,7 @@
     python benchmarks/inference.py data --out DIR                          # phantoms to train the network, see below
     python benchmarks/inference.py scan --out DIR                          # a 512 x 512 x 600 torso with fractures
     python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, each in its own process
+    python benchmarks/inference.py decisions --scan FILE                   # shipped weights, by voxel and per vertebra, in turn
     python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, our path alone
 
 The network: ``cd bundle && python -m monai.bundle run training --dataset_dir DIR --ckpt_dir DIR --config_file
@@ -152,6 +153,29 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1))
 
 
+def decisions(scan: str, rounds: int = 2, runtime: str = "auto", out: str = "runs/decision_benchmark") -> None:
+    """Run the shipped weights by voxel (as version 0.6) and with one decision per vertebra in turn, and print ratios.
+
+    Args:
+        scan: CT.
+        rounds: runs of each.
+        runtime: inference backend.
+        out: folder of the masks.
+    """
+    checkpoint = str(ROOT / "bundle" / "models" / "model.pt")
+    grid = {"spacing": [1.5, 1.5, 1.5], "patch_size": [128, 160], "runtime": runtime}
+    print("| round | decision | s | ratio | peak MiB | windows, coarse and fine | seconds by phase |\n" + "| --- " * 7 + "|")
+    for n in range(rounds):
+        rows = {d: _run(scan, checkpoint, Path(out) / d, {**grid, "decision": d}, None) for d in ("voxel", "vertebra")}
+        for decision, row in rows.items():
+            phases = ", ".join(f"{p} {s:.1f}" for p, s in row["seconds"].items())
+            ratio, windows = row["total"] / rows["voxel"]["total"], "{coarse_windows}, {fine_windows}".format(**row["windows"])
+            print(
+                f"| {n + 1} | {decision} | {row['total']:.1f} | {ratio:.2f} | {row['peak'] / 2**20:.0f} | {windows} | {phases} |",
+                flush=True,
+            )
+
+
 def compare(
     scan: str,
     checkpoint: str,
@@ -251,4 +275,4 @@ def growth(
 
 
 if __name__ == "__main__":
-    fire.Fire({"data": data, "scan": scan, "compare": compare, "growth": growth, "child": child})
+    fire.Fire({"data": data, "scan": scan, "compare": compare, "decisions": decisions, "growth": growth, "child": child})
