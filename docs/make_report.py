@@ -30,7 +30,7 @@ SEED, REGION, SPACING_MM = 5, "lumbar", 1.1
 WIDTH, HEIGHT = 1280, 900  # of the window, px
 
 
-def main(checkpoint: str | None = None, config: str | list[str] | None = "vertebrae.yaml") -> None:
+def main(checkpoint: str | None = None, config: str | list[str] | None = None) -> None:
     """Make the page and its picture.
 
     Args:

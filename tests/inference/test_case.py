@@ -17,6 +17,7 @@ from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import SAMPLE_BYTES, PatchConfig
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
+from scripts.postprocessing.findings import PostProcessing
 from scripts.postprocessing.measurements import FINDING_COLUMNS
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -24,8 +25,9 @@ CENTRES = [(0.0, 6.0, -26.0), (4.0, -5.0, 25.0)]
 RADII = 17.0
 
 
-def segment(path, base, spacing=(1.0, 1.0, 1.0), outputs=None, **kwargs):
-    pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)), spacing=spacing)
+def segment(path, base, spacing=(1.0, 1.0, 1.0), outputs=None, decision="voxel", **kwargs):
+    post = PostProcessing(decision=decision)
+    pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)), post, spacing=spacing)
     return segment_case(str(path), base, pipeline, outputs or Outputs(preview=False), log=lambda line: None, **kwargs)
 
 
