@@ -27,6 +27,8 @@ TUBE = 0.5  # radius of the body around the axis per width, in which another ver
 TUBE_MARGIN_MM = 4.0  # of a vertebra beyond its cuts in that tube: the rim of an endplate
 ISOLATED_MM, ISOLATED_VOLUME = 25.0, 0.5  # a body so far from the next is kept if it has this fraction of the median volume
 FRAGMENT_REACH_MM, MIN_FRAGMENT_ML = 6.0, 0.3  # of a separate part from its vertebra, and the smallest that is kept
+CUT_AREA_MM2 = 100.0  # on the border: whole bodies in tight crops have up to 93, cut ones 252 and more (nine masks)
+REMNANT_VOLUME, REMNANT_PROBABILITY = 0.5, 0.8  # of the body above, and mean probability of body, see ``_is_sacral_remnant``
 LEVELS_OF_FLOODING = 20  # of probability, from body to soft tissue
 
 
@@ -184,19 +186,37 @@ def _find_in_box(
     raw = np.zeros(body.shape, np.int32)
     raw[tuple(voxels.T)] = index + 1
     markers, kept = _main_parts(raw, len(segments), spacing)
+    if len(kept) > 2 and _is_sacral_remnant(markers, len(kept), body):
+        markers[markers == len(kept)] = 0
+        kept.pop()
     count = len(kept)
     if not count:
         return _empty(body.shape)
     labels = _flood(markers, vertebra, spacing)
     _clear_tube(labels, markers, axis, [segments[k] for k in kept], width, spacing)
-    complete = {n: True for n in range(1, count + 1)}
-    for dimension, ends in enumerate(border):
-        for end, is_border in zip((0, -1), ends, strict=True):
-            if is_border:
-                for n in np.unique(np.take(markers, end, dimension)):
-                    complete.pop(int(n), None) if n == 0 else complete.update({int(n): False})
+    complete = _complete(markers, count, spacing, border)
     shapes = {n: _shape(segments[k], axis, normals, width) for n, k in enumerate(kept, 1)}
     return VertebraInstances(labels, (markers > 0) & (labels > 0), complete, axis, shapes)
+
+
+def _is_sacral_remnant(markers: NDArray[np.int32], last: int, body: NDArray) -> bool:
+    """True where the lowest body is a small part of one and uncertain: what a network takes for body in the sacrum."""
+    inside, above = markers == last, np.count_nonzero(markers == last - 1)
+    return bool(np.count_nonzero(inside) < REMNANT_VOLUME * above and float(body[inside].mean()) < REMNANT_PROBABILITY)
+
+
+def _complete(
+    markers: NDArray[np.int32], count: int, spacing: Sequence[float], border: Sequence[tuple[bool, bool]]
+) -> dict[int, bool]:
+    """By number, False for a body of which more than ``CUT_AREA_MM2`` lie on the border of the scan."""
+    complete = dict.fromkeys(range(1, count + 1), True)
+    for dimension, ends in enumerate(border):
+        voxel_mm2 = float(np.prod([s for a, s in enumerate(spacing) if a != dimension]))
+        for end, is_border in zip((0, -1), ends, strict=True):
+            if is_border:
+                area = np.bincount(np.take(markers, end, dimension).ravel(), minlength=count + 1) * voxel_mm2
+                complete.update({int(n): False for n in np.flatnonzero(area > CUT_AREA_MM2) if n})
+    return complete
 
 
 def _shape(segment: Segment, axis: SpineAxis, normals: NDArray[np.float64], width: NDArray[np.float64]) -> BodyShape:
