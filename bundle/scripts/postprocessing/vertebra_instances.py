@@ -186,7 +186,8 @@ def _find_in_box(
     raw = np.zeros(body.shape, np.int32)
     raw[tuple(voxels.T)] = index + 1
     markers, kept = _main_parts(raw, len(segments), spacing)
-    if len(kept) > 2 and _is_sacral_remnant(markers, len(kept), body):
+    cut_below = border[2][0] and bool((markers[:, :, 0] == len(kept)).any())
+    if len(kept) > 2 and not cut_below and _is_sacral_remnant(markers, len(kept), body):
         markers[markers == len(kept)] = 0
         kept.pop()
     count = len(kept)
