@@ -193,7 +193,9 @@ def test_inference_equals_the_stock_path(bundle, phantom_set, trained, tmp_path)
     # Two epochs detect nothing: the last layer is scaled and shifted until a fifth of a slice is fracture with high probability,
     # and more of it vertebra, for vertebra-level consistency.
     state = torch.load(trained / "model.pt", weights_only=True)
-    network = workflow(bundle, ["inference.yaml"], "infer", **tiny).parser.get_parsed_content("network_def")
+    network = workflow(bundle, ["inference.yaml"], "infer", checkpoint=str(trained / "model.pt"), **tiny).parser.get_parsed_content(
+        "network_def"
+    )
     network.load_state_dict(state)
     data = np.asarray(nib.as_closest_canonical(nib.load(phantom_set / case["image"])).dataobj, np.float32)
     middle = torch.from_numpy(np.clip((data[len(data) // 2] + 200) / 1200, 0, 1))[None, None]
