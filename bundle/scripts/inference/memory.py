@@ -23,6 +23,7 @@ RESULT_BYTES = 11
 VERTEBRA_RESULT_BYTES = 11
 # Per voxel of the box around the spine: components, markers, levels and ages of the flood.
 SPINE_BYTES = 45
+VIEW_BYTES = 128 * MIB  # overview, viewer and its volume; the first figure of a process also loads fonts
 DICOM_BYTES = 1 + dicom_seg.WRITE_BYTES_PER_PIXEL  # per voxel of the scan: numbers of the vertebrae, and writing them
 SLACK = 200 * MIB  # slabs in flight, figures, tables
 
@@ -128,7 +129,7 @@ def plan_memory(
         widest = [min(n, math.ceil(MAX_EXTENT_MM / s)) for n, s in zip(grid.shape[:2], grid.spacing[:2], strict=True)]
         spine = SPINE_BYTES * widest[0] * widest[1] * grid.shape[2]
         dicom = DICOM_BYTES * header.voxels if header.series is not None else 0
-        result = VERTEBRA_RESULT_BYTES * working + max(spine, dicom)
+        result = VERTEBRA_RESULT_BYTES * working + max(spine, dicom) + VIEW_BYTES
     for spool in (False, True):
         hu = 2 * working if by_vertebra and spool else 0  # the heights need HU at random places
         plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, result + hu, spool)
