@@ -89,7 +89,9 @@ def test_real_trainings_are_pruned_and_best_yaml_trains(bundle, phantom_set, tmp
     assert trials[0].params["epochs"] == 2
     rows = list(csv.DictReader((out / "trials" / "0001" / "history.csv").open()))
     assert 4 <= len(rows) < 900
-    assert {int(r["epoch"]): float(r["val_mean_dice"]) for r in rows}.items() >= trials[1].intermediate_values.items()
+    # A training that is ended within an epoch leaves a last row without validation.
+    scores = {int(r["epoch"]): float(r["val_mean_dice"]) for r in rows if r["val_mean_dice"]}
+    assert scores.items() >= trials[1].intermediate_values.items()
     for name in ("config.yaml", "log.txt", "record.json", "history.csv", "model.pt"):
         assert (out / "trials" / "0000" / name).is_file()
     assert json.loads((out / "trials" / "0001" / "record.json").read_text())["state"] == "pruned"
