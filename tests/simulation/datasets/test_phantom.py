@@ -67,6 +67,26 @@ def test_mild_and_truncated_fractures_are_ignored(tmp_path):
 
 
 def test_options_of_another_style_are_refused(tmp_path):
-    for options, word in (({"style": "odd"}, "wide"), ({"collapse_fraction": 0.5}, "wide"), ({"min_grade": 4}, "1, 2 or 3")):
+    for options, word in (
+        ({"style": "odd"}, "wide"),
+        ({"collapse_fraction": 0.5}, "wide"),
+        ({"min_grade": 4}, "1, 2 or 3"),
+        ({"noise": -1.0}, "noise"),
+    ):
         with pytest.raises(InputError, match=word):
             phantom(str(tmp_path / "x"), cases=3, **options)
+
+
+def test_stored_noise_can_be_replaced(tmp_path):
+    arguments = {"cases": 3, "seed": 9, "regions": "lumbar", "healthy": 0.9, "spacing": 5.0}
+    scans = {}
+    for noise in (None, 0.0):
+        phantom(str(tmp_path / str(noise)), noise=noise, **arguments)
+        folder = tmp_path / str(noise)
+        scans[noise] = [np.asarray(nib.load(folder / n / "phantom-0009.nii.gz").dataobj) for n in ("images", "vertebrae")]
+    np.testing.assert_array_equal(scans[None][1], scans[0.0][1])
+    added = scans[None][0].astype(float) - scans[0.0][0]
+    assert abs(added.mean()) < 2
+    assert added.std() > 4
+    with pytest.raises(InputError, match="noise"):
+        phantom(str(tmp_path / "0.0"), **arguments)

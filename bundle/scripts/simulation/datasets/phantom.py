@@ -67,12 +67,15 @@ def _phantom_case(
     spacing: Sequence[float],
     collapse_fraction: float,
     min_grade: int,
+    noise: float | None,
 ) -> LabelledScan:
     rng = np.random.default_rng([seed, 11])
     appearance = STYLES[style](rng, region)
     if spacing:
         size = [float(s) for s in spacing] * (3 if len(spacing) == 1 else 1)
         appearance = replace(appearance, spacing=(size[0], size[1], size[2]))
+    if noise is not None:
+        appearance = replace(appearance, noise=float(noise))
     fractures = 0 if intact else int(rng.integers(1, MAX_FRACTURES + 1))
     scan = fractured_phantom(seed, region, fractures, grades, appearance, collapse_fraction)
     orientation = str(rng.choice(ORIENTATIONS))
@@ -91,6 +94,7 @@ def phantom(
     style: str = "plain",
     collapse_fraction: float = 0.0,
     min_grade: int = 1,
+    noise: float | None = None,
     workers: int = 2,
 ) -> str:
     """Make a data set of phantom CTs with simulated fractures.
@@ -109,6 +113,7 @@ def phantom(
         style: appearance: "plain", or "wide" for degeneration, hardware, other kernels and fields of view (docs/phantom.md).
         collapse_fraction: fraction of the fractures that make the spine above sink and tilt; more than 0 only with style "wide".
         min_grade: fractures below this grade have the ignore index 255.
+        noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
         workers: number of threads.
 
     Returns:
@@ -117,7 +122,7 @@ def phantom(
     regions, grades = [str(r) for r in as_list(regions)], as_list(grades)
     spacing = [] if spacing is None else as_list(spacing)
     options = {"regions": regions, "grades": grades, "cases": cases, "healthy": healthy, "style": style}
-    options |= {"collapse_fraction": collapse_fraction, "min_grade": min_grade, "spacing": spacing}
+    options |= {"collapse_fraction": collapse_fraction, "min_grade": min_grade, "spacing": spacing, "noise": noise}
     check_options(
         options,
         {
@@ -132,18 +137,20 @@ def phantom(
             ),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "spacing": (len(spacing) in (0, 1, 3), "one number or three"),
+            "noise": (noise is None or noise >= 0, "0 or more HU"),
         },
     )
     settings = {"seed": seed, "regions": regions, "grades": grades, "healthy": healthy, "spacing": spacing or None}
     settings["generator"] = GENERATOR
     if (style, collapse_fraction, min_grade) != ("plain", 0, 1):
         settings |= {"style": style, "collapse_fraction": collapse_fraction, "min_grade": min_grade}
+    settings["noise"] = noise  # None is also that of folders made before this option, which therefore resume
 
     def case(k: int) -> SimulationCase:
         # Healthy scans are evenly spaced, so that every section of a small set contains some.
         intact = int((k + 1) * healthy) > int(k * healthy)
         name, region = f"phantom-{seed + k:04d}", regions[k % len(regions)]
-        make = partial(_phantom_case, seed + k, region, intact, grades, style, spacing, collapse_fraction, min_grade)
+        make = partial(_phantom_case, seed + k, region, intact, grades, style, spacing, collapse_fraction, min_grade, noise)
         return SimulationCase(name, name, make)
 
     description = "Procedural spine CT phantoms with simulated fractures; no patient data."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,13 @@ from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options
 
 
 def _render_case(
-    case: Mapping[str, str], seed: Sequence[int], max_fractures: int, healthy: float, grades: Sequence[int], min_grade: int
+    case: Mapping[str, str],
+    seed: Sequence[int],
+    max_fractures: int,
+    healthy: float,
+    grades: Sequence[int],
+    min_grade: int,
+    noise: float | None,
 ) -> LabelledScan:
     """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
     case_rng = np.random.default_rng(seed)
@@ -39,7 +46,10 @@ def _render_case(
     rng = np.random.default_rng([scan_seed, 23])
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()[:3]), 1.0])
     affine[:3, 3] = mask.affine[:3, 3]
-    scan = render_ct(labels, affine, wide_style(rng, "lumbar"), scan_seed)
+    style = wide_style(rng, "lumbar")
+    if noise is not None:
+        style = replace(style, noise=float(noise))
+    scan = render_ct(labels, affine, style, scan_seed)
     scan = add_fractures(scan, rng, count, grades=grades, exclude=[*fractured, *ignored])
     mild = [f["label"] for f in scan.fractures if f["grade"] < min_grade]
     return LabelledScan(scan, training_label(scan, fractured, [*ignored, *mild]), fractured, ignored)
@@ -53,6 +63,7 @@ def render(
     healthy: float = 0.25,
     min_grade: int = 1,
     copies: int = 1,
+    noise: float | None = None,
     seed: int = 0,
     workers: int = 1,
 ) -> str:
@@ -70,6 +81,7 @@ def render(
         healthy: fraction of the copies without simulated fracture.
         min_grade: simulated fractures below this grade have the ignore index 255.
         copies: scans rendered from each mask, in different styles.
+        noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
         seed: seed of the set, which does not depend on the number of workers.
         workers: number of threads.
 
@@ -79,13 +91,14 @@ def render(
     grades = as_list(grades)
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "copies": copies}
     check_options(
-        settings,
+        {**settings, "noise": noise},
         {
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
             "fractures": (fractures >= 1, "1 or more"),
             "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "copies": (copies >= 1, "1 or more"),
+            "noise": (noise is None or noise >= 0, "0 or more HU"),
         },
     )
     source, sections = read_datalist(datalist)
@@ -96,8 +109,9 @@ def render(
     for number, (section, case) in enumerate(masks):
         for copy in range(copies):
             name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"
-            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade)
+            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade, noise)
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
-    settings = {"datalist": str(source.resolve()), **settings, "seed": seed}
+    # A noise of None is also that of folders made before this option, which therefore resume.
+    settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise}
     description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")
