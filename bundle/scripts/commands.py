@@ -36,7 +36,9 @@ EVALUATION: Table = {
     "compare": ("evaluation.compare:compare", "two or more runs on the same cases, by paired tests"),
     "instances": ("evaluation.score_instances:score_instances_command", "vertebra instances of any tool against references"),
     "calibrate": ("evaluation.calibrate:calibrate", "calibration of vertebra probabilities on validation cases"),
+    "check-weights": ("evaluation.check_weights:check_weights", "stability of the weights on unlabelled scans of a new scanner"),
     "tune": TUNE,
+    "verse-benchmark": ("evaluation.verse_benchmark:verse_benchmark", "a network against the Genant grades of VerSe 2019"),
 }
 EXPERIMENTS: Table = {
     "run": ("experiments.suite.run:run", "every run of a suite"),

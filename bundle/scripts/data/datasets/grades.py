@@ -20,6 +20,7 @@ from .conversion import map_labels
 
 SHAPE_CODES = {"0": "", "1": "wedge", "2": "biconcave", "3": "crush"}
 GRADE_COLUMN = re.compile(r"^([CTL]\d{1,2})_fx-([gs])$")
+SPLIT = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])", re.IGNORECASE)
 MAX_COLUMNS, MAX_ROWS = 48, 1000  # the published sheet declares 16384 columns
 SACRUM = LABELS["S1"]
 
@@ -110,6 +111,28 @@ def read_grades(path: str | Path) -> dict[str, dict[int, VertebraGrade]]:
     if not grades:
         raise InputError(f"{file}: contains no graded case; is it appendix E1?")
     return grades
+
+
+def split_of(text: str) -> str:
+    """Section of a datalist that a name such as "dataset-verse19test", "01_training" or "validation public" stands for, or ""."""
+    match = SPLIT.search(text)
+    return ("training", "validation", "testing")[match.lastindex - 1] if match and match.lastindex else ""
+
+
+def read_splits(path: str | Path) -> dict[str, str]:
+    """Read the split of VerSe 2019 of every case: "training", "validation" or "testing", or "" where the table has none.
+
+    Args:
+        path: see ``read_grades``, which checks the table.
+    """
+    splits: dict[str, str] = {}
+    for row in _rows(Path(path)):
+        try:
+            name = case_name(int(row["subject_ID"]), int(row["verse_ID"]))
+        except ValueError:
+            continue  # a note below the table
+        splits[name] = split_of(row.get("dataset") or "")
+    return splits
 
 
 def fracture_mask(
