@@ -3,25 +3,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import yaml
-from tqdm import tqdm
 
 from ...core.deprecations import KEYS, migrate_keys, warn
 from ...core.errors import InputError, first_line
 from ...core.files import write_text
 from ...core.provenance import versions
 from ...core.suggestions import suggest
-from ...data.datalist import FILE_KEYS, SECTIONS, read_datalist, relative_case, write_datalist
+from ...data.datalist import SECTIONS, read_datalist, relative_case, write_datalist
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
+from .fingerprint import FILE_NAME as FINGERPRINT
+from .fingerprint import code_hash, identify, settings_hash, write_fingerprints
 from .phantom import phantom
 from .render import render
 from .simulate import simulate
@@ -60,29 +58,13 @@ def read_recipe(path: str) -> dict[str, dict]:
     return parts
 
 
-def data_hash(sections: Mapping[str, list[dict[str, str]]]) -> str:
-    """SHA-256 of the voxels, grids and sections of a set, independent of its folder and of the compression of its files."""
-    digest = hashlib.sha256()
-    cases = [(s, case) for s in SECTIONS for case in sections[s]]
-    for section, case in tqdm(cases, desc="hashing files", unit="scan"):
-        digest.update(section.encode())
-        for key in FILE_KEYS:
-            if key in case:
-                image = nib.load(case[key])
-                array = np.ascontiguousarray(np.asanyarray(image.dataobj))
-                digest.update(f"{key}{array.shape}{array.dtype.str}".encode())
-                digest.update(np.round(image.affine, 4).astype("<f8").tobytes())
-                digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def build(
     recipe: str, out: str, masks: str | None = None, scans: str | None = None, cases: int | None = None, workers: int = 2
 ) -> str:
     """Build a training set from phantoms, CTs rendered around real masks, and fractures simulated in real CTs.
 
-    Writes a folder per part into OUT, and datalist.json, vertebrae.csv and build.json (settings and SHA-256 of the data) of the
-    merged set. Rerun the same command to resume.
+    Writes a folder per part into OUT, and datalist.json, vertebrae.csv, build.json (settings, and SHA-256 of settings, code and
+    voxels) and fingerprint.json (for compare_builds) of the merged set. Rerun the same command to resume.
 
     Args:
         recipe: YAML with the options of each part, such as configs/data/simulated.yaml.
@@ -109,13 +91,16 @@ def build(
         for section, entries in read_datalist(written)[1].items():
             merged[section] += entries
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
-    digest = data_hash(merged)
+    digest, fingerprints = identify(merged, root)
+    write_fingerprints(root / FINGERPRINT, fingerprints)
     path = root / "datalist.json"
     write_vertebra_table(root / FILE_NAME, rows)
     description = f"Built from {Path(recipe).name}: {', '.join(parts)}."
     write_datalist(path, {s: [relative_case(c, path) for c in entries] for s, entries in merged.items()}, description)
     facts: dict[str, object] = {"parts": parts, "cases": {s: len(entries) for s, entries in merged.items()}}
+    names = {s: [name for name, f in fingerprints.items() if f["section"] == s] for s in SECTIONS}
+    facts |= {"settings_sha256": settings_hash(parts, names), "code_sha256": code_hash()}
     facts |= {"sha256": digest, "versions": versions(), "machine": platform.machine()}
     write_text(root / "build.json", json.dumps(facts, indent=2) + "\n")
-    print(f"{sum(map(len, merged.values()))} scans, SHA-256 {digest}")
+    print(f"{sum(map(len, merged.values()))} scans, SHA-256 of settings {facts['settings_sha256']}, of voxels {digest}")
     return str(path)
