@@ -8,12 +8,12 @@ from math import exp, log
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from .transform import RandBatchTransform, RandomBatch
+from .resolution import neighbourhood_sum
+from .transform import RandImageTransform, RandomBatch
 
 
-class RandCtNoise(RandBatchTransform):
+class RandCtNoise(RandImageTransform):
     """Add white noise, or noise correlated over 3 x 3 voxels as of a smooth kernel, of the same standard deviation.
 
     Args:
@@ -38,14 +38,13 @@ class RandCtNoise(RandBatchTransform):
         """Return the image with noise."""
         std, correlated = columns
         height, width = batch.image.shape[2:]
-        # A frame of one voxel, so that the mean of 3 x 3 has the same deviation at the border; times 3 it has that of one voxel.
+        # A frame of one voxel, so that the sum of 3 x 3 has the same deviation at the border: 3 times that of one voxel.
         white = batch.gaussian(batch.image.shape[1], (height + 2, width + 2))
-        smooth = functional.avg_pool2d(white, 3, stride=1).mul_(3)
-        noise = torch.where(correlated > 0, smooth, white[:, :, 1:-1, 1:-1])
-        return batch.image.addcmul_(noise, std)
+        noise = torch.where(correlated > 0, neighbourhood_sum(white).div_(3), white)
+        return batch.image.addcmul_(noise[:, :, 1:-1, 1:-1], std)
 
 
-class RandThickSlices(RandBatchTransform):
+class RandThickSlices(RandImageTransform):
     """Mix the channels with their mean, as of slices thicker than their distance.
 
     Args:
@@ -71,7 +70,7 @@ class RandThickSlices(RandBatchTransform):
         return batch.image.lerp_(mean, columns[0])
 
 
-class RandDropChannels(RandBatchTransform):
+class RandDropChannels(RandImageTransform):
     """Replace neighbours by the centre slice, as of few slices or another spacing.
 
     Args:
@@ -101,7 +100,7 @@ class RandDropChannels(RandBatchTransform):
         return torch.where(mask, batch.image[:, centre : centre + 1], batch.image)
 
 
-class RandGamma(RandBatchTransform):
+class RandGamma(RandImageTransform):
     """Raise the values of the window, 0 to 1, to a random power; values beyond the window are clipped, so place it last.
 
     Args:

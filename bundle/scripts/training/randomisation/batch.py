@@ -59,10 +59,8 @@ class BatchRandomisation:
         if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):
             raise ValueError(f"BatchRandomisation: patch_size={patch_size}; must be two numbers of voxels.")
         for transform in transforms:
-            if not isinstance(transform, RandBatchTransform):
-                raise ValueError(
-                    f"BatchRandomisation: transforms contains {type(transform).__name__}; must be of scripts.training.randomisation."
-                )
+            if not callable(transform):
+                raise ValueError(f"BatchRandomisation: transforms contains {transform!r}; use scripts.training.randomisation.")
         self.transforms = tuple(transforms)
         self.hu_window = (float(hu_window[0]), float(hu_window[1]))
         self.patch_size = None if patch_size is None else tuple(int(n) for n in patch_size)

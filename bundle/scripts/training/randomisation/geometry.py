@@ -17,7 +17,7 @@ INSIDE = 0.999
 
 
 class RandBatchAffine(RandBatchTransform):
-    """Rotate, scale, shear and mirror slices and crop them, in one resampling: bilinear images, nearest labels.
+    """Rotate, scale, shear, shift and mirror slices and crop them, in one resampling: bilinear images, nearest labels.
 
     Sizes, angles and shears are normal, voxels isotropic in the plane. A voxel that takes any part from outside the scan or the
     canvas is outside. Mirroring of right and left reverses the channels, the neighbouring slices of a sagittal one.
@@ -28,8 +28,9 @@ class RandBatchAffine(RandBatchTransform):
         anisotropy_std: standard deviation of the logarithm of a further magnification of each axis.
         shear_std: standard deviation of the shear, voxels per voxel.
         patch_size: size of the result, cut from the centre of the canvas; None for that of the canvas.
+        translate: largest shift of the patch in the canvas along both axes, voxels.
         flip_prob: probability of mirroring, of all samples.
-        prob: probability of rotation, magnification and shear.
+        prob: probability of rotation, magnification, shear and shift.
 
     Raises:
         ValueError: when a value is negative, no probability or no size in two dimensions.
@@ -44,6 +45,7 @@ class RandBatchAffine(RandBatchTransform):
         patch_size: Sequence[int] | None = None,
         flip_prob: float = 0.5,
         prob: float = 1.0,
+        translate: Sequence[float] = (0.0, 0.0),
     ) -> None:
         super().__init__(prob)
         if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):
@@ -54,13 +56,16 @@ class RandBatchAffine(RandBatchTransform):
         self.anisotropy_std = self.at_least("anisotropy_std", anisotropy_std)
         self.shear_std = self.at_least("shear_std", shear_std)
         self.flip_prob = self.probability("flip_prob", flip_prob)
+        if len(translate) != 2:
+            raise ValueError(f"RandBatchAffine: translate={translate}; must be two numbers of voxels, the transform is 2D.")
+        self.translate = tuple(self.at_least("translate", t) for t in translate)
 
     def __call__(self, batch: RandomBatch) -> RandomBatch:
         """Move image, mask and label of the batch, and return it."""
         canvas = tuple(batch.image.shape[2:])
         size = self.patch_size or canvas
         values = [self.parameters(draw) for draw in batch.draws]
-        theta = np.stack([self.theta(value[1:], canvas, size) for value in values]).astype(np.float32)
+        theta = np.stack([self.theta(value[1:5], canvas, size, value[5:]) for value in values]).astype(np.float32)
         matrix = torch.as_tensor(theta).to(batch.image.device, non_blocking=True)
         grid = functional.affine_grid(matrix, [len(values), 1, *size], align_corners=False).to(batch.image.dtype)
 
@@ -76,29 +81,30 @@ class RandBatchAffine(RandBatchTransform):
         return batch
 
     def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
-        """Draw mirroring (1 or 0), angle, logarithms of the magnification of both axes, and shear of one sample."""
+        """Draw mirroring (1 or 0), angle, logarithms of the magnification of both axes, shear and shifts of one sample."""
         mirrored, applied = float(draw.rand() < self.flip_prob), float(draw.rand() < self.prob)
         angle, scale, first, second, shear = applied * draw.standard_normal(5)
         scale *= self.scale_std
+        shift = applied * draw.uniform(-1, 1, 2)
         return (
             mirrored,
             angle * self.rotate_std,
             scale + first * self.anisotropy_std,
             scale + second * self.anisotropy_std,
             shear * self.shear_std,
+            shift[0] * self.translate[0],
+            shift[1] * self.translate[1],
         )
 
     @staticmethod
-    def theta(values: Sequence[float], canvas: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    def theta(
+        values: Sequence[float], canvas: Sequence[int], size: Sequence[int], shift: Sequence[float] = (0.0, 0.0)
+    ) -> np.ndarray:
         """Affine matrix (2, 3) from the patch to the canvas in the convention of PyTorch's ``affine_grid``."""
         angle, log_first, log_second, shear = values
         rotation = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
-        linear = rotation @ np.array(
-            [[exp(-log_first), shear], [0.0, exp(-log_second)]]
-        )  # voxels of the canvas by voxels of the patch
+        # From offsets in the patch to those in the canvas, voxels.
+        linear = rotation @ np.array([[exp(-log_first), shear], [0.0, exp(-log_second)]])
         normalised = linear * np.asarray(size, float)[None] / np.asarray(canvas, float)[:, None]
-        return np.concatenate([normalised[::-1, ::-1], np.zeros((2, 1))], axis=1)
-
-    def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
-        """Not used: image, mask and label move together in ``__call__``."""
-        raise NotImplementedError
+        offset = 2 * np.asarray(shift, float) / np.asarray(canvas, float)
+        return np.concatenate([normalised[::-1, ::-1], offset[::-1, None]], axis=1)

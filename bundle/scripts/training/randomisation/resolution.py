@@ -8,12 +8,21 @@ from math import ceil
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from .transform import RandBatchTransform, RandomBatch
+from .transform import RandImageTransform, RandomBatch
 
 
-class RandSharpness(RandBatchTransform):
+def neighbourhood_sum(image: torch.Tensor) -> torch.Tensor:
+    """Sum over 3 x 3 voxels of an image (B, C, H, W), voxels beyond the border 0; on CPUs in half the time of ``avg_pool2d``."""
+    for dim in (2, 3):
+        total, size = image.clone(), image.shape[dim]
+        total.narrow(dim, 1, size - 1).add_(image.narrow(dim, 0, size - 1))
+        total.narrow(dim, 0, size - 1).add_(image.narrow(dim, 1, size - 1))
+        image = total
+    return image
+
+
+class RandSharpness(RandImageTransform):
     """Blur or sharpen by the difference from the mean of 3 x 3 voxels, as of smooth and sharp kernels.
 
     Args:
@@ -35,12 +44,12 @@ class RandSharpness(RandBatchTransform):
     def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
         """Return the blurred or sharpened image; voxels outside the scan take no part in the means."""
         image = batch.image.masked_fill_(batch.outside, 0)
-        weight = functional.avg_pool2d((~batch.outside).to(image.dtype), 3, stride=1, padding=1)
-        mean = functional.avg_pool2d(image, 3, stride=1, padding=1).div_(weight.clamp_(min=0.1))
-        return image.addcmul_(image - mean, columns[0])
+        count = neighbourhood_sum((~batch.outside).to(image.dtype)).clamp_(min=1)
+        mean = neighbourhood_sum(image).div_(count)
+        return image.addcmul_(mean.sub_(image), columns[0], value=-1)
 
 
-class RandThickInPlane(RandBatchTransform):
+class RandThickInPlane(RandImageTransform):
     """Average along one axis of the plane, as of axial or coronal slices of up to 5 mm in a sagittal plane.
 
     The mean is a box of a width that need not be whole: the voxels at its ends count in part.

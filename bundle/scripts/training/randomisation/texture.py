@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from .tissue import bone_mask
-from .transform import RandBatchTransform, RandomBatch
+from .transform import RandImageTransform, RandomBatch
 
 
-class _RandField(RandBatchTransform):
+class _RandField(RandImageTransform):
     """Random field of normal values at control points, joined by bicubic interpolation and equal in all channels.
 
     Args:

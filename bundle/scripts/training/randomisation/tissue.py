@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .transform import RandBatchTransform, RandomBatch
+from .transform import RandImageTransform, RandomBatch
 
 BONE_HU, BONE_WIDTH_HU = 180.0, 60.0  # half of the soft bone mask, and the width of its transition
 MARROW_HU = 100.0  # fixed point of the density: below it are marrow fat and soft tissue
@@ -20,7 +20,7 @@ def bone_mask(image: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid((image - BONE_HU).div_(BONE_WIDTH_HU))
 
 
-class RandBoneDensity(RandBatchTransform):
+class RandBoneDensity(RandImageTransform):
     """Multiply the attenuation of bone above 100 HU, as of osteoporotic or sclerotic bone.
 
     Args:
@@ -46,7 +46,7 @@ class RandBoneDensity(RandBatchTransform):
         return batch.image.addcmul_(change, factor - 1)
 
 
-class RandSoftTissue(RandBatchTransform):
+class RandSoftTissue(RandImageTransform):
     """Shift and stretch the attenuation outside bone: contrast medium, fat, and beam energy.
 
     Args:

@@ -69,7 +69,7 @@ class RandomBatch:
 
 
 class RandBatchTransform(ABC):
-    """Random transform of a batch: samples are chosen by ``prob``, their parameters drawn on the CPU, and changed together.
+    """Random transform of a batch; the parameters of every sample are drawn on the CPU.
 
     Args:
         prob: probability that a sample is changed.
@@ -81,23 +81,13 @@ class RandBatchTransform(ABC):
     def __init__(self, prob: float) -> None:
         self.prob = self.probability("prob", prob)
 
+    @abstractmethod
     def __call__(self, batch: RandomBatch) -> RandomBatch:
         """Change the batch in place and return it; its stream must be open."""
-        rows = [n for n, draw in enumerate(batch.draws) if draw.rand() < self.prob]
-        if rows:
-            part = batch.select(rows)
-            values = [self.parameters(draw) for draw in part.draws]
-            part.image = self.change(part, *part.columns(values))
-            batch.insert(rows, part)
-        return batch
 
     @abstractmethod
     def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
         """Draw the parameters of one sample, at least one."""
-
-    @abstractmethod
-    def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
-        """Return the changed image (B, C, *size) in HU of samples with parameters (B, 1, 1, 1)."""
 
     def probability(self, name: str, value: float) -> float:
         """Return a checked probability."""
@@ -118,3 +108,21 @@ class RandBatchTransform(ABC):
                 f"{type(self).__name__}: {name}={value}; must be two finite numbers, the smaller first, of at least {low:g}."
             )
         return float(value[0]), float(value[1])
+
+
+class RandImageTransform(RandBatchTransform):
+    """Random transform of the images alone: samples are chosen by ``prob`` and changed together."""
+
+    def __call__(self, batch: RandomBatch) -> RandomBatch:
+        """Change the chosen samples in place and return the batch."""
+        rows = [n for n, draw in enumerate(batch.draws) if draw.rand() < self.prob]
+        if rows:
+            part = batch.select(rows)
+            values = [self.parameters(draw) for draw in part.draws]
+            part.image = self.change(part, *part.columns(values))
+            batch.insert(rows, part)
+        return batch
+
+    @abstractmethod
+    def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
+        """Return the changed image (B, C, *size) in HU of samples with parameters (B, 1, 1, 1); that of the batch may change."""
