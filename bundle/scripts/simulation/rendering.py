@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,13 @@ def _draw_discs(rng: np.random.Generator, image: NDArray, grid: Grid, bodies: di
             blend(image[box], HU["disc"] + rng.normal(0, 12), disc, grid.voxel)
 
 
-def render_ct(labels: NDArray[np.uint8], affine: NDArray, style: ScanStyle, seed: int) -> SpineScan:
+def render_ct(
+    labels: NDArray[np.uint8],
+    affine: NDArray,
+    style: ScanStyle,
+    seed: int,
+    draw_bones: Callable[[np.random.Generator, Grid, NDArray], None] | None = None,
+) -> SpineScan:
     """Render a CT around a vertebra mask.
 
     Args:
@@ -73,6 +80,8 @@ def render_ct(labels: NDArray[np.uint8], affine: NDArray, style: ScanStyle, seed
         affine: (4, 4) voxel to world in mm, diagonal except for the translation.
         style: appearance of the scan; its spacing and field of view are not used.
         seed: seed of the scan.
+        draw_bones: function of a random number generator, the grid and the image (X, Y, Z) in HU, that draws bones without label in
+            place, such as ribs, before the vertebrae.
 
     Returns:
         Scan on the grid of the mask, padded by ``PADDING_MM`` along R and A.
@@ -109,6 +118,8 @@ def render_ct(labels: NDArray[np.uint8], affine: NDArray, style: ScanStyle, seed
     if variation is not None:
         image = change_tissue_contrast(variation_rng, image, grid, variation)
 
+    if draw_bones is not None:
+        draw_bones(np.random.default_rng([seed, 24]), grid, image)
     texture = smooth_noise(rng, grid, 3.0)
     streaks = None if variation is None else trabecular_streaks(variation_rng, grid, variation.streaks)
     cortex = 0.6 * (variation or Variation()).cortex

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A spine of templates: morphed between persons, resized, deformed, and articulated along the posture of the phantom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.vertebrae import LABELS
+from ..phantom.anatomy import SIZES, VertebraSize
+from ..phantom.posture import apply_ageing, sample_vertebra_size, stack_vertebrae
+from ..phantom.vertebra import OUTSIDE, Grid, Pose
+from ..style import ScanStyle
+from .templates import Template, Vertebra, neighbours, sample_deformation
+
+# Levels of each region, lowest first; a folder without some of them makes a shorter spine.
+REGIONS = {
+    "lumbar": ("S1", "L5", "L4", "L3", "L2", "L1", "T12", "T11"),
+    "thoracolumbar": ("L4", "L3", "L2", "L1", "T12", "T11", "T10", "T9", "T8", "T7"),
+    "thoracic": ("L1", "T12", "T11", "T10", "T9", "T8", "T7", "T6", "T5", "T4", "T3", "T2", "T1"),
+}
+MIN_LEVELS = 3  # of a region, for it to be made
+GAP_MM = 1.0  # of joint space between the surfaces of neighbours
+MARGIN_MM = (8.0, 40.0)  # of tissue around the bones, to each side and to the front
+
+
+@dataclass
+class Spine:
+    """An articulated spine.
+
+    Attributes:
+        labels: (X, Y, Z) VerSe labels along (R, A, S).
+        affine: (4, 4) voxel to world in mm.
+        poses: poses by level.
+        sizes: sizes by level.
+    """
+
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    poses: dict[str, Pose]
+    sizes: dict[str, VertebraSize]
+
+
+def available_levels(region: str, templates: Mapping[str, Sequence[Template]]) -> list[str]:
+    """Longest run of levels of a region, lowest first, that have a template."""
+    best: list[str] = []
+    run: list[str] = []
+    for level in REGIONS[region]:
+        run = [*run, level] if level in templates else []
+        best = run if len(run) > len(best) else best
+    return best
+
+
+def available_regions(templates: Mapping[str, Sequence[Template]]) -> list[str]:
+    """Regions of which at least ``MIN_LEVELS`` adjacent vertebrae have a template."""
+    return [region for region in REGIONS if len(set(available_levels(region, templates)) - {"S1"}) >= MIN_LEVELS]
+
+
+def sample_vertebra(
+    rng: np.random.Generator,
+    level: str,
+    size: VertebraSize,
+    templates: Mapping[str, Sequence[Template]],
+    preference: Mapping[str, float],
+) -> Vertebra:
+    """Sample a vertebra whose body is a mixture of two persons, or of two levels of a person where there is only one.
+
+    Posterior elements are those of one template but for a small part, as the mean of two would lose thin processes.
+
+    Args:
+        rng: random number generator.
+        level: level of the vertebra.
+        size: sizes in mm.
+        templates: templates by level.
+        preference: rank of the persons in this spine, the first of which has all posterior elements it can have.
+    """
+    own = sorted(templates[level], key=lambda t: preference[t.person])
+    others = own[1:] or [t for v in neighbours(level)[1:] for t in templates.get(v, ()) if t.person == own[0].person]
+    if not others:
+        return Vertebra(level, size, [(own[0], 1.0)], [(own[0], 1.0)], sample_deformation(rng))
+    other = others[int(rng.integers(len(others)))]
+    body, arch = float(rng.uniform(0, 1)), float(rng.uniform(0, 0.2))
+    return Vertebra(
+        level, size, [(own[0], 1 - body), (other, body)], [(own[0], 1 - arch), (other, arch)], sample_deformation(rng)
+    )
+
+
+def label_vertebrae(grid: Grid, poses: Mapping[str, Pose], vertebrae: Mapping[str, Vertebra]) -> NDArray[np.uint8]:
+    """VerSe labels (X, Y, Z) of vertebrae, which do not overlap: a voxel has that of the deepest surface, by more than a gap.
+
+    Args:
+        grid: grid of the scan.
+        poses: poses by level.
+        vertebrae: vertebrae by level.
+    """
+    labels = np.zeros(grid.shape, np.uint8)
+    nearest = np.full(grid.shape, OUTSIDE, np.float32)
+    for level, vertebra in vertebrae.items():
+        pose = poses[level]
+        low, high = vertebra.reach()
+        corners = np.array([[(low, high)[b][i] for i, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+        world = corners @ pose.axes.T + pose.centre
+        box = grid.box(world.min(axis=0), world.max(axis=0))
+        if box is None:
+            continue
+        distance = vertebra.distance(grid.local(box, pose))
+        before = nearest[box]
+        # Half the gap is taken from each of two surfaces that touch.
+        view = labels[box]
+        view[(view > 0) & (before > distance - GAP_MM)] = 0
+        view[(distance < 0) & (distance < before - GAP_MM)] = LABELS[level]
+        np.minimum(before, distance, out=before)
+    return labels
+
+
+def make_spine(
+    rng: np.random.Generator, templates: Mapping[str, Sequence[Template]], region: str, style: ScanStyle, spacing: Sequence[float]
+) -> Spine:
+    """Make a spine.
+
+    Args:
+        rng: random number generator.
+        templates: templates by level.
+        region: key of ``REGIONS``.
+        style: posture, degeneration and height of the field of view.
+        spacing: voxel size in mm along (R, A, S).
+
+    Returns:
+        Spine on a grid with a margin of tissue around the bones, cut above and below by the field of view.
+    """
+    levels = available_levels(region, templates)
+    scale = float(rng.normal(1.0, 0.05))
+    sizes = {level: sample_vertebra_size(rng, level, scale) for level in levels}
+    if style.variation is not None:
+        sizes = {level: apply_ageing(rng, size, style.variation) for level, size in sizes.items()}
+    poses = stack_vertebrae(rng, levels, sizes, style, {})
+    persons = sorted({t.person for level in levels for t in templates[level]})
+    preference = {person: float(rank) for person, rank in zip(persons, rng.permutation(len(persons)), strict=True)}
+    vertebrae = {level: sample_vertebra(rng, level, sizes[level], templates, preference) for level in levels}
+
+    centres = np.array([p.centre for p in poses.values()])
+    posterior = max(SIZES[v].depth / 2 + SIZES[v].canal + SIZES[v].process for v in levels)
+    half = style.field_of_view[2] / 2
+    low = [centres[:, 0].min() - 42, centres[:, 1].min() - posterior - rng.uniform(2, MARGIN_MM[0] * 2), -half]
+    high = [centres[:, 0].max() + 42, centres[:, 1].max() + 22 + rng.uniform(*MARGIN_MM), half]
+    top, bottom = centres[-1, 2] + 25, centres[0, 2] - (90 if levels[0] == "S1" else 40)
+    low[2], high[2] = max(low[2], bottom), min(high[2], top)
+    step = np.asarray(spacing, float)
+    shape = tuple(int(n) for n in np.maximum(np.round((np.array(high) - low) / step), 8))
+    grid = Grid(np.array(low), step, shape)  # type: ignore[arg-type]
+    affine = np.diag([*step, 1.0])
+    affine[:3, 3] = grid.origin
+    return Spine(label_vertebrae(grid, poses, vertebrae), affine, poses, sizes)
