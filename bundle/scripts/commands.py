@@ -24,6 +24,7 @@ DATA: Table = {
     "simulate": ("simulation.datasets.simulate:simulate", "simulated fractures in CT with vertebra masks"),
     "render": ("simulation.datasets.render:render", "CT rendered around vertebra masks"),
     "build": ("simulation.datasets.build:build", "one training set from several sources, described by a YAML file"),
+    "compare_builds": ("simulation.datasets.compare_builds:compare_builds", "two built training sets, within rounding"),
     "split": ("data.split:split", "training, validation and test cases, or folds, by patient"),
     "check": ("data.checks.report:check", "problems in a datalist"),
     "preview": ("data.preview:preview", "one page with an overlay of every case"),
