@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .negatives import Negatives
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -31,6 +33,7 @@ class Variation:
         scoliosis: amplitude of the lateral curve in degrees, in addition to that of a healthy spine.
         rotation: axial rotation in degrees per degree of the lateral curve.
         positioning: lateral inclination and axial rotation of the patient on the table in degrees.
+        negatives: lesions, other bones, vessels, gas and objects of the clinical style; None without.
     """
 
     disc_height: float = 1.0
@@ -51,6 +54,7 @@ class Variation:
     scoliosis: float = 0.0
     rotation: float = 0.0
     positioning: tuple[float, float] = (0.0, 0.0)
+    negatives: Negatives | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class ScanStyle:
         blur: standard deviation of the reconstruction kernel in mm.
         contrast: enhancement of vessels by contrast medium in HU.
         variation: degeneration, hardware and image chain; None for a healthy spine.
+        slab: number of thin slices whose mean is one slice along the coarsest axis, so that thick slices have partial volume.
     """
 
     spacing: tuple[float, float, float] = (1.5, 1.0, 1.0)
@@ -76,6 +81,7 @@ class ScanStyle:
     blur: float = 0.5
     contrast: float = 0.0
     variation: Variation | None = None
+    slab: int = 1
 
     @staticmethod
     def random(rng: np.random.Generator, region: str) -> ScanStyle:

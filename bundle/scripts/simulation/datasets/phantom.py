@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from ...core.genant import SHAPES
+from ..clinical_style import clinical_style
 from ..fracture.labels import training_label
 from ..fracture.sampling import add_fractures, whole_vertebrae
 from ..phantom.anatomy import REGIONS
@@ -20,7 +21,7 @@ from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options
 
 GENERATOR = 1  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 MAX_FRACTURES = 3  # per scan
-STYLES = {"plain": ScanStyle.random, "wide": wide_style}
+STYLES = {"plain": ScanStyle.random, "wide": wide_style, "clinical": clinical_style}
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # of scanners and public sets; PIR is that of VerSe
 
 
@@ -73,7 +74,7 @@ def _phantom_case(
     appearance = STYLES[style](rng, region)
     if spacing:
         size = [float(s) for s in spacing] * (3 if len(spacing) == 1 else 1)
-        appearance = replace(appearance, spacing=(size[0], size[1], size[2]))
+        appearance = replace(appearance, spacing=(size[0], size[1], size[2]), slab=1)
     if noise is not None:
         appearance = replace(appearance, noise=float(noise))
     fractures = 0 if intact else int(rng.integers(1, MAX_FRACTURES + 1))
@@ -110,8 +111,9 @@ def phantom(
         grades: Genant grades to sample from.
         healthy: fraction of scans without a fracture.
         spacing: voxel size in mm, one number or three (R, A, S); sampled per scan when not given.
-        style: appearance: "plain", or "wide" for degeneration, hardware, other kernels and fields of view (docs/phantom.md).
-        collapse_fraction: fraction of the fractures that make the spine above sink and tilt; more than 0 only with style "wide".
+        style: appearance: "plain"; "wide" for degeneration, hardware, other kernels and fields of view; "clinical" for these and
+            what real scans have beside fractures (docs/phantom.md).
+        collapse_fraction: fraction of the fractures that make the spine above sink and tilt; 0 with style "plain".
         min_grade: fractures below this grade have the ignore index 255.
         noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
         workers: number of threads.
@@ -132,8 +134,8 @@ def phantom(
             "healthy": (0 <= healthy < 1, "a fraction of at least 0 and below 1"),
             "style": (style in STYLES, f"one of {', '.join(STYLES)}"),
             "collapse_fraction": (
-                0 <= collapse_fraction <= 1 and (not collapse_fraction or style == "wide"),
-                "a fraction from 0 to 1, above 0 only with --style wide",
+                0 <= collapse_fraction <= 1 and (not collapse_fraction or style != "plain"),
+                "a fraction from 0 to 1, above 0 only with --style wide or clinical",
             ),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "spacing": (len(spacing) in (0, 1, 3), "one number or three"),

@@ -26,7 +26,7 @@ def trabecular_texture(style: ScanStyle, texture: Array) -> Array:
     return (28 + 0.12 * style.trabecular) * texture
 
 
-def bone_hu(distance: Array, cancellous: Array, style: ScanStyle, cortex_mm: Array | float) -> Array:
+def bone_hu(distance: Array, cancellous: Array | float, style: ScanStyle, cortex_mm: Array | float) -> Array:
     """HU of bone: a cortex of ``cortex_mm`` at the surface, ``cancellous`` HU inside.
 
     Args:
@@ -76,7 +76,7 @@ def draw_vertebra(
         "lordosis": {"L5": 0.12, "L4": 0.06, "S1": 0.1}.get(level, -0.02) + rng.normal(0, 0.012),
         "skew": (rng.normal(0, 0.01), rng.normal(0, 0.01)),
     }
-    spurs = ageing.deform(shape, size, collapse) if ageing is not None else []
+    spurs = ageing.deform(shape, size, collapse, level) if ageing is not None else []
     if collapse is not None:
         size = replace(size, width=size.width * collapse.bulge, depth=size.depth * collapse.bulge)
         shape["concavity"] = concavity

@@ -10,6 +10,7 @@ import numpy as np
 from ..style import Variation
 from .anatomy import VertebraSize
 from .endplates import Collapse, schmorl_node, sum_reliefs, uneven_surface
+from .negatives import VertebralNegatives
 from .shapes import Array, capsule, vertebral_body
 from .soft_tissue import blend, smooth_noise
 from .vertebra import Grid, Pose
@@ -26,13 +27,15 @@ class AgeingParameters:
         rng: random number generator, separate from that of the healthy spine, which therefore does not depend on the variation.
         variation: degeneration of the scan.
         streaks: (X, Y, Z) vertical trabecular pattern in HU.
+        negatives: further negatives by vertebra, from generators of their own; None without.
     """
 
     rng: np.random.Generator
     variation: Variation
     streaks: Array
+    negatives: VertebralNegatives | None = None
 
-    def deform(self, shape: dict, size: VertebraSize, collapse: Collapse | None) -> list[tuple]:
+    def deform(self, shape: dict, size: VertebraSize, collapse: Collapse | None, level: str) -> list[tuple]:
         """Add wedging and the relief of the endplates to the arguments of ``vertebral_body`` in place.
 
         Returns:
@@ -48,7 +51,8 @@ class AgeingParameters:
             parts += [collapse.endplate(upper)] if collapse is not None else []
             reliefs.append(sum_reliefs(parts))
         shape["relief"] = tuple(reliefs)
-        return osteophytes(rng, size, variation.osteophytes)
+        spurs = osteophytes(rng, size, variation.osteophytes)
+        return spurs if self.negatives is None else spurs + self.negatives.deform(level, shape, size)
 
 
 def osteophytes(rng: np.random.Generator, size: VertebraSize, strength: float) -> list[tuple]:

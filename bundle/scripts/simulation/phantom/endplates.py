@@ -49,6 +49,19 @@ def schmorl_node(rng: np.random.Generator, size: VertebraSize) -> Relief:
     return relief
 
 
+def large_schmorl_node(rng: np.random.Generator, size: VertebraSize) -> Relief:
+    """Steep depression of 4 to 8 mm, or a quarter of the height, in the middle or posterior part of the endplate."""
+    a, b = float(rng.uniform(-0.45, 0.45)), float(rng.uniform(-0.55, 0.25))
+    depth = min(float(rng.uniform(4.0, 8.0)), 0.25 * size.height)
+    radii = rng.uniform(4.0, 7.5, 2)
+
+    def relief(u: Array, v: Array) -> Array:
+        distance = np.hypot((u - a) * size.width / 2 / radii[0], (v - b) * size.depth / 2 / radii[1])
+        return (depth * np.clip(1 - distance**4, 0, 1)).astype(np.float32)
+
+    return relief
+
+
 def sum_reliefs(reliefs: list[Relief]) -> Relief:
     """Sum of reliefs."""
 

@@ -11,12 +11,16 @@ from ...core.vertebrae import LABELS
 from ..spine_scan import SpineScan, to_hu
 from ..style import ScanStyle
 from .anatomy import REGIONS
+from .bone_lesions import draw_lesions
 from .bones import draw_discs, draw_ribs, draw_vertebra
 from .degeneration import AgeingParameters, change_tissue_contrast, distractor_structures, pedicle_screws
 from .endplates import Collapse
-from .image_chain import reconstruct, trabecular_streaks
+from .image_chain import reconstruct, thick_slices, trabecular_streaks
+from .negatives import VertebralNegatives
 from .posture import apply_ageing, mean_concavity, sample_collapses, sample_vertebra_size, stack_vertebrae
+from .skeleton import draw_skeleton
 from .soft_tissue import CORD_RADIUS_MM, smooth_noise, thecal_sac, tissue_background
+from .surroundings import Surroundings, draw_surroundings
 from .vertebra import Grid
 
 
@@ -43,7 +47,12 @@ def make_phantom(
     rng = np.random.default_rng([seed, sorted(REGIONS).index(region)])
     style = style or ScanStyle.random(rng, region)
     spacing, extent = np.array(style.spacing), np.array(style.field_of_view)
+    thick_axis = int(np.argmax(spacing))
+    if style.slab > 1:
+        spacing[thick_axis] /= style.slab
     shape = tuple(int(n) for n in np.maximum(np.round(extent / spacing), 8))
+    if style.slab > 1:  # whole slabs
+        shape = tuple(n - n % style.slab if k == thick_axis else n for k, n in enumerate(shape))
     grid = Grid(-spacing * (np.array(shape) - 1) / 2, spacing, shape)  # type: ignore[arg-type]
 
     levels = REGIONS[region]
@@ -63,6 +72,10 @@ def make_phantom(
         streaks = trabecular_streaks(variation_rng, grid, variation.streaks)
         ageing = AgeingParameters(variation_rng, variation, streaks)
     poses = stack_vertebrae(rng, levels, sizes, style, collapsed)
+    negatives = variation.negatives if variation is not None else None
+    if negatives is not None and ageing is not None:
+        visible = [v for v in levels if abs(poses[v].centre[2]) < extent[2] / 2]
+        ageing.negatives = VertebralNegatives.assign(seed, negatives, visible, collapsed)
 
     line = grid.line(np.array([p.centre for p in poses.values()]))
     posterior = float(np.mean([sizes[v].depth / 2 + sizes[v].canal + sizes[v].process * 0.9 for v in levels]))
@@ -75,18 +88,26 @@ def make_phantom(
     if variation is not None:
         image = change_tissue_contrast(variation_rng, image, grid, variation)
         distractor_structures(variation_rng, image, grid, line, variation.distractors)
+    if negatives is not None:
+        draw_surroundings(Surroundings.of(seed, grid, line, poses, sizes), image, negatives)
     labels = np.zeros(grid.shape, np.uint8)
     nearest = np.full(grid.shape, np.inf, np.float32)
     draw_ribs(rng, grid, poses, sizes, image)
+    if negatives is not None:
+        draw_skeleton(seed, image, grid, poses, sizes, style, negatives)
     for v in levels:
         draw_vertebra(rng, grid, poses[v], v, sizes[v], style, image, labels, nearest, texture, ageing, collapsed.get(v))
+    if ageing is not None and ageing.negatives is not None:
+        draw_lesions(ageing.negatives, image, labels, grid, poses, sizes, style)
     if variation is not None and variation.screws:
         bodies = [v for v in levels if v != "S1"]
         screw_levels = [str(v) for v in variation_rng.permutation(bodies)[: variation.screws]]
         pedicle_screws(variation_rng, image, grid, poses, sizes, screw_levels)
 
     image = reconstruct(rng, image, grid, style)
-    affine = np.diag([*spacing, 1.0])
+    if style.slab > 1:
+        image, labels, grid = thick_slices(image, labels, grid, style.slab, thick_axis)
+    affine = np.diag([*grid.spacing, 1.0])
     affine[:3, 3] = grid.origin + rng.uniform(-60, 60, 3)
     fractures = [_record(v, c, sizes[v].height) for v, c in collapsed.items() if np.any(labels == LABELS[v])]
     return SpineScan(to_hu(image), labels, affine, fractures)

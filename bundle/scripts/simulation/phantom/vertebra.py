@@ -200,6 +200,11 @@ def _posterior_elements(level: str, size: VertebraSize) -> list[tuple]:
     return elements
 
 
+def facet_tip(level: str, size: VertebraSize) -> tuple[float, float, float]:
+    """Tip of the right superior facet in mm in the frame of a vertebra above S1."""
+    return _posterior_elements(level, size)[2][1]
+
+
 def vertebra_distance(
     grid: Grid, pose: Pose, level: str, size: VertebraSize | None = None, shape: dict | None = None, spurs: Sequence[tuple] = ()
 ) -> DistanceField:
