@@ -59,7 +59,7 @@ def person_axes(surfaces: Mapping[str, DistanceMap]) -> NDArray[np.float64]:
     ]
     lateral, vertical = others if overlap[0] >= overlap[1] else others[::-1]
     height = 0.0
-    for surface, inside, (centre, _, radius) in zip(vertebrae, points, centres, strict=True):
+    for inside, (centre, _, radius) in zip(points, centres, strict=True):
         relative = inside - centre
         behind = -relative @ forward
         pedicles = (behind > radius) & (behind < radius + PEDICLE_MM) & (np.abs(relative[:, lateral]) > MIDLINE_MM)

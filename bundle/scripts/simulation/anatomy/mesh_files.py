@@ -6,6 +6,7 @@ ITK, which is a dependency, reads OBJ but no STL; both formats are a few lines.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def _obj(text: str) -> NDArray[np.float64]:
         elif words[:1] == ["f"]:
             # Negative indices count from the last vertex.
             corners = [n - 1 if n > 0 else len(vertices) + n for n in (int(w.split("/")[0]) for w in words[1:])]
-            faces += [(corners[0], b, c) for b, c in zip(corners[1:-1], corners[2:], strict=True)]
+            faces += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
     return np.array(vertices, float).reshape(-1, 3)[np.array(faces, int).reshape(-1, 3)]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ REGIONS = {
     "thoracic": ("L1", "T12", "T11", "T10", "T9", "T8", "T7", "T6", "T5", "T4", "T3", "T2", "T1"),
 }
 MIN_LEVELS = 3  # of a region, for it to be made
+CANAL_FRACTION = 0.85  # of the canal of the level, that surfaces of few triangles narrow
 GAP_MM = 1.0  # of joint space between the surfaces of neighbours
 MARGIN_MM = (8.0, 40.0)  # of tissue around the bones, to each side and to the front
 
@@ -77,15 +78,24 @@ def sample_vertebra(
         templates: templates by level.
         preference: rank of the persons in this spine, the first of which has all posterior elements it can have.
     """
-    own = sorted(templates[level], key=lambda t: preference[t.person])
-    others = own[1:] or [t for v in neighbours(level)[1:] for t in templates.get(v, ()) if t.person == own[0].person]
+    own = sorted(templates[level], key=lambda t: (t.surface.faceted, preference[t.person]))
+    first, others = own[0], own[1:]
     if not others:
-        return Vertebra(level, size, [(own[0], 1.0)], [(own[0], 1.0)], sample_deformation(rng))
-    other = others[int(rng.integers(len(others)))]
-    body, arch = float(rng.uniform(0, 1)), float(rng.uniform(0, 0.2))
-    return Vertebra(
-        level, size, [(own[0], 1 - body), (other, body)], [(own[0], 1 - arch), (other, arch)], sample_deformation(rng)
-    )
+        others = [t for v in neighbours(level)[1:] for t in templates.get(v, ()) if t.person == first.person]
+    if level == "S1":
+        others = [t for t in others if not t.surface.faceted]
+    faceted = first.surface.faceted
+    made = Vertebra(level, size, [(first, 1.0)], [(first, 1.0)], sample_deformation(rng))
+    if others:
+        other = others[int(rng.integers(len(others)))]
+        body, arch = float(rng.uniform(0, 0.4 if other.surface.faceted and not faceted else 1)), float(rng.uniform(0, 0.2))
+        made = replace(made, body=[(first, 1 - body), (other, body)], arch=[(first, 1 - arch), (other, arch)])
+    if level == "S1":
+        return made
+    if faceted:
+        concavity, waist = rng.uniform(0.6, 2.0), rng.uniform(0.04, 0.10)
+        return replace(made, concavity=float(concavity), waist=float(waist), canal=CANAL_FRACTION * size.canal)
+    return replace(made, concavity=float(rng.normal(0, 0.4)), waist=float(rng.normal(0, 0.015)))
 
 
 def label_vertebrae(grid: Grid, poses: Mapping[str, Pose], vertebrae: Mapping[str, Vertebra]) -> NDArray[np.uint8]:

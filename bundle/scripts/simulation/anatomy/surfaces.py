@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -16,7 +17,17 @@ from ...core.errors import InputError, first_line
 from ...core.vertebrae import LABELS, LEVELS
 from ...io.label_maps import read_label_map
 from .mesh_files import SUFFIXES, read_mesh
-from .voxels import COARSE_EDGE_MM, MARGIN_MM, SMOOTH_COARSE_MM, SMOOTH_MM, STEP_MM, DistanceMap, distance_map, mean_edge, voxelise
+from .voxels import (
+    FACETED_EDGE_MM,
+    MARGIN_MM,
+    SMOOTH_FACETED_MM,
+    SMOOTH_MM,
+    STEP_MM,
+    DistanceMap,
+    distance_map,
+    mean_edge,
+    voxelise,
+)
 
 SURFACE_LEVELS = (*(f"T{n}" for n in range(1, 13)), *(f"L{n}" for n in range(1, 6)), "S1")
 NAME = re.compile(r"(?<![a-z])(t|th|thoracic|thoracal|l|lumbar|s|sacral)[ _-]*0?(\d{1,2})(?!\d)", re.IGNORECASE)
@@ -57,13 +68,14 @@ def _from_mesh(path: Path) -> DistanceMap:
     mask, origin = voxelise(triangles)
     if not mask.any():
         raise InputError(f"{path}: the surface has no inside; it must be closed")
-    return distance_map(mask, origin, SMOOTH_COARSE_MM if mean_edge(triangles) > COARSE_EDGE_MM else SMOOTH_MM)
+    faceted = mean_edge(triangles) > FACETED_EDGE_MM
+    return distance_map(mask, origin, SMOOTH_FACETED_MM if faceted else SMOOTH_MM, faceted)
 
 
 def _from_label_map(path: Path) -> dict[str, DistanceMap]:
     try:
         image = nib.as_closest_canonical(read_label_map(path))
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, ImageFileError) as error:
         raise InputError(f"{path}: is no label map ({first_line(error)}); must contain VerSe's labels") from None
     labels, spacing = np.asarray(image.dataobj).astype(np.uint8), np.array(image.header.get_zooms()[:3], float)
     maps = {}

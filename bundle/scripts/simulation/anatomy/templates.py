@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +83,9 @@ class Vertebra:
         size: sizes in mm.
         body, arch: templates with their weights, of the body and of the posterior elements.
         warp: random deformation.
+        concavity: depth in mm by which both endplates are hollowed.
+        waist: fraction by which the wall is narrowed at half height.
+        canal: diameter in mm of the spinal canal where it is widened, 0 for that of the templates.
     """
 
     level: str
@@ -92,6 +93,9 @@ class Vertebra:
     body: Sequence[tuple[Template, float]]
     arch: Sequence[tuple[Template, float]]
     warp: Warp
+    concavity: float = 0.0
+    waist: float = 0.0
+    canal: float = 0.0
 
     def scales(self, template: Template) -> NDArray[np.float64]:
         """Factors (3,) from a template to this vertebra along right, front and up."""
@@ -107,9 +111,19 @@ class Vertebra:
             corners.append(np.stack([low, high]) * self.scales(template))
         return np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
 
+    def _hollowed(self, points: Sequence[NDArray]) -> list[NDArray]:
+        """Points (x, y, z) in mm from which a body with flat endplates and walls is read as one with concave ones."""
+        x, y, z = points
+        r2 = np.clip((2 * x / self.size.width) ** 2 + (2 * y / self.size.depth) ** 2, 0, 1)
+        rise = 1 + 2 * self.concavity / self.size.height * (1 - r2) ** 1.5
+        middle = np.clip(1 - (2 * z / self.size.height) ** 2, 0, 1)
+        front = np.clip(2 * y / self.size.depth + 1, 0, 1)
+        narrow = 1 + self.waist * middle * front
+        return [x * narrow, y * np.where(y > 0, narrow, 1), z * rise]
+
     def distance(self, points: Sequence[NDArray]) -> NDArray[np.float32]:
         """Approximate signed distance in mm at points (x, y, z) in mm of its frame."""
-        moved = self.warp.displaced(points)
+        moved = self._hollowed(self.warp.displaced(points))
         behind = np.clip((-moved[1] - self.size.depth / 2) / BLEND_MM, 0, 1)
         weights: dict[int, list] = {}
         for part, share in ((self.body, 1 - behind), (self.arch, behind)):
@@ -121,6 +135,10 @@ class Vertebra:
             scale = self.scales(template)
             local = np.stack([m / s for m, s in zip(moved, scale, strict=True)])
             total += weight * template.surface.at(local) * float(scale.prod()) ** (1 / 3)
+        if self.canal:
+            centre = -(self.size.depth + self.canal) / 2
+            inside = self.canal / 2 - np.hypot(moved[0], moved[1] - centre)
+            total = np.maximum(total, inside)
         return total
 
 
@@ -144,7 +162,7 @@ def make_template(person: str, level: str, surface: DistanceMap, axes: NDArray) 
     low, high = inside.min(axis=0) - MARGIN_MM, inside.max(axis=0) + MARGIN_MM
     grid = np.stack(np.meshgrid(*(np.arange(a, b, STEP_MM) for a, b in zip(low, high, strict=True)), indexing="ij"))
     world = np.tensordot(axes, grid, axes=1) + centre[:, None, None, None]
-    return Template(person, level, DistanceMap(surface.at(world), low), np.array(size))
+    return Template(person, level, DistanceMap(surface.at(world), low, surface.faceted), np.array(size))
 
 
 @lru_cache(maxsize=2)
@@ -177,5 +195,5 @@ def sample_deformation(rng: np.random.Generator, std_mm: float = 0.7) -> Warp:
 def neighbours(level: str) -> list[str]:
     """Levels of like shape: itself, and those above and below in the same region."""
     region, number = level[0], int(level[1:])
-    near = [f"{region}{n}" for n, _ in product((number, number - 1, number + 1), (0,))]
+    near = [f"{region}{n}" for n in (number, number - 1, number + 1)]
     return [v for v in near if v in SIZES] if region != "S" else [level]

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 STEP_MM = 0.75  # of the distance maps
 MARGIN_MM = 6.0  # around a surface
-COARSE_EDGE_MM = 4.0  # mean length of edges above which a surface is faceted
-SMOOTH_MM, SMOOTH_COARSE_MM = 0.6, 2.0  # standard deviation of the smoothing of a fine and of a faceted surface
+FACETED_EDGE_MM = 4.0  # mean length of edges above which a surface is faceted
+SMOOTH_MM, SMOOTH_FACETED_MM = 0.6, 1.1  # standard deviation of the smoothing of a fine and of a faceted surface
 
 
 @dataclass
@@ -22,10 +22,12 @@ class DistanceMap:
     Attributes:
         distance: (X, Y, Z) mm, negative inside.
         origin: (3,) position of the first sample in mm.
+        faceted: True for a surface of few triangles, whose body has flat endplates and walls.
     """
 
     distance: NDArray[np.float32]
     origin: NDArray[np.float64]
+    faceted: bool = False
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -44,7 +46,7 @@ def _inside_along(triangles: NDArray, shape: tuple[int, ...], axis: int) -> NDAr
     """Voxels (X, Y, Z) behind an odd number of triangles along an axis; triangles (N, 3, 3) in voxels."""
     order = [a for a in range(3) if a != axis] + [axis]
     corners = triangles[:, :, order]
-    counts = np.zeros([shape[a] for a in order] + [], np.int16)
+    counts = np.zeros([shape[a] for a in order], np.int16)
     # An offset below any accuracy of the mesh, as a ray through a shared edge would count it twice or never.
     offset = np.array([1.37e-4, 2.11e-4])
     low = np.ceil(corners[:, :, :2].min(axis=1) - offset).astype(int)
@@ -88,17 +90,21 @@ def mean_edge(triangles: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).mean())
 
 
-def distance_map(mask: NDArray[np.bool_], origin: NDArray[np.float64], smooth_mm: float = SMOOTH_MM) -> DistanceMap:
+def distance_map(
+    mask: NDArray[np.bool_], origin: NDArray[np.float64], smooth_mm: float = SMOOTH_MM, faceted: bool = False
+) -> DistanceMap:
     """Signed distance to the surface of a mask, smoothed without change of its volume.
 
     Args:
         mask: (X, Y, Z) voxels every ``STEP_MM``.
         origin: (3,) position of the first voxel in mm.
         smooth_mm: standard deviation of the smoothing in mm.
+        faceted: True for a surface of few triangles.
     """
     inside = ndimage.distance_transform_edt(mask, sampling=STEP_MM)
     outside = ndimage.distance_transform_edt(~mask, sampling=STEP_MM)
     distance = np.where(mask, STEP_MM / 2 - inside, outside - STEP_MM / 2).astype(np.float32)
     distance = ndimage.gaussian_filter(distance, smooth_mm / STEP_MM, mode="nearest")
     # Smoothing takes from thin and convex bone; the level set of equal volume returns it.
-    return DistanceMap(distance - np.partition(distance.ravel(), int(mask.sum()))[int(mask.sum())], origin)
+    count = int(mask.sum())
+    return DistanceMap(distance - np.partition(distance.ravel(), count)[count], origin, faceted)

@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 
 from ...core.errors import InputError
-from ..anatomy.spine import REGIONS, Spine, available_regions, make_spine
+from ..anatomy.ribs import draw_ribs
+from ..anatomy.spine import REGIONS, available_regions, make_spine
 from ..anatomy.surfaces import folder_hash
 from ..anatomy.templates import Template, read_templates
 from ..fracture.labels import training_label
 from ..fracture.sampling import add_fractures
-from ..phantom.bones import draw_ribs
 from ..phantom.shapes import Array
 from ..phantom.vertebra import Grid
 from ..rendering import render_ct
@@ -39,9 +39,7 @@ def _average_slices(scan: SpineScan, axis: int, count: int) -> SpineScan:
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, axis] * (count - 1) / 2
     affine[:3, axis] *= count
-    return SpineScan(
-        np.ascontiguousarray(np.moveaxis(image, 0, axis)), np.ascontiguousarray(np.moveaxis(labels, 0, axis)), affine
-    )
+    return SpineScan(np.ascontiguousarray(np.moveaxis(image, 0, axis)), np.ascontiguousarray(np.moveaxis(labels, 0, axis)), affine)
 
 
 def _mesh_case(
@@ -65,7 +63,7 @@ def _mesh_case(
     spine = make_spine(rng, templates, region, style, spacing)
 
     def ribs(ribs_rng: np.random.Generator, grid: Grid, image: Array) -> None:
-        draw_ribs(ribs_rng, grid, spine.poses, spine.sizes, image)
+        draw_ribs(ribs_rng, grid, spine.poses, spine.sizes, style, image)
 
     # The mean of slices has less noise than each of them.
     fine = replace(style, noise=style.noise * float(np.sqrt(count)))
@@ -131,7 +129,9 @@ def meshes(
     possible = available_regions(templates)
     for region in chosen or list(REGIONS)[:1]:
         if not possible or (chosen and region not in possible):
-            raise InputError(f"{folder}: has no three adjacent vertebrae of the {region} spine; add surfaces, or pass other regions")
+            raise InputError(
+                f"{folder}: has no three adjacent vertebrae of the {region} spine; add surfaces, or pass other regions"
+            )
     chosen = chosen or possible
 
     def case(k: int) -> SimulationCase:
