@@ -16,7 +16,7 @@ from ..core.provenance import file_hash, version, versions
 from ..inference.config import read_config
 from .statistics import Estimate
 from .verse_cases import ACCOUNT_COLUMNS, BenchmarkCase, data_hash, find_benchmark_cases
-from .verse_page import Benchmark, account_lines, listed, write_page
+from .verse_page import GRADE_COLUMNS, Benchmark, account_lines, grade_rows, listed, write_page
 from .verse_rates import RATE_DEFINITIONS, BenchmarkRates, benchmark_rates
 from .verse_run import BenchmarkRun, run_benchmark
 from .vertebra_tables import DECISION_COLUMNS, INSTANCE_COLUMNS, decision_row, instance_rows, vertebra_content
@@ -62,6 +62,8 @@ def _run_content(run: BenchmarkRun, rates: BenchmarkRates) -> dict[str, object]:
         "instances_without_probability": run.without_probability,
         "summary": {title: values(rows) for title, rows in (rates.sections | rates.folded).items()},
         **vertebra_content(rates.summary),
+        "grade_table": [dict(zip(GRADE_COLUMNS, row, strict=True)) for row in grade_rows(run.decisions)],
+        "flagged_without_vertebra": [asdict(u) for u in run.unmatched],
         "listed": {title: [[d.case, d.level, d.grade] for d in rows] for title, rows in listed(run.decisions).items()},
     }
 
@@ -103,6 +105,7 @@ def _shared_failures(cases: Sequence[BenchmarkCase], runs: Sequence[BenchmarkRun
             case.reason = f"{failed[0][0]}: {failed[0][1]}"
             for run in runs:
                 run.cases.pop(case.name, None)
+                run.unmatched = [u for u in run.unmatched if u.case != case.name]
 
 
 def verse_benchmark(
@@ -176,6 +179,8 @@ def verse_benchmark(
     }
     benchmark = Benchmark(split, cases, provenance=provenance)
     for run in runs:
-        matchings = [(v.decisions[0].patient, v.instances) for v in run.cases.values() if v.instances is not None and v.decisions]
+        # Given instances match themselves.
+        found = [] if run.name == MASKS else [v for v in run.cases.values() if v.decisions]
+        matchings = [(v.decisions[0].patient, v.instances) for v in found if v.instances is not None]
         benchmark.runs[run.name] = (run, benchmark_rates(run.decisions, matchings, samples, seed))
     return str(_write(root, benchmark))

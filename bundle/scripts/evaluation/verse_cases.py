@@ -18,6 +18,12 @@ from ..data.datasets.grades import VertebraGrade, read_grades, read_splits, spli
 from ..data.datasets.verse import CHALLENGE_FILE, find_cases
 
 SPLITS = (*SECTIONS, "all")
+NO_FILE, NO_CT, NO_MASK, NO_GRADES = REASONS = (
+    "no file in the folder",
+    "no CT",
+    "no mask of vertebrae",
+    "no row in the table of grades",
+)
 ACCOUNT_COLUMNS = (
     "case", "patient", "split", "used", "reason", "ct", "mask",
     "in_mask", "graded", "foreign_material", "ungraded", "graded_not_in_mask",
@@ -80,13 +86,13 @@ def _split(file: Path, root: Path) -> str:
 def _reason(case: BenchmarkCase) -> str:
     """One line for a case that cannot be used; "" for one that can."""
     if case.ct is None and case.mask is None:
-        return "neither CT nor mask in the folder"
+        return NO_FILE
     if case.ct is None:
-        return "no CT"
+        return NO_CT
     if case.mask is None:
-        return "no mask of vertebrae"
+        return NO_MASK
     if case.grades is None:
-        return "no row in the table of grades"
+        return NO_GRADES
     try:
         require_same_grid(case.ct, nib.load(case.ct), nib.load(case.mask))
     except Exception as error:  # a damaged header costs one case

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from ..visualization import html_report as html
+from .agreement import GRADES
 from .instances import INSTANCE_DEFINITIONS
 from .statistics import Estimate
-from .verse_cases import BenchmarkCase
-from .verse_rates import MAIN, RATE_DEFINITIONS, BenchmarkRates, benchmark_cells
+from .verse_cases import REASONS, BenchmarkCase
+from .verse_rates import ANY, MAIN, MAIN_SECTION, RATE_DEFINITIONS, BenchmarkRates, benchmark_cells
 from .verse_run import BenchmarkRun
 from .vertebra_decisions import VertebraDecision
 from .vertebra_plots import grade_confusion, reliability_diagram, roc
-from .vertebra_tables import confusion_table
 
-CELLS = ("value", "95 % interval", "n")
+CELLS = ("value (95 % interval)", "n")
+HEIGHTS = tuple(f"height: grade {k}" for k in range(GRADES))
+GRADE_COLUMNS = ("grade by readers", *HEIGHTS, "no grade by height", "not found", "all", "flagged by the network")
+INSTANCE_CELLS = ("case", "instance", "probability", "reason")
 VERTEBRA_CELLS = ("case", "level", "grade by readers", "probability", "grade by height")
 SOURCE = (
     "VerSe: Sekuboyina et al. 2021 (doi:10.1016/j.media.2021.102166), Löffler et al. 2020 (doi:10.1148/ryai.2020190138), "
@@ -30,7 +34,12 @@ READING = (
     "proportions and areas at each end the wider of the bootstrap and a score interval (Wilson, Newcombe); few: n below 10, from "
     "which little follows; n too small: fewer than 10 patients, for which the bootstrap has no meaning."
 )
-STYLE = "td, th { vertical-align: top; } table { font-variant-numeric: tabular-nums; } th { background: #f6f8fa; }"
+STYLE = """
+table { font-variant-numeric: tabular-nums; } td, th { vertical-align: top; } th { background: #f6f8fa; }
+.runs1, .runs2 { width: 100%; } .runs1 { max-width: 46rem; }
+.runs1 td, .runs2 td { white-space: nowrap; } .runs1 td:first-child, .runs2 td:first-child { white-space: normal; width: 24%; }
+.grades { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+"""
 
 
 @dataclass
@@ -61,6 +70,17 @@ def listed(decisions: Sequence[VertebraDecision]) -> dict[str, list[VertebraDeci
     }
 
 
+def grade_rows(decisions: Sequence[VertebraDecision]) -> list[tuple[object, ...]]:
+    """Rows of ``GRADE_COLUMNS``, one a grade of the readers: numbers of vertebrae, which add up to ``all``."""
+    rows = []
+    for grade in range(GRADES):
+        group = [d for d in decisions if d.grade == grade]
+        found = [None if d.record is None else d.record.measured_grade for d in group if not d.missed]
+        by_height = [found.count(k) for k in (*range(GRADES), None)]
+        rows.append((f"grade {grade}", *by_height, sum(d.missed for d in group), len(group), sum(d.flagged for d in group)))
+    return rows
+
+
 def _vertebra_cells(decision: VertebraDecision) -> tuple[object, ...]:
     measured = None if decision.missed or decision.record is None else decision.record.measured_grade
     probability = "-" if np.isnan(decision.probability) else f"{decision.probability:.2f}"
@@ -69,59 +89,63 @@ def _vertebra_cells(decision: VertebraDecision) -> tuple[object, ...]:
 
 
 def _side_by_side(title: str, runs: Mapping[str, Mapping[str, Estimate]]) -> html.Html:
-    """Table of one section with three columns a run."""
+    """Table of one section with two columns a run; runs without the section are left out."""
+    runs = {name: rows for name, rows in runs.items() if rows}
     names = dict.fromkeys(name for rows in runs.values() for name in rows)
-    header = [title, *(f"{run}: {cell}" if len(runs) > 1 else cell for run in runs for cell in CELLS)]
-    lines = []
+    header = [html.element("th", title), *(html.element("th", run, colspan=str(len(CELLS))) for run in runs)]
+    units = [html.element("th", cell) for cell in ("", *CELLS * len(runs))]
+    lines = [html.element("tr", *header), html.element("tr", *units)]
     for name in names:
-        cells = [benchmark_cells(name, rows[name]) if name in rows else ("-", "-", "-") for rows in runs.values()]
-        lines.append((name, *(c for three in cells for c in three)))
-    return html.table(header, lines)
+        cells = [benchmark_cells(name, rows[name]) if name in rows else ("-",) * len(CELLS) for rows in runs.values()]
+        lines.append(html.element("tr", *(html.element("td", c) for c in (name, *(c for pair in cells for c in pair)))))
+    return html.element("table", *lines, class_=f"runs{len(runs)}")
 
 
-def _sections(benchmark: Benchmark, part: str) -> list[html.Html]:
-    """Tables of ``sections`` or ``folded`` of all runs."""
+def _sections(benchmark: Benchmark, part: str) -> dict[str, html.Html]:
+    """Tables of ``sections`` or ``folded`` of all runs by title."""
     parts = {name: getattr(rates, part) for name, (_, rates) in benchmark.runs.items()}
     titles = dict.fromkeys(title for sections in parts.values() for title in sections)
-    return [_side_by_side(title, {run: sections.get(title, {}) for run, sections in parts.items()}) for title in titles]
+    return {title: _side_by_side(title, {run: sections.get(title, {}) for run, sections in parts.items()}) for title in titles}
 
 
 def _run_part(run: BenchmarkRun, rates: BenchmarkRates) -> list[html.Html]:
     """Confusion of grades, figures, and listed vertebrae of one run."""
-    header, rows = confusion_table(rates.summary)
-    main = next((s for title, s in rates.sections.items() if title.startswith(f"per vertebra: {MAIN}")), {})
+    main = rates.sections.get(MAIN_SECTION, {})
     operating = (1 - main["specificity"].value, main["sensitivity"].value) if main else None
     reliability = rates.summary.reliability
     figures = {
         f"Per vertebra, {MAIN} against 0 or 1": roc(rates.summary.roc, main.get("auc"), operating),
         "Grade by measured height against the grade of the readers": grade_confusion(rates.summary.grades),
-        f"Probability against the share of vertebrae of {MAIN}": reliability_diagram({MAIN: reliability}) if reliability else None,
+        f"Probability against the share of vertebrae of {ANY}": reliability_diagram({ANY: reliability}) if reliability else None,
     }
-    parts = [html.element("h2", run.name.capitalize())]
-    if rows:
-        parts += [
-            html.element("p", "Vertebrae by grade of the readers (rows) and by measured height (columns)."),
-            html.table(header, rows),
-        ]
-    parts += [html.figure(figure, caption, dpi=90) for caption, figure in figures.items() if figure is not None]
+    parts = [html.element("h2", run.name.capitalize()), html.table(GRADE_COLUMNS, grade_rows(run.decisions))]
+    drawn = [html.figure(figure, caption, dpi=80) for caption, figure in figures.items() if figure is not None]
+    parts.append(html.element("div", *drawn, class_="grades"))
     for title, vertebrae in listed(run.decisions).items():
         content = html.table(VERTEBRA_CELLS, map(_vertebra_cells, vertebrae)) if vertebrae else html.element("p", "None.")
         parts.append(html.details(f"{len(vertebrae)} {title}", content))
+    if run.unmatched:
+        rows = [(u.case, u.instance, f"{u.probability:.2f}", u.result) for u in run.unmatched]
+        title = f"{len(rows)} flagged instances that match no vertebra of the reference, which no rate counts"
+        parts.append(html.details(title, html.table(INSTANCE_CELLS, rows)))
     return parts
 
 
 def account_lines(benchmark: Benchmark) -> list[str]:
-    """Sentences that count the cases and vertebrae found, used, and left out."""
-    used, left_out = [c for c in benchmark.cases if not c.reason], [c for c in benchmark.cases if c.reason]
+    """Sentences that count the scans and vertebrae found, used, and left out with the reasons."""
+    used = [c for c in benchmark.cases if not c.reason]
+    reasons = Counter(c.reason if c.reason in REASONS else "cannot be read or failed" for c in benchmark.cases if c.reason)
     rows = [c.row() for c in used]
     total = {k: sum(int(str(r.get(k, 0))) for r in rows) for k in ("in_mask", "graded", "foreign_material", "ungraded")}
     absent = sum(len(str(r.get("graded_not_in_mask", "")).split()) for r in rows)
+    left_out = ", ".join(f"{n} with {reason}" if reason in REASONS else f"{n} that {reason}" for reason, n in reasons.most_common())
     return [
-        f"{len(benchmark.cases)} scans of split {benchmark.split}: {len(used)} used, of {len({c.patient for c in used})} patients; "
-        f"{len(left_out)} left out.",
+        f"{sum(bool(c.ct or c.mask) for c in benchmark.cases)} scans of split {benchmark.split} found, {len(used)} used, of "
+        f"{len({c.patient for c in used})} patients.",
+        f"Left out, of those found or listed in the table: {left_out or 'none'}.",
         f"{total['in_mask']} vertebrae in the masks of the used scans: {total['graded']} with a grade; {total['foreign_material']} "
         f"with foreign material (x) and {total['ungraded']} without a grade, which all rates leave out and the instances count.",
-        f"{absent} vertebrae have a grade and are not in the mask; they are left out.",
+        f"{absent} vertebrae with a grade are not in the mask and left out.",
     ]
 
 
@@ -144,8 +168,8 @@ def write_page(path: Path, benchmark: Benchmark) -> Path:
         html.items([*account_lines(benchmark), *lacking]),
         *([html.note("Scans that failed:", html.definitions(failed))] if failed else []),
         html.element("p", READING),
-        *_sections(benchmark, "sections"),
-        *(html.details(f"Table {k}", table) for k, table in enumerate(_sections(benchmark, "folded"), 1)),
+        *_sections(benchmark, "sections").values(),
+        *(html.details(title.capitalize(), table) for title, table in _sections(benchmark, "folded").items()),
         *(part for run, rates in benchmark.runs.values() for part in _run_part(run, rates)),
         html.element("h2", "Account of the scans"),
         html.details(f"{len(left_out)} scans left out", html.table(("case", "split", "reason"), left_out)),

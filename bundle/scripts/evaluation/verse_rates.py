@@ -16,7 +16,11 @@ from .tables import FEW, estimate_cells
 from .vertebra_decisions import VertebraDecision
 from .vertebra_summary import Sections, VertebraSummary, graded, summarise_vertebrae
 
-MAIN = "grade 2 or 3"
+MAIN, ANY = "grade 2 or 3", "grade 1 to 3"
+MAIN_SECTION = f"per vertebra: {MAIN} (main analysis)"
+RATES = ("sensitivity", "specificity", "ppv", "auc")
+DECISIONS, PER_PATIENT = "decisions per vertebra", "decisions per patient"
+PER_VERTEBRA = f"{DECISIONS}: all grades"
 REGIONS = ("cervical", "thoracic", "lumbar")
 RATE_DEFINITIONS = {
     "grade 2 or 3 (main analysis)": "vertebrae with a grade of 2 or 3 by the readers against those with grade 0 or 1",
@@ -38,7 +42,7 @@ class BenchmarkRates:
     Attributes:
         sections: estimates by name, by section, in the order of the page.
         folded: sections of many rows, such as those by level.
-        summary: reliability and ROC curve of the main analysis, and the confusion of grades.
+        summary: ROC curve of the main analysis, reliability of all grades, and the confusion of grades.
     """
 
     sections: Sections = field(default_factory=dict)
@@ -93,29 +97,31 @@ def benchmark_rates(
         seed: seed of the bootstrap.
     """
     main, every = from_grade(decisions, 2), from_grade(decisions, 1)
-    rates = BenchmarkRates(summary=summarise_vertebrae(main, samples=samples, seed=seed))
-    of_main, of_every = rates.summary.sections, summarise_vertebrae(every, matchings, samples, seed).sections
-    names = {"per vertebra": "decisions per vertebra: all grades", "per patient": "decisions per patient"}
-    for title, name in names.items():
-        rates.sections[f"{title}: {MAIN} (main analysis)"] = of_main.get(name, {})
+    rates = BenchmarkRates(summary=summarise_vertebrae(every, matchings, samples, seed))
+    of_every, severe = rates.summary.sections, summarise_vertebrae(main, samples=samples, seed=seed)
+    rates.summary.roc, of_main = severe.roc, severe.sections
+    # The probability is that of any fracture, so its calibration belongs to all grades.
+    rates.sections[MAIN_SECTION] = {k: v for k, v in of_main.get(PER_VERTEBRA, {}).items() if k in RATES}
+    rates.sections[f"per patient: {MAIN} (main analysis)"] = of_main.get(PER_PATIENT, {})
     rates.sections["flagged, by grade of the readers"] = flagged_by_grade(decisions, samples, seed)
-    for title, name in names.items():
-        rates.sections[f"{title}: grade 1 to 3"] = of_every.get(name, {})
+    rates.sections[f"per vertebra: {ANY}"] = of_every.get(PER_VERTEBRA, {})
+    rates.sections[f"per patient: {ANY}"] = of_every.get(PER_PATIENT, {})
     for region in REGIONS:
-        rates.sections[f"{region}: {MAIN}"] = of_main.get(f"decisions per vertebra: {region}", {})
-        rates.sections[f"{region}: flagged, by grade"] = flagged_by_grade([d for d in main if d.region == region], samples, seed)
+        found = of_main.get(f"{DECISIONS}: {region}", {})
+        by_grade = flagged_by_grade([d for d in main if d.region == region], samples, seed)
+        rates.sections[f"{region}: {MAIN}"] = {k: v for k, v in (found | by_grade).items() if k != f"{MAIN}: flagged"}
     rates.sections["vertebra instances"] = of_every.get("vertebra instances", {})
     if graded(main):
         kappa = {"weighted kappa (quadratic)": quadratic_kappa(main, samples, seed)}
         rates.sections["measured grade against that of the readers"] = kappa | of_every.get("measured grade", {})
     rates.sections = {title: rows for title, rows in rates.sections.items() if rows}
-    folded = {"by level": "decisions per vertebra: by level", "by shape": "decisions per vertebra: by shape"}
-    rates.folded = {f"{title}, grade 1 to 3": of_every[name] for title, name in folded.items() if name in of_every}
+    folded = {"by level": f"{DECISIONS}: by level", "by shape": f"{DECISIONS}: by shape"}
+    rates.folded = {f"{title}, {ANY}": of_every[name] for title, name in folded.items() if name in of_every}
     return rates
 
 
-def benchmark_cells(name: str, estimate: Estimate) -> tuple[str, str, str]:
-    """Value, 95 % interval and counts as text.
+def benchmark_cells(name: str, estimate: Estimate) -> tuple[str, str]:
+    """Value with 95 % interval, and counts, as text.
 
     Proportions and areas have score intervals, which hold for any n. Other estimates have the bootstrap over patients alone, which
     is far too narrow below ``FEW`` patients: "n too small".
@@ -123,4 +129,5 @@ def benchmark_cells(name: str, estimate: Estimate) -> tuple[str, str, str]:
     value, interval, n, patients = estimate_cells(estimate)
     if estimate.events is None and name.split(": ")[-1] != "auc" and estimate.patients < FEW and np.isfinite(estimate.value):
         interval = "n too small"
-    return value, interval, f"{n}; {patients} patient{'s' if estimate.patients != 1 else ''}"
+    shown = value if interval == "-" else f"{value} ({interval})"
+    return shown, f"{n}; {patients} patient{'s' if estimate.patients != 1 else ''}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core.errors import first_line
@@ -19,14 +20,31 @@ from ..data.datalist import write_datalist
 from ..data.datasets.grades import fracture_mask, grade_attributes
 from ..inference.segment import segment
 from ..io.label_maps import read_label_map
-from ..postprocessing.vertebra_record import record_from_row
+from ..postprocessing.vertebra_record import VertebraRecord, record_from_row
 from .case_vertebrae import decide_case
-from .inference_output import read_instances
+from .inference_output import read_instances, records_by_value
 from .pairs import on_reference_grid
 from .verse_cases import BenchmarkCase
 from .vertebra_decisions import CaseVertebrae, VertebraDecision
 
 DATALIST = "scans.json"
+
+
+@dataclass(frozen=True)
+class FlaggedInstance:
+    """Flagged instance that matches no vertebra of the reference.
+
+    Attributes:
+        case: name of the case.
+        instance: value in the instance mask.
+        probability: probability of a fracture.
+        result: "false positive", or the reason for which instances leave it out, such as a vertebra that the border cuts.
+    """
+
+    case: str
+    instance: int
+    probability: float
+    result: str
 
 
 @dataclass
@@ -38,6 +56,7 @@ class BenchmarkRun:
         folder: output folder of inference.
         cases: vertebrae by case, for cases that were segmented and read.
         problems: one line by case that was not.
+        unmatched: flagged instances without a vertebra of the reference, which no rate counts.
         without_probability: number of instances that the network gave no probability.
     """
 
@@ -45,6 +64,7 @@ class BenchmarkRun:
     folder: Path
     cases: dict[str, CaseVertebrae] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    unmatched: list[FlaggedInstance] = field(default_factory=list)
     without_probability: int = 0
 
     @property
@@ -88,13 +108,30 @@ def _with_probability(decision: VertebraDecision) -> VertebraDecision:
     return replace(decision, probability=0.0) if lacks else decision
 
 
-def case_decisions(case: BenchmarkCase, result: Mapping[str, Any], folder: Path) -> CaseVertebrae:
+def _flagged_without_vertebra(
+    case: str, vertebrae: CaseVertebrae, instances: NDArray[np.uint8], records: Sequence[VertebraRecord], source: Path
+) -> list[FlaggedInstance]:
+    """Flagged instances of a case that match no vertebra of the reference."""
+    matching = vertebrae.instances
+    assert matching is not None  # there are instances
+    matched = {p.predicted for p in matching.pairs}
+    return [
+        FlaggedInstance(case, value, r.fracture_probability, matching.left_out.get(value, "false positive"))
+        for value, r in records_by_value(records, instances, source).items()
+        if r.fractured and value not in matched
+    ]
+
+
+def case_decisions(case: BenchmarkCase, result: Mapping[str, Any], folder: Path) -> tuple[CaseVertebrae, list[FlaggedInstance]]:
     """Match the instances of one case with its reference and take over their decisions.
 
     Args:
         case: files and grades; receives the labels of its mask.
         result: result of inference.
         folder: output folder of inference.
+
+    Returns:
+        Decisions and instances, and flagged instances without a vertebra of the reference.
 
     Raises:
         ValueError: for a mask that cannot be read, or one of another grid.
@@ -111,9 +148,12 @@ def case_decisions(case: BenchmarkCase, result: Mapping[str, Any], folder: Path)
         records = [record_from_row(row) for row in result["vertebrae"]]
     classes = fracture_mask(labels, grades)
     assert classes is not None  # unknown vertebrae are ignored, not refused
-    return decide_case(
+    vertebrae = decide_case(
         case.name, case.patient, labels, classes, reference.affine, marked, rows, instances, records, source=instance_file
     )
+    if instances is None or records is None:
+        return vertebrae, []
+    return vertebrae, _flagged_without_vertebra(case.name, vertebrae, instances, records, instance_file)
 
 
 def run_benchmark(
@@ -132,12 +172,13 @@ def run_benchmark(
     run = BenchmarkRun(name, folder, problems=problems)
     for case in tqdm([c for c in cases if c.name in results], desc=f"scoring, {name}", unit="case"):
         try:
-            vertebrae = case_decisions(case, results[case.name], folder)
+            vertebrae, unmatched = case_decisions(case, results[case.name], folder)
         except Exception as error:
             run.problems[case.name] = first_line(error)
             tqdm.write(f"not scored: {case.name}: {first_line(error)}")
             continue
         decisions = [_with_probability(d) for d in vertebrae.decisions]
         run.without_probability += sum(d is not old for d, old in zip(decisions, vertebrae.decisions, strict=True))
+        run.unmatched += unmatched
         run.cases[case.name] = replace(vertebrae, decisions=decisions)
     return run
