@@ -90,7 +90,7 @@ class BatchRandomisation:
         if image.ndim != 4:
             raise ValueError(f"BatchRandomisation: image has shape {tuple(image.shape)}; must be (B, C, H, W), spatial_dims 2.")
         low, high = self.hu_window
-        image = image if image.is_floating_point() and image.dtype != torch.float16 else image.float()
+        image = image.float()  # HU of half precision would be steps
         outside = image <= self.outside + 1e-3
         batch = RandomBatch((image * (high - low) + low).masked_fill_(outside, low), outside, label.clone(), seeds, self.hu_window)
         occurrences: Counter[str] = Counter()

@@ -17,7 +17,7 @@ INSIDE = 0.999
 
 
 class RandBatchAffine(RandBatchTransform):
-    """Rotate, scale, shear, shift and mirror slices and crop them, in one resampling: bilinear images, nearest labels.
+    """Rotate, scale, shear, mirror and crop slices, in one resampling: bilinear images, nearest labels.
 
     Sizes, angles and shears are normal, voxels isotropic in the plane. A voxel that takes any part from outside the scan or the
     canvas is outside. Mirroring of right and left reverses the channels, the neighbouring slices of a sagittal one.
@@ -27,10 +27,11 @@ class RandBatchAffine(RandBatchTransform):
         scale_std: standard deviation of the logarithm of the magnification.
         anisotropy_std: standard deviation of the logarithm of a further magnification of each axis.
         shear_std: standard deviation of the shear, voxels per voxel.
-        patch_size: size of the result, cut from the centre of the canvas; None for that of the canvas.
-        translate: largest shift of the patch in the canvas along both axes, voxels.
+        patch_size: size of the result, cut from the canvas; None for that of the canvas.
+        translate: largest shift of the patch from the centre of the canvas along each axis, uniform, voxels of the canvas; of all
+            samples.
         flip_prob: probability of mirroring, of all samples.
-        prob: probability of rotation, magnification, shear and shift.
+        prob: probability of rotation, magnification and shear.
 
     Raises:
         ValueError: when a value is negative, no probability or no size in two dimensions.
@@ -85,7 +86,7 @@ class RandBatchAffine(RandBatchTransform):
         mirrored, applied = float(draw.rand() < self.flip_prob), float(draw.rand() < self.prob)
         angle, scale, first, second, shear = applied * draw.standard_normal(5)
         scale *= self.scale_std
-        shift = applied * draw.uniform(-1, 1, 2)
+        shift = draw.uniform(-1, 1, 2)
         return (
             mirrored,
             angle * self.rotate_std,
