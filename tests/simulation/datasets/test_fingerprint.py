@@ -135,6 +135,8 @@ def test_settings_hash_depends_on_options_and_cases_alone():
     assert settings_hash(turned, {s: names[::-1] for s, names in CASES.items()}) == first
     elsewhere = {**PARTS, "render": {"datalist": "C:\\b\\masks.json", "copies": 2}}
     assert settings_hash(elsewhere, CASES) == first
+    several = [settings_hash({"scans": {"datalist": [f"{folder}/{n}.json" for n in "ab"]}}, CASES) for folder in ("/a", "b")]
+    assert several[0] == several[1] != settings_hash({"scans": {"datalist": ["/a/a.json"]}}, CASES)
     for parts, cases in (
         ({**PARTS, "phantom": {"seed": 4, "cases": 4}}, CASES),
         ({**PARTS, "render": {"datalist": "/a/other.json", "copies": 2}}, CASES),

@@ -61,6 +61,8 @@ def settings_hash(parts: Mapping[str, Mapping[str, object]], cases: Mapping[str,
     """
 
     def portable(value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [portable(item) for item in value]
         return PureWindowsPath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
 
     content = {
