@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ...core.suggestions import suggest
 from ...data.datalist import SECTIONS, read_datalist, relative_case, write_datalist
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
 from .fingerprint import FILE_NAME as FINGERPRINT
-from .fingerprint import code_hash, identify, settings_hash, write_fingerprints
+from .fingerprint import code_hash, identify, machine, settings_hash, write_fingerprints
 from .phantom import phantom
 from .render import render
 from .simulate import simulate
@@ -100,7 +99,7 @@ def build(
     facts: dict[str, object] = {"parts": parts, "cases": {s: len(entries) for s, entries in merged.items()}}
     names = {s: [name for name, f in fingerprints.items() if f["section"] == s] for s in SECTIONS}
     facts |= {"settings_sha256": settings_hash(parts, names), "code_sha256": code_hash()}
-    facts |= {"sha256": digest, "versions": versions(), "machine": platform.machine()}
+    facts |= {"sha256": digest, "versions": versions(), "machine": machine()}
     write_text(root / "build.json", json.dumps(facts, indent=2) + "\n")
     print(f"{sum(map(len, merged.values()))} scans, SHA-256 of settings {facts['settings_sha256']}, of voxels {digest}")
     return str(path)

@@ -127,14 +127,14 @@ def compare_builds(first: str, second: str) -> None:
     """
     (one, cases), (two, others) = read_build(first), read_build(second)
     for name, title in (("settings_sha256", "settings"), ("code_sha256", "code"), ("sha256", "voxels")):
-        print(f"{title:10}{'same' if one.get(name) == two.get(name) else 'different'} SHA-256")
+        print(f"{title:15}{'same' if one.get(name) == two.get(name) else 'different'} SHA-256")
     versions = [{**facts.get("versions", {}), "machine": facts.get("machine")} for facts in (one, two)]
     for name in sorted({*versions[0], *versions[1]}):
         if versions[0].get(name) != versions[1].get(name):
-            print(f"{name:10}{versions[0].get(name)}, {versions[1].get(name)} in the second")
+            print(f"{name:15}{versions[0].get(name)}, {versions[1].get(name)} in the second")
     differences = fingerprint_differences(cases, others)
     total = len({*cases, *others})
-    print(f"cases     {total - len(differences)} of {total} are the same within rounding")
+    print(f"cases          {total - len(differences)} of {total} are the same within rounding")
     for name, difference in list(differences.items())[:LINES]:
         print(f"{name}: {difference}")
     if len(differences) > LINES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 
@@ -48,6 +49,12 @@ def code_hash(scripts: Path = BUNDLE / "scripts") -> str:
     for name, path in sorted((p.relative_to(scripts).as_posix(), p) for p in [*files, *(scripts / d for d in DEPENDENCIES)]):
         digest.update(name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
+
+
+def machine() -> str:
+    """Architecture of the processor and the vector instructions that NumPy uses on it, by which powers are rounded."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index, call-overload]
+    return f"{platform.machine()}, NumPy with {' '.join(found) or 'its baseline'}"
 
 
 def settings_hash(parts: Mapping[str, Mapping[str, object]], cases: Mapping[str, Iterable[str]]) -> str:
