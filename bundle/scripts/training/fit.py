@@ -91,6 +91,8 @@ def end_of_training(trainer: Engine, evaluator: Engine | None) -> str:
         best = f"; best {name} {float(evaluator.state.best_metric):.4f} in epoch {evaluator.state.best_metric_epoch}"
     if getattr(trainer.state, "stopped_by", None):
         return f"training stopped in epoch {epoch} of {epochs}{best}"
+    if ended_by := getattr(trainer.state, "ended_by", None):
+        return f"training ended in epoch {epoch}: {ended_by}{best}"
     if epochs is not None and epoch < epochs:
         return f"training ended after epoch {epoch} of {epochs}: no improvement in validation within `patience`{best}"
     return f"training ended after its {epochs} epochs{best}"

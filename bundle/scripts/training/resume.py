@@ -25,10 +25,10 @@ from .distributed.processes import is_main, rank, world_size
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
-FORMAT = 2  # of the state; states of version 0.5 have none
+FORMAT = 3  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7
 SAVE, STOP = 1, 2
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
-MAY_CHANGE = ("epochs", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
+MAY_CHANGE = ("epochs", "max_minutes", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
 # Sections of train.yaml that version 0.6 rearranged without a change of the training; their settings are knobs, which are compared.
 REARRANGED = (
     "train",
@@ -128,8 +128,9 @@ class TrainingState:
                 objects[f"early_stop_{number}"] = handler._handler
             if isinstance(handler, CheckpointSaver) and handler._key_metric_checkpoint is not None:
                 objects[f"best_checkpoint_{number}"] = handler._key_metric_checkpoint
-        if getattr(self._trainer, "history", None) is not None:
-            objects["history"] = self._trainer.history  # type: ignore[union-attr]
+        for name in ("history", "time_limit"):  # attributes that these handlers set
+            if getattr(self._trainer, name, None) is not None:
+                objects[name] = getattr(self._trainer, name)
         for name in SCALERS:
             scaler = getattr(self._trainer, name, None) or getattr(self._trainer.state, name, None)  # type: ignore[union-attr]
             if scaler is not None:
@@ -227,7 +228,8 @@ class TrainingState:
         self._compare(content, file)
         try:
             for name, item in self._stateful().items():
-                item.load_state_dict(content[name])
+                if name != "time_limit" or name in content:  # states of version 0.7 have none
+                    item.load_state_dict(content[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(
                 f"{file}: does not fit this run ({first_line(error)}); set --resume False to start from scratch"

@@ -61,7 +61,7 @@ def test_finished_cases_are_kept_and_masks_without_ct_unlisted(tmp_path):
     assert calls == ["a", "b", "shape"]
     assert [c["patient"] for c in json.loads(Path(path).read_text())["testing"]] == ["a", "b"]
     assert len((tmp_path / "vertebrae.csv").read_text().splitlines()) == 4
-    assert convert([case("only", in_datalist=False)], tmp_path / "masks", "test").endswith("vertebrae.csv")
+    assert convert([case("only", in_datalist=False)], tmp_path / "masks", "test").endswith("masks.json")
 
 
 def test_no_converted_case_is_an_error(tmp_path):

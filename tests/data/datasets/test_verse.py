@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from scripts.core.errors import InputError
-from scripts.data.datalist import IGNORE_INDEX
+from scripts.data.datalist import IGNORE_INDEX, read_datalist
 from scripts.data.datasets.grades import VertebraGrade, case_name, fracture_mask, read_grades
 from scripts.data.datasets.verse import find_cases, unlabelled_bone, verse
 
@@ -63,7 +63,7 @@ def values_by_vertebra(out, case: str) -> dict[int, list[int]]:
 
 def test_masks_and_grades_are_joined(tree, tmp_path):
     folder, table = tree
-    path = verse(str(folder), table, str(tmp_path / "out"))
+    path = verse(str(folder), str(tmp_path / "out"), table)
     out = tmp_path / "out"
     assert values_by_vertebra(out, "sub-verse004") == {0: [0, IGNORE_INDEX], 18: [0], 19: [1], 20: [IGNORE_INDEX]}
     assert values_by_vertebra(out, "sub-verse410_split-verse267") == {0: [0, IGNORE_INDEX], 21: [1], 22: [0]}
@@ -81,7 +81,7 @@ def test_masks_and_grades_are_joined(tree, tmp_path):
 
 def test_unlabelled_bone_beyond_the_labels_is_ignored(tree, tmp_path):
     folder, table = tree
-    verse(str(folder), table, str(tmp_path / "out"))
+    verse(str(folder), str(tmp_path / "out"), table)
     mask = np.asarray(nib.load(tmp_path / "out" / "labels" / "sub-verse004.nii.gz").dataobj)
     assert (mask[4:8, 4:8, 30:] == IGNORE_INDEX).all()
     assert (mask[0, 0] == 0).all()
@@ -89,9 +89,9 @@ def test_unlabelled_bone_beyond_the_labels_is_ignored(tree, tmp_path):
 
 def test_unknown_can_be_background_or_drop_the_case(tree, tmp_path):
     folder, table = tree
-    verse(str(folder), table, str(tmp_path / "a"), unknown="background")
+    verse(str(folder), str(tmp_path / "a"), table, unknown="background")
     assert values_by_vertebra(tmp_path / "a", "sub-verse004") == {0: [0], 18: [0], 19: [1], 20: [0]}
-    verse(str(folder), table, str(tmp_path / "b"), unknown="drop-case", min_grade=2)
+    verse(str(folder), str(tmp_path / "b"), table, unknown="drop-case", min_grade=2)
     assert sorted(p.name for p in (tmp_path / "b" / "labels").iterdir()) == ["sub-verse410_split-verse267.nii.gz"]
     assert values_by_vertebra(tmp_path / "b", "sub-verse410_split-verse267")[21] == [0]
 
@@ -102,13 +102,13 @@ def test_a_damaged_case_is_left_out_and_a_rerun_resumes(tree, tmp_path, capsys):
     whole = broken.read_bytes()
     broken.write_bytes(whole[:50])
     with pytest.raises(InputError, match="1 of 3 cases"):
-        verse(str(folder), table, str(tmp_path / "out"))
+        verse(str(folder), str(tmp_path / "out"), table)
     assert "sub-verse004_ct.nii.gz" in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*verse004*"))
     kept = tmp_path / "out" / "labels" / "sub-gl003.nii.gz"
     before = kept.stat().st_mtime_ns
     broken.write_bytes(whole)
-    verse(str(folder), table, str(tmp_path / "out"))
+    verse(str(folder), str(tmp_path / "out"), table)
     assert kept.stat().st_mtime_ns == before
     assert (tmp_path / "out" / "labels" / "sub-verse004.nii.gz").is_file()
 
@@ -116,7 +116,7 @@ def test_a_damaged_case_is_left_out_and_a_rerun_resumes(tree, tmp_path, capsys):
 def test_a_mask_without_ct_is_named(tree, tmp_path, capsys):
     folder, table = tree
     (folder / "rawdata" / "sub-verse004" / "sub-verse004_ct.nii.gz").unlink()
-    verse(str(folder), table, str(tmp_path / "out"))
+    verse(str(folder), str(tmp_path / "out"), table)
     assert "sub-verse004_seg-vert_msk.nii.gz: has no CT" in capsys.readouterr().out
 
 
@@ -124,7 +124,7 @@ def test_masks_without_ct_are_not_in_the_datalist(tree, tmp_path):
     folder, table = tree
     (folder / "rawdata" / "sub-verse004" / "sub-verse004_ct.nii.gz").unlink()
     out = tmp_path / "out"
-    path = verse(str(folder), table, str(out), masks_only=True)
+    path = verse(str(folder), str(out), table, masks_only=True)
     assert "sub-verse004" not in (out / "datalist.json").read_text()
     assert path.endswith("datalist.json")
     found = values_by_vertebra(out, "sub-verse004")
@@ -134,10 +134,19 @@ def test_masks_without_ct_are_not_in_the_datalist(tree, tmp_path):
     for ct in folder.rglob("*_ct.nii.gz"):
         ct.unlink()
     with pytest.raises(InputError, match=r"3 mask.*0 CT.*--masks_only"):
-        verse(str(folder), table, str(tmp_path / "masks"))
-    path = verse(str(folder), table, str(tmp_path / "masks"), masks_only=True)
-    assert path.endswith("vertebrae.csv")
+        verse(str(folder), str(tmp_path / "masks"), table)
+    path = verse(str(folder), str(tmp_path / "masks"), table, masks_only=True)
+    assert path.endswith("masks.json")
+    masks = read_datalist(path)[1]["training"]
+    assert len(masks) == 3
+    assert not any("image" in case for case in masks)
     assert len((tmp_path / "masks" / "vertebrae.csv").read_text().splitlines()) == 8
+
+
+def test_without_grades_every_fracture_is_unknown(tree, tmp_path):
+    verse(str(tree[0]), str(tmp_path / "out"))
+    found = values_by_vertebra(tmp_path / "out", "sub-verse004")
+    assert [found[v] for v in (18, 19, 20)] == [[IGNORE_INDEX]] * 3
 
 
 def test_bad_arguments_are_one_line(tree, tmp_path):
@@ -151,10 +160,10 @@ def test_bad_arguments_are_one_line(tree, tmp_path):
         ((str(folder), other), "no row matches"),
     ]:
         with pytest.raises(InputError, match=words) as caught:
-            verse(*arguments, str(tmp_path / "out"))
+            verse(arguments[0], str(tmp_path / "out"), arguments[1])
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="drop-case"):
-        verse(str(folder), table, str(tmp_path / "out"), unknown="maybe")
+        verse(str(folder), str(tmp_path / "out"), table, unknown="maybe")
 
 
 def test_the_naming_of_the_challenges_is_refused(tree, tmp_path):
@@ -190,7 +199,7 @@ def test_both_forms_of_the_published_table_are_equal():
 
 
 def test_real_scans_have_the_two_published_fractures(verse19, tmp_path):
-    verse(str(verse19), str(next(GRADING.glob("*appendixE1*.csv"))), str(tmp_path))
+    verse(str(verse19), str(tmp_path), str(next(GRADING.glob("*appendixE1*.csv"))))
     found = values_by_vertebra(tmp_path, "sub-verse007")
     assert {v for v, values in found.items() if 1 in values} == {19, 20}
     assert all(values == [1] for v, values in found.items() if v in (19, 20))
@@ -201,7 +210,7 @@ def test_real_masks_without_ct_have_the_severe_fractures(verse19, tmp_path):
     source = verse19.parent / "verse_masks_only"
     assert {"sub-verse004", "sub-verse010", "sub-gl003", "sub-gl017"} <= set(find_cases(source)[1])
     table = next(GRADING.glob("*appendixE1*.csv"))
-    verse(str(source), str(table), str(tmp_path), min_grade=3, masks_only=True)
+    verse(str(source), str(tmp_path), str(table), min_grade=3, masks_only=True)
     severe: dict[str, set[str]] = {}
     with (tmp_path / "vertebrae.csv").open() as file:
         for row in csv.DictReader(file):
@@ -228,12 +237,12 @@ def test_t13_is_not_the_lowest_vertebra(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tree, tmp_path):
     folder, table = tree
-    verse(str(folder), table, str(tmp_path / "out"))
+    verse(str(folder), str(tmp_path / "out"), table)
     with pytest.raises(InputError, match="min_grade=1, now min_grade=2"):
-        verse(str(folder), table, str(tmp_path / "out"), min_grade=2)
+        verse(str(folder), str(tmp_path / "out"), table, min_grade=2)
     same = write_table(tmp_path / "same.csv", {(4, 4): {"T11": ("0", "0"), "T12": ("2", "1"), "L1": ("x", "x")},
                                                (267, 410): {"L2": ("1", "2"), "L3": ("0", "0")}})  # fmt: skip
-    verse(str(folder), same, str(tmp_path / "out"))
+    verse(str(folder), str(tmp_path / "out"), same)
     other = write_table(tmp_path / "other.csv", {(4, 4): {"T12": ("3", "1")}})
     with pytest.raises(InputError, match="grades_sha256"):
-        verse(str(folder), other, str(tmp_path / "out"))
+        verse(str(folder), str(tmp_path / "out"), other)

@@ -164,7 +164,8 @@ def convert(
 ) -> str:
     """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json``; finished cases are kept.
 
-    The datalist refers to CTs that need no conversion where they are.
+    The datalist refers to CTs that need no conversion where they are. Masks without a CT are in ``masks.json``, all in the training
+    section, as nothing can be tested on them.
 
     Args:
         cases: scans.
@@ -175,7 +176,7 @@ def convert(
         split: False puts every case into the testing section.
 
     Returns:
-        Path of the datalist, or of the table of vertebrae when no case has a CT.
+        Path of the datalist, or of masks.json when no case has a CT.
 
     Raises:
         InputError: when no case could be converted, or, after everything is written, when some could not.
@@ -193,6 +194,9 @@ def convert(
     rows = [row for _, r in converted for row in r["rows"]]
     if rows:
         write_vertebra_table(root / FILE_NAME, rows)
+    masks = [{**r["files"], "patient": c.patient} for c, r in converted if not c.in_datalist]
+    if masks:
+        write_datalist(root / "masks.json", {"training": masks}, f"Masks without a CT. {description}")
     listed = [(c, r) for c, r in converted if c.in_datalist]
     if listed:
         entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in listed]
@@ -202,7 +206,7 @@ def convert(
             parts = split_by_patient([e["patient"] for e in entries], fractured, seed)
         sections = {s: [entries[i] for i in part] for s, part in parts.items()}
         write_datalist(root / "datalist.json", sections, description)
-    path = root / ("datalist.json" if listed else FILE_NAME)
+    path = root / ("datalist.json" if listed else "masks.json" if masks else FILE_NAME)
     if failures:
         raise InputError(f"{len(failures)} of {len(cases)} cases were skipped, see above; the others are in {path}")
     return str(path)

@@ -82,34 +82,36 @@ def unlabelled_bone(ct: nib.Nifti1Image, vertebrae: nib.Nifti1Image, radius_mm: 
 
 def verse(
     source: str,
-    grades: str,
     out: str,
+    grades: str | None = None,
     min_grade: int = 1,
     unknown: str = "ignore",
     masks_only: bool = False,
     seed: int = 0,
     workers: int = 1,
 ) -> str:
-    """Make a fracture data set from VerSe 2019 or 2020 and a table of Genant grades.
+    """Make a fracture data set from VerSe 2019 or 2020, or another set in its layout, and a table of Genant grades.
 
     Label 1 is every vertebra with a grade of at least MIN_GRADE, as a whole. Vertebrae without a grade, and dense bone beyond the
     outermost labelled vertebra (VerSe does not label vertebrae that the border cuts), are 255 (ignore), which loss and metrics
     leave out. Writes labels/, vertebrae/, vertebrae.csv and datalist.json (70/10/20 by patient) into OUT and refers to the CTs
-    where they are. Unreadable cases are reported and skipped; rerun the same command to resume.
+    where they are; masks.json is a datalist of masks without CT, an input of `render`. Unreadable cases are reported and skipped;
+    rerun the same command to resume.
 
     Args:
         source: folder with the downloaded VerSe tree, at any depth.
-        grades: appendix E1 of Löffler et al. 2020, .xlsx as published or .csv.
         out: folder to write to.
+        grades: appendix E1 of Löffler et al. 2020, .xlsx as published or .csv; without it every grade is unknown, for training of
+            the outputs of vertebra and body alone.
         min_grade: smallest Genant grade that counts as a fracture.
         unknown: treatment of ungraded vertebrae: ignore, background or drop-case.
-        masks_only: also convert masks without a CT, for the shapes of real fractures: they enter labels/, vertebrae/ and
-            vertebrae.csv, not the datalist.
+        masks_only: also convert masks without a CT, for the shapes of real fractures: they enter labels/, vertebrae/,
+            vertebrae.csv and masks.json, not the datalist.
         seed: seed of the split.
         workers: number of threads.
 
     Returns:
-        Path of the datalist, or of vertebrae.csv when there is no CT at all.
+        Path of the datalist, or of masks.json when there is no CT at all.
     """
     root = Path(source)
     if not root.is_dir():
@@ -127,7 +129,7 @@ def verse(
                 "download the subject based structure of VerSe (rawdata/, derivatives/)"
             )
         raise InputError(f"{source}: contains no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
-    table = read_grades(grades)
+    table = read_grades(grades) if grades is not None else {}
     paired = set(images) & set(masks)
     names = sorted(masks if masks_only else paired)
     if not names:
@@ -135,7 +137,7 @@ def verse(
             f"{source}: has {len(masks)} mask(s) and {len(images)} CT(s), but no case with both; complete the download"
             + (", or add --masks_only for the shapes alone" if masks else "")
         )
-    if not any(c in table for c in names):
+    if grades is not None and not any(c in table for c in names):
         raise InputError(f"{grades}: no row matches a case of {source} (first case there: {names[0]}); is it the right table?")
     # Hash of the grades in use, equal for the .xlsx and the .csv of one table.
     used = repr([(case, sorted(table[case].items())) for case in names if case in table])
@@ -163,4 +165,5 @@ def verse(
     cases = [
         SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(convert_case, c), in_datalist=c in images) for c in names
     ]
-    return convert(cases, out, "VerSe with Genant grades; CC BY-SA 4.0.", seed, workers)
+    description = "VerSe's layout without grades." if grades is None else "VerSe with Genant grades; CC BY-SA 4.0."
+    return convert(cases, out, description, seed, workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -21,9 +21,11 @@ from .fingerprint import FILE_NAME as FINGERPRINT
 from .fingerprint import code_hash, identify, machine, settings_hash, write_fingerprints
 from .phantom import phantom
 from .render import render
+from .scans import scans
 from .simulate import simulate
 
-PARTS: dict[str, Callable[..., str]] = {"phantom": phantom, "render": render, "simulate": simulate}
+SOURCES = ("datalist", "folder")  # a part without a source is left out
+PARTS: dict[str, Callable[..., str]] = {"phantom": phantom, "render": render, "simulate": simulate, "scans": scans}
 
 
 def read_recipe(path: str) -> dict[str, dict]:
@@ -58,9 +60,15 @@ def read_recipe(path: str) -> dict[str, dict]:
 
 
 def build(
-    recipe: str, out: str, masks: str | None = None, scans: str | None = None, cases: int | None = None, workers: int = 2
+    recipe: str,
+    out: str,
+    masks: str | None = None,
+    scans: str | Sequence[str] | None = None,
+    meshes: str | None = None,
+    cases: int | None = None,
+    workers: int = 2,
 ) -> str:
-    """Build a training set from phantoms, CTs rendered around real masks, and fractures simulated in real CTs.
+    """Build a training set from phantoms, CTs rendered around real masks or surface meshes, and real CTs.
 
     Writes a folder per part into OUT, and datalist.json, vertebrae.csv, build.json (settings, and SHA-256 of settings, code and
     voxels) and fingerprint.json (for compare_builds) of the merged set. Rerun the same command to resume.
@@ -69,7 +77,9 @@ def build(
         recipe: YAML with the options of each part, such as configs/data/simulated.yaml.
         out: folder to write to.
         masks: datalist with vertebra masks for the part `render`, instead of that of the recipe.
-        scans: datalist with CTs and vertebra masks for the part `simulate`, instead of that of the recipe.
+        scans: datalist with CTs and vertebra masks for the part `simulate`, or datalists for the part `scans` where the recipe
+            has it, instead of those of the recipe.
+        meshes: folder with surfaces of vertebrae for the part `meshes`, instead of that of the recipe.
         cases: number of phantoms, instead of that of the recipe.
         workers: number of threads; the data do not depend on it.
 
@@ -77,11 +87,14 @@ def build(
         Path of the datalist.
     """
     parts = read_recipe(recipe)
-    overrides = (("render", "datalist", masks), ("simulate", "datalist", scans), ("phantom", "cases", cases))
+    overrides = (
+        ("render", "datalist", masks), ("scans" if "scans" in parts else "simulate", "datalist", scans), ("meshes", "folder", meshes),
+        ("phantom", "cases", cases),
+    )  # fmt: skip
     for part, name, value in overrides:
         if value is not None:
             parts.setdefault(part, {})[name] = value
-    parts = {part: options for part, options in parts.items() if part == "phantom" or options.get("datalist")}
+    parts = {part: options for part, options in parts.items() if part == "phantom" or any(map(options.get, SOURCES))}
     root = Path(out)
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []

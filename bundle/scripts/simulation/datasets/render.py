@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.processing import resample_to_output
 
 from ...core.errors import InputError
 from ...data.datalist import SECTIONS, read_datalist
@@ -30,6 +31,7 @@ def _render_case(
     grades: Sequence[int],
     min_grade: int,
     noise: float | None,
+    spacing: float | None = None,
 ) -> LabelledScan:
     """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
     case_rng = np.random.default_rng(seed)
@@ -44,6 +46,10 @@ def _render_case(
             raise ValueError(f"{case['label']}: its grid differs from that of {case['vertebrae']}; resample it")
     fractured, ignored = labelled_vertebrae(labels, source_label)
     rng = np.random.default_rng([scan_seed, 23])
+    zooms = [float(z) for z in mask.header.get_zooms()[:3]]
+    if spacing is not None and min(zooms) < 0.9 * spacing:
+        mask = resample_to_output(nib.Nifti1Image(labels, mask.affine), [max(z, spacing) for z in zooms], order=0)
+        labels = np.asarray(mask.dataobj).astype(np.uint8)
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()[:3]), 1.0])
     affine[:3, 3] = mask.affine[:3, 3]
     style = wide_style(rng, "lumbar")
@@ -64,6 +70,7 @@ def render(
     min_grade: int = 1,
     copies: int = 1,
     noise: float | None = None,
+    spacing: float | None = None,
     seed: int = 0,
     workers: int = 1,
 ) -> str:
@@ -82,6 +89,7 @@ def render(
         min_grade: simulated fractures below this grade have the ignore index 255.
         copies: scans rendered from each mask, in different styles.
         noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
+        spacing: voxel size in mm to which finer masks are resampled; that of the mask when not given.
         seed: seed of the set, which does not depend on the number of workers.
         workers: number of threads.
 
@@ -91,7 +99,7 @@ def render(
     grades = as_list(grades)
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "copies": copies}
     check_options(
-        {**settings, "noise": noise},
+        {**settings, "noise": noise, "spacing": spacing},
         {
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
             "fractures": (fractures >= 1, "1 or more"),
@@ -99,6 +107,7 @@ def render(
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "copies": (copies >= 1, "1 or more"),
             "noise": (noise is None or noise >= 0, "0 or more HU"),
+            "spacing": (spacing is None or spacing > 0, "more than 0 mm"),
         },
     )
     source, sections = read_datalist(datalist)
@@ -109,9 +118,9 @@ def render(
     for number, (section, case) in enumerate(masks):
         for copy in range(copies):
             name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"
-            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade, noise)
+            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade, noise, spacing)
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
-    # A noise of None is also that of folders made before this option, which therefore resume.
-    settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise}
+    # Options of None are also those of folders made before them, which therefore resume.
+    settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise, "spacing": spacing}
     description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")
