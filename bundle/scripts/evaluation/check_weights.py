@@ -191,7 +191,7 @@ def check_weights(
         provenance = {k: json.dumps(v, default=str) for k, v in settings.items()}
         write_tables(root, results, problems, settings)
         page = write_page(root, results, problems, provenance, {p.name: p.meaning for p in every})
-        print(terminal_table(results), ACCURACY, page, sep="\n")
+        print(terminal_table(results), f"{ACCURACY} For research use only.", page, sep="\n")
     if problems:
         raise InputError("\n".join([*problems, f"{len(problems)} scan(s) could not be checked"]))
     return results

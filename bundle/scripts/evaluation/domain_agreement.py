@@ -60,8 +60,9 @@ class Agreement:
         name: name of the perturbation.
         vertebra_dsc: DSC of the masks of vertebra (probability above 0.5).
         body_dsc: DSC of the masks of vertebral body.
-        vertebrae: complete vertebrae of the original pass.
-        found_again: fraction of these that one instance of the perturbed pass overlaps by an IoU above 0.5.
+        instances: vertebrae of the original pass.
+        vertebrae: complete ones of these.
+        found_again: fraction of the complete ones that one instance of the perturbed pass overlaps by an IoU above 0.5.
         difference: largest change of the fracture probability of a complete vertebra.
         changed: complete vertebrae whose decision changes.
         where: name of the vertebra of the largest change.
@@ -73,6 +74,7 @@ class Agreement:
     vertebra_dsc: float = NAN
     body_dsc: float = NAN
     vertebrae: int = 0
+    instances: int = 0
     found_again: float = NAN
     difference: float = NAN
     changed: int = 0
@@ -149,7 +151,7 @@ def compare_outputs(
     """
     result = Agreement(name, dsc(original.vertebra > HALF, other.vertebra > HALF), dsc(original.body > HALF, other.body > HALF))
     numbers = [r.vertebra for r in found.records if r.complete]
-    result.vertebrae = len(numbers)
+    result.instances, result.vertebrae = len(found.records), len(numbers)
     if not numbers:
         return result
     instances = found.decisions.instances

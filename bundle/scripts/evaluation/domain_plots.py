@@ -19,7 +19,7 @@ WINDOW_COLOURS = {"air": "#56b4e9", "fat": "#f0e442", "soft tissue": "#cc79a7"}
 
 
 def passes(panels: Sequence[Panel], spacing: Sequence[float]) -> Figure:
-    """One sagittal slice of every pass on the grid of the scan, bodies outlined: dashed in the original pass, solid in this one.
+    """One sagittal slice of every pass on the grid of the scan, bodies outlined, those of the original pass as reference.
 
     Args:
         panels: slices, the original first.

@@ -19,8 +19,9 @@ from .domain_verdicts import ACCURACY, CONVENTION, NOT_MEASURABLE, OUTSIDE, STAB
 
 CHECK_COLUMNS = ("case", "group", "name", "value", "verdict", "reason")
 AGREEMENT_COLUMNS = (
-    "case", "name", "vertebra_dsc", "body_dsc", "vertebrae", "found_again", "difference", "where", "changed", "skipped",
+    "case", "name", "vertebra_dsc", "body_dsc", "instances", "vertebrae", "found_again", "difference", "where", "changed", "skipped",
 )  # fmt: skip
+LEFT = "td, th { vertical-align: top; } .text td, .text th { text-align: left; }"
 COLOURS = {STABLE: "#1a7f37", UNSTABLE: "#b3261e", OUTSIDE: "#b3261e", NOT_MEASURABLE: "#666"}
 PICTURES = {
     "passes": "Sagittal slice of every pass on the grid of the scan. Bodies: orange in the pass, green in the original one.",
@@ -78,7 +79,7 @@ def _scan(out: Path, result: Mapping[str, Any]) -> list[html.Html]:
     parts = [html.element("h2", result["case_path"]), html.element("p", "Verdict: ", _verdict(result["verdict"]))]
     for group in dict.fromkeys(c["group"] for c in result["checks"]):
         rows = [(c["name"], c["value"], _verdict(c["verdict"]), c["reason"]) for c in result["checks"] if c["group"] == group]
-        parts.append(html.table((group, "measured", "verdict", "reason or range"), rows))
+        parts.append(html.element("div", html.table((group, "measured", "verdict", "reason or range"), rows), class_="text"))
     for name, caption in PICTURES.items():
         path = out / "pictures" / f"{result['case_path']}_{name}.png"
         if path.is_file():
@@ -127,4 +128,4 @@ def write_page(
         html.element("h2", "Provenance"),
         html.settings({**settings, **versions()}),
     ]
-    return html.write_page(out / "report.html", "Domain checks", parts)
+    return html.write_page(out / "report.html", "Domain checks", parts, LEFT)

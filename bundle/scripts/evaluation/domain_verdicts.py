@@ -20,7 +20,7 @@ MAX_DIFFERENCE = 0.20
 MAX_UNCOVERED = 0.10
 ACCURACY = (
     "Stability is not accuracy: weights can be wrong in the same way in every pass. These checks find scanners on which the "
-    "weights do not hold; they do not show that the weights are right. For research use only."
+    "weights do not hold; they do not show that the weights are right."
 )
 THRESHOLDS = {
     "agreement": f"stable where the DSC of vertebra and of body are at least {MIN_DSC}, at least {MIN_FOUND_AGAIN:.0%} of the "
@@ -64,24 +64,26 @@ def agreement_check(a: Agreement, trivial: bool = False) -> Check:
     """
     if a.skipped:
         return Check("agreement", a.name, "", NOT_MEASURABLE, a.skipped)
-    value = (
-        f"DSC vertebra {_number(a.vertebra_dsc)}, body {_number(a.body_dsc)}; "
-        f"{round(a.found_again * a.vertebrae) if a.vertebrae else 0} of {a.vertebrae} vertebrae found again; "
-        f"probability moves by up to {_number(a.difference)}"
-    )
-    if math.isnan(a.vertebra_dsc) or math.isnan(a.body_dsc):
-        return Check("agreement", a.name, value, NOT_MEASURABLE, "no vertebra in either pass")
+    value = f"DSC vertebra {_number(a.vertebra_dsc)}, body {_number(a.body_dsc)}"
+    if a.vertebrae:
+        again = round(a.found_again * a.vertebrae)
+        value += f"; {again} of {a.vertebrae} vertebrae found again; probability moves by up to {_number(a.difference)}"
+    if not a.instances:
+        return Check("agreement", a.name, value, NOT_MEASURABLE, "no vertebra in the unchanged scan")
     reasons = []
     if min(a.vertebra_dsc, a.body_dsc) < MIN_DSC:
         reasons.append(f"DSC below {MIN_DSC}")
     if a.vertebrae:
         if a.found_again < MIN_FOUND_AGAIN:
-            reasons.append(f"{a.vertebrae - round(a.found_again * a.vertebrae)} vertebrae are lost or differ")
+            lost = a.vertebrae - round(a.found_again * a.vertebrae)
+            reasons.append(f"{lost} vertebrae are lost or differ" if lost > 1 else "1 vertebra is lost or differs")
         if a.difference > MAX_DIFFERENCE:
             reasons.append(f"probability of {a.where} moves by {a.difference:.2f}")
         if a.changed:
             reasons.append(f"{a.changed} decisions change" if a.changed > 1 else "1 decision changes")
     if reasons:
+        if trivial:
+            reasons.append("the network receives the same images, so the search of the pipeline differs")
         return Check("agreement", a.name, value, UNSTABLE, "; ".join(reasons))
     if trivial:
         return Check("agreement", a.name, value, NOT_MEASURABLE, "a network of single sagittal slices receives the same images")
