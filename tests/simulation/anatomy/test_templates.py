@@ -51,11 +51,26 @@ def test_a_vertebra_has_the_size_of_its_level(template):
         size = _own_size(made, width=made.size[0] / 0.93 * factor, height=made.size[2] * factor)
         inside = Vertebra("L3", size, [(made, 1.0)], [(made, 1.0)], STILL).distance(points) < 0
         body = inside & (np.abs(points[0]) < 3) & (points[1] > -8)
-        extents.append([np.ptp(p[body]) for p in points] + [np.ptp(points[0][inside])])
+        extents.append([np.ptp(p[body]) for p in points] + [np.ptp(points[0][inside & (points[1] > 0)])])
     (_, depth, height, width), (_, same, higher, wider) = extents
     assert higher / height == pytest.approx(1.2, abs=0.06)
     assert wider / width == pytest.approx(1.2, abs=0.04)
     assert same == pytest.approx(depth, abs=1.01)
+
+
+def test_processes_keep_their_length_on_a_wide_body(template):
+    made, _ = template
+    points = _points()
+    tips = []
+    for width, processes in ((1.0, 1.0), (1.2, 1.0), (1.0, 1.2)):
+        size = _own_size(made, width=made.size[0] / 0.93 * width)
+        inside = Vertebra("L3", size, [(made, 1.0)], [(made, 1.0)], STILL, processes=processes).distance(points) < 0
+        tips.append([points[0][inside].max(), points[1][inside].min()])
+    (tip, back), (beside, same), (longer, further) = tips
+    assert beside - tip == pytest.approx(0.1 * made.size[0], abs=1.5)
+    assert same == back
+    assert longer - tip == pytest.approx(0.2 * (tip - made.size[0] / 2), abs=1.5)
+    assert further - back == pytest.approx(0.2 * (back + made.size[1] / 2), abs=1.5)
 
 
 def test_deformations_differ_and_are_small(template):

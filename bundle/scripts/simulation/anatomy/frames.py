@@ -36,8 +36,8 @@ def _mirror_overlap(surface: DistanceMap, points: NDArray, axis: int, centre: fl
 def person_axes(surfaces: Mapping[str, DistanceMap]) -> NDArray[np.float64]:
     """Axes right, front and up of a person's vertebrae along the axes of their files, from the shape of all but the sacrum.
 
-    The front is where the bodies are, right and left mirror each other, and pedicles arise from the upper half of a body. Right and
-    left cannot be told apart from the shape; the file is taken for no mirror image.
+    The front is where the bodies are, right and left mirror each other, and pedicles arise from the upper half of a body. A shape
+    and its mirror image have the same axes, so a mirrored file remains mirrored.
 
     Args:
         surfaces: signed distance maps by level, all in one orientation.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.vertebrae import LABELS
-from ..phantom.anatomy import SIZES, VertebraSize
+from ..phantom.anatomy import VertebraSize
 from ..phantom.posture import apply_ageing, sample_vertebra_size, stack_vertebrae
 from ..phantom.vertebra import OUTSIDE, Grid, Pose
 from ..style import ScanStyle
@@ -24,8 +24,10 @@ REGIONS = {
 }
 MIN_LEVELS = 3  # of a region, for it to be made
 CANAL_FRACTION = 0.85  # of the canal of the level, that surfaces of few triangles narrow
+PATIENT_SCALE = (1.04, 0.06)  # mean and standard deviation, of bodies as large as those in masks of VerSe
+PROCESSES, PROCESSES_FACETED = (0.92, 1.08), (1.0, 1.2)  # length; surfaces of few triangles have short processes
 GAP_MM = 1.0  # of joint space between the surfaces of neighbours
-MARGIN_MM = (8.0, 40.0)  # of tissue around the bones, to each side and to the front
+MARGIN_MM = (2.0, 35.0)  # of tissue behind and in front of the bones, in addition to that of the rendering
 
 
 @dataclass
@@ -90,12 +92,20 @@ def sample_vertebra(
         other = others[int(rng.integers(len(others)))]
         body, arch = float(rng.uniform(0, 0.4 if other.surface.faceted and not faceted else 1)), float(rng.uniform(0, 0.2))
         made = replace(made, body=[(first, 1 - body), (other, body)], arch=[(first, 1 - arch), (other, arch)])
+    made = replace(made, processes=float(rng.uniform(*(PROCESSES_FACETED if faceted else PROCESSES))))
     if level == "S1":
         return made
     if faceted:
         concavity, waist = rng.uniform(0.6, 2.0), rng.uniform(0.04, 0.10)
         return replace(made, concavity=float(concavity), waist=float(waist), canal=CANAL_FRACTION * size.canal)
     return replace(made, concavity=float(rng.normal(0, 0.4)), waist=float(rng.normal(0, 0.015)))
+
+
+def world_box(pose: Pose, low: NDArray, high: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Corners (3,) in mm of the box along the world axes around a box ``low`` to ``high`` in the frame of a pose."""
+    corners = np.array([[(low, high)[b][i] for i, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+    world = corners @ pose.axes.T + pose.centre
+    return world.min(axis=0), world.max(axis=0)
 
 
 def label_vertebrae(grid: Grid, poses: Mapping[str, Pose], vertebrae: Mapping[str, Vertebra]) -> NDArray[np.uint8]:
@@ -110,10 +120,7 @@ def label_vertebrae(grid: Grid, poses: Mapping[str, Pose], vertebrae: Mapping[st
     nearest = np.full(grid.shape, OUTSIDE, np.float32)
     for level, vertebra in vertebrae.items():
         pose = poses[level]
-        low, high = vertebra.reach()
-        corners = np.array([[(low, high)[b][i] for i, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
-        world = corners @ pose.axes.T + pose.centre
-        box = grid.box(world.min(axis=0), world.max(axis=0))
+        box = grid.box(*world_box(pose, *vertebra.reach()))
         if box is None:
             continue
         distance = vertebra.distance(grid.local(box, pose))
@@ -142,7 +149,7 @@ def make_spine(
         Spine on a grid with a margin of tissue around the bones, cut above and below by the field of view.
     """
     levels = available_levels(region, templates)
-    scale = float(rng.normal(1.0, 0.05))
+    scale = float(np.clip(rng.normal(*PATIENT_SCALE), 0.88, 1.22))
     sizes = {level: sample_vertebra_size(rng, level, scale) for level in levels}
     if style.variation is not None:
         sizes = {level: apply_ageing(rng, size, style.variation) for level, size in sizes.items()}
@@ -151,16 +158,15 @@ def make_spine(
     preference = {person: float(rank) for person, rank in zip(persons, rng.permutation(len(persons)), strict=True)}
     vertebrae = {level: sample_vertebra(rng, level, sizes[level], templates, preference) for level in levels}
 
-    centres = np.array([p.centre for p in poses.values()])
-    posterior = max(SIZES[v].depth / 2 + SIZES[v].canal + SIZES[v].process for v in levels)
+    boxes = np.array([world_box(poses[level], *vertebrae[level].reach()) for level in levels])
+    low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    low[1] -= rng.uniform(0, MARGIN_MM[0])
+    high[1] += rng.uniform(*MARGIN_MM)
     half = style.field_of_view[2] / 2
-    low = [centres[:, 0].min() - 42, centres[:, 1].min() - posterior - rng.uniform(2, MARGIN_MM[0] * 2), -half]
-    high = [centres[:, 0].max() + 42, centres[:, 1].max() + 22 + rng.uniform(*MARGIN_MM), half]
-    top, bottom = centres[-1, 2] + 25, centres[0, 2] - (90 if levels[0] == "S1" else 40)
-    low[2], high[2] = max(low[2], bottom), min(high[2], top)
+    low[2], high[2] = max(low[2], -half), min(high[2], half)
     step = np.asarray(spacing, float)
-    shape = tuple(int(n) for n in np.maximum(np.round((np.array(high) - low) / step), 8))
-    grid = Grid(np.array(low), step, shape)  # type: ignore[arg-type]
+    shape = tuple(int(n) for n in np.maximum(np.round((high - low) / step), 8))
+    grid = Grid(low, step, shape)  # type: ignore[arg-type]
     affine = np.diag([*step, 1.0])
     affine[:3, 3] = grid.origin
     return Spine(label_vertebrae(grid, poses, vertebrae), affine, poses, sizes)

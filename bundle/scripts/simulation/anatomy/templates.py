@@ -86,6 +86,7 @@ class Vertebra:
         concavity: depth in mm by which both endplates are hollowed.
         waist: fraction by which the wall is narrowed at half height.
         canal: diameter in mm of the spinal canal where it is widened, 0 for that of the templates.
+        processes: factor of the length of the processes, in addition to the size of the body.
     """
 
     level: str
@@ -96,11 +97,29 @@ class Vertebra:
     concavity: float = 0.0
     waist: float = 0.0
     canal: float = 0.0
+    processes: float = 1.0
 
     def scales(self, template: Template) -> NDArray[np.float64]:
         """Factors (3,) from a template to this vertebra along right, front and up."""
-        target = np.array([self.size.width * WAIST, self.size.depth, self.size.height])
+        waist = 1.0 if template.surface.faceted else WAIST  # walls of few triangles have none
+        target = np.array([self.size.width * waist, self.size.depth, self.size.height])
         return np.clip(target / template.size, *SCALE_RANGE)
+
+    def outer_scale(self, template: Template) -> float:
+        """Factor from a template to this vertebra beyond the body; ribs and pedicles widen many bodies, so not from the width."""
+        _, depth, height = self.scales(template)
+        return float(np.sqrt(depth * height)) * self.processes
+
+    def _in_template(self, template: Template, points: Sequence[NDArray]) -> NDArray:
+        """Points (3, ...) of a template: the body is scaled along each axis, processes beyond it by one factor."""
+        scales, outer = self.scales(template), self.outer_scale(template)
+        local = []
+        for axis, (point, scale, size) in enumerate(zip(points, scales, template.size, strict=True)):
+            border = size / 2 * scale
+            # In front of the body there are no processes.
+            body = np.clip(point, -border, border if axis != 1 else None)
+            local.append(body / scale + (point - body) / outer)
+        return np.stack(local)
 
     def reach(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Corners (3,) in mm of a box around it, in its frame."""
@@ -108,7 +127,7 @@ class Vertebra:
         for template, _ in [*self.body, *self.arch]:
             low = template.surface.origin
             high = low + STEP_MM * (np.array(template.surface.distance.shape) - 1)
-            corners.append(np.stack([low, high]) * self.scales(template))
+            corners.append(np.stack([low, high]) * np.maximum(self.scales(template), self.outer_scale(template)))
         return np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
 
     def _hollowed(self, points: Sequence[NDArray]) -> list[NDArray]:
@@ -133,8 +152,7 @@ class Vertebra:
         total = np.zeros(np.shape(moved[0]), np.float32)
         for template, weight in weights.values():
             scale = self.scales(template)
-            local = np.stack([m / s for m, s in zip(moved, scale, strict=True)])
-            total += weight * template.surface.at(local) * float(scale.prod()) ** (1 / 3)
+            total += weight * template.surface.at(self._in_template(template, moved)) * float(scale.prod()) ** (1 / 3)
         if self.canal:
             centre = -(self.size.depth + self.canal) / 2
             inside = self.canal / 2 - np.hypot(moved[0], moved[1] - centre)

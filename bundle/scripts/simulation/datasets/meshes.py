@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.errors import InputError
 from ..anatomy.ribs import draw_ribs
@@ -25,6 +26,7 @@ from .phantom import ORIENTATIONS, uncertain_fractures
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
 GENERATOR = 1  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+MIN_WIDTH_MM = 60.0  # of a scan that is cropped to the spine
 FINE_MM = 1.4  # slices are rendered at most this thick, and averaged to those of the style
 
 
@@ -40,6 +42,21 @@ def _average_slices(scan: SpineScan, axis: int, count: int) -> SpineScan:
     affine[:3, 3] += affine[:3, axis] * (count - 1) / 2
     affine[:3, axis] *= count
     return SpineScan(np.ascontiguousarray(np.moveaxis(image, 0, axis)), np.ascontiguousarray(np.moveaxis(labels, 0, axis)), affine)
+
+
+def _crop(scan: SpineScan, centre: NDArray[np.float64], extent: Sequence[float]) -> SpineScan:
+    """Scan cropped to at most ``extent`` mm along R and A around a world position."""
+    region = []
+    for axis in (0, 1):
+        spacing, size = scan.affine[axis, axis], scan.image.shape[axis]
+        keep = min(round(extent[axis] / spacing), size)
+        start = round((centre[axis] - scan.affine[axis, 3]) / spacing - keep / 2)
+        start = min(max(start, 0), size - keep)
+        region.append(slice(start, start + keep))
+    affine = scan.affine.copy()
+    affine[:2, 3] += [r.start * affine[a, a] for a, r in enumerate(region)]
+    box = tuple(region)
+    return SpineScan(scan.image[box].copy(), scan.labels[box].copy(), affine)
 
 
 def _mesh_case(
@@ -69,6 +86,11 @@ def _mesh_case(
     fine = replace(style, noise=style.noise * float(np.sqrt(count)))
     scan = render_ct(spine.labels, spine.affine, fine, int(rng.integers(2**31)), ribs)
     scan = _average_slices(scan, axis, count)
+    # Cropped after the rendering, so that the border cuts tissue and bone as it does in scans.
+    width, depth = max(style.field_of_view[0], MIN_WIDTH_MM), style.field_of_view[1]
+    offset = np.array([0.0, 0.04 * depth]) + rng.normal(0, 5, 2)
+    centre = np.mean([p.centre[:2] for p in spine.poses.values()], axis=0) + offset
+    scan = _crop(scan, centre, (width, depth))
     fractures = 0 if intact else int(rng.integers(1, max_fractures + 1))
     scan = add_fractures(scan, rng, fractures, grades=grades)
     label = training_label(scan, ignored=uncertain_fractures(scan, min_grade))
