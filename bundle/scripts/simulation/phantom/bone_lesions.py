@@ -175,7 +175,7 @@ def facet_joint(
         # A thin cleft along the joint, which is oblique in axial slices.
         turn = side * float(np.radians(rng.uniform(20, 50)))
         across, along = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
-        half = rng.uniform([0.5, 2.5, 3.0], [1.1, 5.0, 7.0])
+        half = rng.uniform([0.5, 2.5, 2.5], [1.1, 5.0, 5.5])
         r = np.sqrt((across / half[0]) ** 2 + (along / half[1]) ** 2 + (z / half[2]) ** 2)
         blend(image[box], float(rng.uniform(-900, -200)), (r - 1) * float(half[0]), grid.voxel)
 

@@ -49,11 +49,21 @@ def schmorl_node(rng: np.random.Generator, size: VertebraSize) -> Relief:
     return relief
 
 
-def large_schmorl_node(rng: np.random.Generator, size: VertebraSize) -> Relief:
-    """Steep depression of 4 to 8 mm, or a quarter of the height, in the middle or posterior part of the endplate."""
-    a, b = float(rng.uniform(-0.45, 0.45)), float(rng.uniform(-0.55, 0.25))
-    depth = min(float(rng.uniform(4.0, 8.0)), 0.25 * size.height)
-    radii = rng.uniform(4.0, 7.5, 2)
+def large_schmorl_node(rng: np.random.Generator, size: VertebraSize, side: float) -> Relief:
+    """Wide depression with steep walls, in the middle or posterior part of the endplate.
+
+    Beside the midline it is up to a quarter of the height deep. Where it takes the middle of the mid-sagittal slices, in which the
+    height of a body is measured, it is shallower, so that it is no biconcave fracture by height.
+
+    Args:
+        rng: random number generator.
+        size: sizes of the vertebra.
+        side: 1 for the right half of the endplate, -1 for the left one.
+    """
+    lateral = rng.random() < 0.7
+    a, b = side * float(rng.uniform(0.38, 0.6) if lateral else rng.uniform(0.0, 0.25)), float(rng.uniform(-0.5, 0.25))
+    depth = float(rng.uniform(0.14, 0.25) if lateral else rng.uniform(0.08, 0.13)) * size.height
+    radii = rng.uniform(0.2, 0.36, 2) * [size.width / 2, size.depth / 2] + 1.0
 
     def relief(u: Array, v: Array) -> Array:
         distance = np.hypot((u - a) * size.width / 2 / radii[0], (v - b) * size.depth / 2 / radii[1])

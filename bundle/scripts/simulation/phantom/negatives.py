@@ -20,8 +20,8 @@ SCHEUERMANN_LEVELS = ("T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "
 SIDES = (1.0, -1.0)
 # Wings of the sacrum on the right, in mm in the frame of S1.
 SACRAL_WING = (
-    ((16.0, -6.0, 4.0), (50.0, -16.0, -4.0), (11.0, 14.0), (1.0, 1.0, 1.2)),
-    ((14.0, -16.0, -20.0), (46.0, -24.0, -20.0), (11.0, 12.0), (1.0, 0.9, 1.2)),
+    ((16.0, -4.0, 4.0), (48.0, -14.0, -4.0), (10.0, 16.0), (0.8, 1.0, 1.0)),
+    ((14.0, -14.0, -18.0), (46.0, -22.0, -20.0), (11.0, 14.0), (0.8, 1.0, 1.2)),
     ((10.0, -27.0, -42.0), (30.0, -32.0, -40.0), (8.0, 7.0), (1.0, 0.8, 1.3)),
 )
 
@@ -111,14 +111,17 @@ class VertebralNegatives:
         reliefs: dict[bool, list[Relief]] = {True: [], False: []}
         if level in self.scheuermann:
             rng = generator_of(self.seed, f"scheuermann {level}")
+            shape["concavity"] *= 0.5  # flat endplates
             shape["lordosis"] = max(shape["lordosis"] - float(rng.uniform(0.02, 0.05)), MIN_LORDOSIS)
             for upper in reliefs:
                 reliefs[upper].append(uneven_surface(rng, 0.45, count=9, width=0.28))
         if level in self.schmorl:
             rng = generator_of(self.seed, f"schmorl {level}")
+            side = float(rng.choice(SIDES))
             for upper in (True, False):
                 if rng.random() < 0.65:
-                    reliefs[upper].append(large_schmorl_node(rng, size))
+                    # Opposite nodes are on different sides, as one above the other halves the height between them.
+                    reliefs[upper].append(large_schmorl_node(rng, size, side if upper else -side))
         before = shape.get("relief")
         shape["relief"] = tuple(
             sum_reliefs([*([] if before is None else [before[k]]), *reliefs[upper]]) for k, upper in enumerate((True, False))

@@ -13,8 +13,8 @@ from ..style import ScanStyle
 from .anatomy import VertebraSize
 from .bones import bone_hu
 from .negatives import SIDES, generator_of
-from .shapes import Array, capsule
-from .soft_tissue import blend
+from .shapes import Array, capsule, smooth_maximum
+from .soft_tissue import HU, blend
 from .vertebra import Grid, Pose
 
 SCAPULA_LEVEL = "T5"
@@ -80,7 +80,7 @@ def _plate(
     curve: float,
     style: ScanStyle,
 ) -> None:
-    """Draw a curved plate of bone in place, normal to the y axis of ``pose``.
+    """Draw a curved plate of bone between muscles in place, normal to the y axis of ``pose``.
 
     Args:
         rng: random number generator.
@@ -100,7 +100,11 @@ def _plate(
     rho = np.sqrt(u * u + w * w)
     outline = (rho - 1 - 0.12 * np.sin(3 * np.arctan2(w, u) + float(rng.uniform(0, 6)))) * min(half)
     thick = thickness[0] + (thickness[1] - thickness[0]) * np.clip((u + 1) / 2, 0, 1) + np.clip(rho - 0.7, 0, 0.3) * 6
-    distance = np.maximum(np.abs(y - curve * (u * u - 0.4)) - thick, outline)
+    middle = np.abs(y - curve * (u * u + 0.3 * w * w - 0.4))
+    muscle = middle - float(rng.uniform(10, 26)) * np.sqrt(np.clip(1.25 - rho * rho, 0, 1))
+    muscle[(image[box] < -250) | (rho > 1.1)] = np.inf  # skin, lung and air stay
+    blend(image[box], HU["muscle"] + float(rng.uniform(-10, 10)), muscle, 3 * grid.voxel)
+    distance = smooth_maximum(middle - thick, outline, 4.0)
     value = bone_hu(distance, 0.6 * style.trabecular, style, float(rng.uniform(0.8, 1.6)))
     blend(image[box], value, distance, grid.voxel)
 
@@ -132,9 +136,9 @@ def chest_wall(
     for side in SIDES:
         offset = np.array([side * rng.uniform(70, 92), -rng.uniform(30, 48), rng.uniform(-15, 15)])
         pose = Pose.tilted(
-            poses[SCAPULA_LEVEL].centre + offset, float(rng.uniform(-10, 20)), 0.0, -side * float(rng.uniform(20, 50))
+            poses[SCAPULA_LEVEL].centre + offset, float(rng.uniform(-10, 20)), 0.0, side * float(rng.uniform(20, 50))
         )
-        _plate(rng, image, grid, pose, (float(rng.uniform(38, 48)), float(rng.uniform(55, 64))), (1.2, 2.2), -4.0, style)
+        _plate(rng, image, grid, pose, (float(rng.uniform(38, 48)), float(rng.uniform(55, 64))), (1.6, 2.4), 6.0, style)
         ridge = ((-side * 35.0, -2.0, 30.0), (side * 45.0, -14.0, 42.0), (3.0, 6.0), (1.0, 1.0, 1.4))
         _draw_bone(image, grid, pose, [ridge], style, 1.2)
 
@@ -150,12 +154,12 @@ def iliac_bones(seed: int, image: Array, grid: Grid, sacrum: Pose, style: ScanSt
         style: bone density.
     """
     rng = generator_of(seed, "pelvis")
-    height, turn, reach = rng.uniform(-8, 14), rng.uniform(48, 62), rng.uniform(50, 60)
+    height, turn, reach, out = rng.uniform(-8, 14), rng.uniform(48, 62), rng.uniform(50, 60), rng.uniform(82, 90)
     for side in SIDES:
         # The x axis of the plate runs outwards and to the front.
-        pose = Pose.tilted(sacrum.centre + np.array([side * 84.0, 0.0, height - 18]), 0.0, side * 18.0, -side * float(turn))
-        behind, front = float(rng.uniform(5.5, 8)), float(rng.uniform(1.8, 3.0))
-        _plate(rng, image, grid, pose, (float(reach), 56.0), (behind, front) if side > 0 else (front, behind), 5.0, style)
+        pose = Pose.tilted(sacrum.centre + np.array([side * out, 2.0, height - 18]), 0.0, side * 16.0, side * float(turn))
+        behind, front = float(rng.uniform(6.5, 9)), float(rng.uniform(2.0, 3.5))
+        _plate(rng, image, grid, pose, (float(reach), 56.0), (behind, front) if side > 0 else (front, behind), 10.0, style)
 
 
 def draw_skeleton(

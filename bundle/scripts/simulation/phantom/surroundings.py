@@ -195,13 +195,9 @@ def curved_table(space: Surroundings, image: Array) -> None:
     x, y, _ = grid.coordinates()
     bend, gap = float(rng.uniform(0.0, 0.0012)), float(rng.uniform(1.0, 8.0))
     upper = y - (skin - gap + bend * (x - float(space.line[:, 0].mean())) ** 2)
-    core, thickness = float(rng.uniform(-950, -700)), float(rng.uniform(8, 40))
+    core, shell, thickness = float(rng.uniform(-950, -700)), float(rng.uniform(-300, 150)), float(rng.uniform(8, 40))
     air = np.clip((-image - 600) / 200, 0, 1)
-    for layer, value, half in (
-        (upper + thickness / 2, core, thickness / 2),
-        (upper, -150.0, 1.2),
-        (upper + thickness, -150.0, 1.2),
-    ):
+    for layer, value, half in ((upper + thickness / 2, core, thickness / 2), (upper, shell, 1.2), (upper + thickness, shell, 1.2)):
         weight = np.clip(0.5 - (np.abs(layer) - half) / grid.voxel, 0, 1) * air
         image += (value - image) * weight
 
