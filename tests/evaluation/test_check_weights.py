@@ -15,7 +15,9 @@ from fakes import HuCodedOutputs
 from scripts import commands
 from scripts.core.errors import InputError
 from scripts.evaluation import check_weights as module
+from scripts.evaluation import domain_scan
 from scripts.evaluation.check_weights import check_weights
+from scripts.evaluation.domain_perturbations import perturbations
 from scripts.simulation.datasets.phantom import fractured_phantom
 from scripts.simulation.style import ScanStyle
 from spine_scene import affine_of, make_spine, save_nifti
@@ -54,7 +56,7 @@ def scans(tmp_path):
     """Folder with a spine of three vertebrae and a scan of soft tissue."""
     folder = tmp_path / "scans"
     folder.mkdir()
-    spine = make_spine(3, spacing=(2.5, 2.5, 2.5), fractured=(2,))
+    spine = make_spine(3, spacing=(2.5, 1.5, 1.5), fractured=(2,))
     rng = np.random.default_rng(0)
     noisy = spine.hu + np.round(rng.normal(0, 8, spine.hu.shape)).astype(np.int16)
     save_nifti(folder / "spine.nii.gz", noisy, affine_of(spine))
@@ -136,6 +138,16 @@ def test_padded_hu_plus_1024_is_noticed(scans, options):
     assert result["verdict"] == "unstable"
 
 
+def test_mirrored_pass_of_a_network_with_neighbours_counts(scans, options, tmp_path, monkeypatch):
+    """Mirroring reverses its channels, so that it is no repetition."""
+    (scans / "soft.nii.gz").unlink()
+    mirrored = [p for p in perturbations((2.0, 2.0, 2.0)) if p.name == "mirrored"]
+    monkeypatch.setattr(domain_scan, "perturbations", lambda *rest: mirrored)
+    (tmp_path / "neighbours.yaml").write_text("neighbours: 1\nnetwork_def::in_channels: 3\n")
+    (result,) = check_weights(str(scans), **{**options, "config": [options["config"], str(tmp_path / "neighbours.yaml")]})
+    assert verdicts(result)["mirrored"] == "stable"
+
+
 def test_limit_is_a_number_of_scans(scans, options, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "check_scan", lambda source, *rest: seen.append(source) or 1 / 0)
@@ -156,8 +168,10 @@ def test_unusable_arguments_are_refused_in_one_line(scans, options, tmp_path):
         check_weights(str(scans), **{**options, "config": [options["config"], str(tmp_path / "voxel.yaml")]})
 
 
-def test_shipped_weights_on_a_small_phantom(tmp_path):
+def test_shipped_weights_on_a_small_phantom(tmp_path, monkeypatch):
     """Agreement of the shipped weights with themselves, on a coarse phantom of a few vertebrae."""
+    two = lambda *rest: [p for p in perturbations(*rest) if p.name in ("noise +10 HU", "noise +60 HU")]  # noqa: E731
+    monkeypatch.setattr(domain_scan, "perturbations", two)
     style = ScanStyle(spacing=(3.0, 2.0, 2.0), field_of_view=(60.0, 110.0, 130.0))
     scan = fractured_phantom(3, "lumbar", 1, (3,), style)
     nib.save(nib.Nifti1Image(scan.image, scan.affine), tmp_path / "ct.nii.gz")

@@ -47,7 +47,7 @@ def test_dsc():
 
 
 @pytest.mark.parametrize("change", [ORIGINAL, perturbations(SPACING)[0]], ids=lambda p: p.name)
-def test_identity_and_mirror_of_a_symmetric_network_have_agreement_1(scene, change):
+def test_identity_and_mirror_have_agreement_1(scene, change):
     _, grid, volume, original, found = scene
     other = restored(on_grid(predict(pipeline_of(), change.apply(volume), grid, "ct"), grid.shape), change)
     a = compare_outputs(change.name, original, found, other, SPACING, CALIBRATION)

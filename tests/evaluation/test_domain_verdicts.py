@@ -56,7 +56,7 @@ def test_agreement(values, verdict, reason):
     assert reason in check.reason
 
 
-def test_agreement_of_equal_images_has_no_meaning_but_its_lack_has():
+def test_equal_images_prove_nothing_but_their_difference_does():
     assert agreement_check(agreement(), trivial=True).verdict == NOT_MEASURABLE
     assert agreement_check(agreement(body_dsc=0.5), trivial=True).verdict == UNSTABLE
 

@@ -70,6 +70,7 @@ def _settings(segmenter: Segmenter) -> dict[str, Any]:
         "window": {k: v for k, v in segmenter.patch.__dict__.items() if k not in ("weights", "sw_batch_size")},
         "search": segmenter.search,
         "post": dict(segmenter.post.__dict__),
+        "runtime": {k: str(v) for k, v in segmenter.runtime.items()},
     }
 
 

@@ -19,7 +19,8 @@ from .domain_verdicts import ACCURACY, CONVENTION, NOT_MEASURABLE, OUTSIDE, STAB
 
 CHECK_COLUMNS = ("case", "group", "name", "value", "verdict", "reason")
 AGREEMENT_COLUMNS = (
-    "case", "name", "vertebra_dsc", "body_dsc", "instances", "vertebrae", "found_again", "difference", "where", "changed", "skipped",
+    "case", "name", "vertebra_dsc", "body_dsc", "instances", "vertebrae", "found_again", "difference", "where", "changed",
+    "skipped",
 )  # fmt: skip
 LEFT = "td, th { vertical-align: top; } .text td, .text th { text-align: left; }"
 COLOURS = {STABLE: "#1a7f37", UNSTABLE: "#b3261e", OUTSIDE: "#b3261e", NOT_MEASURABLE: "#666"}

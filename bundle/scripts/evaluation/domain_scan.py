@@ -155,7 +155,7 @@ def check_scan(source: str, pipeline: Pipeline, expect_hu: bool = True, step: St
         panels.append(panel)
     coverage = measure_coverage(found, volume, grid.spacing, bone)
     trabecular = [r.trabecular_hu for r in found.records]
-    hu = measure_hu(volume, _bodies_hu(found, volume), trabecular, header.spacing[list(grid.axes)])
+    hu = measure_hu(volume, _bodies_hu(found, volume), trabecular, [float(header.spacing[a]) for a in grid.axes])
     return ScanCheck(
         agreements, coverage, hu, _verdicts(pipeline, agreements, coverage, hu), _probabilities(found, agreements), panels,
         histogram(volume), grid.spacing, header.notes, time.perf_counter() - start,
