@@ -185,6 +185,7 @@ def test_incomplete_scans_are_left_out_with_the_reason(tmp_path, fake):
     text = Path(page).read_text(encoding="utf-8")
     assert "research use only" in text
     assert "n too small" in text
+    assert re.search(r"version \d+\.\d+\.\d+\S*, weights model\.pt \([0-9a-f]{12}\)", text)
     assert set(re.findall(r'(?:src|href)="([^,"]*)', text)) <= {"data:image/png;base64"}
 
 

@@ -183,4 +183,7 @@ def verse_benchmark(
         found = [] if run.name == MASKS else [v for v in run.cases.values() if v.decisions]
         matchings = [(v.decisions[0].patient, v.instances) for v in found if v.instances is not None]
         benchmark.runs[run.name] = (run, benchmark_rates(run.decisions, matchings, samples, seed))
-    return str(_write(root, benchmark))
+    page = _write(root, benchmark)
+    for line in account_lines(benchmark):
+        print(line)
+    return str(page)

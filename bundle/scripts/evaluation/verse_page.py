@@ -140,12 +140,12 @@ def account_lines(benchmark: Benchmark) -> list[str]:
     absent = sum(len(str(r.get("graded_not_in_mask", "")).split()) for r in rows)
     left_out = ", ".join(f"{n} with {reason}" if reason in REASONS else f"{n} that {reason}" for reason, n in reasons.most_common())
     return [
-        f"{sum(bool(c.ct or c.mask) for c in benchmark.cases)} scans of split {benchmark.split} found, {len(used)} used, of "
-        f"{len({c.patient for c in used})} patients.",
+        f"Scans of split {benchmark.split}: {sum(bool(c.ct or c.mask) for c in benchmark.cases)} found, {len(used)} used; "
+        f"patients: {len({c.patient for c in used})}.",
         f"Left out, of those found or listed in the table: {left_out or 'none'}.",
         f"{total['in_mask']} vertebrae in the masks of the used scans: {total['graded']} with a grade; {total['foreign_material']} "
         f"with foreign material (x) and {total['ungraded']} without a grade, which all rates leave out and the instances count.",
-        f"{absent} vertebrae with a grade are not in the mask and left out.",
+        f"Vertebrae with a grade that are not in the mask, left out: {absent}.",
     ]
 
 
@@ -161,10 +161,15 @@ def write_page(path: Path, benchmark: Benchmark) -> Path:
     """
     left_out = [(c.name, c.split or "unknown", c.reason) for c in benchmark.cases if c.reason]
     failed = {f"{run.name}: {case}": line for run, _ in benchmark.runs.values() for case, line in run.problems.items()}
-    lacking = [f"{run.name}: {run.without_probability} instances without a probability." for run, _ in benchmark.runs.values()]
+    lacking = [f"{run.name.capitalize()}: {run.without_probability} without a probability." for run, _ in benchmark.runs.values()]
+    hashes = benchmark.provenance.get("weights_sha256")
+    weights = ", ".join(f"{k} ({str(v)[:12]})" for k, v in hashes.items()) if isinstance(hashes, Mapping) else "unknown"
     parts = [
         html.element("h1", f"Benchmark on VerSe, split {benchmark.split}"),
         html.note(html.RESEARCH),
+        html.element(
+            "p", f"{benchmark.provenance.get('created')}, version {benchmark.provenance.get('version')}, weights {weights}."
+        ),
         html.items([*account_lines(benchmark), *lacking]),
         *([html.note("Scans that failed:", html.definitions(failed))] if failed else []),
         html.element("p", READING),
