@@ -23,6 +23,7 @@ DATA: Table = {
     "phantom": ("simulation.datasets.phantom:phantom", "phantoms with simulated fractures"),
     "simulate": ("simulation.datasets.simulate:simulate", "simulated fractures in CT with vertebra masks"),
     "render": ("simulation.datasets.render:render", "CT rendered around vertebra masks"),
+    "meshes": ("simulation.datasets.meshes:meshes", "CT rendered around spines of vertebra surfaces"),
     "scans": ("simulation.datasets.scans:scans", "CT with vertebra masks, fractures ignored"),
     "build": ("simulation.datasets.build:build", "one training set from several sources, described by a YAML file"),
     "compare_builds": ("simulation.datasets.compare_builds:compare_builds", "two built training sets, within rounding"),

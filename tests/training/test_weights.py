@@ -9,7 +9,8 @@ from monai.networks.nets import BasicUNet
 from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
 from scripts.networks.outputs import AUXILIARY, UNTRAINED_LOGIT
-from scripts.training.weights import auxiliary_outputs_of, load_weights
+from scripts.training.checkpoint_shape import auxiliary_outputs_of, neighbours_of
+from scripts.training.weights import load_weights
 from torch import nn
 
 
@@ -108,6 +109,28 @@ def test_other_checkpoints_have_all_auxiliary_outputs(tmp_path, content):
         torch.save(content, tmp_path / "w.pt")
     assert auxiliary_outputs_of(tmp_path / "w.pt") == auxiliary_outputs_of(tmp_path / "net.onnx") == list(AUXILIARY)
     assert auxiliary_outputs_of([]) == auxiliary_outputs_of({}) == list(AUXILIARY)
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 2])
+def test_neighbours_are_those_of_the_checkpoint(tmp_path, neighbours):
+    network = MSFFNet(**{**SMALL, "in_channels": 2 * neighbours + 1}).eval()
+    path = str(tmp_path / "a.pt")
+    torch.save({"model": network.state_dict()}, path)
+    assert neighbours_of(path) == neighbours_of({"sagittal": [path, "gone.pt"]}) == neighbours
+    traced = torch.jit.trace(network, torch.rand(1, 2 * neighbours + 1, 32, 32), check_trace=False)
+    torch.jit.save(traced, str(tmp_path / "a.ts"))
+    assert neighbours_of(tmp_path / "a.ts") == neighbours
+    (tmp_path / "a.xml").write_text(
+        f'<net><layers><layer type="Parameter"><data shape="?,{2 * neighbours + 1},?,?"/></layer></layers></net>'
+    )
+    assert neighbours_of(tmp_path / "a.xml") == neighbours
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.ts", "a.xml", "a.onnx", "gone.pt"])
+def test_unreadable_checkpoints_have_no_neighbours(tmp_path, name):
+    if not name.startswith("gone"):
+        (tmp_path / name).write_bytes(b"nothing")
+    assert neighbours_of(tmp_path / name) == 0
 
 
 def test_outputs_of_other_networks_are_matched_too(tmp_path):

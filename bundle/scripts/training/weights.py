@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
-from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
+from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
 
 logger = logging.getLogger(__name__)
-HEAD = "decoder.head.weight"  # of MSFFNet: one row per output
 
 
 def weight_problem(network: nn.Module, state: object) -> str | None:
@@ -83,30 +82,6 @@ def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
             untrained = ", ".join(OUTPUTS[stored:required])
             logger.info("%s lacks the outputs %s: they are background until they are trained", key, untrained)
     return result
-
-
-def auxiliary_outputs_of(checkpoint: object) -> list[str]:
-    """Auxiliary outputs of the MSFFNet whose weights a checkpoint has, so that a config needs no option for them.
-
-    Args:
-        checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. A file that is missing, exported,
-            or of another network leaves them unknown: all outputs are returned.
-    """
-    if isinstance(checkpoint, Mapping):
-        checkpoint = next(iter(checkpoint.values()), None)
-    if isinstance(checkpoint, (list, tuple)):
-        return auxiliary_outputs_of(checkpoint[0]) if checkpoint else list(AUXILIARY)
-    file = Path(str(checkpoint))
-    if file.suffix.lower() != ".pt" or not file.is_file():
-        return list(AUXILIARY)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # `load_weights` reports it
-        return list(AUXILIARY)
-    state = state["model"] if isinstance(state, dict) and isinstance(state.get("model"), dict) else state
-    head = state.get(HEAD) if isinstance(state, dict) else None
-    count = len(head) if isinstance(head, torch.Tensor) else len(OUTPUTS)
-    return list(OUTPUTS[NUM_CLASSES : max(min(count, len(OUTPUTS)), NUM_CLASSES)])
 
 
 def load_weights(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 
 INDEX = "entry.json"
 BLOCK_BYTES, NUM_BLOCKS = 1 << 16, 8  # of the checksum, which does not read whole files
@@ -33,7 +34,7 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
 
     Args:
         folder: folder of the entry.
-        item: arrays, tensors, images with metadata, and values that JSON can hold.
+        item: arrays, tensors, images with metadata, lists of arrays and tensors, and values that JSON can hold.
 
     Raises:
         OSError: when the disk is full or cannot be written to.
@@ -45,20 +46,9 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
         index: dict[str, Any] = {}
         for number, (key, value) in enumerate(item.items()):
             if isinstance(value, (np.ndarray, torch.Tensor)):
-                path = temporary / f"{number}.npy"
-                array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-                with path.open("wb") as file:
-                    np.save(file, np.asarray(array, order="C"))
-                    file.flush()
-                    os.fsync(file.fileno())
-                index[key] = {
-                    "file": path.name,
-                    "tensor": array is not value,
-                    "bytes": path.stat().st_size,
-                    "check": _checksum(path),
-                }
-                if isinstance(value, MetaTensor):
-                    index[key]["meta"] = {k: p for k, v in value.meta.items() if (p := _encode(v)) is not None}
+                index[key] = _write_array(temporary / f"{number}.npy", value)
+            elif isinstance(value, list) and value and all(isinstance(v, (np.ndarray, torch.Tensor)) for v in value):
+                index[key] = {"list": [_write_array(temporary / f"{number}_{n}.npy", v) for n, v in enumerate(value)]}
             else:
                 index[key] = {"value": value}
         (temporary / INDEX).write_text(json.dumps(index), encoding="utf-8")
@@ -69,6 +59,19 @@ def write_entry(folder: Path, item: Mapping[str, Any]) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_array(path: Path, value: NDArray | torch.Tensor) -> dict[str, Any]:
+    """Write an array, and return its record in the index."""
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    with path.open("wb") as file:
+        np.save(file, np.asarray(array, order="C"))
+        file.flush()
+        os.fsync(file.fileno())
+    record = {"file": path.name, "tensor": array is not value, "bytes": path.stat().st_size, "check": _checksum(path)}
+    if isinstance(value, MetaTensor):
+        record["meta"] = {k: p for k, v in value.meta.items() if (p := _encode(v)) is not None}
+    return record
 
 
 def _encode(value: Any) -> Any:
@@ -109,7 +112,7 @@ def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
         verify: whether the checksums are compared, too.
 
     Returns:
-        By key of the item its ``value``, or ``file``, ``tensor``, ``bytes``, ``check`` and ``meta``.
+        By key of the item its ``value``, or ``file``, ``tensor``, ``bytes``, ``check`` and ``meta``, or a ``list`` of these.
 
     Raises:
         FileNotFoundError: when there is no such entry.
@@ -119,7 +122,7 @@ def read_index(folder: Path, verify: bool = False) -> dict[str, Any]:
         raise FileNotFoundError(folder)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        for record in index.values():
+        for record in [r for entry in index.values() for r in entry.get("list", [entry])]:
             if "file" not in record:
                 continue
             path = folder / record["file"]
@@ -144,18 +147,22 @@ def read_entry(folder: Path) -> dict[str, Any]:
     """
     item: dict[str, Any] = {}
     for key, record in read_index(folder).items():
-        if "file" not in record:
-            item[key] = record["value"]
-            continue
-        try:
-            large = record["bytes"] > BLOCK_BYTES  # an empty array cannot be mapped, a small one need not be
-            array = np.load(folder / record["file"], mmap_mode="c" if large else None, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise CorruptEntryError(f"{record['file']}: {error}") from None
-        item[key] = torch.from_numpy(np.asarray(array)) if record["tensor"] else array
-        if "meta" in record:
-            item[key] = MetaTensor(item[key], meta={k: _decode(v) for k, v in record["meta"].items()})
+        if "list" in record:
+            item[key] = [_read_array(folder, r) for r in record["list"]]
+        else:
+            item[key] = _read_array(folder, record) if "file" in record else record["value"]
     return item
+
+
+def _read_array(folder: Path, record: dict[str, Any]) -> Any:
+    """Memory-mapped array, tensor or image of a record of the index."""
+    try:
+        large = record["bytes"] > BLOCK_BYTES  # an empty array cannot be mapped, a small one need not be
+        array = np.load(folder / record["file"], mmap_mode="c" if large else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CorruptEntryError(f"{record['file']}: {error}") from None
+    value = torch.from_numpy(np.asarray(array)) if record["tensor"] else array
+    return MetaTensor(value, meta={k: _decode(v) for k, v in record["meta"].items()}) if "meta" in record else value
 
 
 def remove_entry(folder: Path) -> None:

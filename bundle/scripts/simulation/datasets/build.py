@@ -19,13 +19,20 @@ from ...data.datalist import SECTIONS, read_datalist, relative_case, write_datal
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
 from .fingerprint import FILE_NAME as FINGERPRINT
 from .fingerprint import code_hash, identify, machine, settings_hash, write_fingerprints
+from .meshes import meshes
 from .phantom import phantom
 from .render import render
 from .scans import scans
 from .simulate import simulate
 
 SOURCES = ("datalist", "folder")  # a part without a source is left out
-PARTS: dict[str, Callable[..., str]] = {"phantom": phantom, "render": render, "simulate": simulate, "scans": scans}
+PARTS: dict[str, Callable[..., str]] = {
+    "phantom": phantom,
+    "meshes": meshes,
+    "render": render,
+    "simulate": simulate,
+    "scans": scans,
+}
 
 
 def read_recipe(path: str) -> dict[str, dict]:
