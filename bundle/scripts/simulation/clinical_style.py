@@ -80,7 +80,7 @@ def clinical_style(rng: np.random.Generator, region: str) -> ScanStyle:
         style = replace(style, field_of_view=(width, *style.field_of_view[1:]), spacing=spacing)  # type: ignore[arg-type]
     variation = style.variation or Variation()
     curve = variation.scoliosis
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 and region != "cervical":
         # Degenerative and idiopathic curves, whose vertebrae look wedge-shaped in sagittal slices.
         curve = float(rng.choice([-1, 1])) * float(rng.uniform(10, 24))
     return replace(style, variation=replace(variation, scoliosis=curve, negatives=negatives))

@@ -90,3 +90,13 @@ def test_stored_noise_can_be_replaced(tmp_path):
     assert added.std() > 4
     with pytest.raises(InputError, match="noise"):
         phantom(str(tmp_path / "0.0"), **arguments)
+
+
+def test_clinical_set_has_no_fracture_where_all_are_healthy(tmp_path):
+    phantom(str(tmp_path), cases=3, seed=70, regions="lumbar", healthy=0.9, style="clinical", collapse_fraction=0.5, spacing=4.0)
+    rows = list(csv.DictReader((tmp_path / "vertebrae.csv").open()))
+    healthy = [r for r in rows if r["case"] != "phantom-0070"]
+    assert healthy
+    assert {r["grade"] for r in healthy} == {"0"}
+    for case in {r["case"] for r in healthy}:
+        assert not np.asarray(nib.load(tmp_path / "labels" / f"{case}.nii.gz").dataobj).any()
