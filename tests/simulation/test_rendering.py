@@ -30,6 +30,25 @@ def test_rendered_ct_is_aligned_with_its_mask():
         render_ct(np.zeros_like(source.labels), source.affine, style, 0)
 
 
+def test_bones_without_label_change_nothing_else():
+    source = make_phantom(5, "lumbar", ScanStyle(spacing=(3.0, 2.5, 2.5), field_of_view=(70.0, 110.0, 130.0)))
+    drawn = []
+
+    def nothing(rng, grid, image):
+        drawn.append((grid.shape, float(rng.random())))
+
+    def block(rng, grid, image):
+        image[:3] = 900.0
+
+    style = ScanStyle(noise=0.0)
+    plain, same, other = (render_ct(source.labels, source.affine, style, 1, bones) for bones in (None, nothing, block))
+    np.testing.assert_array_equal(plain.image, same.image)
+    assert drawn[0][0] == plain.image.shape
+    assert (other.image[0] > 500).all()
+    np.testing.assert_array_equal(other.image[8:], plain.image[8:])
+    np.testing.assert_array_equal(other.labels, plain.labels)
+
+
 def test_rendering_of_a_verse_mask(tmp_path):
     masks = sorted((SHARED / "data" / "verse_masks_only").rglob("sub-verse010*vert_msk.nii.gz"))
     if not masks:
