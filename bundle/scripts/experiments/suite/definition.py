@@ -19,8 +19,9 @@ from ...core.paths import BUNDLE, SUITES
 from ...core.suggestions import suggest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-SUITE_KEYS = ("title", "configs", "evaluate", "overrides", "seeds", "folds", "reference", "ticks", "members")
-VARIANT_KEYS = ("label", "configs", "training_configs", "overrides", "paper")
+TRAINING_KEYS = ("training_configs", "training_overrides")
+SUITE_KEYS = ("title", "configs", "evaluate", "overrides", *TRAINING_KEYS, "seeds", "folds", "reference", "ticks", "members")
+VARIANT_KEYS = ("label", "configs", "overrides", *TRAINING_KEYS, "paper")
 SETTING_KEYS = ("phantom", "overrides", "members")
 
 
@@ -33,6 +34,7 @@ class Variant:
     configs: tuple[str, ...] = ()  # overlays of training, evaluation and inference, merged after those of the suite
     training_configs: tuple[str, ...] = ()  # overlays of the training alone, such as another trainer
     overrides: Mapping[str, Any] = field(default_factory=dict)  # values by id, set last
+    training_overrides: Mapping[str, Any] = field(default_factory=dict)  # values by id of the training alone
     paper: Mapping[str, float] = field(default_factory=dict)  # figures printed in the paper, in per cent, by metric
 
 
@@ -59,6 +61,8 @@ class Suite:
     configs: tuple[str, ...]  # configs of every training
     evaluate: tuple[str, ...]  # overlays that turn them into an evaluation
     overrides: Mapping[str, Any]  # values by id of every variant
+    training_configs: tuple[str, ...]  # overlays of every training alone, before those of the variant
+    training_overrides: Mapping[str, Any]  # values by id of every training alone
     seeds: tuple[int, ...]
     folds: int | None  # number of folds, or None for the split of the datalist
     reference: str  # variant that the others are tested against
@@ -146,6 +150,7 @@ def _variant(name: object, content: object, file: Path) -> Variant:
         configs=config_paths(content.get("configs", []), file, source),
         training_configs=config_paths(content.get("training_configs", []), file, source),
         overrides=dict(content.get("overrides") or {}),
+        training_overrides=dict(content.get("training_overrides") or {}),
         paper=dict(content.get("paper") or {}),
     )
 
@@ -177,6 +182,8 @@ def load_suite(name: str, setting: str | None = None, seeds: Collection[int] | N
         configs=config_paths(content.get("configs", ["configs/train.yaml"]), file, source),
         evaluate=config_paths(content.get("evaluate", ["configs/evaluate.yaml"]), file, source),
         overrides={**(content.get("overrides") or {}), **overrides},
+        training_configs=config_paths(content.get("training_configs", []), file, source),
+        training_overrides=dict(content.get("training_overrides") or {}),
         seeds=tuple(dict.fromkeys(chosen)),
         folds=folds,
         reference=str(reference),
