@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of docs/model_card/ about the shipped weights, from their training run.
 
-python docs/make_model_card.py --run bundle/runs/body --recipe bodies.yaml --data bundle/data/bodies --hours 0.03 --start OLD.pt
+python docs/make_model_card.py --run runs/shipped --recipe shipped.yaml --data data/shipped --minutes 62 --steps 1900
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
+SOURCES = ("datalist", "folder")
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "docs" / "model_card"
 sys.path.insert(0, str(ROOT / "bundle"))  # for the targets of the configs
-CONFIGS = ("train.yaml", "vertebra_loss.yaml", "body_output.yaml")
+CONFIGS = ("train.yaml", "vertebra_loss.yaml", "vertebrae.yaml", "randomisation.yaml", "shipped.yaml")
 SETTINGS = (
-    *("seed", "epochs", "learning_rate", "batch_size", "slices_per_volume"),
-    *("spacing", "hu_window", "patch_size", "neighbours", "consistency_mm", "consistency_fraction"),
+    *("seed", "learning_rate", "batch_size", "slices_per_volume", "max_gradient_norm", "canvas"),
+    *("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "auxiliary_outputs", "decision"),
 )
 
 
@@ -35,14 +36,21 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
     parser.add_argument("--recipe", required=True, help="its recipe, a name below configs/data/")
-    parser.add_argument("--hours", type=float, required=True, help="duration of the training in hours")
+    parser.add_argument("--minutes", type=float, required=True, help="max_minutes of the training")
+    parser.add_argument("--steps", type=int, required=True, help="steps of the training, in its last line")
     parser.add_argument("--start", type=Path, help="initial weights of the training")
     options = parser.parse_args()
     CARD.mkdir(parents=True, exist_ok=True)
     weights = ROOT / "bundle" / "models" / "model.pt"
     shutil.copyfile(options.run / "model.pt", weights)
-    for name, folder in (("history.csv", options.run), ("training_curve.png", options.run), ("build.json", options.data)):
-        shutil.copyfile(folder / name, CARD / name)
+    for name in ("history.csv", "training_curve.png"):
+        shutil.copyfile(options.run / name, CARD / name)
+    build = json.loads((options.data / "build.json").read_text(encoding="utf-8"))
+    for part in build["parts"].values():  # the names of files and folders, not their places
+        for key in SOURCES:
+            if key in part:
+                part[key] = [Path(p).name for p in ([part[key]] if isinstance(part[key], str) else part[key])]
+    (CARD / "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
     config = ConfigParser()
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in CONFIGS])
     (CARD / "config.yaml").write_text(yaml.safe_dump(config.get(), sort_keys=False, width=140), encoding="utf-8")
@@ -52,13 +60,14 @@ def main() -> None:
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "started_from_sha256": hashlib.sha256(options.start.read_bytes()).hexdigest() if options.start else None,
         "parameters": sum(p.numel() for p in config.get_parsed_content("network_def").parameters()),
-        "data_sha256": json.loads((CARD / "build.json").read_text())["sha256"],
+        "data_sha256": build["sha256"],
         "recipe": options.recipe,
         "configs": list(CONFIGS),
         "settings": {key: config[key] for key in SETTINGS},
         "best_epoch": int(best["epoch"]),
         "best_val_mean_dice": round(float(best["val_mean_dice"]), 4),
-        "hours": options.hours,
+        "max_minutes": options.minutes,
+        "steps": options.steps,
         "machine": f"{torch.get_num_threads()} CPU cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), no GPU",
         "torch": torch.__version__.split("+")[0],
     }

@@ -128,6 +128,14 @@ def restored(outputs: Outputs, perturbation: Perturbation) -> Outputs:
     return Outputs(*(perturbation.restore(v).astype(np.float16) for v in (outputs.fracture, outputs.vertebra, outputs.body)))
 
 
+def there_and_back(outputs: Outputs, perturbation: Perturbation) -> Outputs:
+    """Outputs that went the way of a perturbation and back, so that interpolation alone is no disagreement."""
+    if not perturbation.interpolates:
+        return outputs
+    moved = Outputs(*(perturbation.apply(v.astype(np.float32)) for v in (outputs.fracture, outputs.vertebra, outputs.body)))
+    return restored(moved, perturbation)
+
+
 def compare_outputs(
     name: str,
     original: Outputs,
@@ -135,6 +143,7 @@ def compare_outputs(
     other: Outputs,
     spacing: tuple[float, float, float],
     calibration: tuple[float, float],
+    reference: Outputs | None = None,
 ) -> Agreement:
     """Compare a perturbed pass with the original one.
 
@@ -148,8 +157,10 @@ def compare_outputs(
         other: outputs of the perturbed pass on the grid of the original one.
         spacing: mm.
         calibration: slope and intercept of the probabilities.
+        reference: outputs whose masks are compared, see ``there_and_back``; those of the original pass by default.
     """
-    result = Agreement(name, dsc(original.vertebra > HALF, other.vertebra > HALF), dsc(original.body > HALF, other.body > HALF))
+    masks = reference or original
+    result = Agreement(name, dsc(masks.vertebra > HALF, other.vertebra > HALF), dsc(masks.body > HALF, other.body > HALF))
     numbers = [r.vertebra for r in found.records if r.complete]
     result.instances, result.vertebrae = len(found.records), len(numbers)
     if not numbers:

@@ -16,7 +16,8 @@ from ..postprocessing.spine_axis import STEP_MM
 
 GAP_FACTOR = 1.6  # of the median distance of neighbours; L4 to L5 has about 1.4 times that of T4 to T5
 MIN_NEIGHBOURS = 3  # vertebrae from which a median of distances is of any use
-BRIGHT_HU = 130.0  # bone; discs and muscle are below
+BRIGHT_HU = (90.0, 130.0)  # bone; discs and muscle are below
+BRIGHT_FRACTION = 0.75  # of the median HU of the found bodies: bone within these limits, so that osteoporotic bodies are bright
 BRIGHT_SHARE = 0.3  # of a disc across the axis, from which it is bone
 DISC_RADIUS_MM = 9.0  # within the smallest body, clear of the canal
 REACH_MM = 60.0  # of the straight continuation of the axis beyond the instances; further on it is no estimate of the spine
@@ -32,10 +33,10 @@ class Coverage:
         vertebrae: instances.
         cut: instances that the border of the scan cuts.
         gaps: names of neighbours that lie further apart than ``GAP_FACTOR`` times the median distance.
-        bright_mm: length of bright bone along the axis from ``REACH_MM`` above the first to the end of the last instance.
-        uncovered: fraction of it without an instance; NaN without bright bone.
+        bright_mm: length of bright bone or instances along the axis, from ``REACH_MM`` above the first to the end of the last.
+        uncovered: fraction of it without an instance; NaN without any.
         below_mm: length of bright bone below the last instance, often the sacrum.
-        bone: True where the scan has bone of the density of a vertebra.
+        bone: True where the scan has bone, see ``inference.regions``.
     """
 
     vertebrae: int = 0
@@ -89,7 +90,7 @@ def measure_coverage(found: ScanVertebrae, volume: NDArray[np.int16], spacing: S
         found: vertebrae of the pass.
         volume: HU (R, A, S) on the working grid.
         spacing: mm.
-        bone: True where the scan has bone of the density of a vertebra.
+        bone: True where the scan has bone, see ``inference.regions``.
     """
     records, instances = found.records, found.decisions.instances
     result = Coverage(len(records), sum(not r.complete for r in records), bone=bone)
@@ -108,7 +109,9 @@ def measure_coverage(found: ScanVertebrae, volume: NDArray[np.int16], spacing: S
     whole = positions + origin
     inside = ((whole >= 0) & (whole <= np.array(volume.shape) - 1)).all(axis=2)
     hu = map_coordinates(volume, whole.reshape(-1, 3).T, order=1, mode="nearest", output=np.float32).reshape(inside.shape)
-    bright = (inside & (hu > BRIGHT_HU)).mean(axis=1) >= BRIGHT_SHARE
+    bodies = volume[tuple(slice(o, o + n) for o, n in zip(found.origin, instances.bodies.shape, strict=True))][instances.bodies]
+    threshold = float(np.clip(BRIGHT_FRACTION * np.median(bodies), *BRIGHT_HU))
+    bright = (inside & (hu > threshold)).mean(axis=1) >= BRIGHT_SHARE
     nearest = map_coordinates(
         (instances.labels > 0).astype(np.uint8), positions.reshape(-1, 3).T, order=0, mode="constant"
     ).reshape(inside.shape)
@@ -119,6 +122,7 @@ def measure_coverage(found: ScanVertebrae, volume: NDArray[np.int16], spacing: S
     distance = np.abs(index[:, None] - covered[None]).min(axis=1) * STEP_MM
     missing = bright & (distance > NEAR_MM)
     last = int(covered[-1])
+    bright[covered] = True
     result.bright_mm = float(bright[: last + 1].sum() * STEP_MM)
     result.below_mm = float(missing[last + 1 :].sum() * STEP_MM)
     if result.bright_mm:

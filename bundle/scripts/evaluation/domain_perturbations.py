@@ -39,6 +39,7 @@ class Perturbation:
         meaning: one line for the report.
         apply: HU (R, A, S), int16, to changed HU of the same shape.
         restore: values (R, A, S) on the changed grid to the unchanged one.
+        interpolates: True where the way there and back changes a mask; the original outputs go the same way before a comparison.
         plane: plane of the networks that are used alone; "" uses all of them.
         skipped: reason against running it on this scan, or "".
     """
@@ -47,6 +48,7 @@ class Perturbation:
     meaning: str
     apply: Change = _same
     restore: Change = _same
+    interpolates: bool = False
     plane: str = ""
     skipped: str = ""
 
@@ -164,7 +166,7 @@ def perturbations(spacing: Sequence[float], stored_mm: float = 0.0, planes: Sequ
         *alone,
         Perturbation(
             "shifted", f"{SHIFT_VOXELS:g} voxel along each axis, interpolated and so slightly smoother",
-            lambda volume: _shifted(volume, SHIFT_VOXELS), lambda volume: _shifted(volume, -SHIFT_VOXELS),
+            lambda volume: _shifted(volume, SHIFT_VOXELS), lambda volume: _shifted(volume, -SHIFT_VOXELS), interpolates=True,
         ),
         *(_noise(std, spacing) for std in NOISE_HU),
         _noise(CORRELATED_NOISE_HU, spacing, CORRELATION_MM),
@@ -172,5 +174,6 @@ def perturbations(spacing: Sequence[float], stored_mm: float = 0.0, planes: Sequ
         Perturbation(
             f"rotated {degrees:g} deg", f"{degrees:g} degrees around an oblique axis through the centre",
             lambda volume: _rotated(volume, degrees, spacing), lambda volume: _rotated(volume, -degrees, spacing),
+            interpolates=True,
         ),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.scan_header import ScanHeader, read_header
 from ..io.working_grid import WorkingGrid
-from .domain_agreement import HALF, Agreement, Outputs, compare_outputs, on_grid, predict, restored
+from .domain_agreement import HALF, Agreement, Outputs, compare_outputs, on_grid, predict, restored, there_and_back
 from .domain_coverage import Coverage, measure_coverage
 from .domain_hu import HuStatistics, histogram, measure_hu
 from .domain_perturbations import ORIGINAL, Perturbation, perturbations
@@ -176,7 +176,16 @@ def _perturbed(
     changed = perturbation.apply(volume)
     other = restored(on_grid(predict(pipeline, changed, grid, source, perturbation.plane), grid.shape), perturbation)
     calibration = tuple(pipeline.post.calibration)
-    agreement = compare_outputs(perturbation.name, original, found, other, grid.spacing, calibration)  # type: ignore[arg-type]
+    reference = there_and_back(original, perturbation)
+    agreement = compare_outputs(
+        perturbation.name,
+        original,
+        found,
+        other,
+        grid.spacing,
+        calibration,
+        reference,  # type: ignore[arg-type]
+    )
     return agreement, _panel(perturbation.name, perturbation.restore(changed), other, index)
 
 

@@ -98,9 +98,9 @@ def coverage_checks(c: Coverage) -> list[Check]:
     value = f"{c.vertebrae} instances, {c.cut} cut by the border"
     if not c.vertebrae:
         verdict, reason = (
-            (UNSTABLE, "bone of the density of a vertebra, and no instance")
+            (UNSTABLE, "there is bone, and no instance: no spine in the scan, or weights that miss it")
             if c.bone
-            else (NOT_MEASURABLE, "no dense bone in the scan")
+            else (NOT_MEASURABLE, "no bone in the scan")
         )
         empty = [Check(group, name, "", NOT_MEASURABLE, "no instance") for name in ("gaps", "bone without instance")]
         return [Check(group, "instances", value, verdict, reason), *empty]

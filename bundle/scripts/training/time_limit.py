@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class TimeLimit:
     """Handler of a trainer that ends it by time, with a last validation, and counts the time over interrupted parts.
 
-    Ignite's ``TimeLimit`` counts from its construction, which here includes the loading of the data, and starts anew in a resumed
+    Ignite's ``TimeLimit`` counts from its construction, which here includes the loading of the data, and starts at zero in a resumed
     run. The time of this handler begins with the first step and is saved in the state of the run. Attach it directly after the
     ``ValidationHandler``.
 

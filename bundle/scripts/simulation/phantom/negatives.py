@@ -85,7 +85,8 @@ class VertebralNegatives:
             return frozenset(c for c, chosen in zip(candidates, drawn, strict=True) if chosen)
 
         joints = [(v, side) for v in levels for side in SIDES if v != "S1"]
-        discs = [(a, b) for a, b in itertools.pairwise(levels) if a != "S1"]
+        # Bridges reach the rims of intact bodies.
+        discs = [(a, b) for a, b in itertools.pairwise(levels) if a in intact and b in intact]
         island_rng = generator_of(seed, "islands")
         islands = tuple(str(island_rng.choice(intact)) for _ in range(negatives.bone_islands if intact else 0))
         return VertebralNegatives(
