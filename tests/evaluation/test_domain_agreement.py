@@ -6,7 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fakes import FakeRunner, HuCodedOutputs
-from scripts.evaluation.domain_agreement import Outputs, VolumeScan, compare_outputs, dsc, on_grid, predict, restored
+from scripts.evaluation.domain_agreement import (
+    Outputs,
+    VolumeScan,
+    compare_outputs,
+    dsc,
+    on_grid,
+    predict,
+    restored,
+    there_and_back,
+)
 from scripts.evaluation.domain_perturbations import ORIGINAL, add_noise, perturbations
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
@@ -54,6 +63,18 @@ def test_identity_and_mirror_have_agreement_1(scene, change):
     assert (a.vertebra_dsc, a.body_dsc, a.found_again, a.changed, a.vertebrae) == (1, 1, 1, 0, 4)
     assert a.difference == pytest.approx(0, abs=1e-6)
     assert a.probability == pytest.approx(found.decisions.probability)
+
+
+@pytest.mark.parametrize("change", [p for p in perturbations(SPACING) if p.interpolates], ids=lambda p: p.name)
+def test_interpolation_alone_is_no_disagreement(scene, change):
+    """A network whose outputs move with the scan has agreement 1, although the masks do not survive the way back unchanged."""
+    _, _, _, original, found = scene
+    moved = (change.apply(v.astype(np.float32)) for v in (original.fracture, original.vertebra, original.body))
+    other = restored(Outputs(*moved), change)
+    a = compare_outputs(change.name, original, found, other, SPACING, CALIBRATION, there_and_back(original, change))
+    assert (a.vertebra_dsc, a.body_dsc, a.found_again, a.changed) == (1, 1, 1, 0)
+    assert a.difference == pytest.approx(0, abs=1e-6)
+    assert compare_outputs(change.name, original, found, other, SPACING, CALIBRATION).body_dsc < 1
 
 
 def test_a_plane_alone_equals_a_pipeline_of_that_plane(scene):

@@ -157,7 +157,7 @@ def compare_outputs(
         other: outputs of the perturbed pass on the grid of the original one.
         spacing: mm.
         calibration: slope and intercept of the probabilities.
-        reference: outputs whose masks are compared, see ``there_and_back``; those of the original pass by default.
+        reference: outputs that are compared, see ``there_and_back``; those of the original pass by default.
     """
     masks = reference or original
     result = Agreement(name, dsc(masks.vertebra > HALF, other.vertebra > HALF), dsc(masks.body > HALF, other.body > HALF))
@@ -168,7 +168,8 @@ def compare_outputs(
     instances = found.decisions.instances
     box = tuple(slice(o, o + n) for o, n in zip(found.origin, instances.labels.shape, strict=True))
     decisions = decide(instances, other.fracture[box], original.body[box], found.decisions.threshold, calibration)
-    before, threshold = found.decisions.probability, found.decisions.threshold
+    threshold = found.decisions.threshold
+    before = decide(instances, masks.fracture[box], original.body[box], threshold, calibration).probability
     result.probability = {n: decisions.probability[n] for n in numbers}
     change = {n: abs(result.probability[n] - before[n]) for n in numbers}
     largest = max(numbers, key=lambda n: change[n])

@@ -175,17 +175,9 @@ def _perturbed(
     """One perturbed pass: its agreement with the original one, and its slice for the report."""
     changed = perturbation.apply(volume)
     other = restored(on_grid(predict(pipeline, changed, grid, source, perturbation.plane), grid.shape), perturbation)
-    calibration = tuple(pipeline.post.calibration)
+    slope, intercept = pipeline.post.calibration
     reference = there_and_back(original, perturbation)
-    agreement = compare_outputs(
-        perturbation.name,
-        original,
-        found,
-        other,
-        grid.spacing,
-        calibration,
-        reference,  # type: ignore[arg-type]
-    )
+    agreement = compare_outputs(perturbation.name, original, found, other, grid.spacing, (slope, intercept), reference)
     return agreement, _panel(perturbation.name, perturbation.restore(changed), other, index)
 
 
