@@ -31,7 +31,7 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Write training.json, config.yaml, build.json, history.csv and the curve; copy the weights into the bundle."""
+    """Write training.json, config.yaml, build.json, fingerprint.json, history.csv and the curve; copy the weights into the bundle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")
@@ -45,6 +45,7 @@ def main() -> None:
     shutil.copyfile(options.run / "model.pt", weights)
     for name in ("history.csv", "training_curve.png"):
         shutil.copyfile(options.run / name, CARD / name)
+    shutil.copyfile(options.data / "fingerprint.json", CARD / "fingerprint.json")
     build = json.loads((options.data / "build.json").read_text(encoding="utf-8"))
     for part in build["parts"].values():  # the names of files and folders, not their places
         for key in SOURCES:
