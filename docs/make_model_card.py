@@ -31,7 +31,7 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Write training.json, config.yaml, build.json, fingerprint.json, history.csv and the curve; copy the weights into the bundle."""
+    """Write the facts of the training and its data, history and curve; copy the weights into the bundle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--data", type=Path, required=True, help="folder that scripts.data build wrote")

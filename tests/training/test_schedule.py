@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_cosine_follows_the_progress_not_the_steps():
     assert rates([0.5, 1.0], warmup=0) == pytest.approx([1.0, 0.5, 0.0], abs=1e-9)
     assert rates([0.5] * 3, warmup=0)[-1] == pytest.approx(0.5)
     falling = rates([k / 20 for k in range(21)], warmup=0)
-    assert all(a >= b for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(falling))
 
 
 def test_final_factor_and_progress_beyond_the_end():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vertebra instances: one label per visible vertebra, with its body and its posterior elements.
 
-The bodies are separated by planes across the axis of the spine, the posterior elements by flooding from the bodies through what is
-vertebra. ``docs/history/vertebra_separators.md`` compares this with other separators.
+The bodies are separated by planes across the axis of the spine. What is vertebra floods from the bodies, and posterior elements
+go to the vertebra whose anatomy they fit. ``docs/history/vertebra_separators.md`` compares this with other separators.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
 from ..core.components import label_components
+from .posterior_elements import assign_posterior
 from .spine_axis import BODY_PROBABILITY, REACH_MM, SpineAxis, body_width, disc_profile, find_axis, spine_bodies, spine_box
 from .vertebra_cuts import Segment, cut_profile
 
@@ -247,6 +248,7 @@ def _flood(markers: NDArray[np.int32], vertebra: NDArray, spacing: Sequence[floa
         if far.any():
             view = labels[part]
             view[tuple(inside[far].T)] = 0
+    assign_posterior(labels, markers, int(markers.max()), spacing)
     return _without_fragments(labels, markers, vertebra, spacing)
 
 

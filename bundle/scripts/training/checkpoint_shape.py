@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS
+from ..networks.outputs import NUM_CLASSES, OUTPUTS
 
 HEAD = "decoder.head.weight"  # of MSFFNet: one row per output
 MAX_CHANNELS = 15  # of slices; more belong to a layer within a network

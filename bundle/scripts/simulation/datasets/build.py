@@ -95,9 +95,11 @@ def build(
     """
     parts = read_recipe(recipe)
     overrides = (
-        ("render", "datalist", masks), ("scans" if "scans" in parts else "simulate", "datalist", scans), ("meshes", "folder", meshes),
+        ("render", "datalist", masks),
+        ("scans" if "scans" in parts else "simulate", "datalist", scans),
+        ("meshes", "folder", meshes),
         ("phantom", "cases", cases),
-    )  # fmt: skip
+    )
     for part, name, value in overrides:
         if value is not None:
             parts.setdefault(part, {})[name] = value
