@@ -3,7 +3,8 @@
 
 Facets of neighbours touch on a grid of 1.5 mm, and a spinous process lies beside the body of the next vertebra, so that flooding
 from the bodies gives a fifth of the posterior elements to a neighbour. Their position along the spine follows from the distance
-behind and beside the body: the further behind, the lower. ``benchmarks/posterior_elements.py`` fits this to masks of vertebra instances.
+behind and beside the body: the further behind, the lower. ``benchmarks/posterior_elements.py`` fits this to masks of vertebra
+instances.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, gaussian_filter
 
 # Height above the centre of the body as a fraction of the distance between neighbours, from the distance y behind and r beside
-# its centre as fractions of its width: the terms 1, y, y^2, r, y r. Fit to 51 vertebrae of five VerSe masks (004, 009, 010, gl003, gl017).
-COEFFICIENTS = (0.361, -0.447, -0.070, -0.331, 0.677)
+# its centre as fractions of its width: the terms 1, y, y^2, r, y r. Fit to 51 vertebrae of five VerSe masks (004, 009, 010,
+# gl003, gl017).
+COEFFICIENTS = (0.332, -0.421, -0.067, -0.269, 0.625)
 MAX_BEHIND, MAX_BESIDE = 2.5, 1.5  # of y and r, beyond which there was nothing to fit
 POSTERIOR_START = 0.3  # y, behind which a voxel belongs to the posterior elements
 REACH = 1.5  # of posterior elements above and below the centre of the body, in distances between neighbours

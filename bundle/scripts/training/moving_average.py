@@ -16,8 +16,9 @@ class MovingAverage(EMAHandler):
     """Ignite's moving average of weights and running statistics, with a momentum that follows from the number of the step.
 
     After step t the momentum is ``1 / (memory * t)``, at most 1 and at least ``min_momentum``: the average spans the last
-    ``memory`` of the steps so far, whatever the budget, and forgets the initial weights after the first steps. It depends on nothing but the
-    step, so that a resumed training equals an uninterrupted one when ``ema_model`` is restored (``stateful_objects``).
+    ``memory`` of the steps so far, whatever the budget, and forgets the initial weights after the first steps. It depends on
+    nothing but the step, so that a resumed training equals an uninterrupted one when ``ema_model`` is restored
+    (``stateful_objects``).
 
     Args:
         model: network that is trained.

@@ -36,10 +36,10 @@ def _ignored_label(case: Mapping[str, str], path: Path) -> list[dict[str, object
 def scans(datalist: str | Sequence[str], out: str, repeat: int = 1, workers: int = 1) -> str:
     """Make a training set of real CTs with vertebra instances that has no target for fractures.
 
-    Real CTs make the outputs of vertebra and body robust; whether the vertebrae of a few patients are fractured would be learned by
-    heart. Reads the cases of DATALIST with image and vertebrae (VerSe's labels, of CTSpine1K, TotalSegmentator or VerSe), and
-    writes labels/ (255, ignore, in every vertebra), vertebrae.csv and datalist.json into OUT; images and vertebrae stay where they are.
-    Every case stays in its section of the split. Failures are isolated per case; rerun the same command to resume.
+    Real CTs make the outputs of vertebra and body robust; whether the vertebrae of a few patients are fractured would be learned
+    by heart. Reads the cases of DATALIST with image and vertebrae (VerSe's labels, of CTSpine1K, TotalSegmentator or VerSe), and
+    writes labels/ (255, ignore, in every vertebra), vertebrae.csv and datalist.json into OUT; images and vertebrae stay where
+    they are. Every case stays in its section of the split. Failures are isolated per case; rerun the same command to resume.
 
     Args:
         datalist: one or more datalists with `image` and `vertebrae`; labels are not read.
