@@ -46,8 +46,8 @@ def trainer_of(clock: Clock, handler: TimeLimit, seconds: float = 10.0) -> tuple
         clock.now += seconds
 
     trainer = Engine(step)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.append(handler.progress(engine)))
     handler.attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.append(handler.progress(engine)))
     return trainer, progress
 
 
@@ -105,6 +105,18 @@ def test_time_of_former_parts_counts(clock):
     assert trainer.state.iteration == 3
 
 
+def test_processes_have_one_progress(clock, monkeypatch):
+    """The time of the slowest process counts in all, so that learning rates are equal."""
+    monkeypatch.setattr(time_limit, "world_size", lambda: 2)
+    monkeypatch.setattr(time_limit.distributed, "all_reduce", lambda value, op: value.add_(5.0))  # the other one began 5 s earlier
+    handler = TimeLimit(1.0)
+    trainer, progress = trainer_of(clock, handler)
+    trainer.state.device = "cpu"
+    trainer.run(range(100), max_epochs=1)
+    assert progress[:5] == pytest.approx([(10 * k + 5) / 60 for k in range(1, 6)])
+    assert trainer.state.iteration == 6
+
+
 def test_loading_of_data_does_not_count(clock):
     handler = TimeLimit(1.0)
     clock.now += 1e6
@@ -117,4 +129,3 @@ def test_loading_of_data_does_not_count(clock):
 def test_a_time_is_positive(minutes):
     with pytest.raises(InputError, match="max_minutes"):
         TimeLimit(minutes)
-

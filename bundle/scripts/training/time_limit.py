@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class TimeLimit:
     """Handler of a trainer that ends it by time, with a last validation, and counts the time over interrupted parts.
 
-    Ignite's ``TimeLimit`` counts from its construction, which here includes the loading of the data, and starts at zero in a resumed
-    run. The time of this handler begins with the first step and is saved in the state of the run. Attach it directly after the
-    ``ValidationHandler``.
+    Ignite's ``TimeLimit`` counts from its construction, which here includes the loading of the data, and starts at zero in a
+    resumed run. The time of this handler begins with the first step and is saved in the state of the run. Attach it directly
+    after the ``ValidationHandler``.
 
     Args:
         minutes: time of training, validations within it included; None for no limit.
@@ -39,6 +39,7 @@ class TimeLimit:
         self.minutes, self.evaluator = minutes, evaluator
         self.reached = False
         self._before, self._start = 0.0, time.monotonic()
+        self._elapsed = 0.0  # after the last step, in every process the same
         self._validated = -1
         self._trainer: Engine | None = None
 
@@ -51,7 +52,7 @@ class TimeLimit:
         """Completed fraction of the training, 0 to 1: by steps or by time, whichever is larger."""
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
         steps = engine.state.iteration / total
-        return min(1.0, steps if self.minutes is None else max(steps, self.seconds / (60 * self.minutes)))
+        return min(1.0, steps if self.minutes is None else max(steps, self._elapsed / (60 * self.minutes)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time used."""
@@ -60,6 +61,7 @@ class TimeLimit:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the time used."""
         self._before, self._start = float(state["seconds"]), time.monotonic()
+        self._elapsed = self._before
 
     def attach(self, engine: Engine) -> None:
         """Register at a trainer, as its ``time_limit``, by which ``TrainingState`` finds it."""
@@ -77,12 +79,12 @@ class TimeLimit:
     def _step(self, engine: Engine) -> None:
         if self.minutes is None or self.reached:
             return
-        over = self.seconds >= 60 * self.minutes
-        if world_size() > 1:  # clocks differ, and all processes have the same number of steps
-            shared = torch.tensor(int(over), device=engine.state.device)
+        self._elapsed = self.seconds
+        if world_size() > 1:  # clocks differ; learning rate and number of steps must not, or the weights of the processes would
+            shared = torch.tensor(self._elapsed, dtype=torch.float64, device=engine.state.device)
             distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-            over = bool(shared)
-        if not over:
+            self._elapsed = float(shared)
+        if self._elapsed < 60 * self.minutes:
             return
         self.reached = True
         engine.state.max_epochs = engine.state.epoch
