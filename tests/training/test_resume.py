@@ -152,6 +152,22 @@ def test_settings_of_version_05_are_compared_by_their_new_names():
     assert before == now == {k: current[k] for k in ("valid_mask::0::_target_", "init_weights::path")}
 
 
+@pytest.mark.parametrize(("neighbours", "resumes"), [("0", True), ("2", False)])
+def test_unused_distance_of_neighbours_may_differ(neighbours, resumes):
+    """Its default is another since version 0.8, which must not end runs of single slices."""
+    stored, current = ({"neighbours": neighbours, "neighbour_mm": mm} for mm in ("7.5", "6.0"))
+    before, now = comparable(stored, current)
+    assert (before == now) == resumes
+
+
+def test_function_that_was_moved_is_no_other_setting():
+    name = "auxiliary_outputs::_target_"
+    stored = {name: '"scripts.training.weights.auxiliary_outputs_of"'}
+    current = {name: '"scripts.training.checkpoint_shape.auxiliary_outputs_of"'}
+    before, now = comparable(stored, current)
+    assert before == now == current
+
+
 def noisy(n: int = 5) -> CacheDataset:
     transform = Compose([RandShiftIntensityd("x", 1.0, prob=0.5), RandGaussianNoised("x", prob=1.0)])
     return CacheDataset([{"x": torch.zeros(1, 2, 2) + i} for i in range(n)], transform, progress=False)

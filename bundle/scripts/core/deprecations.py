@@ -66,6 +66,7 @@ TARGETS: dict[str, str] = {
     "scripts.training.vertebra_loss.MarkIntactd": "scripts.training.output_targets.OutputTargetsd",
     "scripts.training.vertebra_loss.RelabelIntactd": "scripts.training.output_targets.OutputTargetsd",
     "scripts.training.vertebra_loss.VertebraLoss": "scripts.training.output_loss.OutputLoss",
+    "scripts.training.weights.auxiliary_outputs_of": "scripts.training.checkpoint_shape.auxiliary_outputs_of",  # of version 0.7
 }
 
 # Arguments of components, by their new target; of dataclasses too, whose arguments are dictionaries of a component.

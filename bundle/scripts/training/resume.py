@@ -47,10 +47,10 @@ SCALERS = ("scaler", "g_scaler", "d_scaler")  # attributes of MONAI's trainers, 
 
 
 def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Settings of a state of version 0.5 and of this run that both have, under the names of this version.
+    """Settings of a state of an older version and of this run that both have, under the names of this version.
 
     Args:
-        stored: flat view of the config of version 0.5, values as JSON, see ``core.config_diff.training_relevant``.
+        stored: flat view of the config of an older version, values as JSON, see ``core.config_diff.training_relevant``.
         current: flat view of this run's config.
     """
     nested: dict[str, Any] = {}
@@ -64,6 +64,10 @@ def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[d
     names = [n for n in migrated if n in current and n.split("::")[0] not in REARRANGED]
     # Expressions are defaults, whose text changed between the versions.
     names = [n for n in names if not migrated[n].startswith('"$') or not current[n].startswith('"$')]
+    if (
+        stored.get("neighbours", "0") == "0"
+    ):  # without neighbours their distance, whose default changed in version 0.8, has no effect
+        names = [n for n in names if n != "neighbour_mm"]
     return {n: migrated[n] for n in names}, {n: current[n] for n in names}
 
 
