@@ -12,7 +12,7 @@ from scripts.core.errors import InputError
 from scripts.training.gradient_clipping import GradientClipping
 
 
-def largest_change(max_norm: float, loss_scale: float) -> float:
+def largest_change(max_norm: float | None, loss_scale: float) -> float:
     """Norm of the change of the weights in a step of SGD with rate 1."""
     torch.manual_seed(0)
     network = torch.nn.Linear(4, 1)
@@ -36,6 +36,10 @@ def test_large_gradients_are_clipped():
 
 def test_small_gradients_are_unchanged():
     assert largest_change(50.0, 0.1) == pytest.approx(0.1 * 2 * (4 + 1) ** 0.5, rel=1e-4)
+
+
+def test_without_limit_nothing_is_clipped():
+    assert largest_change(None, 100.0) == pytest.approx(100.0 * 2 * (4 + 1) ** 0.5, rel=1e-4)
 
 
 def test_gradients_are_unscaled_first():

@@ -14,14 +14,14 @@ class GradientClipping:
     """Handler of a MONAI trainer that limits the norm of all gradients together; in mixed precision after they are unscaled.
 
     Args:
-        max_norm: largest norm.
+        max_norm: largest norm; None for no limit.
 
     Raises:
         InputError: for a norm that is not positive.
     """
 
-    def __init__(self, max_norm: float = 5.0) -> None:
-        if not max_norm > 0:
+    def __init__(self, max_norm: float | None = 5.0) -> None:
+        if max_norm is not None and not max_norm > 0:
             raise InputError(f"max_gradient_norm={max_norm}: must be greater than 0, or null for no limit")
         self.max_norm = max_norm
 
@@ -31,6 +31,8 @@ class GradientClipping:
 
     def __call__(self, engine: Engine) -> None:
         """Clip the gradients of the optimizer's parameters in place."""
+        if self.max_norm is None:
+            return
         optimizer = engine.optimizer  # type: ignore[attr-defined]
         if getattr(engine, "amp", False) and getattr(engine, "scaler", None) is not None:
             engine.scaler.unscale_(optimizer)  # type: ignore[attr-defined]
