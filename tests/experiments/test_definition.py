@@ -13,7 +13,7 @@ from scripts.experiments.suite.config import config_differences, config_hash, lo
 from scripts.experiments.suite.definition import load_suite, read_yaml
 from scripts.experiments.suite.stages import run_configs
 
-SHIPPED = ("ablation", "comparison", "folds", "seeds", "shipped")
+SHIPPED = ("ablation", "comparison", "folds", "recipe", "seeds", "shipped")
 MODULES = ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")
 
 
@@ -31,7 +31,20 @@ def test_shipped_suites_merge_with_every_setting(name, setting):
         training, evaluating = run_configs(suite, run)
         assert training["seed"] == run.seed
         assert evaluating["save_masks"] is True
-        assert training["epochs"] == evaluating["epochs"]
+        assert training["network_def"] == evaluating["network_def"]
+
+
+def test_values_of_the_training_alone_are_set_between_suite_and_setting(tmp_path):
+    text = "overrides: {epochs: 9, val_interval: 9}\ntraining_overrides: {epochs: 5, patience: 1}\nmembers:\n"
+    text += "  a: {overrides: {patience: 2}}\n  b: {training_overrides: {epochs: 3}}\n"
+    setting = tmp_path / "setting.yaml"
+    setting.write_text("overrides: {epochs: 4}\n")
+    expected = {None: [(5, 9, 2), (3, 9, 1)], str(setting): [(4, 9, 2), (3, 9, 1)]}
+    for name, values in expected.items():
+        suite = load_suite(write(tmp_path, text), name)
+        configs = [run_configs(suite, run) for run in suite.runs()]
+        assert [tuple(t[k] for k in ("epochs", "val_interval", "patience")) for t, _ in configs] == values
+        assert [e["epochs"] for _, e in configs] == [9 if name is None else 4] * 2
 
 
 def test_the_ablation_changes_one_id_per_member():

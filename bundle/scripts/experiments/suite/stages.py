@@ -72,12 +72,15 @@ def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]
     """Merged configs of training and evaluation; ``InputError`` when one cannot be merged or an override is wrong."""
     variant, source = run.variant, f"member {run.variant.name}"
     overrides = {**suite.overrides, **variant.overrides, "seed": run.seed}
+    of_training = {
+        **suite.overrides,
+        **suite.training_overrides,
+        **variant.overrides,
+        **variant.training_overrides,
+        "seed": run.seed,
+    }
     files = [*suite.configs, *variant.configs]
-    training = merge_configs(
-        [*files, *suite.training_configs, *variant.training_configs],
-        {**overrides, **suite.training_overrides, **variant.training_overrides},
-        source,
-    )
+    training = merge_configs([*files, *suite.training_configs, *variant.training_configs], of_training, source)
     scoring = {**overrides, "save_masks": True, **({} if run.fold is None else {"section": "validation"})}
     return training, merge_configs([*files, *suite.evaluate], scoring, f"{source}, evaluation")
 
