@@ -74,6 +74,16 @@ def test_trained_weights_of_a_session_are_kept_unless_fresh(weights, tmp_path):
     assert own.read_bytes() == weights.read_bytes()
 
 
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_number_of_slices_is_that_of_the_apps_weights(weights, tmp_path, bundle, neighbours):
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / "train.yaml"), str(tmp_path / "small.json")])
+    parser["neighbours"] = neighbours
+    torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
+    (tmp_path / "app" / "model").mkdir(parents=True)
+    assert str(weights) in prepare_app(tmp_path / "app", str(weights), [str(tmp_path / "small.json")])[0]
+
+
 def test_shipped_weights_of_another_network_are_left_out(weights, tmp_path, monkeypatch):
     fake = tmp_path / "bundle"
     for part in ("configs", "scripts", "docs"):

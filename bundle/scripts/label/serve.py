@@ -106,6 +106,7 @@ def _check_weights(bundle: Path, weights: Path) -> None:
 
     parser = ConfigParser()
     parser.read_config(str(next(p for e in ("json", "yaml") if (p := bundle / "configs" / f"inference.{e}").is_file())))
+    parser["checkpoint"] = str(weights)  # outputs and neighbouring slices are those of the app's weights, not of the bundle's
     load_weights(network=parser.get_parsed_content("network_def"), path=str(weights))
 
 
