@@ -34,7 +34,7 @@ def test_shipped_suites_merge_with_every_setting(name, setting):
         assert training["network_def"] == evaluating["network_def"]
 
 
-def test_values_of_the_training_alone_are_set_between_suite_and_setting(tmp_path):
+def test_values_of_the_training_come_before_a_setting(tmp_path):
     text = "overrides: {epochs: 9, val_interval: 9}\ntraining_overrides: {epochs: 5, patience: 1}\nmembers:\n"
     text += "  a: {overrides: {patience: 2}}\n  b: {training_overrides: {epochs: 3}}\n"
     setting = tmp_path / "setting.yaml"
