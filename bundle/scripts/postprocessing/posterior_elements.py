@@ -80,7 +80,8 @@ def body_poses(bodies: NDArray, count: int, spacing: Sequence[float]) -> list[Bo
     around = [np.arange(max(n - 1, 0), min(n + 1, count - 1)) for n in range(count)]
     gaps = np.array([lengths[k].mean() for k in around])
     widths = np.sqrt(np.array(volumes) / (BODY_FILL * gaps))
-    widths = np.clip(widths, *(f * float(np.median(widths)) for f in PLAUSIBLE_WIDTH))
+    narrowest, widest = (f * float(np.median(widths)) for f in PLAUSIBLE_WIDTH)
+    widths = np.clip(widths, narrowest, widest)
     poses = []
     for n in range(count):
         up = -steps[around[n]].sum(axis=0)
