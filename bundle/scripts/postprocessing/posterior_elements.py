@@ -2,7 +2,7 @@
 """Posterior elements of vertebrae in contact: each goes to the vertebra whose anatomy it fits.
 
 Facets of neighbours touch on a grid of 1.5 mm, and a spinous process lies beside the body of the next vertebra, so that flooding
-from the bodies gives a fifth of the posterior elements to a neighbour. Their position along the spine follows from the distance
+from the bodies puts a fifth of the posterior elements into a neighbour. Their position along the spine follows from the distance
 behind and beside the body: the further behind, the lower. ``benchmarks/posterior_elements.py`` fits this to masks of vertebra
 instances.
 """
@@ -92,7 +92,7 @@ def body_poses(bodies: NDArray, count: int, spacing: Sequence[float]) -> list[Bo
 
 
 def assign_posterior(labels: NDArray[np.uint8], bodies: NDArray, count: int, spacing: Sequence[float]) -> None:
-    """Give the voxels of posterior elements to the vertebra with the nearest expected height, in place.
+    """Assign the voxels of posterior elements to the vertebra with the nearest expected height, in place.
 
     Args:
         labels: (R, A, S) number of the vertebra, 0 elsewhere; its voxels outside the bodies may change their number.
