@@ -127,9 +127,17 @@ def test_recipe_is_the_papers(bundle):
 
 def test_learning_rate_schedule_counts_validations(bundle):
     train = merged(bundle, "train.yaml")
-    targets = {part: [h["_target_"] for h in train[f"{part}::handlers"] if isinstance(h, dict)] for part in ("train", "validate")}
+    targets = {part: [h["_target_"] for h in train[f"{part}::handlers"]] for part in ("train", "validate")}
     assert "LrScheduleHandler" in targets["validate"]
     assert "LrScheduleHandler" not in targets["train"]
+
+
+@pytest.mark.parametrize("overlays", [(), ("vertebra_loss.yaml", "vertebrae.yaml", "randomisation.yaml", "shipped.yaml")])
+def test_handlers_are_targets_for_monai_label(bundle, overlays):
+    parser = merged(bundle, "train.yaml", *overlays)
+    for part in ("train", "validate"):
+        assert all("_target_" in handler for handler in parser[f"{part}::handlers"])
+        assert all(isinstance(handler, dict) for handler in parser[f"{part}::handlers"])
 
 
 def test_learning_rate_of_the_demo_decreases_to_zero(bundle):
