@@ -14,7 +14,7 @@ from conftest import ROOT
 from scripts.core.deprecations import TARGETS, migrate_config
 
 TARGETS_OF_VERSION_0_5 = Path(__file__).with_name("targets_of_version_0_5.txt").read_text().split()
-RECORDS = sorted([*(ROOT / "docs" / "experiments").rglob("*.yaml"), ROOT / "docs" / "model_card" / "second" / "config.yaml"])
+RECORDS = sorted([*(ROOT / "docs" / "experiments").rglob("*.yaml"), Path(__file__).with_name("training_of_version_0_5.yaml")])
 MONAI_KEYS = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 
 
