@@ -15,7 +15,7 @@ from ..core.vertebrae import LABELS, LEVELS
 from ..data.datalist import SECTIONS
 from ..data.datasets.conversion import require_same_grid
 from ..data.datasets.grades import VertebraGrade, read_grades, read_splits, split_of
-from ..data.datasets.verse import CHALLENGE_FILE, find_cases
+from ..data.datasets.verse import require_cases
 
 SPLITS = (*SECTIONS, "all")
 NO_FILE, NO_CT, NO_MASK, NO_GRADES = REASONS = (
@@ -123,15 +123,7 @@ def find_benchmark_cases(folder: str, grades: str, split: str = "testing") -> li
         raise InputError(f"{folder}: no such folder; expected the folder of the VerSe tree")
     if split not in SPLITS:
         raise InputError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
-    images, masks = find_cases(root)
-    if not images and not masks:
-        challenge = next((f for f in sorted(root.rglob("verse*.nii*")) if CHALLENGE_FILE.match(f.name)), None)
-        if challenge is not None:
-            raise InputError(
-                f"{challenge}: is named as in the MICCAI challenges, which the table of grades does not follow; "
-                "download the subject based structure of VerSe (rawdata/, derivatives/)"
-            )
-        raise InputError(f"{folder}: contains no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
+    images, masks = require_cases(root)
     table, listed = read_grades(grades), read_splits(grades)
     cases = []
     for name in sorted({*images, *masks, *table}):

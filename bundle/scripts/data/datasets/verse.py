@@ -41,6 +41,24 @@ def find_cases(source: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return files["ct"], files["seg-vert_msk"]
 
 
+def require_cases(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """CTs and masks of ``find_cases``.
+
+    Raises:
+        InputError: when there is none, with the reason where files are named otherwise.
+    """
+    images, masks = find_cases(root)
+    if not images and not masks:
+        challenge = next((f for f in sorted(root.rglob("verse*.nii*")) if CHALLENGE_FILE.match(f.name)), None)
+        if challenge is not None:
+            raise InputError(
+                f"{challenge}: is named as in the MICCAI challenges, which the table of grades does not follow; "
+                "download the subject based structure of VerSe (rawdata/, derivatives/)"
+            )
+        raise InputError(f"{root}: contains no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
+    return images, masks
+
+
 def unlabelled_bone(ct: nib.Nifti1Image, vertebrae: nib.Nifti1Image, radius_mm: float = 45.0) -> NDArray[np.bool_]:
     """Bone that may be an unlabelled vertebra: dense voxels near the spine above the first and below the last label.
 
@@ -120,15 +138,7 @@ def verse(
         raise InputError(f"unknown={unknown!r}: must be one of {', '.join(UNKNOWN)}")
     if min_grade not in (1, 2, 3):
         raise InputError(f"min_grade={min_grade!r}: must be 1, 2 or 3")
-    images, masks = find_cases(root)
-    if not images and not masks:
-        challenge = next((f for f in sorted(root.rglob("verse*.nii*")) if CHALLENGE_FILE.match(f.name)), None)
-        if challenge is not None:
-            raise InputError(
-                f"{challenge}: is named as in the MICCAI challenges, which the table of grades does not follow; "
-                "download the subject based structure of VerSe (rawdata/, derivatives/)"
-            )
-        raise InputError(f"{source}: contains no file like sub-verse004_ct.nii.gz; expected the folder of the VerSe tree")
+    images, masks = require_cases(root)
     table = read_grades(grades) if grades is not None else {}
     paired = set(images) & set(masks)
     names = sorted(masks if masks_only else paired)
