@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formats import read_volume
+from .vertebra_folder import merge_vertebrae, vertebra_folder
 
 TOLERANCE = 1e-3  # rounding of integers that were stored with a scale factor or as floats
 REMEDY = "a label map must contain integers; resample it by nearest neighbour"
@@ -42,7 +43,7 @@ def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str =
     """Read a label map of any numeric type and format.
 
     Args:
-        path: file that ``read_volume`` reads.
+        path: file that ``read_volume`` reads, or a folder of TotalSegmentator with one mask per vertebra.
         tolerance: greatest distance of a voxel from an integer.
         remedy: end of the message about fractions.
 
@@ -52,6 +53,8 @@ def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str =
     Raises:
         ValueError: for NaN, fractions, and values outside 0 to 255.
     """
+    if (folder := vertebra_folder(path)) is not None:
+        return merge_vertebrae(folder, empty=True)
     image = read_volume(path)
     data = np.asanyarray(image.dataobj)
     ensure_integers(data, path, tolerance, remedy)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts.core.errors import InputError
-from scripts.data.datasets.folder import folder, images_by_case
+from scripts.data.datasets.folder import folder
 from scripts.io.formats import read_picture, read_volume
 
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.0, 0, 8], [0, 0, 1.5, 7], [0, 0, 0, 1]])
@@ -131,8 +131,8 @@ def test_bad_arguments_are_one_line(volumes):
             folder(**arguments, out=out)
         assert "\n" not in str(caught.value)
     (volumes / "images" / "p1_a.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError, match="would both be case p1_a"):
-        images_by_case(volumes / "images")
+    with pytest.raises(InputError, match="2 of 5 cases were skipped"):  # neither of the two, and a mask without image
+        folder(images, labels, out=out)
 
 
 def test_an_unsupported_format_is_named(tmp_path):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...core.errors import InputError, first_line
-from ...core.files import atomic_write, write_text
+from ...core.files import atomic_write, ensure_same_settings, write_text
 from ...core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..datalist import write_datalist
 from ..split import split_by_patient
@@ -54,6 +54,7 @@ class SourceCase:
         image: CT file or folder.
         convert: conversion; None skips the case silently, an exception with a message.
         in_datalist: False for a mask without CT, which ``image`` then is.
+        settings: text of all that the conversion of this case depends on; a finished case of other settings is converted again.
     """
 
     name: str
@@ -61,6 +62,7 @@ class SourceCase:
     image: Path
     convert: Callable[[], ConvertedCase | None]
     in_datalist: bool = True
+    settings: str = ""
 
 
 def grid_mismatch(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> str | None:
@@ -150,6 +152,7 @@ def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
     label, vertebrae = converted.label, converted.vertebrae
     content = {
         "files": files,
+        "settings": case.settings,
         "fractured": label is not None and bool((np.asarray(label.dataobj) == 1).any()),
         "rows": []
         if vertebrae is None
@@ -159,8 +162,37 @@ def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
     return content
 
 
+def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
+    """Store the settings of a data set; those of an earlier command that finished no case are replaced.
+
+    Raises:
+        InputError: when the folder has cases of other settings.
+    """
+    root = Path(out)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{out}: is a file; choose a folder for --out")
+    if root.is_dir() and {f.name for f in root.rglob("*") if not f.is_dir()} == {"settings.json"}:
+        (root / "settings.json").unlink()
+    ensure_same_settings(out, settings)
+
+
+def _finished_case(record: Path, settings: str) -> dict | None:
+    """Record of a finished case, or None for one that is damaged or has other settings."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return content if content.get("settings", "") == settings and "files" in content else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def convert(
-    cases: Sequence[SourceCase], out: str | Path, description: str, seed: int = 0, workers: int = 1, split: bool = True
+    cases: Sequence[SourceCase],
+    out: str | Path,
+    description: str,
+    seed: int = 0,
+    workers: int = 1,
+    split: bool = True,
+    skipped: int = 0,
 ) -> str:
     """Write ``labels/``, ``vertebrae/``, ``vertebrae.csv`` and ``datalist.json``; finished cases are kept.
 
@@ -174,6 +206,7 @@ def convert(
         seed: seed of the split.
         workers: number of threads.
         split: False puts every case into the testing section.
+        skipped: number of cases that could not be paired, and were reported before.
 
     Returns:
         Path of the datalist, or of masks.json when no case has a CT.
@@ -185,7 +218,7 @@ def convert(
 
     def process(case: SourceCase) -> dict:
         record = root / "cases" / f"{case.name}.json"
-        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else _write_case(case, root, record)
+        return _finished_case(record, case.settings) or _write_case(case, root, record)
 
     results, failures = process_cases(process, cases, lambda case: case.image, workers)
     converted = [(c, r) for c, r in zip(cases, results, strict=True) if r]
@@ -207,6 +240,7 @@ def convert(
         sections = {s: [entries[i] for i in part] for s, part in parts.items()}
         write_datalist(root / "datalist.json", sections, description)
     path = root / ("datalist.json" if listed else "masks.json" if masks else FILE_NAME)
-    if failures:
-        raise InputError(f"{len(failures)} of {len(cases)} cases were skipped, see above; the others are in {path}")
+    if failures or skipped:
+        total = len(cases) + skipped
+        raise InputError(f"{len(failures) + skipped} of {total} cases were skipped, see above; the others are in {path}")
     return str(path)

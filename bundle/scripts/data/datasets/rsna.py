@@ -13,13 +13,13 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings, read_table
+from ...core.files import read_table
 from ...core.vertebrae import LABELS, voxels_per_label
 from ...io.dicom import read_series
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
 from ..datalist import IGNORE_INDEX
-from .conversion import ConvertedCase, SourceCase, convert, grid_mismatch, map_labels
+from .conversion import ConvertedCase, SourceCase, begin_dataset, convert, grid_mismatch, map_labels
 
 CERVICAL = [f"C{i}" for i in range(1, 8)]
 
@@ -108,7 +108,7 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     names = sorted(set(masks) & set(studies))
     if not names:
         raise InputError(f"{root / 'train.csv'}: no row matches a mask (first mask: {sorted(masks)[0]}); is it the right table?")
-    ensure_same_settings(out, {"source": str(root.resolve())})
+    begin_dataset(out, {"source": str(root.resolve())})
     cases = []
     for uid in names:
         images = root / "train_images" / uid

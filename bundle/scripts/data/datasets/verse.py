@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
 from ...core.geometry import spacing_of
 from ...core.vertebrae import spine_order
 from ...io.label_maps import read_label_map
 from ..datalist import IGNORE_INDEX
-from .conversion import ConvertedCase, SourceCase, convert, require_same_grid
+from .conversion import ConvertedCase, SourceCase, begin_dataset, convert, require_same_grid
 from .grades import SACRUM, fracture_mask, grade_attributes, read_grades
 
 FILE = re.compile(r"^(?P<case>sub-[A-Za-z]*\d+(?:_split-[A-Za-z]*\d+)?)(?:_dir-[A-Za-z]+)?_(?P<kind>ct|seg-vert_msk)\.nii(\.gz)?$")
@@ -152,7 +151,7 @@ def verse(
     # Hash of the grades in use, equal for the .xlsx and the .csv of one table.
     used = repr([(case, sorted(table[case].items())) for case in names if case in table])
     settings = {"source": str(root.resolve()), "min_grade": min_grade, "unknown": unknown, "masks_only": masks_only}
-    ensure_same_settings(out, settings | {"grades_sha256": hashlib.sha256(used.encode()).hexdigest()[:16]})
+    begin_dataset(out, settings | {"grades_sha256": hashlib.sha256(used.encode()).hexdigest()[:16]})
     for case in [] if masks_only else sorted(set(masks) - paired):
         print(f"{masks[case]}: has no CT; skipped (--masks_only converts it)")
     for case in sorted(set(images) - paired):

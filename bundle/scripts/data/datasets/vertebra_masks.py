@@ -3,47 +3,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
-from ...core.vertebrae import LABELS
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from .conversion import ConvertedCase, SourceCase, convert, require_same_grid
-
-VERTEBRA_FILE = re.compile(r"^vertebrae_([CTLS]\d{1,2})\.nii(\.gz)?$")
-
-
-def merge_vertebrae(folder: Path) -> nib.Nifti1Image:
-    """Merge one mask per vertebra, as TotalSegmentator writes them, into an image of VerSe labels.
-
-    Raises:
-        ValueError: when there is no such mask, when masks have different grids, or when all are empty.
-    """
-    merged: np.ndarray | None = None
-    affine = np.eye(4)
-    for file in sorted(folder.glob("vertebrae_*.nii*")):
-        match = VERTEBRA_FILE.match(file.name)
-        if match is None or match[1] not in LABELS:
-            continue
-        image = nib.load(file)
-        if merged is None:
-            merged, affine = np.zeros(image.shape[:3], np.uint8), image.affine
-        if image.shape[:3] != merged.shape or not np.allclose(image.affine, affine, atol=1e-3):
-            raise ValueError(f"{file}: has a different grid from the other masks; export the masks again")
-        merged[(np.asanyarray(image.dataobj) > 0) & (merged == 0)] = LABELS[match[1]]
-    if merged is None:
-        raise ValueError(f"{folder}: contains no vertebrae_L1.nii.gz or the like; segment the vertebrae first")
-    if not merged.any():
-        raise ValueError(f"{folder}: every vertebra mask is empty; exclude the case")
-    return nib.Nifti1Image(merged, affine)
+from ...io.vertebra_folder import merge_vertebrae
+from .conversion import ConvertedCase, SourceCase, begin_dataset, convert, require_same_grid
 
 
 def _convert_case(ct: Path, read_vertebrae: Callable[[], nib.Nifti1Image]) -> ConvertedCase:
@@ -55,7 +25,7 @@ def _convert_case(ct: Path, read_vertebrae: Callable[[], nib.Nifti1Image]) -> Co
 def _convert(
     source: Path, scans: Mapping[str, tuple[Path, Callable[[], nib.Nifti1Image]]], out: str, seed: int, workers: int
 ) -> str:
-    ensure_same_settings(out, {"source": str(source.resolve())})
+    begin_dataset(out, {"source": str(source.resolve())})
     cases = [SourceCase(name, name, ct, partial(_convert_case, ct, read)) for name, (ct, read) in scans.items()]
     return convert(cases, out, "CT with vertebra instances, no grades; input to simulate.", seed, workers)
 
