@@ -110,9 +110,9 @@ def test_cases_equal_those_of_the_cache_in_memory(cases, tmp_path):
 def test_changes_of_a_transform_are_not_written_to_disk(cases, tmp_path):
     data = VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
     data.first_random = None
-    before = data._load(0)["image"].clone()
-    data._load(0)["image"].zero_()
-    assert torch.equal(data._load(0)["image"], before)
+    before = data.deterministic(0)["image"].clone()
+    data.deterministic(0)["image"].zero_()
+    assert torch.equal(data.deterministic(0)["image"], before)
 
 
 def test_volumes_are_memory_mapped(tmp_path):
@@ -137,14 +137,14 @@ def test_changed_files_and_configs_have_new_entries(cases, tmp_path):
     nib.save(changed, cases[0]["image"])
     data = VolumeCache(cases, chain(log), folder)
     assert computed(log) == 7
-    assert float(data._load(0)["image"].min()) > 0.009
+    assert float(data.deterministic(0)["image"].min()) > 0.009
 
     os.rename(cases[1]["image"], tmp_path / "moved.nii.gz")
     cases[1]["image"] = str(tmp_path / "moved.nii.gz")
     os.utime(cases[2]["image"], ns=(old.st_atime_ns, old.st_mtime_ns))
     data = VolumeCache(cases, chain(log), folder)
     assert computed(log) == 7  # neither name nor time of a file is its content
-    assert data._load(1)["image"].meta["filename_or_obj"] == cases[1]["image"]
+    assert data.deterministic(1)["image"].meta["filename_or_obj"] == cases[1]["image"]
 
 
 def adding(number: int):
@@ -194,7 +194,7 @@ def test_unchanged_files_are_not_read_again(cases, tmp_path, monkeypatch):
 def test_a_damaged_entry_is_written_again_with_one_line(cases, tmp_path, damage, caplog):
     log, folder = tmp_path / "log", tmp_path / "cache"
     intact = VolumeCache(cases, chain(log), folder)
-    expected = intact._load(1)["image"].clone()
+    expected = intact.deterministic(1)["image"].clone()
     file = max(intact.folders[1].glob("*.npy"))
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
@@ -210,14 +210,14 @@ def test_a_damaged_entry_is_written_again_with_one_line(cases, tmp_path, damage,
     assert "damaged" in caplog.text
     assert str(intact.folders[1]) in caplog.text
     assert computed(log) == 4
-    assert torch.equal(again._load(1)["image"], expected)
+    assert torch.equal(again.deterministic(1)["image"], expected)
 
 
 def test_an_entry_lost_during_a_run_is_computed_again(cases, tmp_path, caplog):
     data = VolumeCache(cases, chain(tmp_path / "log"), tmp_path / "cache")
-    expected = data._load(2)["image"].clone()
+    expected = data.deterministic(2)["image"].clone()
     cache_entry.remove_entry(data.folders[2])
-    assert torch.equal(data._load(2)["image"], expected)
+    assert torch.equal(data.deterministic(2)["image"], expected)
     assert "lost during the run" in caplog.text
 
 
@@ -255,7 +255,7 @@ def test_two_processes_share_a_folder(cases, tmp_path):
     data = VolumeCache(cases, chain(log, wait=0.1), folder)
     assert computed(log) == done
     assert not list(folder.glob("*/.*"))
-    assert_same_case(data._load(0), CacheDataset(cases[:1], chain(tmp_path / "other"), progress=False)._cache[0])
+    assert_same_case(data.deterministic(0), CacheDataset(cases[:1], chain(tmp_path / "other"), progress=False)._cache[0])
 
 
 def test_an_unusable_folder_is_one_line(cases, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_an_unusable_folder_is_one_line(cases, tmp_path, monkeypatch):
 
 def test_without_folder_cases_are_cached_in_memory(cases, tmp_path):
     data = cached_dataset(cases, chain(tmp_path / "log"), cache_rate=0.5)
-    assert type(data) is CacheDataset
+    assert isinstance(data, CacheDataset)
     assert computed(tmp_path / "log") == 1
 
 

@@ -39,8 +39,19 @@ def cached_dataset(
         InputError: when the folder cannot be used.
     """
     if cache_dir is None:
-        return CacheDataset(data, transform, cache_rate=cache_rate, num_workers=num_workers)
+        return MemoryCache(data, transform, cache_rate=cache_rate, num_workers=num_workers)
     return VolumeCache(data, transform, cache_dir, num_workers)
+
+
+class MemoryCache(CacheDataset):
+    """MONAI's ``CacheDataset`` with access to the cached state of a case."""
+
+    def deterministic(self, index: int) -> dict[str, Any]:
+        """Case after the transforms before the first random one, not to be changed in place."""
+        if index < self.cache_num:
+            return self._cache[index]
+        first = self.transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform))
+        return self.transform(deepcopy(self.data[index]), end=first, threading=True)
 
 
 class VolumeCache(Dataset):
@@ -120,8 +131,8 @@ class VolumeCache(Dataset):
     def _compute(self, index: int) -> dict[str, Any]:
         return self.transform(deepcopy(self.data[index]), end=self.first_random, threading=True)
 
-    def _load(self, index: int) -> dict[str, Any]:
-        """Case after the deterministic transforms."""
+    def deterministic(self, index: int) -> dict[str, Any]:
+        """Case after the transforms before the first random one, not to be changed in place."""
         source = self.data[index]
         try:
             item = read_entry(self.folders[index])
@@ -135,5 +146,5 @@ class VolumeCache(Dataset):
         return {k: source[k] if k in source and not hasattr(v, "shape") else v for k, v in item.items()}
 
     def _transform(self, index: int) -> Any:
-        item = self._load(index)
+        item = self.deterministic(index)
         return item if self.first_random is None else self.transform(item, start=self.first_random)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small copy of a data set: values within half a step, equal targets, smaller files, resumed; bad arguments and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.core.errors import InputError
+from scripts.data.compact import HU_RANGE, compact, quantise
+from scripts.data.datalist import SECTIONS, read_datalist
+from scripts.simulation.datasets.phantom import phantom
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("compact") / "set"
+    phantom(out=str(out), cases=3, seed=5, spacing=[2.0, 2.0, 2.0], regions=["lumbar"], workers=1)
+    return out
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*.nii*") if p.is_file())
+
+
+def test_quantised_values_are_within_half_a_step():
+    values = np.linspace(-1024, 3000, 4001)
+    back = quantise(values, 16.0) * 16.0 + HU_RANGE[0]
+    inside = (values > HU_RANGE[0]) & (values < HU_RANGE[1])
+    assert np.abs(back - values)[inside].max() <= 8
+    assert quantise(values).dtype == np.uint8
+    assert (np.diff(quantise(values, 9.0).astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_copy_has_the_cases_of_the_set(source, tmp_path, compress):
+    path = Path(compact(str(source), str(tmp_path / "copy"), spacing=[2.0, 2.0, 2.0], compress=compress, workers=1))
+    (_, before), (_, after) = read_datalist(source), read_datalist(path)
+    for section in SECTIONS:
+        assert [c["patient"] for c in after[section]] == [c["patient"] for c in before[section]]
+        for old, new in zip(before[section], after[section], strict=True):
+            assert new["image"].endswith(".nii.gz") == compress
+            a, b = nib.as_closest_canonical(nib.load(old["image"])), nib.load(new["image"])
+            assert np.allclose(a.affine, b.affine, atol=1e-3)
+            assert b.get_data_dtype() == np.uint8
+            assert np.abs(np.clip(a.get_fdata(), *HU_RANGE) - b.get_fdata()).max() <= 4.51
+            for key in ("label", "vertebrae"):
+                labels = nib.as_closest_canonical(nib.load(old[key])).get_fdata()
+                assert np.array_equal(labels, nib.load(new[key]).get_fdata())
+    assert (path.parent / "vertebrae.csv").read_text() == (source / "vertebrae.csv").read_text()
+    if compress:
+        assert sum(p.stat().st_size for p in files(path.parent)) < 0.7 * sum(p.stat().st_size for p in files(source))
+
+
+def test_a_copy_is_resumed_and_repeatable(source, tmp_path):
+    for name in ("a", "b"):
+        compact(str(source), str(tmp_path / name), spacing=[3.0, 3.0, 3.0], workers=1)
+    first, second = files(tmp_path / "a"), files(tmp_path / "b")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    times = {p: p.stat().st_mtime_ns for p in first}
+    lost = first[0]
+    lost.unlink()
+    compact(str(source), str(tmp_path / "a"), spacing=[3.0, 3.0, 3.0], workers=1)
+    assert {p for p in first if p.stat().st_mtime_ns != times[p]} == {lost}
+    with pytest.raises(InputError, match=r"begun with spacing=\[3.0, 3.0, 3.0\], now spacing=\[2.0, 2.0, 2.0\]"):
+        compact(str(source), str(tmp_path / "a"), spacing=[2.0, 2.0, 2.0])
+
+
+def test_scans_outside_the_folder_are_copied_once(source, tmp_path):
+    _, sections = read_datalist(source)
+    case = sections["training"][0]
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "datalist.json").write_text(json.dumps({"training": [case, case]}))
+    path = Path(compact(str(tmp_path / "list"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0]))
+    assert len(files(path.parent)) == 3
+    assert len(read_datalist(path)[1]["training"]) == 2
+
+
+def test_a_damaged_scan_is_left_out_by_name(source, tmp_path, capsys):
+    cases = [case for section in read_datalist(source)[1].values() for case in section]
+    damaged = tmp_path / "damaged.nii.gz"
+    damaged.write_bytes(b"no scan")
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [{**cases[0], "image": str(damaged)}, *cases[1:]]}))
+    with pytest.raises(InputError, match=f"1 of {len(cases)} cases could not be copied"):
+        compact(str(tmp_path / "datalist.json"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    assert str(damaged) in capsys.readouterr().out
+    assert len(read_datalist(tmp_path / "copy")[1]["training"]) == len(cases) - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"spacing": [1.0, 1.0]}, "must be three sizes in mm"),
+        ({"step_hu": 1.0}, "step_hu=1.0; must be from 9 to 50 HU"),
+        ({"dataset_dir": "missing"}, "missing"),
+    ],
+)
+def test_bad_arguments_are_refused(source, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        compact(**{"dataset_dir": str(source), "out": str(tmp_path / "copy"), **arguments})
+
+
+def test_the_set_itself_is_no_target(source):
+    with pytest.raises(InputError, match="contains the data set; choose another folder"):
+        compact(str(source), str(source))
