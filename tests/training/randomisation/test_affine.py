@@ -90,7 +90,7 @@ def test_image_and_label_move_together():
     equal = ((new - codes / 10).abs() < 0.003)[:, 1:2][inside].float().mean()
     assert set(codes.unique().tolist()) == {0, 3, 6, 255}
     assert float(equal) > 0.88  # the others lie on an edge, where linear and nearest interpolation differ
-    edges = ((new - codes / 10).abs() < 0.31)[:, 1:2][inside]
+    edges = ((new - codes / 10).abs() < 0.46)[:, 1:2][inside]  # the nearest of four corners has a quarter of the weight at least
     assert edges.all()
 
 

@@ -62,7 +62,7 @@ def test_without_one_the_others_draw_the_same(left_out, monkeypatch):
 
             def parameters(self, draw, original=original, name=c.__name__):
                 values = original(self, draw)
-                record.setdefault(name, []).append((values, draw.randint(2**31 - 1)))
+                record.setdefault(name, []).append((values, draw.integers(2**31 - 1)))
                 return values
 
             monkeypatch.setattr(c, "parameters", parameters)

@@ -29,7 +29,7 @@ def test_fields_are_smooth_at_their_spacing(transform, hu, near, far):
     # Control points have a deviation uniform from 0 to 50 HU. PyTorch's bicubic kernel (a = -0.75) keeps 6/7 of it:
     # the mean of the sum of squared weights is 6/7 along each axis. It is more at the border, where control points repeat.
     inner = field[:, 0, 8:-8, 8:-8]
-    assert float(inner.square().mean().sqrt()) == pytest.approx(6 / 7 * 50 / 3**0.5, rel=0.1)
+    assert float(inner.square().mean().sqrt()) == pytest.approx(6 / 7 * 50 / 3**0.5, rel=0.15)
     assert abs(float(field.mean())) < 4
 
 

@@ -30,9 +30,9 @@ class RandCtNoise(RandImageTransform):
         self.hu = self.interval("hu", hu, 1e-3)
         self.correlated_prob = self.probability("correlated_prob", correlated_prob)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the standard deviation, HU, and the correlation, 1 or 0."""
-        return exp(draw.uniform(log(self.hu[0]), log(self.hu[1]))), float(draw.rand() < self.correlated_prob)
+        return exp(draw.uniform(log(self.hu[0]), log(self.hu[1]))), float(draw.random() < self.correlated_prob)
 
     def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
         """Return the image with noise."""
@@ -59,7 +59,7 @@ class RandThickSlices(RandImageTransform):
         super().__init__(prob)
         self.mix = self.probability("mix", mix)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the share of the mean."""
         return (draw.uniform(0.0, self.mix),)
 
@@ -85,7 +85,7 @@ class RandDropChannels(RandImageTransform):
         super().__init__(prob)
         self.channel_prob = self.probability("channel_prob", channel_prob)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Nothing is drawn before the number of channels."""
         return (0.0,)
 
@@ -93,7 +93,7 @@ class RandDropChannels(RandImageTransform):
         """Return the image with channels replaced, and replace their mask."""
         channels = batch.image.shape[1]
         centre = channels // 2
-        replaced = np.stack([draw.rand(channels) < self.channel_prob for draw in batch.draws])
+        replaced = np.stack([draw.random(channels) < self.channel_prob for draw in batch.draws])
         replaced[:, centre] = False
         mask = torch.as_tensor(replaced).to(batch.image.device, non_blocking=True)[:, :, None, None]
         batch.outside = torch.where(mask, batch.outside[:, centre : centre + 1], batch.outside)
@@ -115,7 +115,7 @@ class RandGamma(RandImageTransform):
         super().__init__(prob)
         self.log_range = self.at_least("log_range", log_range)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the exponent."""
         return (exp(draw.uniform(-self.log_range, self.log_range)),)
 

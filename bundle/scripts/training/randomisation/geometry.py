@@ -81,9 +81,9 @@ class RandBatchAffine(RandBatchTransform):
         batch.label = label.to(batch.label.dtype)
         return batch
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw mirroring (1 or 0), angle, logarithms of the magnification of both axes, shear and shifts of one sample."""
-        mirrored, applied = float(draw.rand() < self.flip_prob), float(draw.rand() < self.prob)
+        mirrored, applied = float(draw.random() < self.flip_prob), float(draw.random() < self.prob)
         angle, scale, first, second, shear = applied * draw.standard_normal(5)
         scale *= self.scale_std
         shift = draw.uniform(-1, 1, 2)

@@ -37,7 +37,7 @@ class RandSharpness(RandImageTransform):
         super().__init__(prob)
         self.amount = self.at_least("amount", amount)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the amount, negative for blur."""
         return (draw.uniform(-self.amount, self.amount),)
 
@@ -66,9 +66,9 @@ class RandThickInPlane(RandImageTransform):
         super().__init__(prob)
         self.voxels = self.interval("voxels", voxels, 1.0)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the width and the axis, 0 or 1."""
-        return draw.uniform(*self.voxels), float(draw.randint(2))
+        return draw.uniform(*self.voxels), float(draw.integers(2))
 
     def change(self, batch: RandomBatch, *columns: torch.Tensor) -> torch.Tensor:
         """Return the image averaged along one axis; voxels outside the scan take no part."""

@@ -29,7 +29,7 @@ class _RandField(RandImageTransform):
         super().__init__(prob)
         self.hu, self.spacing = self.at_least("hu", hu), self.at_least("spacing", spacing, 1.0)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the standard deviation of the control points, HU."""
         return (draw.uniform(0.0, self.hu),)
 

@@ -35,7 +35,7 @@ class RandBoneDensity(RandImageTransform):
         super().__init__(prob)
         self.factor = self.interval("factor", factor, 0.0)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the factor."""
         return (draw.uniform(*self.factor),)
 
@@ -62,7 +62,7 @@ class RandSoftTissue(RandImageTransform):
         super().__init__(prob)
         self.shift, self.stretch = self.at_least("shift", shift), self.at_least("stretch", stretch)
 
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw shift and stretch."""
         return draw.uniform(-self.shift, self.shift), draw.uniform(-self.stretch, self.stretch)
 

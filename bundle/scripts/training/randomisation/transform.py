@@ -24,7 +24,7 @@ class RandomBatch:
         label: codes of the centre slice (B, 1, *size).
         seeds: seed of every sample.
         hu_window: HU of the values 0 and 1 of the network's input.
-        draws: random state of every sample in the stream of the present transform.
+        draws: generator of every sample in the stream of the present transform.
     """
 
     image: torch.Tensor
@@ -32,11 +32,11 @@ class RandomBatch:
     label: torch.Tensor
     seeds: Sequence[int]
     hu_window: tuple[float, float] = (-200.0, 1000.0)
-    draws: Sequence[np.random.RandomState] = field(default_factory=tuple)
+    draws: Sequence[np.random.Generator] = field(default_factory=tuple)
 
     def open_stream(self, name: str) -> None:
         """Set ``draws`` to the stream of this name, a function of the seed of the sample and the name alone."""
-        self.draws = [np.random.RandomState([seed % 2**32, zlib.crc32(name.encode())]) for seed in self.seeds]
+        self.draws = [np.random.default_rng([seed % 2**32, zlib.crc32(name.encode())]) for seed in self.seeds]
 
     def select(self, rows: Sequence[int]) -> RandomBatch:
         """Return the samples of these positions; all of them without a copy."""
@@ -64,7 +64,7 @@ class RandomBatch:
         values = torch.empty(shape, device=self.image.device, dtype=self.image.dtype)
         generator = torch.Generator(self.image.device)
         for value, draw in zip(values, self.draws, strict=True):
-            value.normal_(generator=generator.manual_seed(int(draw.randint(SEED_LIMIT))))
+            value.normal_(generator=generator.manual_seed(int(draw.integers(SEED_LIMIT))))
         return values
 
 
@@ -86,7 +86,7 @@ class RandBatchTransform(ABC):
         """Change the batch in place and return it; its stream must be open."""
 
     @abstractmethod
-    def parameters(self, draw: np.random.RandomState) -> tuple[float, ...]:
+    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
         """Draw the parameters of one sample, at least one."""
 
     def probability(self, name: str, value: float) -> float:
@@ -115,7 +115,7 @@ class RandImageTransform(RandBatchTransform):
 
     def __call__(self, batch: RandomBatch) -> RandomBatch:
         """Change the chosen samples in place and return the batch."""
-        rows = [n for n, draw in enumerate(batch.draws) if draw.rand() < self.prob]
+        rows = [n for n, draw in enumerate(batch.draws) if draw.random() < self.prob]
         if rows:
             part = batch.select(rows)
             values = [self.parameters(draw) for draw in part.draws]
