@@ -53,6 +53,10 @@ EXPERIMENTS: Table = {
 }
 LABEL: Table = {"serve": ("label.serve:serve", "MONAI Label's server with this bundle, for 3D Slicer")}
 INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
+WEIGHTS: Table = {
+    "show": ("training.describe_weights:show", "description that a file of weights carries"),
+    "describe": ("training.describe_weights:describe", "copy of a file of weights with a description"),
+}
 ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "inference": INFERENCE, "label": LABEL}
 PROGRAM = "spine-fracture"
 COMMANDS: Table = {
@@ -63,6 +67,7 @@ COMMANDS: Table = {
     "label": (LABEL, "MONAI Label for 3D Slicer"),
     "export": EXPORT,
     "bundle": ("commands:bundle", "python -m monai.bundle of the installed bundle: training, evaluation"),
+    "weights": (WEIGHTS, "descriptions of files of weights"),
     "path": ("commands:path", "folder of the installed bundle"),
     "completion": ("commands:completion", "completion script for bash or zsh"),
 }

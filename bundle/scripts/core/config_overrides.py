@@ -7,7 +7,7 @@ import ast
 import difflib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 
@@ -158,3 +158,27 @@ def check_command_line(argv: Sequence[str] | None = None) -> dict[str, str]:
     if problems:
         raise InputError("\n".join(problems))
     return overrides
+
+
+def given_ids(base: Collection[str] = ()) -> set[str]:
+    """Ids that the running ``python -m monai.bundle run`` command sets: its overrides, and the keys of its overlays.
+
+    Args:
+        base: configs of the bundle that are no overlays, such as ``train.yaml``.
+
+    Returns:
+        Ids with ``::``; empty elsewhere, as in a program that runs a config itself.
+    """
+    arguments = list(sys.argv)
+    if Path(arguments[0]).parent.name != "bundle":
+        return set()
+    from monai.bundle import ConfigParser
+
+    overrides = parse_overrides(arguments[1:])
+    files = _literal(overrides.get("config_file", ""))
+    keys = list(overrides)
+    for file in (Path(str(f)) for f in (files if isinstance(files, (list, tuple)) else [files]) if f):
+        if not (file.name in base and file.parent.name == "configs") and file.is_file():
+            keys += list(ConfigParser.load_config_file(str(file)))
+    plain = [key.lstrip("+").replace("#", "::").split("::", 1) for key in keys]
+    return {"::".join([IDS.get(first, first), *rest]) for first, *rest in plain}

@@ -14,8 +14,10 @@ from ..core.config_package import localise
 from ..core.deprecations import migrate_config
 from ..core.errors import InputError
 from ..core.paths import BUNDLE
+from ..training.described_config import DescribedConfig, common_description, read_base
 
 CONFIGS = BUNDLE / "configs"
+BASE = "inference.yaml"
 
 
 def _overlay(name: str) -> Path:
@@ -27,7 +29,10 @@ def _overlay(name: str) -> Path:
 
 
 def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any]) -> ConfigParser:
-    """Merge ``configs/inference.yaml`` with overlays and values; names of version 0.5 are renamed with a warning.
+    """Merge ``configs/inference.yaml`` with overlays, values and the description of the checkpoint.
+
+    Overlays and values take precedence over the description, see ``training.described_config``. Names of version 0.5 are renamed
+    with a warning.
 
     Args:
         overlays: files, or names below ``configs/``.
@@ -37,18 +42,24 @@ def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any])
         MONAI's parser.
 
     Raises:
-        InputError: for an overlay that does not exist.
+        InputError: for an overlay that does not exist, or values that the weights do not fit.
     """
-    files = [CONFIGS / "inference.yaml"]
-    files += [_overlay(name) for name in ([overlays] if isinstance(overlays, str) else overlays or [])]
-    merged = ConfigParser(config={})
-    for file in files:
-        content = migrate_config(ConfigParser.load_config_file(str(file)), str(file))
-        for key, value in localise(content).items():
+    names = [overlays] if isinstance(overlays, str) else list(overlays or [])
+    merged = ConfigParser(config=read_base([BASE]))
+    keys: list[str] = []
+    for file in [_overlay(name) for name in names]:
+        content = localise(migrate_config(ConfigParser.load_config_file(str(file)), str(file)))
+        keys += content
+        for key, value in content.items():
             merge_kv(merged, key, value)
+    given = localise(migrate_config({k: v for k, v in values.items() if v is not None}))
+    merged.update({"bundle_root": str(BUNDLE), **given})
+    config = dict(merged.get())
+    found = common_description(ConfigParser(dict(config)).get_parsed_content("checkpoint"))
+    if found is not None:
+        ids = {key.lstrip("+").replace("#", "::") for key in [*keys, *given]}
+        config = DescribedConfig(config, read_base([BASE]), ids).merge(*found)
     parser = ConfigParser()
-    parser.read_config(merged.get())
+    parser.read_config(config)
     parser.read_meta(str(CONFIGS / "metadata.json"))
-    given = {k: v for k, v in values.items() if v is not None}
-    parser.update({"bundle_root": str(BUNDLE), **localise(migrate_config(given))})
     return parser

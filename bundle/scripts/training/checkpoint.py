@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ignite.engine import Engine
 
 from ..core.errors import InputError, first_line
 from ..core.files import atomic_write
+from ..networks.weights_description import with_description
+from .describe_run import running_description
 
 logger = logging.getLogger(__name__)
 MAGIC = b"spine-fracture-state-1 "
@@ -24,7 +27,7 @@ PREVIOUS = ".previous"
 
 
 class CheckpointSaver(monai.handlers.CheckpointSaver):
-    """MONAI's saver with atomic files.
+    """MONAI's saver with atomic files, which describe the network and the input of their weights where a config makes the saver.
 
     MONAI deletes the best weights before it writes better ones, and writes in place: a reader, or a run that is killed then, is
     left with no file or a truncated one. And it saves final weights when a run fails, which may hold NaN; here a failed run saves
@@ -33,10 +36,11 @@ class CheckpointSaver(monai.handlers.CheckpointSaver):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.description = running_description()
         for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
             if checkpoint is not None:
                 handler = checkpoint.save_handler
-                handler._save_func = _save_atomically
+                handler._save_func = self._save_atomically
                 if handler.filename is not None:  # the new file replaces the old one
                     handler.remove = lambda filename: None
 
@@ -44,9 +48,9 @@ class CheckpointSaver(monai.handlers.CheckpointSaver):
         """Raise the exception again."""
         raise e
 
-
-def _save_atomically(checkpoint: object, path: str, *args: Any, **kwargs: Any) -> None:
-    write_checkpoint(Path(path), checkpoint)
+    def _save_atomically(self, checkpoint: object, path: str, *args: Any, **kwargs: Any) -> None:
+        single = isinstance(checkpoint, Mapping) and all(isinstance(v, torch.Tensor) for v in checkpoint.values())
+        write_checkpoint(Path(path), with_description(checkpoint, self.description) if single else checkpoint)  # type: ignore[arg-type]
 
 
 def write_checkpoint(path: Path, content: object, header: bool = False) -> None:

@@ -13,6 +13,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ..core.files import atomic_write
+from ..networks.weights_description import with_description
+from .describe_run import running_description
 from .distributed.processes import is_main
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class InitialCheckpointGuard:
     def __init__(self, ckpt_dir: str, network: nn.Module, evaluator: Engine, filename: str = "model.pt") -> None:
         self.file, self.network, self.evaluator = Path(ckpt_dir) / filename, network, evaluator
         self.folder = self.file.parent / FOLDER
+        self.description = running_description()
         self.initial_score, self.validated_epoch = math.nan, -1
         self.trainer: Engine | None = None
 
@@ -69,7 +72,7 @@ class InitialCheckpointGuard:
             self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]
         if is_main():
             with atomic_write(self.folder / "last.pt") as temporary:
-                torch.save(self.network.state_dict(), temporary)
+                torch.save(with_description(self.network.state_dict(), self.description), temporary)
         best, name = float(self.evaluator.state.best_metric), self._name()
         if math.isnan(self.initial_score):
             logger.info("%s %.4f: %s contains the best weights", name, best, self.file)

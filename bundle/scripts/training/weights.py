@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +15,10 @@ from torch import nn
 from ..core.errors import InputError, first_line
 from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
+from ..networks.weights_description import WeightsDescription, canonical_class, description_of
 
 logger = logging.getLogger(__name__)
+PICKLE = b"\x80"  # first byte of a pickle; the archives of torch.save begin with another
 
 
 def weight_problem(network: nn.Module, state: object) -> str | None:
@@ -84,6 +88,45 @@ def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
     return result
 
 
+def flat_state(content: object) -> Any:
+    """State dict of a file's content, which may hold it under the key ``model``; other content as it is."""
+    return content["model"] if isinstance(content, dict) and isinstance(content.get("model"), dict) else content
+
+
+def read_weights(path: str | Path, device: str | torch.device = "cpu") -> tuple[Any, WeightsDescription | None]:
+    """Flat state dict and description of a file of weights.
+
+    Args:
+        path: file.
+        device: where the tensors are mapped to.
+
+    Returns:
+        Content as it is stored, and the description, None where there is none.
+
+    Raises:
+        InputError: when the file is missing, unreadable, holds Python objects besides tensors, or has a damaged description.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:
+        raise InputError(f"{file}: {_unreadable(file, error)}") from None
+    return flat_state(content), description_of(content, file)
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    """Reason and remedy of a file that PyTorch's loader of plain tensors refuses."""
+    with file.open("rb") as stream:
+        pickled = stream.read(1) == PICKLE
+    if pickled or "Unsupported global" in str(error):
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = f" ({found[1]})" if found else ""
+        return f"holds Python objects{named}, whose loading could run code, and is refused; save the network's state_dict() alone"
+    return f"cannot be read as weights ({first_line(error)[:120]}); it may be truncated, copy it again"
+
+
 def load_weights(
     network: nn.Module, path: str | None, device: str | torch.device = "cpu", widen: bool = False, exact: bool = False
 ) -> nn.Module:
@@ -102,24 +145,17 @@ def load_weights(
     if not path:
         return network
     file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
-    try:
-        state = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{file}: cannot be read as weights ({first_line(error)[:120]}); it may be truncated, copy it again"
-        ) from None
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+    content, description = read_weights(file, device)
+    state: object = content
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
         state = with_present_names(network, state)
         state = widen_inputs(network, state) if widen else state
         state = state if exact else match_outputs(network, state)
     problem = weight_problem(network, state)
     if problem:
-        raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with")
-    network.load_state_dict(state)
+        trained = f" ({canonical_class(description.network['_target_'])})" if description is not None else ""
+        raise InputError(f"{file}: {problem}; use the network config that the checkpoint was trained with{trained}")
+    network.load_state_dict(state)  # type: ignore[arg-type]
     logger.info("weights loaded from %s", file)
     return network
 
