@@ -17,34 +17,38 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+SCRIPT = str(HERE / "gpu.py")
 for folder in (HERE, HERE.parent / "bundle"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 from gpu_parts.launch import Part, Process, execute  # noqa: E402
 from gpu_parts.report import markdown, write_results  # noqa: E402
-from gpu_parts.settings import Settings  # noqa: E402
+from gpu_parts.settings import SHORT_RUN, Settings  # noqa: E402
 
 # Share of the remaining time that a part may take, divided by the shares of it and the parts after it; function.
 PARTS: dict[str, tuple[float, str]] = {
     "machine": (1.0, "gpu_parts.machine:run"),
-    "training": (3.0, "gpu_parts.training:shipped"),
-    "compiled": (4.0, "gpu_parts.training:compiled"),
-    "inference": (5.0, "gpu_parts.inference:short_scan"),
-    "correctness": (3.0, "gpu_parts.correctness:run"),
+    "training": (5.0, "gpu_parts.training:shipped"),
+    "inference": (6.0, "gpu_parts.inference:short_scan"),
+    "compiled": (5.0, "gpu_parts.training:compiled"),
+    "correctness": (2.0, "gpu_parts.correctness:run"),
     "full_width": (4.0, "gpu_parts.training:full_width"),
-    "long_inference": (4.0, "gpu_parts.inference:long_scan"),
+    "long_inference": (5.0, "gpu_parts.inference:long_scan"),
 }
-SHORT = ("machine", "training", "compiled", "inference", "correctness")  # below SHORT_MINUTES
-SHORT_MINUTES = 4.0
-SCANS = "scans"  # made beside the first parts
+ENOUGH = {"machine": 20.0, "training": 40.0, "inference": 50.0}  # seconds that a part may take even in a short run
+SHORT = ("machine", "training", "inference", "compiled", "correctness")  # of a short run, see Settings.short
+# Run beside the parts: simulated scans, and in short runs the compiler.
+BESIDE = {"scans": "gpu_parts.scans:run", "compiler": "gpu_parts.training:prepare"}
 LEAST = 3.0  # seconds that a part is started with
 
 
@@ -63,7 +67,7 @@ def choose(parts: str | Sequence[str] | None, minutes: float) -> list[str]:
         SystemExit: for an unknown name.
     """
     if parts is None:
-        return [p for p in PARTS if minutes >= SHORT_MINUTES or p in SHORT]
+        return [p for p in PARTS if minutes >= SHORT_RUN or p in SHORT]
     names = parts.split(",") if isinstance(parts, str) else list(parts)
     unknown = [n for n in names if n not in PARTS]
     if unknown:
@@ -77,7 +81,7 @@ class Run:
     Args:
         settings: settings of the run.
         targets: weight and function of every part, in order.
-        background: function that runs beside the parts; None for none.
+        beside: functions that run beside the parts, by name.
         fresh: a new interpreter for every part.
     """
 
@@ -85,10 +89,10 @@ class Run:
         self,
         settings: Settings,
         targets: dict[str, tuple[float, str | Part]],
-        background: str | Part | None = None,
+        beside: dict[str, str | Part] | None = None,
         fresh: bool = False,
     ) -> None:
-        self.settings, self.targets, self.background, self.fresh = settings, targets, background, fresh
+        self.settings, self.targets, self.beside, self.fresh = settings, targets, dict(beside or {}), fresh
         self.begin, self.folder = time.time(), Path(settings.out)
         self.end = self.begin + 60 * settings.minutes
         self.parts: dict[str, dict[str, Any]] = {name: {"part": name, "state": "waiting"} for name in targets}
@@ -115,50 +119,63 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write()
         functions = self._import()
-        beside = None
-        if self.background is not None:
-            beside = Process(SCANS, resolve(self.background), self._settings(self.end), str(Path(__file__)), self.fresh)
+        beside: list[Process] = []
         try:
-            names = list(self.targets)
-            for number, name in enumerate(names):
+            for name in list(self.beside):
+                if (function := self._resolve(name, self.beside[name])) is not None:
+                    beside.append(Process(name, function, self._settings(self.end), SCRIPT, self.fresh))
+            for number, (name, (weight, _)) in enumerate(self.targets.items()):
                 left = self.end - time.time()
-                share = self.targets[name][0] / sum(self.targets[n][0] for n in names[number:])
+                share = weight / sum(w for w, _ in list(self.targets.values())[number:])
                 if name not in functions:
                     continue
                 if left < LEAST:
                     self.parts[name].update(state="left out", note="no time is left; allow more minutes or choose parts")
                     continue
-                self._run(name, functions[name], min(max(share * left, LEAST), left))
-                if beside is not None and not beside.poll() and (reason := beside.result()[1]):
-                    self.parts[SCANS] = {"part": SCANS, "state": "failed", "note": reason}
+                self._run(name, functions[name], min(max(share * left, ENOUGH.get(name, LEAST)), left))
+                self._collect(beside)
         finally:
-            if beside is not None:
-                beside.kill()
+            for process in beside:
+                process.kill()
             self.write()
         return self.results()
+
+    def _collect(self, beside: list[Process]) -> None:
+        """Rows and failures of what runs beside the parts."""
+        for process in beside:
+            running = process.poll()
+            self.rows[process.name], reason = process.result()
+            if reason and not running:
+                self.parts[process.name] = {"part": process.name, "state": "failed", "note": reason}
 
     def _settings(self, deadline: float) -> Settings:
         rates = {r["row"]["dtype"]: r["row"]["operations_per_second"] for r in reversed(self.rows.get("machine", []))
                  if r["table"] == "convolution" and "operations_per_second" in r["row"]}  # fmt: skip
-        return Settings(self.settings.device, self.settings.minutes, self.settings.out, deadline, rates)
+        return replace(self.settings, deadline=deadline, rates=rates, prepared="compiler" in self.beside)
 
     def _import(self) -> dict[str, Part]:
         """Functions of the parts; a part whose libraries are missing is reported."""
         begin, functions = time.time(), {}
         for name, (_, target) in self.targets.items():
-            try:
-                functions[name] = resolve(target)
-            except Exception as error:
-                self.parts[name].update(state="failed", note=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+            if (function := self._resolve(name, target)) is not None:
+                functions[name] = function
         row = {"fact": "import of all libraries, once", "value": f"{time.time() - begin:.1f} s"}
         self.rows["import"] = [{"table": "machine", "row": row}]
         return functions
+
+    def _resolve(self, name: str, target: str | Part) -> Part | None:
+        try:
+            return resolve(target)
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            self.parts[name] = {"part": name, "state": "failed", "note": f"{type(error).__name__}: {lines[0][:200]}"}
+            return None
 
     def _run(self, name: str, part: Part, limit: float) -> None:
         state = self.parts[name]
         state.update(state="running", limit_s=round(limit))
         print(f"{time.time() - self.begin:5.0f} s  {name}, at most {limit:.0f} s", file=sys.stderr, flush=True)
-        process = Process(name, part, self._settings(time.time() + limit), str(Path(__file__)), self.fresh)
+        process = Process(name, part, self._settings(time.time() + limit), SCRIPT, self.fresh)
         size = -1
         try:
             while process.poll():
@@ -198,15 +215,22 @@ def main(
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     names = choose(parts, minutes)
     targets: dict[str, tuple[float, str | Part]] = {n: PARTS[n] for n in names}
-    scans = "gpu_parts.scans:run" if any("inference" in n or n == "correctness" for n in names) else None
-    run = Run(Settings(device, minutes, str(Path(out).resolve())), targets, scans, fresh)
-    print(markdown(run()))
+    settings = Settings(device, minutes, str(Path(out).resolve()))
+    beside: dict[str, str | Part] = {}
+    if {"inference", "long_inference", "correctness"} & set(names):
+        beside["scans"] = BESIDE["scans"]
+    if "compiled" in names and settings.short and settings.cuda:
+        beside["compiler"] = BESIDE["compiler"]
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(settings.out) / "compiler_cache"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the parts, too
+    print(markdown(Run(settings, targets, beside, fresh)()))
 
 
 def child(name: str, settings: dict[str, Any]) -> None:
     """Run one part in this interpreter; ``main`` starts it."""
     values = Settings(**(settings if isinstance(settings, dict) else json.loads(settings)))
-    sys.exit(execute(name, resolve("gpu_parts.scans:run" if name == SCANS else PARTS[name][1]), values))
+    sys.exit(execute(name, resolve(BESIDE[name] if name in BESIDE else PARTS[name][1]), values))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ TITLES = {
     "convolution": "Rate of a 3x3 convolution, channels-last, forward: the ceiling of the tables below",
     "correctness": "Correctness",
     "training": "Training steps",
+    "compiler": "Compiler beside other parts",
     "phases": "Parts of a training step",
     "randomisation": "Transforms of the randomisation of a batch, the first with the copy to the device",
     "synchronisations": "Synchronisations of a training step",

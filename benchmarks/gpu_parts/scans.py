@@ -49,6 +49,12 @@ def _finer(image: NDArray[np.int16], slices: int, seed: int) -> NDArray[np.int16
     return result
 
 
+def _around(image: NDArray[np.int16], labels: NDArray, margin: int = 3) -> NDArray[np.int16]:
+    """Box of the vertebrae (R, A, S) with a margin, for tests."""
+    found = np.argwhere(labels > 0)
+    return image[tuple(slice(max(a - margin, 0), b + margin + 1) for a, b in zip(found.min(0), found.max(0), strict=True))]
+
+
 def _save(image: NDArray[np.int16], spacing: tuple[float, float, float], path: Path) -> None:
     """Write a CT in the usual orientation of scanners (L, P, S); the file is complete or absent."""
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
@@ -70,7 +76,8 @@ def run(settings: Settings, row: Row) -> None:
 
     path_of(settings, SMALL).parent.mkdir(parents=True, exist_ok=True)
     spacing, shape = (SPACING, SHAPE) if settings.cuda else (TEST_SPACING, TEST_SHAPE)
-    image = torso(900, 2, spacing, shape).image
+    scan = torso(900, 2, spacing, shape)
+    image = scan.image if settings.cuda else _around(scan.image, scan.labels)
     for name in missing:
         if name == SMALL or not settings.cuda:
             _save(image, spacing, path_of(settings, name))

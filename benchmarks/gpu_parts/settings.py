@@ -12,6 +12,7 @@ from typing import Any
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CHECKPOINT = BUNDLE / "models" / "model.pt"
+SHORT_RUN = 4.0  # minutes below which only the first rows fit
 Row = Callable[[str, dict[str, Any]], None]  # table, columns
 
 
@@ -24,6 +25,7 @@ class Settings:
         minutes: time of the whole run.
         out: folder of results, logs and scans.
         deadline: time (s since the epoch) at which the part is ended.
+        prepared: True where the compiler runs beside other parts.
         rates: measured operations per second of a convolution by name of the dtype.
     """
 
@@ -31,6 +33,7 @@ class Settings:
     minutes: float
     out: str
     deadline: float = 0.0
+    prepared: bool = False
     rates: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -41,7 +44,7 @@ class Settings:
     @property
     def short(self) -> bool:
         """True where only the first rows fit."""
-        return self.minutes < 4
+        return self.minutes < SHORT_RUN
 
     def left(self) -> float:
         """Seconds until the part is ended."""

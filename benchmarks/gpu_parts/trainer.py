@@ -86,8 +86,6 @@ def trainer_rate(settings: Settings, training: Training, deterministic: bool, wa
 
 def synchronisations(settings: Settings, row: Row, steps: int = 4) -> dict[str, Any]:
     """Report the lines that wait for the device, by the number of times per step; columns of the sum."""
-    if not settings.cuda:
-        raise RuntimeError("synchronisations are counted on a GPU only")
     training = Training(settings)
     trainer_rate(settings, training, False)
     trainer = build_trainer(settings, training, steps)
@@ -109,8 +107,6 @@ def synchronisations(settings: Settings, row: Row, steps: int = 4) -> dict[str, 
 
 def kernels(settings: Settings, row: Row, steps: int = 3) -> dict[str, Any]:
     """Report the kernels that take most of a step of the trainer; columns of the sum."""
-    if not settings.cuda:
-        raise RuntimeError("kernels are listed on a GPU only")
     from torch.profiler import ProfilerActivity, profile
 
     torch.backends.cudnn.benchmark = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 
 from .settings import Row, Settings, attempt
 from .steps import FULL_WIDTH, Training
-from .timing import PhaseClock, Timed, peak_mib, repeated, reset_peak, synchronize
+from .timing import PhaseClock, Timed, peak_mib, relative_error, repeated, reset_peak, synchronize
 from .trainer import kernels, synchronisations, trainer_rate
 
 SHIPPED, FULL = "shipped", "full width"
+LEAST = 1.0  # s
 DTYPES = {"bfloat16": torch.bfloat16, "float32": None}
 
 
@@ -63,8 +65,6 @@ def _eager(settings: Settings, overlays: Sequence[str], dtype: str, randomised: 
 
 def _graph(settings: Settings, overlays: Sequence[str], dtype: str, randomised: bool) -> Callable:
     def build() -> tuple[Training, Callable, dict]:
-        if not settings.cuda:
-            raise RuntimeError("a CUDA graph requires a GPU")
         training = Training(settings, overlays, DTYPES[dtype], capturable=True)
         replay = training.graphed()
 
@@ -80,21 +80,17 @@ def _graph(settings: Settings, overlays: Sequence[str], dtype: str, randomised: 
 def _compile(settings: Settings, overlays: Sequence[str], dtype: str, graphed: bool) -> Callable:
     def build() -> tuple[Training, Callable, dict]:
         training = Training(settings, overlays, DTYPES[dtype], capturable=graphed)
-        training.network.eval()
-        with torch.no_grad(), training.autocast():
-            expected = training.network(training.image)
-        training.network.train()
+        with training.autocast():
+            expected = training.network(training.image).detach()
         begin = time.perf_counter()
         # Without a GPU the compiler is not run: it takes minutes and gains nothing.
         training.forward = torch.compile(training.network, dynamic=False, backend="inductor" if settings.cuda else "eager")
+        with training.autocast():
+            logits = training.forward(training.image).detach()
         training.step()
         synchronize(settings.device)
-        more: dict[str, Any] = {"s to compile": time.perf_counter() - begin}
-        step: Callable = training.step
-        if graphed:
-            step = training.graphed()
-        del expected
-        return training, step, more
+        more: dict[str, Any] = {"s to compile": time.perf_counter() - begin, "error of logits": relative_error(expected, logits)}
+        return training, training.graphed() if graphed else training.step, more
 
     return build
 
@@ -135,49 +131,84 @@ def _transforms(settings: Settings, row: Row) -> dict[str, Any]:
     return {"ms on the device": device, "ms to enqueue on the host": host}
 
 
-def _tables(settings: Settings, row: Row, network: str, overlays: Sequence[str], dtypes: Sequence[str]) -> None:
-    torch.backends.cudnn.benchmark = True
-    for dtype in dtypes:
-        _measure(settings, row, network, "eager", dtype, _eager(settings, overlays, dtype, False))
-    _measure(settings, row, network, "eager, randomised", dtypes[0], _eager(settings, overlays, dtypes[0], True))
-    attempt(row, "phases", {"network": network, "phase": "all"}, lambda: _phases(settings, row, network, overlays))
-    for randomised in (False, True):
+def _graphs(settings: Settings, row: Row, network: str, overlays: Sequence[str]) -> None:
+    for randomised in (False, True) if settings.cuda else ():
         mode = "CUDA graph, randomised" if randomised else "CUDA graph"
-        _measure(settings, row, network, mode, dtypes[0], _graph(settings, overlays, dtypes[0], randomised))
+        _measure(settings, row, network, mode, "bfloat16", _graph(settings, overlays, "bfloat16", randomised))
+
+
+def _eager_rows(settings: Settings, row: Row, network: str, overlays: Sequence[str]) -> None:
+    torch.backends.cudnn.benchmark = True
+    for mode, randomised in (("eager", False), ("eager, randomised", True)):
+        _measure(settings, row, network, mode, "bfloat16", _eager(settings, overlays, "bfloat16", randomised))
+    attempt(row, "phases", {"network": network, "phase": "all"}, lambda: _phases(settings, row, network, overlays))
+
+
+def _trainer(settings: Settings, row: Row, deterministic: bool) -> None:
+    dtype = "bfloat16" if settings.cuda else "float32"
+
+    def measure() -> dict[str, Any]:
+        reset_peak(settings.device)
+        training = Training(settings)
+        seconds = trainer_rate(settings, training, deterministic)
+        return _columns(settings, training, seconds, training.operations(), dtype)
+
+    mode = "the package's trainer" + (", deterministic" if deterministic else "")
+    attempt(row, "training", {"network": SHIPPED, "mode": mode, "dtype": dtype}, measure)
 
 
 def shipped(settings: Settings, row: Row) -> None:
-    """Measure the network and batch of the shipped weights, and the package's trainer."""
-    _tables(settings, row, SHIPPED, (), list(DTYPES))
-    for deterministic in (False, True):
-        name = {
-            "network": SHIPPED,
-            "mode": f"the package's trainer{', deterministic' if deterministic else ''}",
-            "dtype": "bfloat16",
-        }
-
-        def measure(deterministic: bool = deterministic) -> dict[str, Any]:
-            reset_peak(settings.device)
-            training = Training(settings)
-            operations = training.operations()
-            seconds = trainer_rate(settings, training, deterministic)
-            return _columns(settings, training, seconds, operations, "bfloat16")
-
-        attempt(row, "training", name, measure)
+    """Measure the network and batch of the shipped weights, and the package's trainer; the most important rows first."""
+    _eager_rows(settings, row, SHIPPED, ())
+    _trainer(settings, row, deterministic=False)
+    _graphs(settings, row, SHIPPED, ())
     attempt(row, "randomisation", {"transform": "all"}, lambda: _transforms(settings, row))
-    attempt(row, "synchronisations", {"line": "all"}, lambda: synchronisations(settings, row))
-    attempt(row, "kernels", {"kernel": "all"}, lambda: kernels(settings, row))
+    if settings.cuda:
+        attempt(row, "synchronisations", {"line": "all"}, lambda: synchronisations(settings, row))
+    _trainer(settings, row, deterministic=True)
+    _measure(settings, row, SHIPPED, "eager", "float32", _eager(settings, (), "float32", False))
+    if settings.cuda:
+        attempt(row, "kernels", {"kernel": "all"}, lambda: kernels(settings, row))
 
 
 def compiled(settings: Settings, row: Row) -> None:
     """Measure the compiled network of the shipped weights, also inside a CUDA graph."""
     torch.backends.cudnn.benchmark = True
+    _wait_for_compiler(settings)
+    begin = time.time()
     _measure(settings, row, SHIPPED, "compiled", "bfloat16", _compile(settings, (), "bfloat16", False))
-    if settings.cuda:
+    if settings.cuda and settings.left() > time.time() - begin:
         _measure(settings, row, SHIPPED, "compiled, CUDA graph", "bfloat16", _compile(settings, (), "bfloat16", True))
 
 
 def full_width(settings: Settings, row: Row) -> None:
-    """Measure the widths of the standard U-Net, which the compiler gets last."""
-    _tables(settings, row, FULL, (FULL_WIDTH,), list(DTYPES))
-    _measure(settings, row, FULL, "compiled", "bfloat16", _compile(settings, (FULL_WIDTH,), "bfloat16", False))
+    """Measure the widths of the standard U-Net, compiled last."""
+    overlays = (FULL_WIDTH,)
+    _eager_rows(settings, row, FULL, overlays)
+    _graphs(settings, row, FULL, overlays)
+    _measure(settings, row, FULL, "eager", "float32", _eager(settings, overlays, "float32", False))
+    _measure(settings, row, FULL, "compiled", "bfloat16", _compile(settings, overlays, "bfloat16", False))
+
+
+def prepare(settings: Settings, row: Row) -> None:
+    """Compile the network of the shipped weights into the compiler's cache, beside other parts, for runs of few minutes."""
+    marker(settings).unlink(missing_ok=True)
+    begin = time.perf_counter()
+    try:
+        _, _, more = _compile(settings, (), "bfloat16", False)()
+        columns = {"network": SHIPPED, "dtype": "bfloat16", "s with imports of the compiler": time.perf_counter() - begin}
+        row("compiler", {**columns, **more})
+    finally:
+        marker(settings).touch()
+
+
+def marker(settings: Settings) -> Path:
+    """File that ``prepare`` leaves when it has ended."""
+    return Path(settings.out) / "parts" / "compiler_cache_is_filled"
+
+
+def _wait_for_compiler(settings: Settings) -> None:
+    while settings.prepared and not marker(settings).is_file():
+        if settings.left() < LEAST:
+            raise TimeoutError("the compiler had not ended beside the other parts; allow more minutes")
+        time.sleep(0.1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -145,6 +146,50 @@ def test_bad_options_are_one_line(options, words, tmp_path):
 
 
 def test_few_minutes_choose_the_most_important_parts():
-    assert gpu.choose(None, 2.5) == ["machine", "training", "compiled", "inference", "correctness"]
+    assert gpu.choose(None, 2.5) == ["machine", "training", "inference", "compiled", "correctness"]
     assert gpu.choose(None, 6) == list(gpu.PARTS)
     assert gpu.choose(("inference", "machine"), 6) == ["machine", "inference"]
+
+
+def on_cpu(parts: str, out: Path) -> dict:
+    """Results of the command on the CPU, all parts done."""
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--minutes", "30"]
+    process = subprocess.run([*command, "--parts", parts, "--out", str(out)], capture_output=True, encoding="utf-8", timeout=1800)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.startswith("# Benchmark of a device")
+    found = json.loads((out / "gpu.json").read_text())
+    assert [p["state"] for p in found["parts"]] == ["done"] * len(parts.split(",")), found["parts"]
+    assert not [r for r in found["rows"] if "failed" in r["row"].get("note", "")]
+    return found
+
+
+def rows(found: dict, table: str) -> list[dict]:
+    return [r["row"] for r in found["rows"] if r["table"] == table]
+
+
+def test_training_parts_yield_their_rows_on_a_cpu(tmp_path):
+    found = on_cpu("machine,training,compiled", tmp_path)
+    steps = {r["mode"]: r for r in rows(found, "training") if r["dtype"] == "bfloat16" or "trainer" in r["mode"]}
+    assert {"eager", "eager, randomised", "the package's trainer", "compiled"} <= set(steps)
+    assert all(r["slices/s"] == pytest.approx(2 * r["steps/s"]) and r["ms a step"] > 0 for r in steps.values())
+    assert steps["eager"]["of the convolution rate"].endswith("%")
+    assert steps["compiled"]["error of logits"] < 0.05
+    phases = [r["phase"] for r in rows(found, "phases")]
+    assert phases[1:] == ["forward", "loss", "backward", "clipping", "optimizer", "all"]
+    assert len(rows(found, "randomisation")) > 8
+    assert {r["channels"] for r in rows(found, "convolution")} == {16, 64, 256}
+
+
+@pytest.mark.slow
+def test_other_parts_yield_their_rows_on_a_cpu(tmp_path):
+    found = on_cpu("inference,correctness,full_width,long_inference", tmp_path)
+    paths = [r["path"] for r in rows(found, "inference") if r["run"]]
+    assert paths == ["this bundle", "MONAI's stock path"] * 2
+    stock = next(r for r in rows(found, "inference") if r.get("times as long as ours"))
+    assert 0 <= stock["DSC to ours"] <= 1
+    assert {"read", "network", "write"} <= set(rows(found, "inference phases")[0])
+    equal = {r["compared"]: r for r in rows(found, "correctness")}
+    assert equal["logits, CPU and device, float32"]["relative error"] < 1e-5
+    assert equal["resumed and uninterrupted training, 6 steps"]["note"] == "bitwise"
+    assert next(r["DSC"] for name, r in equal.items() if "masks" in name) == 1
+    assert {r["network"] for r in rows(found, "training")} == {"full width"}
