@@ -68,8 +68,8 @@ def _save(image: NDArray[np.int16], spacing: tuple[float, float, float], path: P
 
 def run(settings: Settings, row: Row) -> None:
     """Make the scans; those of an earlier run remain."""
-    wanted = [SMALL, SHORT, *([] if settings.short else [LONG])]
-    missing = [n for n in wanted if not path_of(settings, n).is_file()]
+    names = [SMALL, SHORT, *([] if settings.short else [LONG])]
+    missing = [n for n in names if not path_of(settings, n).is_file()]
     if not missing:
         return
     from torso import torso
