@@ -190,6 +190,7 @@ class Run:
         self.rows[name], reason = process.result()
         state.update(state="failed" if reason else "done", seconds=round(time.time() - process.begin, 1))
         if reason:
+            self.fresh |= self.settings.cuda and not self.rows[name]  # in case the fork was the reason
             state["note"] = f"{reason}; {self.folder / 'parts' / f'{name}.log'}"
             print(f"{name}: {reason}", file=sys.stderr, flush=True)
         self.write()

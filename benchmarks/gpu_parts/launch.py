@@ -17,6 +17,7 @@ from pathlib import Path
 from .settings import Row, RowFile, Settings
 
 Part = Callable[[Settings, Row], None]
+WITHOUT_DEVICE = ("scans",)  # parts that leave the device alone
 FAILED = "failed"  # table of a row that holds the reason
 
 
@@ -34,9 +35,16 @@ def execute(name: str, part: Part, settings: Settings) -> int:
 
 
 def _forked_badly(settings: Settings) -> bool:
-    """True where CUDA was initialised before the fork and cannot be used after it."""
+    """True where a library initialised CUDA before the fork, so that it cannot be used after it."""
     torch = sys.modules.get("torch")
-    return settings.cuda and torch is not None and bool(torch.cuda._is_in_bad_fork())
+    if not settings.cuda or torch is None:
+        return False
+    try:
+        torch.zeros(1, device=settings.device)
+    except RuntimeError as error:
+        print(f"a new interpreter is started: {error}", flush=True)
+        return True
+    return False
 
 
 def _child(name: str, part: Part, settings: Settings, script: str, fresh: bool) -> None:
@@ -46,7 +54,7 @@ def _child(name: str, part: Part, settings: Settings, script: str, fresh: bool) 
     os.dup2(log, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    if fresh or _forked_badly(settings):
+    if fresh or (name not in WITHOUT_DEVICE and _forked_badly(settings)):
         values = json.dumps(asdict(settings))
         os.execv(sys.executable, [sys.executable, "-W", "ignore", script, "child", name, values])
     os._exit(execute(name, part, settings))

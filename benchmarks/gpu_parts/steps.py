@@ -154,7 +154,7 @@ class Training:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             loss = self.step()
 
         def replay() -> torch.Tensor:

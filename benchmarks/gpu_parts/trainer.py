@@ -87,7 +87,7 @@ def trainer_rate(settings: Settings, training: Training, deterministic: bool, wa
 def synchronisations(settings: Settings, row: Row, steps: int = 4) -> dict[str, Any]:
     """Report the lines that wait for the device, by the number of times per step; columns of the sum."""
     training = Training(settings)
-    trainer_rate(settings, training, False)
+    build_trainer(settings, training, 3).run()
     trainer = build_trainer(settings, training, steps)
     found: Counter[str] = Counter()
     with warnings.catch_warnings(record=True) as caught:
