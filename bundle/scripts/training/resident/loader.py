@@ -35,6 +35,7 @@ def training_loader(dataset: SeededDataset, device: Any, resident: bool | str = 
     Raises:
         ValueError: for another ``resident``, or True with transforms that do not allow it.
     """
+    resident = {"true": True, "false": False}.get(str(resident).lower(), resident)  # the command line passes text
     if resident not in MODES:
         raise ValueError(f"training_loader: resident={resident!r}; must be auto, true or false.")
     device, source = torch.device(device), dataset.dataset
