@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..io.dicom_series import is_dicom
-from ..io.formats import file_suffix, stem
+from ..io.formats import PICTURES, file_suffix, stem
 from ..io.vertebra_folder import SEGMENTATIONS, vertebra_folder
 
 # Endings that tools append to the name of a case, by the content of the file; _0000 is a channel of nnU-Net.
@@ -103,7 +103,7 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
                 items.append(vertebrae)
             elif _is_series(folder):
                 items.append(folder)
-            elif folder.name != SEGMENTATIONS:
+            elif role != "image" or folder.name != SEGMENTATIONS:
                 search.append(folder)
         except OSError as error:
             found.problems.append(f"{folder}: cannot be read ({error.strerror}); change its permissions")
@@ -159,11 +159,17 @@ def find_case_files(folder: Path | str, role: str) -> CaseFiles:
             raise InputError(f"{root}: is a DICOM series itself; expected its parent folder, {root.resolve().parent}")
     except OSError as error:
         raise InputError(f"{error.filename or root}: cannot be read ({error.strerror}); change its permissions") from None
+    pictures = [f for f in items if file_suffix(f) in PICTURES]
+    if len(pictures) < len(items):
+        found.unused += [f"{f}: is a picture beside volumes; left out" for f in pictures]
+        items = [f for f in items if f not in pictures]
     if any(content_of(f) in COMPATIBLE[role] for f in items):
         names = _names(items, root)
         kept = [f for f in items if content_of(f) in COMPATIBLE[role]]
         listed = {names[f] for f in kept}
-        found.unused = [f"{f}: is no {NOUN[role]} by its name; left out" for f in items if f not in kept and names[f] not in listed]
+        found.unused += [
+            f"{f}: is no {NOUN[role]} by its name; left out" for f in items if f not in kept and names[f] not in listed
+        ]
         items = kept
     groups: dict[str, list[Path]] = defaultdict(list)
     for item, name in _names(items, root).items():

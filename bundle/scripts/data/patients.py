@@ -95,8 +95,10 @@ def describe_guess(patients: Mapping[str, str]) -> list[str]:
     lines = [
         f"warning: {len(cases)} patient(s) of {len(patients)} case(s) are guessed from the names; the split is by patient; {remedy}"
     ]
+    if len(cases) == 1 < len(patients):
+        lines[0] += "; all are of one patient, so that there is one section alone"
     if len(cases) == len(patients):
-        return [lines[0] + "; every case is taken as a patient of its own"]
+        return [lines[0] + "; each case is taken as a patient of its own"]
     for patient in sorted(cases)[:MAX_SHOWN]:
         some = sorted(cases[patient])
         lines.append(f"  {patient}: {', '.join(some[:8])}{f' and {len(some) - 8} more' if len(some) > 8 else ''}")

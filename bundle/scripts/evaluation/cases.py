@@ -136,7 +136,7 @@ class CaseTable:
 
     @staticmethod
     def _vertebrae(path: object, reference: NDArray, affine: NDArray) -> NDArray | None:
-        if not isinstance(path, str) or not Path(path).is_file():
+        if not isinstance(path, str) or not Path(path).exists():
             return None
         image = nib.Nifti1Image(reference, affine)
         try:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.files import read_table
 from ..core.vertebrae import voxels_per_label
-from ..data.datasets.vertebra_masks import VERTEBRA_FILE, merge_vertebrae
+from ..data.case_files import case_name, content_of
 from ..io.formats import VOLUMES, file_suffix, stem
 from ..io.label_maps import read_label_map
+from ..io.vertebra_folder import SEGMENTATIONS, VERTEBRA_FILE
 from ..postprocessing.vertebra_record import VERTEBRA_COLUMNS, VertebraRecord, record_from_row
 
 TABLE = "vertebrae.csv"
-INSTANCE_SUFFIX = re.compile(r"[-_.](vertebrae|instances|seg-vert|vert)$", re.IGNORECASE)
 UNCALIBRATED = (1.0, 0.0)
 # Columns that no other table of the project named vertebrae.csv has together.
 OF_INFERENCE = {"vertebra", "fracture_probability", "fractured"}
@@ -149,13 +148,11 @@ def instance_masks(folder: str | Path) -> dict[str, list[Path]]:
             continue
         if VERTEBRA_FILE.match(file.name):
             parent = file.parent
-            name = (parent.parent if parent.name == "segmentations" else parent).resolve().name
+            name = (parent.parent if parent.name == SEGMENTATIONS else parent).resolve().name
             if parent not in found[name]:
                 found[name].append(parent)
-        else:
-            name = re.sub(r"[-_.](msk|mask)$", "", stem(file), flags=re.IGNORECASE)
-            if INSTANCE_SUFFIX.search(name):
-                found[INSTANCE_SUFFIX.sub("", name)].append(file)
+        elif content_of(file) == "vertebrae" and case_name(file) != stem(file):
+            found[case_name(file)].append(file)
     return dict(found)
 
 
@@ -165,13 +162,7 @@ def read_instances(path: Path) -> nib.Nifti1Image:
     Raises:
         ValueError: for fractions, values outside 0 to 255, or masks of different grids.
     """
-    if not path.is_dir():
-        return read_label_map(path)
-    files = [f for f in sorted(path.iterdir()) if VERTEBRA_FILE.match(f.name)]
-    if any(np.asanyarray(nib.load(f).dataobj).any() for f in files):
-        return merge_vertebrae(path)
-    empty = nib.load(files[0])  # no vertebra was found: each of the reference is missed
-    return nib.Nifti1Image(np.zeros(empty.shape[:3], np.uint8), empty.affine)
+    return read_label_map(path)
 
 
 def records_by_value(records: Sequence[VertebraRecord], mask: np.ndarray, path: Path) -> dict[int, VertebraRecord]:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +15,14 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
+from ..data.case_files import case_name, find_case_files
 from ..data.datalist import load_datalist
+from ..data.patients import patient_pattern
 from ..data.vertebra_table import FILE_NAME, rows_by_case
-from ..io.formats import file_suffix, stem
+from ..io.formats import stem
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
-from .inference_output import INSTANCE_SUFFIX, UNCALIBRATED, instance_masks, is_inference_table, read_inference
-
-# Suffixes that tools append to the names of masks and scans; _0000 is a channel of nnU-Net.
-TOOL_SUFFIX = re.compile(r"([-_.](ct|image|img|seg|mask|msk|label|labels|gt|pred|prediction|fracture)|_000\d)$", re.IGNORECASE)
+from .inference_output import UNCALIBRATED, instance_masks, is_inference_table, read_inference
 
 
 @dataclass
@@ -59,54 +57,25 @@ class ScoringCase:
 
 
 def canonical_name(path: Path | str) -> str:
-    """Name of a scan or mask without file suffix and without the suffixes that tools append."""
-    name = stem(path)
-    while TOOL_SUFFIX.search(name):
-        name = TOOL_SUFFIX.sub("", name)
-    return name
+    """Name of a scan or mask without file suffix and without the endings that tools append; see ``case_files.case_name``."""
+    return case_name(path)
 
 
-def _folder_name(file: Path) -> str:
-    return canonical_name(file.parent.name)
-
-
-def _is_mask(file: Path) -> bool:
-    return bool(file_suffix(file)) and not file.name.startswith(".") and file.is_file()
-
-
-def _group(files: Sequence[Path], name: Callable[[Path], str]) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        groups[name(file)].append(file)
-    return groups
-
-
-def masks_by_name(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
+def masks_by_name(folder: str | Path, content: str = "mask") -> tuple[dict[str, Path], list[str]]:
     """Masks of a folder by canonical name, and one line for each name that two files share; such files are left out.
 
     A folder without files is searched recursively, for the layout of MONAI's savers and TotalSegmentator, one folder for each case;
     files of one name, such as ``s1/bone.nii.gz`` and ``s2/bone.nii.gz``, then have the names of their folders.
 
+    Args:
+        folder: folder.
+        content: content of the files, see ``case_files.find_case_files``.
+
     Raises:
         InputError: for a missing folder, or one without masks.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected a folder of masks")
-    files = [f for f in sorted(root.iterdir()) if _is_mask(f)]
-    groups = _group(files, canonical_name)
-    if not files:
-        for nested in _group([f for f in sorted(root.rglob("*")) if _is_mask(f)], canonical_name).values():
-            for name, same in _group(nested, _folder_name if len(nested) > 1 else canonical_name).items():
-                groups[name] += same
-    if not groups:
-        raise InputError(f"{root}: contains no mask; expected a folder of masks (NIfTI, NRRD, MHA, PNG)")
-    ambiguous = [
-        f"{same[0]}: has the same name as {same[1].relative_to(root)} (suffixes do not count); rename one, neither is scored"
-        for same in groups.values()
-        if len(same) > 1
-    ]
-    return {name: same[0] for name, same in groups.items() if len(same) == 1}, ambiguous
+    found = find_case_files(folder, content)
+    return found.files, found.problems
 
 
 def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[str]]:
@@ -142,7 +111,7 @@ def find_cases(
         vertebrae: folder of vertebra instances, for references in a folder.
         probabilities: folder of probability maps.
         table: ``vertebrae.csv``; None for the one in the folder of the references.
-        patient: regular expression whose match in the case name is the patient, for references in a folder.
+        patient: pattern whose match in the case name is the patient, see ``patients.patient_pattern``, for references in a folder.
         predicted_vertebrae: folder of the vertebra instances of the predictions; None for those in ``predictions``, which inference
             writes.
 
@@ -157,12 +126,13 @@ def find_cases(
         table = str(folder / FILE_NAME)
     rows = rows_by_case(table)
     instances = instances_by_name(vertebrae)[0] if vertebrae else {}
-    maps = masks_by_name(probabilities)[0] if probabilities else {}
+    maps = masks_by_name(probabilities, "probability")[0] if probabilities else {}
     output = read_inference(predictions)
     records = {canonical_name(f"{case}.nii"): found for case, found in output.records.items()} if output else {}
     calibration = {canonical_name(f"{case}.nii"): c for case, c in output.calibration.items()} if output else {}
     found, ambiguous = instances_by_name(predicted_vertebrae or predictions, required=predicted_vertebrae is not None)
     problems += ambiguous
+    patient_of = patient_pattern(patient) if patient else None
     cases: list[ScoringCase] = []
     used: set[str] = set()
     for entry in listed:
@@ -177,11 +147,10 @@ def find_cases(
             continue
         used.add(name)
         labelled = entry.get("vertebrae") or instances.get(names[0])
-        matched = re.search(patient, entry["case"]) if patient else None
         cases.append(
             ScoringCase(
                 case=entry["case"],
-                patient=str(entry.get("patient") or (matched[0] if matched else entry["case"])),
+                patient=str(entry.get("patient") or (patient_of and patient_of(entry["case"])) or entry["case"]),
                 prediction=masks[name],
                 reference=Path(entry["reference"]),
                 vertebrae=Path(labelled) if labelled else None,
@@ -212,8 +181,7 @@ def instances_by_name(folder: str | Path, required: bool = True) -> tuple[dict[s
     for name, files in (instance_masks(folder) if Path(folder).is_dir() else {}).items():
         groups[canonical_name(f"{name}.nii")] += files
     if not groups and required:
-        masks, ambiguous = masks_by_name(folder)
-        return {INSTANCE_SUFFIX.sub("", name): path for name, path in masks.items()}, ambiguous
+        return masks_by_name(folder, "vertebrae")
     ambiguous = [
         f"{same[0]}: has the same name as {same[1]}; rename one, neither is read as instances"
         for same in groups.values()
@@ -222,24 +190,28 @@ def instances_by_name(folder: str | Path, required: bool = True) -> tuple[dict[s
     return {name: same[0] for name, same in groups.items() if len(same) == 1}, ambiguous
 
 
-def read_mask(path: Path, values: Sequence[int] | None, retained: Sequence[int] = ()) -> nib.Nifti1Image:
+def read_mask(
+    path: Path, values: Sequence[int] | None, retained: Sequence[int] = (), option: str = "--fractured"
+) -> nib.Nifti1Image:
     """Read a label map as a mask of 0 and 1; ``retained`` labels keep their value.
 
     Args:
-        path: file.
-        values: labels that become 1; None for the only label besides 0 and ``retained``.
+        path: file, or a folder of TotalSegmentator.
+        values: labels that become 1, while others are background; None for the only label besides 0 and ``retained``.
         retained: further labels that may occur; one outside 0 to 255, such as -1, has no effect.
+        option: name of the option that sets ``values``, for the message.
 
     Raises:
-        ValueError: for probabilities, NaN and other labels, with the remedy.
+        ValueError: for probabilities, NaN, and several labels without ``values``, with the remedy.
     """
     image = read_label_map(path, 0.0, "threshold it to a mask, or pass it as --probabilities")
     data = np.asanyarray(image.dataobj)
     present = [v for v in voxels_per_label(data) if v not in retained]
-    foreground = list(values) if values is not None else present[:1]
-    if set(present) - set(foreground):
+    foreground = list(values) if values is not None else present
+    if len(foreground) > 1 and values is None:
         raise ValueError(
-            f"{path}: contains the values {present}; name the fractures with --fractured (references) or --predicted (predictions)"
+            f"{path}: contains the values {present}; name those of fractures, such as {option} "
+            f'"[{",".join(map(str, present[:2]))}]", the others are background then'
         )
     mask = np.isin(data, foreground).astype(np.uint8) if foreground else np.zeros(data.shape, np.uint8)
     for value in retained:
@@ -288,4 +260,5 @@ def read_pair(
         ValueError: as ``read_mask`` and ``on_reference_grid``.
     """
     reference = read_mask(case.reference, fractured, (ignore_index,))
-    return reference, on_reference_grid(read_mask(case.prediction, predicted), reference, case.prediction, resample)
+    prediction = read_mask(case.prediction, predicted, option="--predicted")
+    return reference, on_reference_grid(prediction, reference, case.prediction, resample)

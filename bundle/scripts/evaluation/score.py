@@ -72,8 +72,8 @@ def score_case(
 
     Args:
         case: files.
-        fractured: labels of fractures in the reference; None for the only label.
-        predicted: labels of fractures in the prediction; None for the only label.
+        fractured: labels of fractures in the reference, others are background; None for the only label.
+        predicted: labels of fractures in the prediction, others are background; None for the only label.
         ignore_index: label of ignored voxels in the reference.
         tolerance_mm: tolerance in mm of the normalised surface dice.
         empty_reference: one of ``EMPTY_RULES``.
@@ -171,9 +171,9 @@ def score(
         probabilities: folder of probability maps, which rank the detections; without them, volume does. The mean over a vertebra
             is its probability where the predictions have none.
         section: section of the datalist.
-        patient: regular expression whose match in the case name is the patient, for references in a folder.
-        fractured: labels of fractures in the references; required if there are several labels.
-        predicted: labels of fractures in the predictions; required if there are several labels.
+        patient: pattern of the case names, such as "^[^_]+" or "(p*)_*", see `data folder`, for references in a folder.
+        fractured: labels of fractures in the references, others are background; required if there are several labels.
+        predicted: labels of fractures in the predictions, others are background; required if there are several labels.
         ignore_index: label of ignored voxels in the references.
         tolerance_mm: tolerance of the normalised surface dice in mm.
         min_overlap: fraction of a fracture that must be segmented for a detected fracture, and of a detection that must lie in

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from ..core.errors import first_line
 from ..core.files import write_text
-from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..io import dicom_seg
 from ..io.ct_volume import Scan
 from ..io.nifti_writer import open_slice_writer
-from ..io.scan_header import ScanHeader, read_header
+from ..io.scan_header import read_header
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.fragments import finding_slices
 from ..postprocessing.measurements import FindingMeasurements
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
 from ..visualization.vertebra_views import save_vertebra_views
+from .given_vertebrae import read_given_vertebrae
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
 from .pipeline import Pipeline
 from .predict import SAMPLE_BYTES
@@ -72,16 +72,6 @@ class _Case:
 
     def path(self, ending: str) -> Path:
         return self.base.with_name(self.base.name + ending)
-
-
-def _read_vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
-    """Mask of vertebra instances on the grid of the scan."""
-    if path is None:
-        return None
-    mask = read_header(path, require_volume=False)
-    if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
-        raise ValueError(f"{path}: has a different grid from {header.path}; resample it to the grid of its scan")
-    return Scan(mask, is_mask=True)
 
 
 def _write_slices(case: _Case, numbers: NDArray[np.int32], keep_planes: bool) -> tuple[FindingMeasurements, dict[int, NDArray]]:
@@ -138,7 +128,7 @@ def segment_case(
         base: outputs are named after it: ``<base>_fracture.nii.gz`` and so on.
         pipeline: networks and post-processing.
         outputs: files that are written.
-        vertebrae: mask of vertebra instances (VerSe labels) on the grid of the scan, for the level of each finding.
+        vertebrae: mask of vertebra instances (VerSe labels) on the grid of the scan, or folder of TotalSegmentator, for the levels.
         expect_hu: reject values that are not HU.
         limit: memory allowed, in bytes.
         process_bytes: peak memory of the process before its first scan.
@@ -175,7 +165,7 @@ def segment_case(
         scan = Scan(header, spool, expect_hu, count)
     instances = None
     try:
-        instances = _read_vertebrae(vertebrae, header)
+        instances = read_given_vertebrae(vertebrae, header)
         predicted = pipeline(scan, grid, timer, progress)
         write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
         if write_seg and not dicom_seg.available():
