@@ -202,11 +202,13 @@ def _process_exists(pid: int) -> bool:
 
 
 def worker_environments(workers: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
-    """Variables of the processes of each worker: one GPU each, or an equal part of the CPU cores."""
+    """Variables of the processes of each worker: GPUs in turn, at least one worker for each, and an equal part of the CPU cores."""
     if workers < 1:
         raise InputError(f"workers={workers}: must be at least 1")
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(g)} for g in gpus]
+        number = max(workers, len(gpus))
+        threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // number, 1))} if number > len(gpus) else {}
+        return [{"CUDA_VISIBLE_DEVICES": str(gpus[k % len(gpus)]), **threads} for k in range(number)]
     if workers == 1:
         return [{}]
     return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // workers, 1))} for _ in range(workers)]

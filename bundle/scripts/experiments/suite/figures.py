@@ -14,10 +14,13 @@ from scipy.stats import friedmanchisquare, rankdata
 from ...data.datalist import read_datalist
 from ...evaluation.statistics import holm, paired_test
 from ...io.formats import stem
-from ...visualization.slices import largest_slice, outline, ras_volume, show_slice
+from ...visualization.panes import mark_pane, slice_title
+from ...visualization.slices import largest_slice, outline, ras_affine, ras_volume, show_slice
 from .definition import Suite
 from .results import METRICS, Row, patient_matrix
 from .stages import SuiteContext
+
+BAR_STEP, LABEL_STEP = 0.16, 0.4  # of the critical-difference plot, in its own units
 
 
 def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
@@ -77,23 +80,27 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
         return None
     mean_ranks, order = ranks(values), np.argsort(ranks(values), kind="stable")
     n, bars, half = len(shown), cliques(values), (len(shown) + 1) // 2
-    figure = Figure(figsize=(8, 1.3 + 0.28 * half + 0.16 * len(bars)), layout="constrained")
+    # Labels stand in columns left and right of the axis, which no line crosses: a line ends where its label begins.
+    first = 0.42 + BAR_STEP * len(bars)
+    figure = Figure(figsize=(9, 1.3 + 0.3 * half + 0.18 * len(bars)), layout="constrained")
     axis = figure.subplots()
-    axis.set(xlim=(n + 0.4, 0.6), ylim=(-(0.6 + 0.16 * len(bars) + 0.4 * half), 0.6))
+    margin = 0.45 * max(n - 1, 2)
+    axis.set(xlim=(n + margin, 1 - margin), ylim=(-(first + LABEL_STEP * half), 0.6))
     axis.hlines(0, 1, n, color="black")
     for tick in range(1, n + 1):
         axis.vlines(tick, 0, 0.1, color="black")
         axis.text(tick, 0.16, str(tick), ha="center", fontsize=8)
-    for level, (first, last) in enumerate(bars):
-        y = -0.15 - 0.16 * level
-        axis.hlines(y, mean_ranks[order[first]] - 0.04, mean_ranks[order[last]] + 0.04, color="black", linewidth=4)
+    for level, (one, other) in enumerate(bars):
+        y = -0.15 - BAR_STEP * level
+        axis.hlines(y, mean_ranks[order[one]] - 0.04, mean_ranks[order[other]] + 0.04, color="black", linewidth=4)
+    # The lowest ranks stand on the right, with the lowest line for the one farthest inside, so that lines do not cross.
     for number, column in enumerate(order):
-        left = number < half
-        y = -(0.35 + 0.16 * len(bars) + 0.4 * (number if left else n - 1 - number))
-        edge = 0.75 if left else n + 0.25
+        right = number < half
+        y = -(first + LABEL_STEP * (number if right else n - 1 - number))
+        edge = 1 - 0.04 * margin if right else n + 0.04 * margin
         axis.plot([mean_ranks[column], mean_ranks[column], edge], [0, y, y], color="tab:blue", linewidth=1)
         text = f"{shown[column].label} ({mean_ranks[column]:.2f})"
-        axis.text(edge, y + 0.05, text, ha="right" if left else "left", fontsize=8)
+        axis.text(edge, y, f" {text} ", ha="left" if right else "right", va="center", fontsize=8)
     friedman = f", Friedman p = {friedmanchisquare(*values.T).pvalue:.2g}" if n > 2 else ""
     axis.set_title(f"{title}: mean rank of the DSC over {len(values)} patients{friedman}", fontsize=9)
     axis.set_axis_off()
@@ -117,18 +124,21 @@ def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number:
     figure = Figure(figsize=(1.5 * len(names), 2.1 * len(cases) + 0.3), layout="constrained", facecolor="black")
     axes = np.atleast_2d(figure.subplots(len(cases), len(names)))
     for line, case in zip(axes, cases, strict=True):
-        volume, spacing = ras_volume(nib.load(files[case]["image"]))
+        image = nib.load(files[case]["image"])
+        (volume, spacing), world = ras_volume(image), ras_affine(image)
         reference = ras_volume(nib.load(files[case]["label"]))[0] == 1
         index = largest_slice(reference)
         for column, (panel, name) in enumerate(zip(line, names, strict=True)):
             show_slice(panel, volume[index], spacing[1:])
+            where = slice_title(world, volume.shape, 0, index) if column == 0 else ""
             if column == 1:
+                where = "" if reference.any() else "no fracture"
                 outline(panel, reference[index], spacing[1:], "reference", 0.9, fill=0.35)
             elif column > 1 and (file := masks[name] / f"{case}.nii.gz").is_file():
                 mask = ras_volume(nib.load(file))[0] > 0
                 outline(panel, mask[index], spacing[1:], "prediction", 0.9, fill=0.35)
-            if panel in axes[0]:
-                panel.set_title(name, color="white", fontsize=7)
+                where = "" if mask.any() else "nothing marked"
+            mark_pane(panel, 0, "\n".join(t for t in (name if panel in axes[0] else "", where) if t), size=6.0)
     title = f"From the worst to the best DSC of {reference_row.label}; seed {suite.seeds[0]}   (research use only)"
     figure.suptitle(title, color="white", fontsize=8)
     return figure

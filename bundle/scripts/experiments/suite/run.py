@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -12,13 +13,18 @@ from typing import Any
 
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings
+from ...data.datalist import read_datalist
 from ...data.split import split
 from ...simulation.datasets.phantom import phantom
 from ..launch import FolderLock, Variables, run_all, worker_environments
+from .budget import START_MINUTES, Budget, by_time, divide
 from .definition import Run, Suite, load_suite
 from .ensemble import Notes, evaluate_ensemble
 from .record import datalist_hash, read_history, read_record
-from .stages import RunError, SuiteContext, execute, is_finished, prepare, run_configs
+from .stages import EVALUATION, REAL, TRAINING, RunError, SuiteContext, execute, is_finished, pending_stages, prepare, run_configs
+
+PROGRESS_S = 30.0  # between two lines on the progress
+INCOMPLETE = ("waiting", "trained", "cut off")
 
 
 def results_folder(out: str | None, name: str) -> Path:
@@ -54,8 +60,48 @@ def make_context(suite: Suite, root: Path, dataset_dir: str | None, device: str 
     return SuiteContext(root, datalists, data, options={"device": device} if device else {})
 
 
-def _execute_all(runs: Sequence[Run], context: SuiteContext, environments: Sequence[Variables], notes: Notes) -> bool:
+def run_state(folder: Path) -> str:
+    """State of a run; "cut off" for one that no process works on."""
+    state = str(read_record(folder).get("state", "not begun"))
+    return "cut off" if state == "running" and FolderLock(folder).holder() is None else state
+
+
+def _progress(runs: Sequence[Run], context: SuiteContext, budget: Budget | None) -> str:
+    """Line on all runs: number of finished ones, epoch and best validation DSC of those that are running, time left."""
+    states = {run.name: run_state(context.folder(run)) for run in runs}
+    parts = []
+    for name in (n for n, state in states.items() if state == "running"):
+        rows = read_history(context.root / "members" / name)
+        scores = [float(r["val_mean_dice"]) for r in rows if r.get("val_mean_dice")]
+        best = f", best DSC {max(scores):.3f}" if scores else ""
+        parts.append(f"{name} epoch {len(rows) + 1}{best}")
+    finished, trained = (sum(state == name for state in states.values()) for name in ("finished", "trained"))
+    text = f"{finished} of {len(runs)} finished, {trained} trained, {len(parts)} running"
+    text += f" ({'; '.join(parts)})" if parts else ""
+    return text + (f"; {max(budget.left(), 0) / 60:.1f} min left" if budget else "")
+
+
+def add_real(context: SuiteContext, real_datalist: str | None) -> SuiteContext:
+    """Context with scans that are scored apart; ``InputError`` for a datalist without a section testing."""
+    if real_datalist is None:
+        return context
+    path, sections = read_datalist(real_datalist)
+    if not sections["testing"]:
+        raise InputError(f"{path}: has no `testing` case; the scans that are scored apart must be in that section")
+    for case in sections["testing"]:
+        if "image" not in case or "label" not in case:
+            raise InputError(f"{path}: a case of `testing` has no image or no label, {case}; add it or remove the case")
+    return replace(context, real=path.resolve(), real_sha256=datalist_hash(path, context.root / "hashes.json"))
+
+
+def _execute_all(
+    runs: Sequence[Run], context: SuiteContext, environments: Sequence[Variables], notes: Notes, budget: Budget | None = None
+) -> bool:
     """Execute prepared runs except those that another machine works on; False after SIGINT or SIGTERM."""
+    over = threading.Event()
+
+    def late() -> bool:
+        return budget is not None and budget.left() <= 0
 
     def work(run: Run, environment: Variables, stop: threading.Event) -> None:
         folder = context.folder(run)
@@ -63,21 +109,33 @@ def _execute_all(runs: Sequence[Run], context: SuiteContext, environments: Seque
             if not lock.acquired:
                 notes["elsewhere"].append(f"{run.name}: {lock.holder()}")
                 return
-            if is_finished(folder):
+            stages = pending_stages(folder, context)
+            if not stages or late() or (stages[0] is not TRAINING and not TRAINING.is_done(folder)):
                 return
             verb = "resumes" if (folder / "state.pt").is_file() else "starts"
             print(f"{run.name}: {verb}, log {folder / 'log.txt'}", flush=True)
             try:
-                execute(run, replace(context, environment=environment), lambda: not stop.is_set())
+                execute(run, replace(context, environment=environment), lambda: not stop.is_set() and not late())
             except RunError as failure:
-                if not stop.is_set():
+                if not stop.is_set() and not late():
                     notes["failed"].append(failure.report(run.name))
                     print(f"{run.name}: FAILED, {failure}; the other runs continue", flush=True)
                 return
             number = sum(is_finished(context.folder(r)) for r in runs)
-            print(f"{run.name}: finished, {number} of {len(runs)} runs", flush=True)
+            state = "finished" if is_finished(folder) else "trained"
+            print(f"{run.name}: {state}, {number} of {len(runs)} runs finished", flush=True)
 
-    return run_all(runs, work, environments)
+    def report() -> None:
+        while not over.wait(PROGRESS_S):
+            print(_progress(runs, context, budget), flush=True)
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        return run_all(runs, work, environments)
+    finally:
+        over.set()
+        reporter.join()
 
 
 def run(
@@ -86,10 +144,16 @@ def run(
     dataset_dir: str | None = None,
     setting: str | None = None,
     members: Sequence[str] | str | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | int | None = None,
     workers: int = 1,
     gpus: Sequence[int] | None = None,
     device: str | None = None,
+    jobs: int | None = None,
+    minutes: float | None = None,
+    start_minutes: float = START_MINUTES,
+    scoring_minutes: float | None = None,
+    scoring: bool = True,
+    real_datalist: str | None = None,
 ) -> str:
     """Run all members of a suite; finished runs are skipped, interrupted ones resumed.
 
@@ -100,32 +164,49 @@ def run(
         out: folder of all results; by default runs/SUITE in the current folder. Suites that share members may share it.
         dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are generated.
         setting: small or full, or the path of a YAML file: sizes, and the phantoms.
-        members: names of the members to run; by default all.
+        members: names of the members to run, also with commas between them; by default all.
         seeds: seeds in place of the suite's.
-        workers: runs at once; with GPUS one per GPU.
+        workers: former name of jobs.
         gpus: numbers of the GPUs to use.
         device: cpu or cuda:N, for every run; by default as PyTorch chooses.
+        jobs: runs at once; with GPUS at least one per GPU, in turn.
+        minutes: wall-clock time of the whole suite. All trainings have an equal part of it instead of a number of epochs.
+        start_minutes: of MINUTES, for each training outside its steps: start, data, last validation.
+        scoring_minutes: of MINUTES, for the scores of all members; by default a quarter, none without scoring.
+        scoring: score trained members; with False a later call of the same command without it scores them.
+        real_datalist: datalist of further scans, whose section testing is scored apart.
     """
-    definition = load_suite(suite, setting, seeds)
-    names = [v.name for v in definition.variants]
-    chosen = names if members is None else [members] if isinstance(members, str) else list(members)
-    if unknown := [n for n in chosen if n not in names]:
-        raise InputError(f"members={unknown}: no such member of {definition.name}; must be some of {', '.join(names)}")
-    environments = worker_environments(workers, gpus)
-    root, runs = results_folder(out, definition.name), definition.runs(chosen)
+    chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
+    definition = load_suite(suite, setting, chosen_seeds)
+    chosen = _members(definition, members)
+    environments = worker_environments(workers if jobs is None else jobs, gpus)
+    budget, root = None, results_folder(out, definition.name)
+    if minutes is not None:
+        number = len(definition.runs(chosen))
+        training = divide(minutes, number, len(environments), start_minutes, scoring_minutes if scoring else 0.0)
+        budget = Budget(minutes, training, time.monotonic() + 60 * minutes)
+        definition = by_time(definition, training)
+    runs = definition.runs(chosen)
     for r in runs:  # a wrong id in the last config is an error before the first training
         run_configs(definition, r)
-    context = make_context(definition, root, dataset_dir, device)
+    context = add_real(make_context(definition, root, dataset_dir, device), real_datalist)
     for r in runs:
         prepare(definition, r, context)
     notes: Notes = {"failed": [], "elsewhere": []}
-    if not _execute_all(runs, context, environments, notes):
-        raise InputError(f"stopped; rerun the same command to resume from {root}")
+    scores = (EVALUATION, REAL) if scoring else ()
+    # With a time limit all members are trained before the first is scored: scores can be computed later, on any machine.
+    for stages in [(TRAINING, *scores)] if budget is None else [(TRAINING,), scores]:
+        if stages and not _execute_all(runs, replace(context, stages=stages), environments, notes, budget):
+            raise InputError(f"stopped; rerun the same command to resume from {root}")
     for variant, seed in product(definition.variants, definition.seeds):
-        if definition.folds and variant.name in chosen:
+        if scoring and definition.folds and variant.name in chosen:
             evaluate_ensemble(definition, context, variant, seed, notes)
     done = sum(is_finished(context.folder(r)) for r in runs)
     lines = [f"{done} of {len(runs)} runs of {definition.name} are finished in {root}"]
+    states = {r.name: run_state(context.folder(r)) for r in runs}
+    if budget is not None:
+        lines.append(f"each training had {budget.training:g} minutes, {len(environments)} at once")
+    lines += [f"{name}: {state}; rerun the same command to complete it" for name, state in states.items() if state in INCOMPLETE]
     lines += [f"running elsewhere: {line}" for line in notes["elsewhere"]]
     if notes["failed"]:
         lines += [f"{len(notes['failed'])} failed; rerun the same command to repeat them:", *notes["failed"]]
@@ -136,10 +217,14 @@ def run(
     return "\n".join(lines)
 
 
-def run_state(folder: Path) -> str:
-    """State of a run; "cut off" for one that no process works on."""
-    state = str(read_record(folder).get("state", "not begun"))
-    return "cut off" if state == "running" and FolderLock(folder).holder() is None else state
+def _members(suite: Suite, members: Sequence[str] | str | None) -> list[str]:
+    """Names of the members to run; ``InputError`` for an unknown one."""
+    names = [v.name for v in suite.variants]
+    chosen = members.split(",") if isinstance(members, str) else list(names if members is None else members)
+    chosen = [name.strip() for name in chosen if name.strip()]
+    if unknown := [n for n in chosen if n not in names]:
+        raise InputError(f"members={unknown}: no such member of {suite.name}; must be some of {', '.join(names)}")
+    return chosen
 
 
 def status(suite: str, out: str | None = None, setting: str | None = None) -> str:

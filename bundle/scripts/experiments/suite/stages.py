@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from ...core.provenance import file_hash
 from ..launch import Outcome, Poll, bundle_command, launch, tail
 from .config import config_differences, config_hash, load_config, merge_configs, write_config
 from .definition import Run, Suite
-from .record import environment, read_record, write_record
+from .record import environment, read_history, read_record, write_record
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -38,6 +39,7 @@ class Stage:
 
 TRAINING = Stage("training", "training", "config.yaml", "model.pt")
 EVALUATION = Stage("evaluation", "evaluating", "evaluate.yaml", "evaluation/cases.csv")
+REAL = Stage("real", "evaluating", "evaluate.yaml", "evaluation_real/cases.csv")  # further scans, which are scored apart
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class SuiteContext:
     data: Mapping[int | None, str]  # hash of the data by fold
     environment: Mapping[str, str] = field(default_factory=dict)  # variables of the processes, such as the GPU
     options: Mapping[str, object] = field(default_factory=dict)  # ids that do not change the weights, such as ``device``
+    stages: tuple[Stage, ...] = (TRAINING, EVALUATION, REAL)  # stages that are run
+    real: Path | None = None  # datalist of scans that are scored apart
+    real_sha256: str = ""  # hash of its cases
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
@@ -130,10 +135,11 @@ def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | Non
         record["machine"]["threads"] = int(variables["OMP_NUM_THREADS"])
     record.pop("error", None)
     write_record(folder, record)
-    folder, datalist = folder.resolve(), context.datalists[fold].resolve()
+    path = context.real if stage is REAL and context.real else context.datalists[fold]
+    folder, datalist = folder.resolve(), path.resolve()
     options: dict[str, object] = {"dataset_dir": datalist.parent, "datalist": datalist}
     options |= {"ckpt_dir": folder, "output_dir": (folder / stage.product).parent}
-    options |= {"resume": True} if stage is TRAINING else {}
+    options |= {"resume": True} if stage is TRAINING else {"section": "testing"} if stage is REAL else {}
     command = bundle_command(stage.run_id, folder / stage.config, {**options, **context.options})
     outcome = launch(command, folder / "log.txt", context.environment, poll)
     stages = record.setdefault("stages", {})
@@ -151,14 +157,54 @@ def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | Non
     raise failure
 
 
+def pending_stages(folder: Path, context: SuiteContext) -> list[Stage]:
+    """Stages of the context that a run still lacks; scores are computed again when the scans that are scored apart changed."""
+    pending = []
+    for stage in context.stages:
+        if stage is TRAINING:
+            done = TRAINING.is_done(folder)
+        elif stage is REAL:
+            same = read_record(folder).get("real_sha256") == context.real_sha256
+            done = context.real is None or (same and (folder / REAL.product).is_file())
+        else:
+            done = (folder / stage.product).is_file()
+        pending += [] if done else [stage]
+    return pending
+
+
 def execute(run: Run, context: SuiteContext, poll: Poll = None) -> None:
     """Train and evaluate a run, without finished stages; ``RunError`` when a process fails or is stopped."""
     folder = context.folder(run)
-    if not TRAINING.is_done(folder):
-        run_stage(TRAINING, folder, context, run.fold, poll)
-    if not (folder / EVALUATION.product).is_file():
-        run_stage(EVALUATION, folder, context, run.fold, poll)
-    finish_record(folder, model_sha256=file_hash(folder / TRAINING.product))
+    for stage in pending_stages(folder, context):
+        if stage is not TRAINING and not TRAINING.is_done(folder):
+            return
+        try:
+            run_stage(stage, folder, context, run.fold, poll)
+        except RunError:
+            if stage is REAL and (folder / EVALUATION.product).is_file():
+                finish_record(folder)  # the run itself is complete
+            raise
+        if stage is TRAINING:
+            write_record(folder, {**read_record(folder), "state": "trained", "training": training_facts(folder)})
+        elif stage is REAL:
+            write_record(folder, {**read_record(folder), "real_sha256": context.real_sha256})
+        if (folder / EVALUATION.product).is_file():
+            finish_record(folder, model_sha256=file_hash(folder / TRAINING.product))
+
+
+def training_facts(folder: Path) -> dict[str, Any]:
+    """Epochs, seconds and end of a finished training, and its steps where they are in the log."""
+    rows = read_history(folder)
+    log = folder / "log.txt"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    ends = re.findall(r"training ended (?:in|after)[^\n]*", text)
+    facts: dict[str, Any] = {"epochs": len(rows), "seconds": round(sum(float(r.get("seconds") or 0) for r in rows), 1)}
+    facts["ended"] = ends[-1] if ends else "unknown"
+    limit = re.search(r"max_minutes=([\d.]+) reached after (\d+) steps", facts["ended"])
+    bars = re.findall(r"training \[\d+/\d+\]: \[\d+/(\d+)\]", text)
+    facts["by_time"] = limit is not None
+    facts["steps"] = int(limit[2]) if limit else len(rows) * int(bars[-1]) if bars else None
+    return facts
 
 
 def finish_record(folder: Path, **facts: object) -> None:
