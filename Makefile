@@ -38,7 +38,8 @@ demo: $(VENV)/.base
 	cd bundle && $(PY) -m scripts.data phantom --out ../$(DEMO)/data --cases $(DEMO_CASES) --seed 100 \
 		--regions "['thoracolumbar','lumbar']" --grades "[2,3]" --spacing "[3,2,2]"
 	@echo "2/4 training"
-	$(PY) -W ignore -m monai.bundle run training --config_file "$(MERGED_TRAIN)" $(DEMO_PATHS)
+	$(PY) -W ignore -m monai.bundle run training --config_file "$(MERGED_TRAIN)" $(DEMO_PATHS) \
+		$(if $(wildcard $(DEMO)/finished.json),--resume False)
 	@echo "3/4 evaluation on the test split"
 	$(PY) -W ignore -m monai.bundle run evaluating --config_file "$(MERGED_EVALUATE)" $(DEMO_PATHS)
 	@echo "4/4 inference on a test scan"

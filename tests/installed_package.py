@@ -50,8 +50,10 @@ def main() -> None:
     assert network(torch.zeros(1, 1, 64, 64)).shape[2:] == (64, 64)
     command("bundle", "run", "training", "--config_file", "configs/train.yaml", "--dataset_dir", "data", "--epochs", "1",
             "--num_workers", "0", "--batch_size", "2", "--slices_per_volume", "2", "--device", "cpu", "--check_data", "off",
+            "--run_name", "own",
             "--network_def::features", "[4,8,8,16,16]")  # fmt: skip
-    assert Path("runs/training/model.pt").is_file() or Path("runs/training/last.pt").is_file()
+    assert Path("runs/own/model.pt").is_file()
+    command("segment", str(scan), "--checkpoint", "runs/own/model.pt", "--out", "by-own-weights")
     print(f"the installed package works: {package}")
 
 

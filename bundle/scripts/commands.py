@@ -101,17 +101,14 @@ def path() -> None:
 def bundle(*words: str) -> None:
     """Run ``python -m monai.bundle`` in place of this process, with the code of the bundle importable.
 
-    Configs such as ``configs/train.yaml`` are found below the installed bundle. A training writes to ``runs/training`` below the
-    current folder unless ``--ckpt_dir`` is given.
+    Configs such as ``configs/train.yaml`` are found below the installed bundle. A training writes to ``runs/NAME`` below the
+    current folder, ``--run_name NAME``, unless ``--ckpt_dir`` and ``--output_dir`` are given.
 
     Args:
         words: arguments of ``python -m monai.bundle``, such as: run training --config_file configs/train.yaml --dataset_dir DIR.
     """
     text = [_bundle_configs(word) for word in words]
-    if "training" in words:
-        for option in ("--ckpt_dir", "--output_dir"):
-            if not any(word.partition("=")[0] == option for word in words):
-                text += [option, "runs/training"]
+    check_bundle_command(text)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BUNDLE), environment.get("PYTHONPATH", "")]))
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from scripts.core.paths import BUNDLE
 from scripts.inference import config
 from scripts.inference.config import read_config
 from scripts.inference.predict import PatchConfig
+from scripts.training import described_config
 
 
 def test_overlays_are_merged_in_order_and_values_last(tmp_path):
@@ -37,7 +38,8 @@ def test_names_of_version_0_5_are_renamed_with_a_warning(tmp_path, caplog):
 
 
 def test_targets_have_the_name_of_the_package(monkeypatch):
-    monkeypatch.setattr(config, "localise", lambda content: localise(content, "spine_fracture.scripts"))
+    for module in (config, described_config):
+        monkeypatch.setattr(module, "localise", lambda content: localise(content, "spine_fracture.scripts"))
     parser = read_config(None, {})
     assert parser["segmenter::_target_"] == "spine_fracture.scripts.inference.cohort.Segmenter"
     assert parser["network_def::_target_"] == "spine_fracture.scripts.networks.MSFFNet"

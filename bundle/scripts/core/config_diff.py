@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Ids that may differ between two runs that are the same.
 PATH_KEYS = (
     "dataset_dir", "datalist", "ckpt_dir", "output_dir", "bundle_root", "resume", "num_workers", "device",
-    "tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0",
+    "tensorboard", "mlflow", "tracking_uri", "experiment_name", "run_name", "run_dirs", "save_execute_config", "is_not_rank0",
 )  # fmt: skip
 
 

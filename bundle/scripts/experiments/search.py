@@ -214,7 +214,7 @@ class Worker:
         folder, values = monitor.folder, {p.name: p.suggest(trial) for p in self.space.parameters}
         if not TRAINING.is_done(folder):
             if not (folder / "state.pt").is_file():  # files of an attempt that ended before its first state
-                for name in ("history.csv", "model.pt", "record.json"):
+                for name in ("history.csv", "model.pt", "record.json", "finished.json", "finished.pt"):
                     (folder / name).unlink(missing_ok=True)
             content = self.space.config(values, f"trial {trial.number}")
             prepare_training(folder, content, context.data[None], {"trial": trial.number, "values": values})

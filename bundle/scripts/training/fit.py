@@ -15,6 +15,7 @@ from ignite.engine import Engine
 
 from ..core.errors import InputError, refusal, served
 from .distributed.processes import is_main
+from .run_folder import next_steps, resume_hint
 from .sampling import CaseError
 from .shutdown import SIGNALS, exit_status
 
@@ -28,12 +29,13 @@ OS_REMEDIES = {
 RESUME = "rerun the same command to resume"
 
 
-def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
+def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = None) -> None:
     """Run a trainer. As a target of a config it runs once, however many references the config has.
 
     Args:
         trainer: engine that trains.
         evaluator: engine that validates and holds the best epoch.
+        weights: file that the training writes; it is named in the last lines, with the command that segments with it.
 
     Raises:
         InputError: one line, for an error that a user can fix: a case, a killed worker, memory, disk, a non-finite loss.
@@ -64,10 +66,12 @@ def fit(trainer: Engine, evaluator: Engine | None = None) -> None:
     stopped = getattr(trainer.state, "stopped_by", None)
     if stopped:
         if is_main():
-            logger.warning("%s: %s; %s", stopped, end_of_training(trainer, evaluator), RESUME)
+            logger.warning("%s: %s; %s", stopped, end_of_training(trainer, evaluator), resume_hint())
         sys.stdout.flush()
         raise SystemExit(exit_status(stopped))
     logger.info("%s", end_of_training(trainer, evaluator))
+    if weights is not None and is_main() and not served():
+        print("\n".join(next_steps(weights)), flush=True)
 
 
 def _is_no_duplicate(record: logging.LogRecord) -> bool:
@@ -111,12 +115,12 @@ def explain(error: BaseException) -> str | None:
         how = f"was ended by the system ({dead[2]})" if dead[2] else "ended without an error"
         return (
             f"a data worker (pid {dead[1].strip()}) {how}, most likely for lack of memory; "
-            f"lower --cache_rate or --num_workers (0 works everywhere) and {RESUME}"
+            f"lower --cache_rate or --num_workers (0 works everywhere) and {resume_hint()}"
         )
     if "shared memory" in text and "DataLoader" in text:
         return "data workers are out of shared memory; set --num_workers 0, or provide more (docker run --shm-size 8g)"
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         return "the GPU is out of memory; lower --batch_size or --patch_size, or set --amp True"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; {OS_REMEDIES.get(error.errno or 0, 'fix it')} and {RESUME}"
+        return f"{error.filename}: {error.strerror}; {OS_REMEDIES.get(error.errno or 0, 'fix it')} and {resume_hint()}"
     return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,13 +23,15 @@ from ..core.deprecations import migrate_config
 from ..core.errors import InputError, first_line
 from .checkpoint import delete_state, read_state, write_checkpoint
 from .distributed.processes import is_main, rank, world_size
+from .fit import end_of_training
+from .run_folder import FINISHED_STATE, LENGTHS, finish, restart
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
 FORMAT = 3  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7
 SAVE, STOP = 1, 2
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
-MAY_CHANGE = ("epochs", "max_minutes", "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
+MAY_CHANGE = (*LENGTHS, "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
 # Sections of train.yaml that version 0.6 rearranged without a change of the training; their settings are knobs, which are compared.
 REARRANGED = (
     "train",
@@ -76,8 +79,8 @@ class TrainingState:
 
     Attach it before all handlers that read the trainer's epoch at the start; it saves after all others of an epoch. Order and
     augmentation of the samples are functions of seed, epoch and case (``scripts.training.sampling``), and PyTorch's generator is
-    seeded for every epoch, so that a resumed run equals an uninterrupted one bitwise. The training deletes the file at its end.
-    With several processes, rank 0 writes and all read.
+    seeded for every epoch, so that a resumed run equals an uninterrupted one bitwise. At its end the training renames
+    the file to ``finished.pt``, from which a longer run continues. With several processes, rank 0 writes and all read.
 
     On SIGTERM or Ctrl-C the run saves after the current step and ends without ``Events.COMPLETED``; the name of the signal is left
     in ``engine.state.stopped_by``.
@@ -109,7 +112,9 @@ class TrainingState:
         self.path, self.modules, self.sampler, self.evaluator = Path(path), dict(modules), sampler, evaluator
         self.val_handlers, self.seed, self.resume = list(val_handlers), seed, resume
         self.minutes, self.data = minutes, data
-        self.settings = training_relevant(running_config(), MAY_CHANGE)
+        config = running_config()
+        self.settings = training_relevant(config, MAY_CHANGE)
+        self.lengths = {k: config[k] for k in LENGTHS if isinstance(config.get(k), (int, float, type(None))) and k in config}
         self.stop = GracefulShutdown()
         self._saved, self._random, self._start = time.monotonic(), None, 0
         self._trainer: Engine | None = None
@@ -226,7 +231,11 @@ class TrainingState:
         self._saved = time.monotonic()
         if not self.resume and is_main():
             delete_state(self.path)
+            restart(self.path.parent)
         content, file = read_state(self.path, engine.state.device) if self.resume else (None, self.path)
+        finished = self.path.with_name(FINISHED_STATE)
+        if self.resume and content is None and finished.is_file():  # a longer run: `run_folder.check_unfinished` refuses others
+            content, file = read_state(finished, engine.state.device)
         if content is None:
             return
         self._compare(content, file)
@@ -240,7 +249,9 @@ class TrainingState:
             ) from None
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
-        engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+        # A run that has ended by time ended within an epoch, which counts as a whole.
+        least = content["epoch"] * engine.state.epoch_length
+        engine.state.epoch, engine.state.iteration = content["epoch"], max(content["iteration"], least)
         steps = engine.state.iteration - engine.state.epoch * engine.state.epoch_length
         self._random, self._start = content["random"], max(steps, 0) * engine.data_loader.batch_size  # type: ignore[attr-defined]
         logger.info("%s: resumed after epoch %d%s", file, engine.state.epoch, f" and {steps} steps" if steps > 0 else "")
@@ -267,5 +278,9 @@ class TrainingState:
 
     def _end(self, engine: Engine) -> None:
         self.stop.release()
-        if is_main():
-            delete_state(self.path)
+        if not is_main():
+            return
+        if self.path.is_file():  # for a longer run
+            os.replace(self.path, self.path.with_name(FINISHED_STATE))
+        delete_state(self.path)
+        finish(self.path.parent, end_of_training(engine, self.evaluator), engine.state.epoch, self.lengths)

@@ -56,6 +56,8 @@ def merge_overlays(files: Sequence[str]) -> None:
     defaults: dict[str, Any] = DEFAULT_MLFLOW_SETTINGS["configs"]  # type: ignore[assignment]
     given = {key: before[key] for key in OPTIONS if key in before and before[key] != defaults[key]}
     content = _override(merged.get(), {"mlflow": before.get("mlflow")} | given)
+    if "run_dirs" in content:  # the folder has the user's name or the time; the name of MLflow's run includes that of the folder
+        content["run_dirs"] = {**content["run_dirs"], "name": before.get("run_name")}
     if content != before:  # resolving the whole config calls this function again
         parser.set(content)
 
