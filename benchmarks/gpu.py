@@ -45,7 +45,12 @@ PARTS: dict[str, tuple[float, str]] = {
     "full_width": (4.0, "gpu_parts.training:full_width"),
     "long_inference": (5.0, "gpu_parts.inference:long_scan"),
 }
-ENOUGH = {"machine": 20.0, "training": 40.0, "inference": 50.0}  # seconds that a part may take even in a short run
+ENOUGH = {
+    "machine": 20.0,
+    "training": 40.0,
+    "inference": 50.0,
+    "compiled": 30.0,
+}  # seconds that a part may take even in a short run
 SHORT = ("machine", "training", "inference", "compiled", "correctness")  # of a short run, see Settings.short
 # Run beside the parts: simulated scans, and in short runs the compiler.
 BESIDE = {"scans": "gpu_parts.scans:run", "compiler": "gpu_parts.training:prepare"}

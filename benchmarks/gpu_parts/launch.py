@@ -25,6 +25,10 @@ def execute(name: str, part: Part, settings: Settings) -> int:
     """Run a part in this process; the exit status. The reason of a failure is reported as a row."""
     row = RowFile(Path(settings.out) / "parts" / f"{name}.jsonl")
     try:
+        if settings.cuda and ":" in settings.device:
+            import torch
+
+            torch.cuda.set_device(settings.device)
         part(settings, row)
     except BaseException as error:
         traceback.print_exc()
