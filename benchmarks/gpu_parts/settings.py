@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +87,8 @@ def attempt(row: Row, table: str, name: dict[str, Any], measure: Callable[[], di
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         row(table, {**name, "note": f"failed: {type(error).__name__}: {lines[0][:200]}"})
-        print(f"{name}: {type(error).__name__}: {error}", flush=True)
+        print(f"{table} {name}", file=sys.stderr)
+        traceback.print_exc()
         return None
     row(table, {**name, **columns})
     return columns
