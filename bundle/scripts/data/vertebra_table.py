@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..core.deprecations import migrate_keys
 from ..core.files import read_table, write_table
 from ..core.vertebrae import LEVELS, spine_order, voxels_per_label
+from ..io.formats import stem
 
 FILE_NAME = "vertebrae.csv"
 # A blank value is unknown. fractured: 1 or 0; grade: 0 to 3 (Genant); loss_* and density: relative height loss and kind of density
@@ -70,6 +71,21 @@ def read_vertebra_table(path: Path | str) -> list[dict[str, str]]:
         fractured = row.get("fractured", grade and str(int(grade != "0")))
         rows.append({**dict.fromkeys(COLUMNS, ""), **row, "fractured": fractured})
     return rows
+
+
+def rows_of_entry(rows: Mapping[str, dict[int, dict[str, str]]], entry: Mapping[str, str]) -> dict[int, dict[str, str]]:
+    """Rows of an entry of a datalist by label, found by the names of its files; empty where the table lacks it.
+
+    Args:
+        rows: see ``rows_by_case``.
+        entry: case of a datalist with absolute paths.
+    """
+    for file in (Path(entry[key]) for key in ("vertebrae", "label", "image") if entry.get(key)):
+        name = stem(file)
+        found = rows.get(name) or rows.get(f"{file.parent.parent.name}/{name}")  # of a part of a built set
+        if found:
+            return found
+    return {}
 
 
 def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:

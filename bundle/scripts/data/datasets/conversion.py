@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -227,6 +228,8 @@ def convert(
     rows = [row for _, r in converted for row in r["rows"]]
     if rows:
         write_vertebra_table(root / FILE_NAME, rows)
+        states = Counter(str(row["fractured"]) for row in rows)
+        print(f"{len(rows)} vertebrae: {states['1']} fractured, {states['0']} intact, {states['']} unknown")
     masks = [{**r["files"], "patient": c.patient} for c, r in converted if not c.in_datalist]
     if masks:
         write_datalist(root / "masks.json", {"training": masks}, f"Masks without a CT. {description}")

@@ -14,6 +14,7 @@ from nibabel.processing import resample_to_output
 
 from ...core.errors import InputError
 from ...data.datalist import SECTIONS, read_datalist
+from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
 from ..fracture.labels import labelled_vertebrae, training_label
@@ -32,6 +33,7 @@ def _render_case(
     min_grade: int,
     noise: float | None,
     spacing: float | None = None,
+    rows: Mapping[int, Mapping[str, str]] | None = None,
 ) -> LabelledScan:
     """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
     case_rng = np.random.default_rng(seed)
@@ -58,7 +60,7 @@ def _render_case(
     scan = render_ct(labels, affine, style, scan_seed)
     scan = add_fractures(scan, rng, count, grades=grades, exclude=[*fractured, *ignored])
     mild = [f["label"] for f in scan.fractures if f["grade"] < min_grade]
-    return LabelledScan(scan, training_label(scan, fractured, [*ignored, *mild]), fractured, ignored)
+    return LabelledScan(scan, training_label(scan, fractured, [*ignored, *mild]), fractured, ignored, rows=rows or {})
 
 
 def render(
@@ -77,8 +79,8 @@ def render(
     """Render CTs around vertebra masks whose CT is missing or may not be used: real anatomy, random tissue.
 
     Reads the cases of DATALIST with vertebrae (their CT is not read), and writes images/, labels/, vertebrae/, vertebrae.csv and
-    datalist.json into OUT. Real fractures of a label are kept. Every case stays in its section of the split. Failures are isolated
-    per case; rerun the same command to resume.
+    datalist.json into OUT. Real fractures of a label, and grades of a vertebrae.csv beside DATALIST, are kept. Every case stays in
+    its section of the split. Failures are isolated per case; rerun the same command to resume.
 
     Args:
         datalist: datalist with `vertebrae` (VerSe's labels), and `label` where fractures are labelled.
@@ -114,11 +116,24 @@ def render(
     masks = [(section, case) for section in SECTIONS for case in sections[section] if "vertebrae" in case]
     if not masks:
         raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
+    table = source.with_name(FILE_NAME)
+    rows = rows_by_case(table if table.is_file() else None)
     cases: list[SimulationCase] = []
     for number, (section, case) in enumerate(masks):
         for copy in range(copies):
             name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"
-            make = partial(_render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade, noise, spacing)
+            make = partial(
+                _render_case,
+                case,
+                [seed, len(cases)],
+                fractures,
+                healthy,
+                grades,
+                min_grade,
+                noise,
+                spacing,
+                rows_of_entry(rows, case),
+            )
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
     # Options of None are also those of folders made before them, which therefore resume.
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise, "spacing": spacing}

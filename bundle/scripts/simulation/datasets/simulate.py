@@ -17,6 +17,7 @@ from ...core.errors import InputError
 from ...core.genant import SHAPES
 from ...data.datalist import SECTIONS, read_datalist
 from ...data.datasets.conversion import require_same_grid
+from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
 from ..fracture.labels import labelled_vertebrae, training_label
@@ -42,7 +43,12 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
 
 
 def _simulate_case(
-    case: Mapping[str, str], seed: Sequence[int], max_fractures: int, shapes: Sequence[str], grades: Sequence[int]
+    case: Mapping[str, str],
+    seed: Sequence[int],
+    max_fractures: int,
+    shapes: Sequence[str],
+    grades: Sequence[int],
+    rows: Mapping[int, Mapping[str, str]],
 ) -> LabelledScan:
     """Scan of a case with 1 to ``max_fractures`` simulated fractures, or with none when ``max_fractures`` is 0."""
     rng = np.random.default_rng(seed)
@@ -52,7 +58,7 @@ def _simulate_case(
     scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored])
     if count and not scan.fractures:
         tqdm.write(f"{case['image']}: no vertebra is complete and sampled finely enough to simulate a fracture; written unchanged")
-    return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored)
+    return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored, rows=rows)
 
 
 def _case_names(cases: Sequence[Mapping[str, str]], source: Path) -> list[str]:
@@ -87,7 +93,8 @@ def simulate(
 
     Reads the cases of DATALIST with image and vertebrae, fractures vertebrae that are complete in the scan, and writes images/,
     labels/, vertebrae/, vertebrae.csv and datalist.json into OUT. Every case stays in its section of the split. Fractures and the
-    ignore index of an existing label are kept. Failures are isolated per case; rerun the same command to resume.
+    ignore index of an existing label are kept, and so are the grades of a vertebrae.csv beside DATALIST. Failures are isolated per
+    case; rerun the same command to resume.
 
     Args:
         datalist: datalist with `image` and `vertebrae` (and `label`, if there is one), as the other commands write it.
@@ -120,12 +127,14 @@ def simulate(
     if not any("vertebrae" in case for _, case in scans):
         raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
     names = _case_names([case for _, case in scans], source)
+    table = source.with_name(FILE_NAME)
+    rows = rows_by_case(table if table.is_file() else None)
     cases: list[SimulationCase] = []
     for (section, case), name in zip(scans, names, strict=True):
         for copy in range(copies):
             k = len(cases)
             intact = int((k + 1) * healthy) > int(k * healthy)
-            make = partial(_simulate_case, case, [seed, k], 0 if intact else fractures, shapes, grades)
+            make = partial(_simulate_case, case, [seed, k], 0 if intact else fractures, shapes, grades, rows_of_entry(rows, case))
             name_of_copy = f"{name}_{copy}" if copies > 1 else name
             cases.append(SimulationCase(name_of_copy, case["image"], make, case.get("patient"), section))
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -13,16 +13,17 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
 from ...core.vertebrae import spine_order
 from ...data.datalist import SECTIONS, write_datalist
-from ...data.datasets.conversion import process_cases, save_image
+from ...data.datasets.conversion import begin_dataset, process_cases, save_image
 from ...data.split import split_by_patient
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, vertebra_rows, write_vertebra_table
 from ..spine_scan import SpineScan
 
 FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
 GRADES = (1, 2, 3)
+# Columns that the rows of a source decide.
+OF_SOURCE = ("grade", "shape", "loss_anterior", "loss_middle", "loss_posterior", "density")
 
 
 @dataclass
@@ -32,9 +33,10 @@ class LabelledScan:
     Attributes:
         scan: CT with vertebra instances and simulated fractures.
         label: (X, Y, Z) training label.
-        fractured: vertebrae with a real fracture, whose grade is unknown.
+        fractured: vertebrae with a real fracture, whose grade is unknown where ``rows`` lacks it.
         unknown: vertebrae that the source marks as unknown.
         orientation: axis codes of the files, such as "PIR"; None for those of the scan.
+        rows: rows of the table of vertebrae of the source by label.
     """
 
     scan: SpineScan
@@ -42,6 +44,7 @@ class LabelledScan:
     fractured: Sequence[int] = ()
     unknown: Sequence[int] = ()
     orientation: str | None = None
+    rows: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,12 @@ def check_options(options: Mapping[str, object], checks: Mapping[str, tuple[bool
 
 
 def _rows(case: str, made: LabelledScan) -> list[dict[str, object]]:
-    """Rows of the table of vertebrae; grades of real fractures, and all of unknown vertebrae, are blank."""
+    """Rows of the table of vertebrae; real vertebrae have the grade of the source, blank where it lacks one or is unknown."""
     scan = made.scan
-    attributes: dict[int, dict] = {v: {"fractured": 0, "grade": 0} for v in spine_order(scan.labels)}
+    kept = {v: {k: row[k] for k in OF_SOURCE if row.get(k)} for v, row in made.rows.items()}
+    attributes: dict[int, dict] = {v: {"fractured": 0, "grade": 0} | kept.get(v, {}) for v in spine_order(scan.labels)}
     attributes |= {f["label"]: {"fractured": 1} | f for f in scan.fractures}
-    attributes |= {v: {"fractured": 1} for v in made.fractured} | {v: {} for v in made.unknown}
+    attributes |= {v: kept.get(v, {}) | {"fractured": 1} for v in made.fractured} | {v: {} for v in made.unknown}
     return vertebra_rows(case, scan.labels, scan.affine, attributes)
 
 
@@ -126,7 +130,7 @@ def write_dataset(
         InputError: when the folder has other settings, when no case could be made, or, after everything is written, when some
             could not.
     """
-    ensure_same_settings(out, settings)
+    begin_dataset(out, settings)
     root = Path(out)
     files = {key: f"{folder}/{{}}.nii.gz" for key, folder in FOLDERS.items()}
 
