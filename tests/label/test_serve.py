@@ -15,6 +15,10 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.label import serve
 from scripts.label.serve import NAME, command, environment, prepare_app
+from scripts.networks.weights_description import with_description
+from scripts.training.describe_run import describe_config
+from scripts.training.describe_weights import training_config
+from scripts.training.described_config import INPUT
 from scripts.training.preflight import preflight
 
 OVERLAY = {"network_def::features": [4, 4, 8, 8, 8], "spacing": [4.0, 3.0, 3.0], "epochs": 3}
@@ -53,10 +57,28 @@ def test_config_of_training_has_the_exceptions_of_monai_label(bundle, tmp_path):
     expected = ConfigParser()
     expected.read_config([str(bundle / "configs" / name) for name in ("train.yaml", "label_train.yaml")])
     content = ConfigParser.load_config_file(str(configs / "train.json"))
-    assert {k: v for k, v in content.items() if k != "_meta_"} == {k: v for k, v in expected.get().items() if k != "_meta_"}
-    assert not (configs / "inference.json").exists()
+    described = {"_meta_", "network_def", "auxiliary_outputs", *INPUT}  # those of the weights, where they describe themselves
+    assert {k: v for k, v in content.items() if k not in described} == {
+        k: v for k, v in expected.get().items() if k not in described
+    }
     for key in ("train::trainer::max_epochs", "train::dataset::data", "validate::dataset::data", "train::handlers", "network"):
         assert key in expected  # MONAI Label overrides or reads these
+
+
+def test_described_weights_need_no_config(tmp_path):
+    content = training_config(["network/unet.yaml", "spatial_25d.yaml"], {"spacing": [3.0, 3.0, 3.0]})
+    network = ConfigParser(dict(content)).get_parsed_content("network_def")
+    torch.save(with_description(network.state_dict(), describe_config(content).text()), tmp_path / "own.pt")
+    (tmp_path / "app" / "model").mkdir(parents=True)
+    prepare_app(tmp_path / "app", str(tmp_path / "own.pt"))
+    configs = tmp_path / "app" / "model" / NAME / "configs"
+    for name in ("train", "inference"):
+        parser = ConfigParser()
+        parser.read_config(str(configs / f"{name}.json"))
+        assert (parser["spacing"], parser["neighbours"], parser["neighbour_mm"]) == ([3.0, 3.0, 3.0], 2, 7.5)
+        assert parser["network_def"]["_target_"] == "BasicUNet"
+        assert parser["bundle_root"].startswith("$")
+    assert parser["network_def"]["in_channels"] == "$2 * @neighbours + 1"
 
 
 def test_trained_weights_of_a_session_are_kept_unless_fresh(weights, tmp_path):

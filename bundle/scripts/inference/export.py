@@ -17,6 +17,9 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_table
+from ..networks.exported_description import EXTRA_FILE, add_to_onnx
+from ..networks.weights_description import ATTRIBUTE
+from ..training.weights import read_weights
 from .config import read_config
 from .runtimes import import_openvino, load_runner
 
@@ -25,15 +28,16 @@ REQUIREMENTS = {"torchscript": (), "onnx": ("onnx", "onnxscript"), "openvino": (
 EXPORT_COLUMNS = ("format", "file", "mib", "logits_random", "probability_random", "logits_phantom", "probability_phantom")
 
 
-def _torchscript(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _torchscript(network: nn.Module, example: torch.Tensor, path: Path, text: str | None) -> None:
     from monai.networks.utils import convert_to_torchscript
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(convert_to_torchscript(network), str(path))
+        extra = {} if text is None else {EXTRA_FILE: text}
+        torch.jit.save(convert_to_torchscript(network), str(path), _extra_files=extra)
 
 
-def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _onnx(network: nn.Module, example: torch.Tensor, path: Path, text: str | None) -> None:
     from torch.export import Dim
 
     stride = int(getattr(network, "stride", 16))
@@ -61,17 +65,21 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
     finally:
         for logger, level in zip(exporters, levels, strict=True):
             logger.setLevel(level)
+    if text is not None:
+        add_to_onnx(path, text)
 
 
-def _openvino(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _openvino(network: nn.Module, example: torch.Tensor, path: Path, text: str | None) -> None:
     openvino = import_openvino()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
+    if text is not None:
+        model.set_rt_info(text, [ATTRIBUTE])
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
-WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
+WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path, str | None], None]] = {
     "torchscript": _torchscript,
     "onnx": _onnx,
     "openvino": _openvino,
@@ -105,13 +113,14 @@ def export(
 
     Writes NAME.ts, NAME.onnx, NAME.xml with NAME.bin, and exports.csv with the largest absolute differences of logits and
     probabilities on a random batch and on slices of a phantom. ONNX accepts any batch and any size that is a multiple of the
-    network's stride; OpenVINO IR any batch of the window of the config. Each is a --checkpoint for inference.
+    network's stride; OpenVINO IR any batch of the window of the config. Each is a --checkpoint for inference and holds the
+    description of the weights, where they have one.
 
     Args:
         checkpoint: weights (.pt).
         out: folder to write to.
         formats: formats to write: torchscript, onnx, openvino.
-        config: overlay of the inference config, or a list of them, with which the checkpoint was trained.
+        config: overlay of the inference config, or a list of them, for weights without a description.
     """
     formats = [formats] if isinstance(formats, str) else list(formats)
     for name in formats:
@@ -129,16 +138,18 @@ def export(
     network.eval().to(memory_format=torch.contiguous_format)
     batches = {"random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)), "phantom": phantom_batch(shape, hu)}
     expected = {k: reference(b) for k, b in batches.items()}
+    _, description = read_weights(checkpoint)
+    text = None if description is None else description.text()
     rows = []
     for name in formats:
         path = Path(out) / (Path(checkpoint).stem + FORMATS[name])
         print(f"{name}: {path}", flush=True)
         if name == "openvino":  # two files that reference each other
             path.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[name](network, batches["random"], path)
+            WRITERS[name](network, batches["random"], path, text)
         else:
             with atomic_write(path) as temporary:
-                WRITERS[name](network, batches["random"], temporary)
+                WRITERS[name](network, batches["random"], temporary, text)
         runner = load_runner(network, str(path), shape, "cpu", "torch" if name == "torchscript" else "auto")
         row: dict[str, object] = {"format": name, "file": path.name, "mib": round(path.stat().st_size / 2**20, 2)}
         if name == "openvino":

@@ -69,6 +69,7 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
     else:
         notes.append(f"weights: none at {source}; {without}")
     if current.is_file():
+        _follow_weights(target, current)
         _check_weights(target, current)
     return notes
 
@@ -87,6 +88,27 @@ def _merge(folder: Path, name: str, overlays: Sequence[str]) -> None:
     parser = ConfigParser()
     parser.read_config([str(folder / f"{name}.yaml"), *overlays])
     write_text(folder / f"{name}.json", json.dumps(parser.get(), indent=2) + "\n")
+
+
+def _follow_weights(bundle: Path, weights: Path) -> None:
+    """Merge network and input of weights that describe them into the configs, so that no overlay is needed."""
+    from monai.bundle import ConfigParser
+
+    from ..training.described_config import DescribedConfig, common_description, read_base
+
+    found = common_description(str(weights))
+    if found is None:
+        return
+    for name, base in (("inference", ["inference.yaml"]), ("train", ["train.yaml", "label_train.yaml"])):
+        parser, folder = ConfigParser(), bundle / "configs"
+        parser.read_config(str(next(p for e in ("json", "yaml") if (p := folder / f"{name}.{e}").is_file())))
+        content = dict(parser.get())
+        described = DescribedConfig(
+            config={**content, "bundle_root": str(bundle), "device": "cpu"}, base=read_base(base),
+            kind="inference" if name == "inference" else "training", training=name == "train",
+        ).merge(*found)  # fmt: skip
+        merged = {**described, "bundle_root": content["bundle_root"], "device": content["device"]}
+        write_text(folder / f"{name}.json", json.dumps(merged, indent=2) + "\n")
 
 
 def _mismatch(bundle: Path, weights: Path) -> str:
@@ -153,7 +175,7 @@ def serve(
         studies: folder of scans (.nii.gz, .nii, .nrrd, .mha); labels are stored in its folder `labels`.
         app: folder of the server: copy of the bundle, trained weights, logs.
         weights: initial weights; models/model.pt of the bundle by default.
-        config: overlay that the weights were trained with, such as demo.yaml, or a list of them.
+        config: overlay, or a list of them; weights without a description need those that they were trained with, such as demo.yaml.
         host: address of the server.
         port: port of the server.
         fresh: start from the initial weights even if an earlier session has trained.

@@ -200,8 +200,15 @@ def description_of(state: object, file: Path | str) -> WeightsDescription | None
     text = getattr(state, ATTRIBUTE, None)
     if text is None and isinstance(state, Mapping):
         text = state.get(ATTRIBUTE) if isinstance(state.get(ATTRIBUTE), str) else getattr(state.get("model"), ATTRIBUTE, None)
-    if text is None:
-        return None
+    return None if text is None else parse_description(text, file)
+
+
+def parse_description(text: str, file: Path | str) -> WeightsDescription:
+    """Read the text of a file.
+
+    Raises:
+        InputError: for a text that is no description, with the name of the file.
+    """
     try:
         return WeightsDescription.from_text(text)
     except (ValueError, TypeError, RecursionError) as error:

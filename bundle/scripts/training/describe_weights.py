@@ -19,6 +19,7 @@ from ..core.paths import BUNDLE
 from ..networks.weights_description import with_description
 from .checkpoint import write_checkpoint
 from .describe_run import describe_config
+from .described_config import description_in
 from .weights import flat_state, load_weights, read_weights
 
 CONFIGS = BUNDLE / "configs"
@@ -28,12 +29,13 @@ def show(path: str) -> str:
     """Print the description that a file of weights carries, as JSON.
 
     Args:
-        path: file of weights (.pt).
+        path: file of weights (.pt), or an exported model (.ts, .onnx, .xml).
 
     Raises:
         InputError: for a file that is missing, unreadable, or without a description.
     """
-    _, description = read_weights(path)
+    file = Path(path)
+    description = description_in(file) if file.is_file() else read_weights(file)[1]
     if description is None:
         raise InputError(f"{path}: has no description, as the weights of versions up to 0.8; add one with `weights describe`")
     return description.text()

@@ -21,6 +21,7 @@ from ..core.config_overrides import given_ids
 from ..core.config_package import localise
 from ..core.errors import InputError
 from ..core.paths import BUNDLE
+from ..networks.exported_description import READERS, exported_description
 from ..networks.outputs import NUM_CLASSES
 from ..networks.weights_description import WeightsDescription, network_class, network_config
 from .describe_run import AXES, plain_value
@@ -37,14 +38,23 @@ CHANNELS = "$2 * @neighbours + 1"
 
 
 def checkpoint_files(checkpoint: object) -> Iterator[Path]:
-    """Files of weights of a checkpoint, an ensemble (list), or one checkpoint per plane (dictionary)."""
+    """Files of a checkpoint, an ensemble (list), or one checkpoint per plane (dictionary): weights and exported models."""
     if isinstance(checkpoint, Mapping):
         checkpoint = list(checkpoint.values())
     if isinstance(checkpoint, (list, tuple)):
         for item in checkpoint:
             yield from checkpoint_files(item)
-    elif isinstance(checkpoint, (str, Path)) and Path(checkpoint).suffix.lower() == ".pt" and Path(checkpoint).is_file():
+    elif isinstance(checkpoint, (str, Path)) and Path(checkpoint).is_file():
         yield Path(checkpoint)
+
+
+def description_in(file: Path) -> WeightsDescription | None:
+    """Description in a file of weights or an exported model.
+
+    Raises:
+        InputError: for weights that cannot be read, or a damaged description.
+    """
+    return exported_description(file) if file.suffix.lower() in READERS else read_weights(file)[1]
 
 
 def common_description(checkpoint: object) -> tuple[WeightsDescription, Path] | None:
@@ -55,7 +65,7 @@ def common_description(checkpoint: object) -> tuple[WeightsDescription, Path] | 
     """
     first: tuple[WeightsDescription, Path] | None = None
     for file in checkpoint_files(checkpoint):
-        _, description = read_weights(file)
+        description = description_in(file)
         if description is None:
             continue
         if first is None:

@@ -106,7 +106,7 @@ def check_unfinished(output_dir: str, resume: bool = True, **lengths: float | No
         lengths: ``epochs``, ``max_minutes`` and ``patience`` of this command.
 
     Raises:
-        InputError: one line that says how to continue and how to start over.
+        InputError: one line with the options that continue it and that start it over.
     """
     folder = Path(output_dir)
     state = folder / STATE
