@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from conftest import BUNDLE
+from ignite.engine import Engine
+from monai.bundle import ConfigParser, ckpt_export
+from monai.handlers import CheckpointLoader
 from scripts.core.errors import InputError
 from scripts.inference.config import read_config
+from scripts.inference.export import export
 from scripts.networks.weights_description import WeightsDescription, description_of, with_description
 from scripts.training.describe_run import describe_config
 from scripts.training.describe_weights import training_config
@@ -157,6 +162,8 @@ def test_members_of_an_ensemble_must_have_one_input(tmp_path):
         ({"network": {"_target_": "os.system", "command": "true"}}, r"network os\.system, which is not part of the bundle"),
         ({"network": {"_target_": "scripts.core.files.write_text"}}, "which is not part of the bundle"),
         ({"network": {"_target_": "scripts.networks.aspp.torch"}}, "which is not part of the bundle"),
+        ({"network": {"_target_": "BasicUNet", "pretrained": True}}, "its description fits no BasicUNet"),
+        ({"network": {"_target_": "scripts.networks.MSFFNet", "features": [4]}}, r"fits no scripts\.networks\.MSFFNet"),
     ],
 )
 def test_description_names_networks_only(tmp_path, changes, words):
@@ -192,6 +199,36 @@ def test_damaged_description_is_one_line(tmp_path, text):
     with pytest.raises(InputError, match=r"model\.pt: its description is damaged \(.*\); describe the file again") as caught:
         read_config(None, {"checkpoint": str(file)})
     assert "\n" not in str(caught.value)
+
+
+def test_monai_loads_described_weights(tmp_path):
+    """MONAI's handler and its export, without a key of the weights."""
+    file = weights(tmp_path, ["network/unet.yaml"])
+    content = training_config(["network/unet.yaml"], {})
+    stored, network = torch.load(file, weights_only=True), ConfigParser(dict(content)).get_parsed_content("network_def")
+    engine = Engine(lambda *_: None)
+    CheckpointLoader(str(file), {"model": network}).attach(engine)
+    engine.run([0])
+    assert all(torch.equal(v, stored[k]) for k, v in network.state_dict().items())
+    (tmp_path / "config.json").write_text(json.dumps({"network_def": {**content["network_def"], "in_channels": 1}}))
+    ckpt_export(
+        "network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(file), config_file=str(tmp_path / "config.json"),
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+    )  # fmt: skip
+    exported = torch.jit.load(str(tmp_path / "model.ts")).state_dict()
+    assert all(torch.equal(v, stored[k]) for k, v in exported.items())
+
+
+def test_exported_models_describe_themselves(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("openvino")
+    values = {"network_def::features": [4, 4, 4, 4, 4, 4], "patch_size": [64, 64], "spacing": [3.0, 3.0, 3.0]}
+    file = weights(tmp_path, ["network/unet.yaml", "spatial_25d.yaml"], **values)
+    export(str(file), out=str(tmp_path))
+    for ending in ("ts", "onnx", "xml"):
+        parser = read_config(None, {"checkpoint": str(tmp_path / f"model.{ending}")})
+        read = [parser.get_parsed_content(k) for k in ("spacing", "patch_size", "neighbours", "neighbour_mm")]
+        assert read == [[3.0, 3.0, 3.0], [64, 64], 2, 7.5]
 
 
 def test_cut_off_and_pickled_files_are_one_line(tmp_path):

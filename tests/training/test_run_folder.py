@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from scripts.core.errors import InputError
 from scripts.inference.segment import segment
@@ -108,6 +109,26 @@ def test_longer_run_continues_bitwise(bundle, phantom_set, here):
     assert rows == [3, 3]
     content, _ = read_state(here / "runs" / "a" / "finished.pt", "cpu")
     assert content["epoch"] == 2
+
+
+def test_interrupted_run_of_a_name_resumes_bitwise(bundle, phantom_set, here):
+    cut = training(bundle, phantom_set, run_name="a")
+
+    def stop(engine: Engine) -> None:
+        if engine.state.iteration == 3:
+            raise KeyboardInterrupt
+
+    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, stop)
+    with pytest.raises(BaseException):  # noqa: B017
+        cut.run()
+    assert not (here / "runs" / "a" / "finished.json").exists()
+    states = []
+    for name in ("a", "b"):
+        work = training(bundle, phantom_set, run_name=name)
+        work.run()
+        states.append(work.parser.get_parsed_content("network").state_dict())
+    assert same(*states)
+    assert same(*[torch.load(here / "runs" / n / "model.pt", weights_only=True) for n in ("a", "b")])
 
 
 def test_evaluation_finds_the_run_by_its_name(bundle, phantom_set, here):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.paths import PACKAGE
 from .outputs import OUTPUTS
 
@@ -139,12 +139,16 @@ def _numbers(values: object, *lengths: int) -> bool:
 def _is_plain(value: object) -> bool:
     """True for JSON values without references, expressions and components of a config but the network's own class."""
     if isinstance(value, Mapping):
-        return all(isinstance(k, str) and (not k.startswith("_") or k == "_target_") and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and _is_plain(v) and not _has_component(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) and not isinstance(v, Mapping) for v in value)
+        return all(_is_plain(v) and not _has_component(v) for v in value)
     if isinstance(value, str):
         return value[:1] not in ("$", "@", "%")
     return value is None or isinstance(value, (bool, int, float))
+
+
+def _has_component(value: object) -> bool:
+    return isinstance(value, Mapping) and any(str(k).startswith("_") for k in value)
 
 
 def canonical_class(target: str) -> str:
@@ -170,14 +174,20 @@ def network_config(description: WeightsDescription, file: Path | str) -> dict[st
     """Config of the described network, with the name of its class as it is imported here.
 
     Raises:
-        InputError: for a class that is neither of the bundle nor of the listed ones of MONAI.
+        InputError: for a class that is neither of the bundle nor of the listed ones of MONAI, or arguments that it does not accept.
     """
     arguments = dict(description.network)
     name = canonical_class(str(arguments.pop("_target_")))
-    if network_class(name) is None or any(isinstance(v, Mapping) and "_target_" in v for v in arguments.values()):
+    cls = network_class(name)
+    if cls is None:
         raise InputError(
             f"{file}: was trained with the network {name}, which is not part of the bundle; add the overlay of its training"
         )
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory, whatever the widths
+            cls(**arguments)
+    except Exception as error:
+        raise InputError(f"{file}: its description fits no {name} ({first_line(error)[:120]}); {DAMAGED}") from None
     return {"_target_": f"{PACKAGE}{name.removeprefix('scripts')}" if name not in MONAI_CLASSES else name, **arguments}
 
 
