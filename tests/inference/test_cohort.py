@@ -17,6 +17,7 @@ import torch
 from conftest import BUNDLE
 from fakes import HuCodedOutputs, Threshold, affine_of, ball_scan, save
 from scripts.core.errors import InputError
+from scripts.inference import cohort
 from scripts.inference.cohort import Segmenter
 from spine_scene import affine_of as spine_affine
 from spine_scene import make_spine, read_ras, save_nifti
@@ -309,3 +310,45 @@ def test_changed_mask_of_vertebrae_is_used(vertebra_segmenter, spines, tmp_path)
     assert {n for n, t in times(out).items() if t != before[n]} == {"a_vertebrae.nii.gz"}
     assert [r["level"] for r in rows(out / "vertebrae.csv") if r["case"] == "a"] == ["L3"]
     assert np.array_equal(read_ras(out / "a_fracture.nii.gz") > 0, labels > 0)
+
+
+def test_account_names_every_part_of_the_input(scans, weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    (scans / "notes.txt").write_text("x")
+    (scans / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    assert segmenter(scans, weights, out).run().exit_status == 1
+    assert "4 scan(s) found: 3 segmented, 0 skipped (finished earlier), 1 failed; 1 other" in capsys.readouterr().out
+    with pytest.raises(InputError, match="1 of 4 scan"):
+        segmenter(scans, weights, out).run(strict=True)
+    printed = capsys.readouterr().out
+    assert "4 scan(s) found: 0 segmented, 3 skipped (finished earlier), 1 failed" in printed
+    assert f"not used: {scans / 'notes.txt'}: no scan" in printed
+    account = json.loads((out / "manifest.json").read_text())["input_account"]
+    assert account["found"] == account["segmented"] + account["skipped"] + account["failed"]
+    (scans / "gone.nii.gz").unlink()
+    assert segmenter(scans, weights, out).run(strict=True).exit_status == 0
+
+
+def test_any_error_of_a_scan_stops_only_that_scan(scans, weights, tmp_path, monkeypatch):
+    read = cohort.segment_case
+
+    def fail(source: str, *args, **kwargs) -> dict:
+        if source.endswith("b.nii.gz"):
+            raise TypeError("an unforeseen kind of damage\nand more")
+        return read(source, *args, **kwargs)
+
+    monkeypatch.setattr(cohort, "segment_case", fail)
+    results = segmenter(scans, weights, tmp_path / "out").run()
+    assert [r["case"] for r in results] == ["a", "c"]
+    (problem,) = results.problems
+    assert problem["problem"].startswith(f"{scans / 'b.nii.gz'}: ")
+    assert "\n" not in problem["problem"]
+
+
+def test_problem_of_a_twin_keeps_the_finished_scan(scans, weights, tmp_path):
+    (scans / "a.nii").write_bytes(b"differs only in its suffix")
+    out = tmp_path / "out"
+    for _ in range(2):
+        results = segmenter(scans, weights, out).run()
+        assert len(results.problems) >= 1
+    assert (out / "cases" / "b.json").is_file()

@@ -9,6 +9,7 @@ import pytest
 from conftest import SHARED
 from dicom_files import write_series, write_slice
 from scripts.io.dicom import read_series, read_slice
+from scripts.io.dicom_series import find_series
 
 pydicom = pytest.importorskip("pydicom")
 DICOM = SHARED / "data" / "totalsegmentator" / "example_ct_dicom"
@@ -54,9 +55,7 @@ def test_localizers_and_copies_are_left_out_with_a_note(tmp_path, volume):
     (tmp_path / "s" / "readme.txt").write_text("no DICOM")
     image, notes = read_series(tmp_path / "s")
     assert image.shape == (4, 5, 6)
-    assert len(notes) == 2
-    assert "1 localizer" in notes[0]
-    assert "repeat a slice" in notes[1]
+    assert [word in note for word, note in zip(("readme.txt", "1 localizer", "repeat a slice"), notes, strict=True)] == [True] * 3
 
 
 def test_slices_with_one_uid_at_other_positions_are_kept(tmp_path, volume):
@@ -182,3 +181,38 @@ def test_a_compressed_real_series_reads():
     assert image.shape[2] == len(list(DICOM.iterdir()))
     assert data.min() >= -1100
     assert 500 < data.max() < 4000
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("PixelSpacing", ["1"]),
+        ("PixelSpacing", ["0", "1"]),
+        ("ImagePositionPatient", ["0", "1"]),
+        ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
+        ("Rows", 0),
+    ],
+)
+def test_impossible_geometry_is_one_line(tmp_path, volume, tag, value):
+    write_series(tmp_path / "s", volume, **{tag: value})
+    with pytest.raises(ValueError, match=tag) as refused:
+        find_series(tmp_path / "s")
+    assert str(tmp_path / "s") in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("size", [150, 152, 400])
+def test_header_that_ends_inside_an_element(tmp_path, volume, size):
+    file = write_series(tmp_path / "s", volume)[2]
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match=str(file)) as refused:
+        find_series(tmp_path / "s")
+    assert "\n" not in str(refused.value)
+
+
+def test_empty_and_hidden_files_have_a_note(tmp_path, volume):
+    files = write_series(tmp_path / "s", volume)
+    files[-1].write_bytes(b"")
+    (tmp_path / "s" / "._000.dcm").write_bytes(b"\0\5\x16\7")
+    notes = find_series(tmp_path / "s").notes
+    assert ["0 bytes" in notes[0], "macOS" in notes[1]] == [True, True]

@@ -249,5 +249,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
         result = call(load(target), words[1:], f"{name} {first}")
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
             print(result)
+        if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named
+            sys.exit(status)
     else:
         run(target, f"{name} {first}", words[1:])

@@ -7,8 +7,9 @@ import contextlib
 import copy
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,28 +19,58 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import write_text
 from ..core.provenance import file_hash
-from ..io.formats import VOLUMES, stem
+from ..io.dicom import load_itk, load_packages
+from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, segment_case
+from .discovery import Scans, printable
 from .distributed_shard import DistributedShard
+from .given_vertebrae import pair_vertebrae
 from .inputs import find_inputs, same_output, shared_folder
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
 from .runtimes import Runner, load_runner
-from .tables import finished_cases, line, summarise
+from .tables import Account, finished_cases, line, summarise
 
+logger = logging.getLogger(__name__)
 Checkpoint = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 def _problem(error: BaseException, source: str, folder: Path) -> str:
     """One line with the scan, the reason and the remedy."""
+    if isinstance(error, FileNotFoundError) and not Path(source).exists():
+        return f"{source}: does not exist; correct the path"
     if isinstance(error, OSError) and error.strerror:
+        if str(error.filename or "").startswith(source):
+            return f"{error.filename}: cannot be read ({error.strerror}); change its permissions, or copy the scan again"
         return f"{source}: {error.filename or folder}: {error.strerror}; free some space, or choose another output"
     if isinstance(error, MemoryError):
         return f"{source}: not enough memory; set max_memory, or a smaller sw_batch_size"
-    return first_line(error) if isinstance(error, ValueError) else f"{source}: {first_line(error)}"
+    text = first_line(error)
+    if isinstance(error, ValueError) and source in text:
+        return text
+    if isinstance(error, (ValueError, RuntimeError)):
+        return f"{source}: {text}"
+    return f"{source}: cannot be processed ({type(error).__name__}: {text}); export the scan again, or leave it out"
+
+
+class Segmented(list[dict]):
+    """Results of a run, one per scan, as in ``cases/*.json``.
+
+    Attributes:
+        problems: scans that could not be segmented, with ``case``, ``input`` and ``problem``.
+    """
+
+    def __init__(self, results: Iterable[dict], problems: Iterable[dict]) -> None:
+        super().__init__(results)
+        self.problems = list(problems)
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of the command: 1 where a scan could not be segmented."""
+        return int(bool(self.problems))
 
 
 def _stamp(path: str) -> list[int]:
@@ -72,7 +103,7 @@ class Segmenter:
         post: arguments of ``PostProcessing``.
         outputs: arguments of ``Outputs``.
         runtime: arguments ``runtime``, ``device``, ``precision``, ``amp`` and ``compiled`` of ``load_runner``.
-        vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans; the source of levels.
+        vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans, see ``pair_vertebrae``.
         section: section of a datalist.
         expect_hu: reject scans whose values are not HU.
         max_memory: memory limit, such as "4G"; scans that need more are held in a temporary file, or rejected.
@@ -152,8 +183,9 @@ class Segmenter:
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
 
-    def _find_cases(self) -> list[dict[str, str]]:
-        cases = find_inputs(self.input, self.section) if self.cases is None else [dict(c) for c in self.cases]
+    def _find_cases(self) -> Scans:
+        found = find_inputs(self.input, self.section) if self.cases is None else self.cases
+        cases = Scans((dict(c) for c in found), getattr(found, "unused", ()))
         if not cases:
             raise InputError(
                 f"{self.input}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
@@ -166,16 +198,14 @@ class Segmenter:
             case["name"] = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
             if case["image"] in ambiguous:
                 case["problem"] = "another scan differs from it only in its suffix; rename one"
-            if self.vertebrae is not None:
-                case["vertebrae"] = self._vertebrae_mask(case, len(cases) == 1)
+        if self.vertebrae is not None:
+            masks, reasons = pair_vertebrae([c["image"] for c in cases if "problem" not in c], str(self.vertebrae))
+            for case in cases:
+                if case["image"] in masks:
+                    case["vertebrae"] = masks[case["image"]]
+                elif case["image"] in reasons:
+                    case["problem"] = reasons[case["image"]]
         return cases
-
-    def _vertebrae_mask(self, case: Mapping[str, str], single: bool) -> str:
-        source = Path(str(self.vertebrae))
-        if source.is_file() and single:
-            return str(source)
-        files = [source / f"{stem(case['image'])}{e}" for e in VOLUMES]
-        return str(next((f for f in files if f.is_file()), source / f"{stem(case['image'])}.nii.gz"))
 
     def _settings(self) -> dict:
         """Settings that determine the result of a scan."""
@@ -193,7 +223,7 @@ class Segmenter:
         """Result of an earlier run with the same settings on the same file."""
         base = self.output / case["name"]
         path = base.parent / "cases" / f"{base.name}.json"
-        if self.overwrite or not path.is_file():
+        if self.overwrite or "problem" in case or not path.is_file():
             return None
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -206,7 +236,10 @@ class Segmenter:
                 f"{path}: was created with other settings or weights; choose another output folder, or set overwrite to true"
             )
         # A scan that was deleted is not finished: it becomes a problem when it is segmented.
-        unchanged = Path(case["image"]).exists() and result.get("input_stamp") == _input_stamp(case)
+        try:
+            unchanged = result.get("input_stamp") == _input_stamp(case)
+        except OSError:
+            unchanged = False
         masks = ["_fracture.nii.gz", *(["_vertebrae.nii.gz"] if "vertebrae" in result else [])]
         endings = [] if self.outputs.statistics_only else masks
         endings += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
@@ -224,14 +257,17 @@ class Segmenter:
             if not Path(file).is_file():
                 raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
 
-    def run(self) -> list[dict]:
+    def run(self, strict: bool = False) -> Segmented:
         """Segment all scans; failures are isolated per scan.
 
+        Args:
+            strict: end the process with status 1 where a scan could not be segmented, after the others and their tables.
+
         Returns:
-            Results, as in ``cases/*.json``.
+            Results, as in ``cases/*.json``, and the scans that could not be segmented.
 
         Raises:
-            InputError: when nothing can start, or no scan could be segmented.
+            InputError: when nothing can start, or no scan could be segmented; with ``strict`` also when some could not.
         """
         from ..training.preflight import check_command
 
@@ -250,11 +286,16 @@ class Segmenter:
                 folder = finished_cases(self.output, digest) | {r["case_path"]: r for r in results}
                 ordered = sorted(folder.values(), key=lambda r: r["case_path"])
                 reused = len(folder) - len(results)
-                tqdm.write(summarise(self.output, ordered, problems, settings, self.input, reused))
+                account = Account(len(cases), len(results), len(finished), len(problems), tuple(cases.unused))
+                for text in cases.unused_lines():
+                    tqdm.write(text)
+                tqdm.write(summarise(self.output, ordered, problems, settings, printable(self.input), reused, account))
         results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
         if not results and problems:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
-        return results
+        if strict and problems:
+            raise InputError(f"{len(problems)} of {len(cases)} scan(s) could not be segmented; {self.output / 'problems.csv'}")
+        return Segmented(results, problems)
 
     def _segment(self, cases: Sequence[dict[str, str]], digest: str, shard: DistributedShard) -> tuple[list[dict], list[dict]]:
         if not cases:
@@ -266,16 +307,20 @@ class Segmenter:
         facts = {"settings": digest, "runtime": runtime, "version": digest[:12]}
         with contextlib.suppress(ImportError):
             import matplotlib.figure  # noqa: F401  # counts as memory before the first scan
+        if any(Path(c["image"]).is_dir() for c in cases if "problem" not in c):
+            load_packages()
+        elif any(file_suffix(c["image"]) not in NIFTI for c in cases):
+            load_itk()
 
         process_bytes = peak_resident()
         results: list[dict] = []
         problems: list[dict] = []
-        for case in tqdm(cases, desc="scans", unit="scan", disable=len(cases) < 2):
+        for case in tqdm(cases, desc="scans", unit="scan", disable=True if len(cases) < 2 else None):
             bar, source, base = ProgressBar(case["name"]), case["image"], self.output / case["name"]
             try:
-                (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # of an earlier, other run
                 if "problem" in case:
                     raise ValueError(f"{source}: {case['problem']}")
+                (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # of an earlier, other run
                 case_facts = {
                     **facts,
                     "input_stamp": _input_stamp(case),
@@ -288,7 +333,8 @@ class Segmenter:
                 )  # fmt: skip
                 results.append(result)
                 tqdm.write(line(result))
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            except Exception as error:  # readers raise errors of many kinds for a damaged file, and the next scan may be sound
+                logger.debug("%s", source, exc_info=True)
                 problem = _problem(error, source, base.parent)
                 problems.append({"case": case["name"], "input": source, "problem": problem})
                 tqdm.write(problem)

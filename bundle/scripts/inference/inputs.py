@@ -9,40 +9,43 @@ from collections import Counter
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..data.datalist import load_datalist
-from ..io.dicom_series import is_dicom
-from ..io.formats import VOLUMES, stem
+from ..io.formats import VOLUMES, file_suffix, stem
+from .discovery import NOT_UTF8, Scans, discover_datalist, discover_folder, discover_series, is_series, printable
 
 logger = logging.getLogger(__name__)
 
 
-def _is_series(folder: Path) -> bool:
-    return folder.is_dir() and any(is_dicom(f) for f in sorted(folder.iterdir())[:5])
-
-
-def find_inputs(path: str, section: str = "testing") -> list[dict[str, str]]:
+def find_inputs(path: str, section: str = "testing") -> Scans:
     """Find the scans: one ``{"image": path}`` per scan, with ``vertebrae`` from a datalist.
+
+    A scan that cannot be one, such as a link to nothing, has its ``problem``; the attribute ``unused`` of the list names everything
+    else of a folder, and the reason why it is not used.
 
     Args:
         path: a NIfTI, NRRD or MHA file; the folder of a DICOM series; a folder of such files and folders; or a datalist (JSON). A
             folder with a ``datalist.json`` is read as that datalist.
         section: section of a datalist.
+
+    Raises:
+        InputError: for a folder that cannot be opened.
     """
     source = Path(path)
-    if source.is_dir() and (source / "datalist.json").is_file():
-        source = source / "datalist.json"
-    if source.suffix == ".json" and source.is_file():
-        cases = load_datalist(str(source), section)
-        return [{k: case[k] for k in ("image", "vertebrae") if k in case} for case in cases]
-    if source.is_file() and str(source).endswith(VOLUMES):
-        return [{"image": str(source)}]
-    if _is_series(source):
-        return [{"image": str(source)}]
+    try:
+        if source.is_dir() and (source / "datalist.json").is_file():
+            return discover_datalist(source / "datalist.json", section, source)
+        if source.suffix == ".json" and source.is_file():
+            return discover_datalist(source, section)
+        if source.is_file() and file_suffix(source) in VOLUMES:
+            named = {"image": printable(source), "problem": NOT_UTF8}
+            return Scans([{"image": str(source)} if printable(source) == str(source) else named])
+        if is_series(source):
+            return discover_series(source)
+    except OSError as error:
+        raise InputError(f"{printable(path)}: cannot be opened ({error.strerror}); change its permissions") from None
     if source.is_dir():
-        items = [f for f in sorted(source.iterdir()) if not f.name.startswith(".")]
-        return [{"image": str(f)} for f in items if (f.is_file() and str(f).endswith(VOLUMES)) or _is_series(f)]
+        return discover_folder(source)
     logger.warning("%s is not a scan, a folder of scans or a datalist", source)
-    return []
+    return Scans()
 
 
 def shared_folder(cases: list[dict[str, str]]) -> str:

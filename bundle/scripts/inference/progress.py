@@ -53,7 +53,7 @@ class WindowCounter:
 
 
 class ProgressBar:
-    """Progress of a scan on the terminal, one bar per phase."""
+    """Progress of a scan on the terminal, one bar per phase; none where the output is no terminal, such as a log."""
 
     def __init__(self, name: str) -> None:
         self.name, self.phase = name, ""
@@ -64,7 +64,7 @@ class ProgressBar:
         if phase != self.phase:
             self.close()
             self.phase = phase
-            self.bar = tqdm(total=total, desc=f"{self.name}: {phase}", leave=False)
+            self.bar = tqdm(total=total, desc=f"{self.name}: {phase}", leave=False, disable=None)
         assert self.bar is not None
         self.bar.update(done - self.bar.n)
 

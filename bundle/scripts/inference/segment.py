@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from .cohort import Segmented
 from .config import read_config
 
 
@@ -29,7 +29,7 @@ def segment(
     statistics_only: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
-) -> list[dict[str, Any]]:
+) -> Segmented:
     """Segment fractured vertebrae in CT scans. For research use only.
 
     Writes into OUT, for every scan: NAME_fracture.nii.gz (mask on the grid of the scan), NAME_overlay.png, for a DICOM series
@@ -59,7 +59,8 @@ def segment(
         overwrite: segment finished scans again.
 
     Returns:
-        One dictionary per segmented scan, as in OUT/cases/NAME.json:
+        List with one dictionary per segmented scan, as in OUT/cases/NAME.json; its attribute ``problems`` lists the scans that
+        could not be segmented, and the command then ends with status 1:
 
         - ``case``, ``case_path``: name of the scan, and the name with its folders below OUT.
         - ``input``, ``shape``, ``spacing_mm``: path, voxels and voxel size (mm) of the scan.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -32,7 +33,34 @@ def finished_cases(root: Path, digest: str) -> dict[str, dict]:
     return results
 
 
-def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int) -> str:
+@dataclass(frozen=True)
+class Account:
+    """Account of the input of a run: every scan is in exactly one of ``segmented``, ``skipped`` and ``failed``.
+
+    Attributes:
+        found: number of scans of the input.
+        segmented: those segmented by this run.
+        skipped: those that an earlier run had finished with the same settings.
+        failed: those that could not be segmented.
+        unused: files and folders that belong to no scan, with the reason.
+    """
+
+    found: int
+    segmented: int
+    skipped: int
+    failed: int
+    unused: tuple[tuple[str, str], ...] = ()
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        parts = [f"{self.segmented} segmented", f"{self.skipped} skipped (finished earlier)", f"{self.failed} failed"]
+        text = f"{self.found} scan(s) found: {', '.join(parts)}"
+        return text + (f"; {len(self.unused)} other file(s) or folder(s) not used" if self.unused else "")
+
+
+def summarise(
+    root: Path, results: Sequence[dict], problems: Sequence[dict], settings: Mapping, source: str, reused: int, account: Account
+) -> str:
     """Write findings.csv, findings.json, vertebrae.csv, problems.csv, manifest.json and report.html.
 
     Args:
@@ -42,6 +70,7 @@ def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], set
         settings: settings that determine the results.
         source: input of the run.
         reused: results of earlier runs among them.
+        account: account of the input.
 
     Returns:
         One line for the terminal.
@@ -69,14 +98,14 @@ def summarise(root: Path, results: Sequence[dict], problems: Sequence[dict], set
         "cases": len(results),
         "reused_cases": reused,
         "problems": len(problems),
+        "input_account": asdict(account),
         "seconds": round(sum(sum(r["seconds"].values()) for r in results), 1),
         "peak_memory_mib": round(peak_resident() / MIB),
     }
     write_text(root / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
     page = write_report(root, results, problems, manifest)
-    again = f", {reused} of them in an earlier run" if reused else ""
     what = f"{len(rows)} of {len(vertebrae)} vertebrae fractured" if by_vertebra else f"{len(rows)} finding(s)"
-    return f"{len(results)} scan(s) segmented{again}, {len(problems)} problem(s), {what}: {page}"
+    return f"{account.line()}; {len(results)} scan(s) in the report, {what}: {page}"
 
 
 def line(result: Mapping) -> str:

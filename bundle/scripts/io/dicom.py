@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,20 @@ from numpy.typing import NDArray
 
 from ..core.errors import last_line
 from .dicom_series import TAGS, DicomSeries, Header, check_ct_slice, find_series
+
+
+def load_itk() -> None:
+    """Import ITK with its readers, which take about 300 MiB, so that the memory of a process is measured with them."""
+    import itk
+
+    itk.GDCMImageIO.New()
+
+
+def load_packages() -> None:
+    """Import the packages that a DICOM series needs, so that the memory of a process is measured with them."""
+    load_itk()
+    with contextlib.suppress(ImportError):
+        import highdicom  # noqa: F401
 
 
 def _pixels(files: Sequence[Path], headers: Sequence[Header]) -> NDArray:

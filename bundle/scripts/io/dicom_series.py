@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import last_line
+
 TAGS = (
     "SeriesInstanceUID",
     "SOPInstanceUID",
@@ -29,6 +31,7 @@ TAGS = (
 REQUIRED_TAGS = TAGS[5:12]
 GAP_TOLERANCE = 0.1  # of the slice distance
 TILT_TOLERANCE_DEGREES = 0.5
+UNIT_TOLERANCE = 1e-2  # of the dot products of rows and columns
 Header = Any  # pydicom.Dataset
 
 
@@ -61,27 +64,89 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_headers(folder: str | Path) -> list[tuple[Path, Header]]:
+def _named(files: list[Path]) -> str:
+    return f"{len(files)} file(s), such as {files[0].name}" if len(files) > 1 else files[0].name
+
+
+def read_headers(folder: str | Path, notes: list[str] | None = None) -> list[tuple[Path, Header]]:
     """Read the headers of all DICOM files directly in a folder; other files are skipped.
 
+    Args:
+        folder: folder of the files.
+        notes: receives a line for each kind of file that is skipped.
+
     Raises:
-        ValueError: when pydicom is missing or the folder holds no DICOM file.
+        ValueError: when pydicom is missing, a file is damaged, or the folder holds no DICOM file.
     """
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ImportError:
         raise ValueError(f"{folder}: reading DICOM needs pydicom; pip install pydicom") from None
-    headers = []
+    headers: list[tuple[Path, Header]] = []
+    twins: list[Path] = []
+    empty: list[Path] = []
+    other: list[Path] = []
     for file in sorted(Path(folder).iterdir()):
-        if file.is_file() and file.name != "DICOMDIR":
-            try:
-                headers.append((file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))))
-            except InvalidDicomError:
+        if not file.is_file() or file.name == "DICOMDIR":
+            continue
+        if file.name.startswith("."):
+            twins.append(file)
+            continue
+        try:
+            if file.stat().st_size == 0:
+                empty.append(file)
                 continue
+            headers.append((file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))))
+        except InvalidDicomError:
+            other.append(file)
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be opened ({error.strerror or last_line(error)}); change its permissions") from None
+        except Exception as error:  # struct, key and value errors of a file that ends inside an element
+            raise ValueError(
+                f"{file}: its DICOM header is damaged ({last_line(error)}), perhaps cut off; copy the series again"
+            ) from None
     if not headers:
         raise ValueError(f"{folder}: contains no DICOM file; expected the folder of one series")
+    if notes is not None:
+        if empty:
+            notes.append(f"{folder}: {_named(empty)}: empty (0 bytes), so slices may be missing at an end; copy the series again")
+        if twins:
+            notes.append(f"{folder}: {_named(twins)}: hidden, such as the `._` files of macOS; skipped")
+        if other:
+            notes.append(f"{folder}: {_named(other)}: no DICOM; skipped")
     return headers
+
+
+def _numbers(file: Path, header: Header, tag: str, count: int) -> NDArray[np.float64]:
+    """Values of a tag (count,), finite."""
+    value = header.get(tag)
+    try:
+        numbers = np.atleast_1d(np.array(value, np.float64))
+    except (TypeError, ValueError):
+        numbers = np.zeros(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        many = "one finite number" if count == 1 else f"{count} finite numbers"
+        raise ValueError(f"{file}: {tag} is {value!s}; must be {many}, so export the series again")
+    return numbers
+
+
+def _check_geometry(file: Path, header: Header) -> None:
+    """Refuse a slice whose numbers of geometry or scaling are incomplete, not finite or impossible.
+
+    Raises:
+        ValueError: one line with file, tag, value and remedy.
+    """
+    counts = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "RescaleSlope": 1, "RescaleIntercept": 1}
+    values = {tag: _numbers(file, header, tag, count) for tag, count in counts.items()}
+    values |= {tag: _numbers(file, header, tag, 1) for tag in ("Rows", "Columns")}
+    for tag in ("PixelSpacing", "Rows", "Columns"):
+        if values[tag].min() <= 0:
+            raise ValueError(f"{file}: {tag} is {header.get(tag)}; must be above 0, so export the series again")
+    axes = values["ImageOrientationPatient"].reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT_TOLERANCE:
+        shown = [round(float(v), 4) for v in axes.ravel()]
+        raise ValueError(f"{file}: ImageOrientationPatient is {shown}; must be two unit vectors at a right angle, so export again")
 
 
 def check_ct_slice(file: Path, header: Header) -> None:
@@ -103,6 +168,7 @@ def check_ct_slice(file: Path, header: Header) -> None:
         raise ValueError(
             f"{file}: lacks {', '.join(missing)}, without which HU and position are undefined; export the series again"
         )
+    _check_geometry(file, header)
 
 
 def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list[str]) -> list[tuple[Path, Header]]:
@@ -112,6 +178,11 @@ def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list
         raise ValueError(f"{folder}: contains only localizers; expected the folder of the axial series")
     if len(slices) < len(headers):
         notes.append(f"{folder}: {len(headers) - len(slices)} localizer(s) skipped")
+    for file, header in slices:
+        if "SeriesInstanceUID" not in header and "Rows" not in header:
+            raise ValueError(
+                f"{file}: its DICOM header has no SeriesInstanceUID and no Rows, perhaps cut off; copy the series again"
+            )
     by_series: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for file, header in slices:
         by_series[str(header.get("SeriesInstanceUID", ""))].append((file, header))
@@ -197,7 +268,7 @@ def find_series(folder: str | Path) -> DicomSeries:
         ValueError: one line; several series, another modality, repeated or missing slices, a tilted gantry, missing tags.
     """
     root, notes = Path(folder), []  # type: tuple[Path, list[str]]
-    items = _select_series(root, read_headers(root), notes)
+    items = _select_series(root, read_headers(root, notes), notes)
     for file, header in items:
         check_ct_slice(file, header)
     if len(items) < 2:

@@ -59,7 +59,10 @@ def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
     """Issues of the grid of a CT: singular or sheared affine, missing or contradicting orientation, small field of view."""
     issues = []
     matrix, spacing, shape = (np.asarray(image.affine, float)[:3, :3], spacing_of(image.affine), volume_shape(image.shape)[:3])
-    if not np.all(np.isfinite(image.affine)) or spacing.min() < 1e-4 or abs(np.linalg.det(matrix)) < 1e-9:
+    if not np.all(np.isfinite(image.affine)):
+        message = "its affine contains NaN or infinite values; export the scan again with its geometry"
+        return [Issue("error", "affine", path, message)]
+    if spacing.min() < 1e-4 or abs(np.linalg.det(matrix)) < 1e-9:
         return [Issue("error", "affine", path, "its affine is singular; export the scan again with its geometry")]
     cosine = float(np.abs((matrix / spacing).T @ (matrix / spacing) - np.eye(3)).max())
     if cosine > SHEAR_TOLERANCE:

@@ -18,6 +18,8 @@ from .formats import NIFTI, VOLUMES, file_suffix
 from .image_checks import geometry_issues, volume_shape
 
 MIN_EXTENT_MM = 25.0  # less than one vertebra
+MAX_EXTENT_MM = 3000.0  # more than a person and the table
+MAX_COMPRESSION = 1100  # of deflate, at most 1032
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,23 @@ def _itk_header(path: Path) -> ScanHeader:
     return ScanHeader(str(path), shape, affine, dtype, whole_read=True)  # type: ignore[arg-type]
 
 
+def _check_size(header: ScanHeader) -> None:
+    """Refuse a NIfTI file that cannot hold the voxels of its header, before memory for them is reserved.
+
+    Raises:
+        ValueError: one line with file, both sizes and remedy.
+    """
+    if header.image is None:
+        return
+    stored, expected = Path(header.path).stat().st_size, header.voxels * header.dtype.itemsize
+    if expected > stored * (MAX_COMPRESSION if header.path.lower().endswith(".gz") else 1):
+        shown = " x ".join(map(str, header.shape))
+        raise ValueError(
+            f"{header.path}: has {stored} bytes, too few for the {shown} voxels of its header; it is truncated or damaged, "
+            "copy it again"
+        )
+
+
 def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
     """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
 
@@ -133,7 +152,13 @@ def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
         raise ValueError(f"{source}: has shape {header.shape}; expected one volume of three dimensions")
     if require_volume and min(header.shape) < 2:
         raise ValueError(f"{source}: has shape {header.shape}, a single slice; expected a whole scan")
+    _check_size(header)
     extents = np.array(header.shape) * header.spacing
+    if extents.max() > MAX_EXTENT_MM and np.isfinite(extents).all():
+        shown = " x ".join(f"{e:.0f}" for e in extents)
+        raise ValueError(
+            f"{source}: covers {shown} mm by its header, more than {MAX_EXTENT_MM:.0f} mm; its spacing is no mm, so correct it"
+        )
     if require_volume and extents.min() < MIN_EXTENT_MM:
         shown = " x ".join(f"{e:.0f}" for e in extents)
         raise ValueError(
