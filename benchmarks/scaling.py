@@ -26,7 +26,14 @@ def seconds(data: str, processes: int, threads: int, sync: bool, epochs: int, op
     """Shortest epoch after the first (s)."""
     with tempfile.TemporaryDirectory() as out:
         files, launcher = f"[{PLAIN}]", [sys.executable]
-        values = {"dataset_dir": data, "output_dir": out, "ckpt_dir": out, "epochs": epochs, "val_interval": epochs + 1}
+        values = {
+            "dataset_dir": data,
+            "output_dir": out,
+            "ckpt_dir": out,
+            "epochs": epochs,
+            "steps_per_epoch": "None",
+            "val_interval": epochs,
+        }
         if processes > 1:
             files = f"[{PLAIN},{SEVERAL}]"
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -21,6 +21,7 @@ from scripts.training.resume import TrainingState
 
 TINY = {
     "epochs": 2,
+    "steps_per_epoch": None,
     "num_workers": 0,
     "batch_size": 4,
     "patch_size": [48, 64],

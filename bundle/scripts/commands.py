@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from .core.bundle_command import check_bundle_command
 from .core.cli import Table, load, run
 from .core.errors import InputError
 from .core.paths import BUNDLE
@@ -27,6 +28,7 @@ DATA: Table = {
     "scans": ("simulation.datasets.scans:scans", "CT with vertebra masks, fractures ignored"),
     "build": ("simulation.datasets.build:build", "one training set from several sources, described by a YAML file"),
     "compare_builds": ("simulation.datasets.compare_builds:compare_builds", "two built training sets, within rounding"),
+    "compact": ("data.compact:compact", "small copy of a data set, for machines reached through a narrow channel"),
     "split": ("data.split:split", "training, validation and test cases, or folds, by patient"),
     "check": ("data.checks.report:check", "problems in a datalist"),
     "preview": ("data.preview:preview", "one page with an overlay of every case"),
@@ -47,16 +49,18 @@ EXPERIMENTS: Table = {
     "run": ("experiments.suite.run:run", "every run of a suite"),
     "status": ("experiments.suite.run:status", "progress of a suite"),
     "table": ("experiments.suite.table:table", "results of a suite as tables and figures"),
+    "pack": ("experiments.suite.kit:pack", "a suite with code and data as an archive for another machine"),
+    "unpack": ("experiments.suite.unpack:unpack", "results of another machine in the folder of a suite"),
     "reproduce": ("experiments.suite.reproduce:reproduce", "a run repeated from its own config and compared"),
     "search": ("experiments.search:search", "hyper-parameter search with Optuna"),
     "search_report": ("experiments.search:search_report", "results of a search"),
 }
 LABEL: Table = {"serve": ("label.serve:serve", "MONAI Label's server with this bundle, for 3D Slicer")}
-INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
 WEIGHTS: Table = {
     "show": ("training.describe_weights:show", "description that a file of weights carries"),
     "describe": ("training.describe_weights:describe", "copy of a file of weights with a description"),
 }
+INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
 ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "inference": INFERENCE, "label": LABEL}
 PROGRAM = "spine-fracture"
 COMMANDS: Table = {
@@ -66,8 +70,8 @@ COMMANDS: Table = {
     "experiments": (EXPERIMENTS, "suites of trainings, tables, hyper-parameter search"),
     "label": (LABEL, "MONAI Label for 3D Slicer"),
     "export": EXPORT,
-    "bundle": ("commands:bundle", "python -m monai.bundle of the installed bundle: training, evaluation"),
     "weights": (WEIGHTS, "descriptions of files of weights"),
+    "bundle": ("commands:bundle", "python -m monai.bundle of the installed bundle: training, evaluation"),
     "path": ("commands:path", "folder of the installed bundle"),
     "completion": ("commands:completion", "completion script for bash or zsh"),
 }
@@ -110,6 +114,8 @@ def bundle(*words: str) -> None:
     text = [_bundle_configs(word) for word in words]
     check_bundle_command(text)
     environment = dict(os.environ)
+    # MONAI warns of every config that it can run code.
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, [environment.get("PYTHONWARNINGS", ""), "ignore:parsing config_file"]))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BUNDLE), environment.get("PYTHONPATH", "")]))
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "monai.bundle", *text], environment)

@@ -64,6 +64,7 @@ def test_real_trainings_are_pruned_and_best_yaml_trains(bundle, phantom_set, tmp
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums of floats depend on the number of threads
     tiny = {
         "num_workers": 0,
+        "steps_per_epoch": None,
         "batch_size": 4,
         "check_data": "off",
         "patch_size": [32, 32],

@@ -30,6 +30,7 @@ title: Tiny
 configs: [configs/train.yaml]
 overrides:
   epochs: 2
+  steps_per_epoch: null
   num_workers: 0
   batch_size: 4
   check_data: header

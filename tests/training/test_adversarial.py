@@ -217,6 +217,7 @@ def test_bad_arguments_are_refused(make, message):
 NETWORK = {"patch_size": [48, 64], "spacing": [4.0, 3.0, 3.0], "network_def::features": [4, 4, 8]}
 TINY = NETWORK | {
     "epochs": 2,
+    "steps_per_epoch": None,
     "num_workers": 0,
     "batch_size": 4,
     "learning_rate": 0.01,

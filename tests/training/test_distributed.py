@@ -25,6 +25,8 @@ DOUBLE = "{'dtype': '$torch.float64'}"
 TINY = {
     "device": "cpu",
     "epochs": 5,
+    "steps_per_epoch": None,
+    "warmup_epochs": 0,
     "patience": 2,
     "num_workers": 0,
     "batch_size": 8,

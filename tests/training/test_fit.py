@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import LoadImaged
 from scripts.core.errors import InputError
-from scripts.training.fit import end_of_training, explain, fit
+from scripts.training.fit import end_of_training, explain, fit, useless_weights
 from scripts.training.nonfinite import NonFiniteLoss
 from scripts.training.sampling import EpochSampler, SeededDataset
 from scripts.training.shutdown import IgnoreSignals
@@ -107,6 +107,41 @@ def test_regular_end_names_the_best_epoch():
     assert end_of_training(engine, evaluator).endswith("best val_mean_dice 0.7500 in epoch 2")
     engine.state.epoch = 20
     assert end_of_training(engine, None) == "training ended after its 20 epochs"
+
+
+@pytest.mark.parametrize(
+    ("best", "metrics", "words"),
+    [
+        (0.0, {"val_fractured_marked": 0.0, "val_healthy_marked": 0.0}, "THE WEIGHTS MARK NOTHING: val_fracture_dice was 0"),
+        (0.0, {"val_fractured_marked": 0.5, "val_healthy_marked": 0.0}, "THE WEIGHTS MARK NO FRACTURE"),
+        (0.2, {"val_fractured_marked": 0.5, "val_healthy_marked": 0.0}, None),
+    ],
+)
+def test_weights_that_mark_nothing_are_named_at_the_end(best, metrics, words, caplog):
+    engine, evaluator = trainer([0]), Engine(lambda *_: None)
+    evaluator.state.key_metric_name, evaluator.state.best_metric, evaluator.state.best_metric_epoch = "val_fracture_dice", best, 1
+    evaluator.state.metrics = metrics
+    with caplog.at_level("INFO"):
+        fit(engine, evaluator)
+    last = caplog.records[-1]
+    assert (last.levelname == "WARNING") == (words is not None)
+    assert words is None or (words in last.getMessage() and "--epochs" in last.getMessage())
+
+
+def test_weights_without_a_score_are_not_called_useless():
+    engine = Engine(lambda *_: None)
+    assert useless_weights(None) is None
+    assert useless_weights(engine) is None
+    engine.state.key_metric_name, engine.state.best_metric, engine.state.best_metric_epoch = "a", -1, -1
+    assert useless_weights(engine) is None
+
+
+def test_runs_of_engines_are_no_lines_of_the_log(caplog):
+    engine = trainer([0])
+    engine.logger.propagate = True
+    with caplog.at_level("INFO"):
+        fit(engine)
+    assert [r.name for r in caplog.records] == ["scripts.training.fit"]
 
 
 def test_signal_handlers_are_restored_after_an_error():

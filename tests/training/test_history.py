@@ -7,7 +7,7 @@ import csv
 
 import torch
 from ignite.engine import Engine, Events
-from scripts.training.history import TrainingHistory
+from scripts.training.history import TrainingHistory, epoch_line
 
 
 def train(folder, losses: list[float], per_epoch: int = 2, interval: int = 1) -> Engine:
@@ -56,3 +56,20 @@ def test_short_epochs_share_a_figure_the_last_has_its_own(tmp_path, monkeypatch)
     monkeypatch.setattr(TrainingHistory, "_write_picture", lambda self, path: drawn.append(len(self.rows)))
     train(tmp_path, [1.0] * 12)
     assert drawn == [1, 6]
+
+
+def test_a_line_has_loss_score_rate_time_and_marks():
+    row = {"epoch": 3, "train_loss": 0.51234, "learning_rate": 0.0004, "seconds": 12.34}
+    assert epoch_line(row, 150) == "epoch 3 of 150: loss 0.5123, rate 0.0004, 12.3 s"
+    scored = {**row, "val_fracture_dice": 0.75, "val_fractured_marked": 0.5, "val_healthy_marked": 0.0}
+    line = epoch_line(scored, 150, "val_fracture_dice")
+    assert "loss 0.5123, val_fracture_dice 0.7500, rate 0.0004, 12.3 s" in line
+    assert line.endswith("marked 50% of the fractured and 0% of the healthy validation cases")
+    line = epoch_line({**row, "train_fractured_marked": 1.0, "train_healthy_marked": 0.5}, 150, "train_fracture_dice")
+    assert line.endswith("marked 100% of the fractured and 50% of the healthy training cases")
+
+
+def test_every_epoch_is_one_line_of_the_log(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="scripts.training.history"):
+        train(tmp_path, [1.0] * 6)
+    assert [message.split(":")[0] for message in caplog.messages] == [f"epoch {k} of 3" for k in (1, 2, 3)]

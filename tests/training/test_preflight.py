@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -50,3 +52,24 @@ def test_damaged_cases_are_refused(valid_case, tmp_path):
     with pytest.raises(InputError, match="nothing was started"):
         preflight({"training": [valid_case, bad]})
     preflight({"training": [bad]}, level="off")
+
+
+def test_empty_sections_of_a_training_are_warned_of(tmp_path, valid_case, caplog):
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": [valid_case], "testing": []}))
+    preflight({"training": [valid_case], "validation": []}, source=str(path), level="off", workers=0)
+    assert len(caplog.messages) == 2
+    for message, name in zip(caplog.messages, ("validation", "testing"), strict=True):
+        assert message.startswith(f"{path}: has no `{name}` case")
+        assert f"python -m scripts.data split {path}" in message
+    caplog.clear()
+    path.write_text(json.dumps({"training": [valid_case], "testing": [valid_case]}))
+    preflight({"training": [valid_case], "validation": [valid_case]}, source=str(path), level="off", workers=0)
+    assert caplog.messages == []
+
+
+def test_evaluation_without_testing_cases_has_its_own_remedy(tmp_path, valid_case):
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": [valid_case], "testing": []}))
+    with pytest.raises(InputError, match=r"no `testing` case.*scripts\.data split .*--section validation"):
+        preflight({"testing": []}, required=("testing",), source=str(path), level="off")

@@ -21,6 +21,7 @@ from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
     "epochs": 3,
+    "steps_per_epoch": None,
     "num_workers": 0,
     "batch_size": 4,
     "check_data": "off",

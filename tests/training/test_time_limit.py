@@ -73,6 +73,21 @@ def test_a_validation_of_the_last_epoch_is_not_repeated(clock):
     assert evaluator.epochs == [1, 2]
 
 
+def test_the_last_epoch_is_validated_without_a_limit(clock):
+    evaluator = Evaluator()
+    trainer, _ = trainer_of(clock, TimeLimit(None, evaluator))
+    trainer.run(range(2), max_epochs=3)
+    assert evaluator.epochs == [3]
+
+
+def test_a_stopped_training_has_no_last_validation(clock):
+    evaluator = Evaluator()
+    trainer, _ = trainer_of(clock, TimeLimit(None, evaluator))
+    trainer.state.stopped_by = "SIGTERM"
+    trainer.run(range(2), max_epochs=1)
+    assert evaluator.epochs == []
+
+
 def test_without_limit_progress_is_that_of_the_steps(clock):
     handler = TimeLimit(None)
     trainer, progress = trainer_of(clock, handler, seconds=1e6)

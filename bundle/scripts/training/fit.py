@@ -18,6 +18,7 @@ from .distributed.processes import is_main
 from .run_folder import next_steps, resume_hint
 from .sampling import CaseError
 from .shutdown import SIGNALS, exit_status
+from .validation_score import marked_fractions
 
 logger = logging.getLogger(__name__)
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly)")
@@ -26,7 +27,7 @@ OS_REMEDIES = {
     errno.ENOSPC: "free space there", errno.EDQUOT: "free space there", errno.EFBIG: "the system limits the size of files",
     errno.EACCES: "allow writing there", errno.EROFS: "choose another --output_dir or --ckpt_dir",
 }  # fmt: skip
-RESUME = "rerun the same command to resume"
+EARLY_STOPPING = "ignite.handlers.early_stopping.EarlyStopping"
 
 
 def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = None) -> None:
@@ -43,7 +44,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     """
     before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
     loggers = [engine.logger for engine in (trainer, evaluator) if engine is not None]
-    loggers.append(logging.getLogger("monai.handlers.StatsHandler"))
+    loggers += [logging.getLogger(name) for name in ("monai.handlers.StatsHandler", EARLY_STOPPING)]
     for item in loggers:
         item.addFilter(_is_no_duplicate)
     try:
@@ -70,14 +71,21 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
         sys.stdout.flush()
         raise SystemExit(exit_status(stopped))
     logger.info("%s", end_of_training(trainer, evaluator))
+    problem = useless_weights(evaluator)
+    if problem:
+        logger.warning("%s", problem)
     if weights is not None and is_main() and not served():
         print("\n".join(next_steps(weights)), flush=True)
 
 
 def _is_no_duplicate(record: logging.LogRecord) -> bool:
-    """Filter of log records: engines and handlers log an exception, with its traceback, that is raised and reported anyway."""
+    """Filter of log records of engines and handlers.
+
+    They log an exception, with its traceback, that is raised and reported anyway, and begin and end of every run of an engine, of
+    which `history.epoch_line` and `end_of_training` are the summary.
+    """
     raised = record.exc_info is not None and record.exc_info[1] is not None and record.msg.startswith("Exception: ")
-    return not (raised or ENGINE_EXCEPTION.match(str(record.msg)))
+    return record.levelno > logging.INFO and not (raised or ENGINE_EXCEPTION.match(str(record.msg)))
 
 
 def _fail(line: str, error: BaseException | None = None) -> None:
@@ -100,6 +108,19 @@ def end_of_training(trainer: Engine, evaluator: Engine | None) -> str:
     if epochs is not None and epoch < epochs:
         return f"training ended after epoch {epoch} of {epochs}: no improvement in validation within `patience`{best}"
     return f"training ended after its {epochs} epochs{best}"
+
+
+def useless_weights(evaluator: Engine | None) -> str | None:
+    """Line about weights whose best score is 0: they mark nothing, or nothing that is a fracture; None for others."""
+    name = getattr(evaluator.state, "key_metric_name", None) if evaluator is not None else None
+    if evaluator is None or not name or evaluator.state.best_metric_epoch < 1 or float(evaluator.state.best_metric) > 0:
+        return None
+    marked = marked_fractions(evaluator.state.metrics)
+    what = "MARK NOTHING" if marked in (None, (0.0, 0.0)) else "MARK NO FRACTURE, only places outside of fractures"
+    return (
+        f"THE WEIGHTS {what}: {name} was 0 in every validation. Do not use them. Train for longer (--epochs, --steps_per_epoch), "
+        "start from the shipped weights (configs/finetune.yaml), and check the labels (python -m scripts.data preview)"
+    )
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss, learning rate and metrics of every epoch: table, figure and TensorBoard scalars."""
+"""Loss, learning rate and metrics of every epoch: a line in the log, table, figure and TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from ..core.files import atomic_write, write_table
 from .distributed.processes import is_main
+from .validation_score import FRACTURED_MARKED, TRAINING, VALIDATION, marked_fractions
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,24 @@ def loss_of(output: Any) -> float | None:
     output = output[0] if isinstance(output, list) and output else output
     loss = output.get("loss") if isinstance(output, dict) else None
     return None if loss is None else float(loss[0] if isinstance(loss, list) else loss)
+
+
+def epoch_line(row: Mapping[str, float], epochs: int | None, score: str | None = None) -> str:
+    """One line of a log for an epoch: loss, score, learning rate, seconds, and in how many cases something was marked.
+
+    Args:
+        row: row of ``history.csv``; without a score where no validation took place.
+        epochs: epochs of the training.
+        score: name of the key metric.
+    """
+    parts = [f"loss {row['train_loss']:.4f}"]
+    if score in row:
+        parts.append(f"{score} {row[score]:.4f}")
+    parts += [f"rate {row['learning_rate']:.3g}", f"{row['seconds']:.1f} s"]
+    if (marked := marked_fractions(row)) is not None:
+        where = "validation" if VALIDATION + FRACTURED_MARKED in row else "training"
+        parts.append(f"marked {marked[0]:.0%} of the fractured and {marked[1]:.0%} of the healthy {where} cases")
+    return f"epoch {row['epoch']:.0f} of {epochs}: {', '.join(parts)}"
 
 
 class EpochScalars:
@@ -45,7 +64,7 @@ class EpochScalars:
 
 
 class TrainingHistory:
-    """Handler of a trainer that writes ``history.csv`` and ``training_curve.png`` after every epoch.
+    """Handler of a trainer that logs a line and writes ``history.csv`` and ``training_curve.png`` after every epoch.
 
     Drawing takes about as long as a few small steps, so short epochs share a figure; the last epoch always has one. Attach it
     after the ``ValidationHandler``, whose metrics it reads.
@@ -54,12 +73,12 @@ class TrainingHistory:
         output_dir: folder of the files.
         evaluator: engine that validates, or None.
         optimizer: optimizer whose learning rate is a column of the table.
-        metric: name of the metric in the figure.
+        metric: name of the metric in the figure; None for the key metric of the evaluator.
         picture_interval: shortest time between two figures, seconds.
     """
 
     def __init__(
-        self, output_dir: str, evaluator: Engine | None, optimizer, metric: str = "val_mean_dice", picture_interval: float = 15.0
+        self, output_dir: str, evaluator: Engine | None, optimizer, metric: str | None = None, picture_interval: float = 15.0
     ) -> None:
         self.output_dir, self.evaluator, self.optimizer, self.metric = Path(output_dir), evaluator, optimizer, metric
         self.picture_interval = picture_interval
@@ -113,10 +132,15 @@ class TrainingHistory:
         if self.evaluator is not None and self._validated:
             row.update({k: float(v) for k, v in self.evaluator.state.metrics.items() if isinstance(v, (int, float))})
         self.rows.append(row)
+        logger.info("%s", epoch_line(row, engine.state.max_epochs, self._score()))
         if is_main():
             self._write_table(self.output_dir / "history.csv")
         if time.monotonic() - self._drawn >= self.picture_interval:
             self._draw(engine)
+
+    def _score(self) -> str | None:
+        """Name of the metric in the figure and in the log."""
+        return self.metric or getattr(getattr(self.evaluator, "state", None), "key_metric_name", None)
 
     def _draw(self, engine: Engine) -> None:
         if not self.rows or not is_main():
@@ -142,10 +166,12 @@ class TrainingHistory:
         left.set(xlabel="epoch", ylabel="training loss")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right = left.twinx()
-        points = [(row["epoch"], row[self.metric]) for row in self.rows if self.metric in row]
+        name = self._score() or ""
+        cases = "training cases" if name.startswith(TRAINING) else "validation"
+        points = [(row["epoch"], row[name]) for row in self.rows if name in row]
         if points:
-            right.plot(*zip(*points, strict=True), color="tab:orange", marker=".", label="validation DSC")
-        right.set(ylabel="validation DSC", ylim=(0, 1))
+            right.plot(*zip(*points, strict=True), color="tab:orange", marker=".", label=f"DSC, {cases}")
+        right.set(ylabel=f"DSC, {cases}", ylim=(0, 1))
         handles = [*left.get_lines(), *right.get_lines()]
         left.legend(
             handles, [str(h.get_label()) for h in handles], loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.12)

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 
 from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
 from ..data.checks.cases import check_cases
-from ..data.datalist import section_error
+from ..data.datalist import EMPTY_SECTION, section_error
 from ..data.split import patient_leakage
 from .tracking import check_store
 
+logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
 LEVELS = ("full", "header", "off")
+SPLIT = "divide the cases by patient with: python -m scripts.data split {}"
 
 
 def check_command(argv: Sequence[str] | None = None) -> None:
@@ -69,6 +72,8 @@ def preflight(
                 f"{without[0]['image']}: the case has no `{key}` ({len(without)} of {len(sections[name])} {name} cases); add it "
                 f"to {source or 'the datalist'}, or leave out the overlay that needs it"
             )
+    if "training" in required and not served():
+        warn_of_empty_sections(sections, source)
     if level == "off":
         return
     leaks = patient_leakage(sections)
@@ -92,8 +97,34 @@ def _empty_section(name: str, source: str) -> str:
             "no label has been submitted, so there is nothing to train with; correct a segmentation in 3D Slicer and "
             "press Submit Label, then train again"
         )
-    reason = (section_error(source, name) if source else None) or f"has no `{name}` case"
+    reason = (section_error(source, name) if source else None) or f"{EMPTY_SECTION} `{name}` case"
+    if name == "testing" and reason.startswith(EMPTY_SECTION):
+        return (
+            f"{source or 'the datalist'}: {reason}, by which weights are evaluated; {SPLIT.format(source or 'DATALIST')}, and train with it, "
+            "or evaluate other cases of it with --section validation"
+        )
     return (
         f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
-        "(make one with: python -m scripts.data phantom --out DIR)"
+        "(make one of your own scans with: python -m scripts.data folder IMAGES LABELS --out DIR, or of phantoms: "
+        "python -m scripts.data phantom --out DIR)"
     )
+
+
+def warn_of_empty_sections(sections: dict[str, Sequence[dict]], source: str = "") -> None:
+    """Log a warning for a training without validation or testing cases.
+
+    Args:
+        sections: cases by section of the datalist.
+        source: datalist; its section of testing is looked up.
+    """
+    name = source or "the datalist"
+    if not sections.get("validation"):
+        logger.warning(
+            "%s: %s `validation` case: no weights are chosen by a score, training does not stop early, and nothing shows whether it "
+            "learns; %s", name, EMPTY_SECTION, SPLIT.format(name),
+        )  # fmt: skip
+    if "testing" in sections or not source:
+        return
+    reason = section_error(source, "testing")
+    if reason is not None and reason.startswith(EMPTY_SECTION):
+        logger.warning("%s: %s `testing` case for an evaluation after the training; %s", name, EMPTY_SECTION, SPLIT.format(name))

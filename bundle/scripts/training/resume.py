@@ -28,7 +28,7 @@ from .run_folder import FINISHED_STATE, LENGTHS, finish, restart
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
-FORMAT = 3  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7
+FORMAT = 4  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7, 3 that of 0.8 and 0.9
 SAVE, STOP = 1, 2
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
 MAY_CHANGE = (*LENGTHS, "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
@@ -71,7 +71,20 @@ def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[d
         stored.get("neighbours", "0") == "0"
     ):  # without neighbours their distance, whose default changed in version 0.8, has no effect
         names = [n for n in names if n != "neighbour_mm"]
+    if "steps_per_epoch" not in migrated and "steps_per_epoch" in current:  # until version 0.9 an epoch was one pass
+        migrated["steps_per_epoch"] = "null"
+        names.append("steps_per_epoch")
     return {n: migrated[n] for n in names}, {n: current[n] for n in names}
+
+
+def renumbered(content: Mapping[str, Any]) -> dict[str, Any]:
+    """State of an older version, which numbered early stopping and savers by their places among all handlers, with present names."""
+    result = dict(content)
+    for kind in ("early_stop_", "best_checkpoint_"):
+        names = sorted((n for n in content if n.startswith(kind)), key=lambda n: int(n.removeprefix(kind)))
+        values = [result.pop(name) for name in names]
+        result |= {f"{kind}{number}": value for number, value in enumerate(values)}
+    return result
 
 
 class TrainingState:
@@ -132,11 +145,11 @@ class TrainingState:
     def _stateful(self) -> dict[str, Any]:
         """Everything with a ``state_dict``, by name."""
         objects: dict[str, Any] = dict(self.modules)
-        for number, handler in enumerate(self.val_handlers):
-            if isinstance(handler, EarlyStopHandler) and handler._handler is not None:
-                objects[f"early_stop_{number}"] = handler._handler
-            if isinstance(handler, CheckpointSaver) and handler._key_metric_checkpoint is not None:
-                objects[f"best_checkpoint_{number}"] = handler._key_metric_checkpoint
+        stops = [h._handler for h in self.val_handlers if isinstance(h, EarlyStopHandler) and h._handler is not None]
+        savers = [h for h in self.val_handlers if isinstance(h, CheckpointSaver) and h._key_metric_checkpoint is not None]
+        # Numbered among their kind: their places in the list depend on handlers that only show progress.
+        objects |= {f"early_stop_{number}": stop for number, stop in enumerate(stops)}
+        objects |= {f"best_checkpoint_{number}": saver._key_metric_checkpoint for number, saver in enumerate(savers)}
         for name in ("history", "time_limit"):  # attributes that these handlers set
             if getattr(self._trainer, name, None) is not None:
                 objects[name] = getattr(self._trainer, name)
@@ -239,6 +252,8 @@ class TrainingState:
         if content is None:
             return
         self._compare(content, file)
+        if content.get("format", 1) < FORMAT:
+            content = renumbered(content)
         try:
             for name, item in self._stateful().items():
                 if name != "time_limit" or name in content:  # states of version 0.7 have none

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End of a training after a given time, and its progress by steps and by time."""
+"""End of a training after a given time, its last validation, and its progress by steps and by time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class TimeLimit:
-    """Handler of a trainer that ends it by time, with a last validation, and counts the time over interrupted parts.
+    """Handler of a trainer that ends it by time, counts the time over interrupted parts, and validates after the last step.
+
+    The last epoch is validated whatever the interval of validations, so that weights of a short training are scored and saved.
 
     Ignite's ``TimeLimit`` counts from its construction, which here includes the loading of the data, and starts at zero in a
     resumed run. The time of this handler begins with the first step and is saved in the state of the run. Attach it directly
@@ -96,6 +98,8 @@ class TimeLimit:
         self._validated = self._trainer.state.epoch
 
     def _epoch(self, engine: Engine) -> None:
-        if self.reached and self.evaluator is not None and self._validated != engine.state.epoch:
-            logger.info("last validation")
+        last = self.reached or engine.state.epoch == engine.state.max_epochs
+        if getattr(engine.state, "stopped_by", None) or self.evaluator is None or self.evaluator.state.epoch_length == 0:
+            return
+        if last and self._validated != engine.state.epoch:
             self.evaluator.run(engine.state.epoch)  # type: ignore[arg-type]  # MONAI's evaluator takes the number of the epoch

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of libraries without a remedy are left out; others are not."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from scripts.core.library_messages import LOGGERS, silence
+
+
+def test_messages_without_a_remedy_are_left_out():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        silence()
+        warnings.warn("Num foregrounds 0, Num backgrounds 9, unable to generate class balanced samples, setting", stacklevel=1)
+        warnings.warn("the label has another grid", stacklevel=1)
+    assert [str(w.message) for w in seen] == ["the label has another grid"]
+    assert all(not logging.getLogger(name).isEnabledFor(logging.WARNING) for name in LOGGERS)
