@@ -1,6 +1,7 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
 # make test   the tests, in the same environment; COVERAGE=1 measures line coverage, COVERAGE_MIN=95 requires that much
 # make test-wheel   builds the wheel, installs it outside the checkout and segments a phantom
+# make images   the pictures of docs/images that phantoms and the shipped weights determine
 # make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/slicer.md
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +21,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-slow test-wheel test-oldest test-label label lint format clean
+.PHONY: demo test test-slow test-wheel test-oldest test-label label images lint format clean
 
 # --no-compile: byte code of the few modules that are used appears at their first import; of all of them it takes pip minutes.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -90,6 +91,9 @@ label: $(LABEL)/.done
 
 test-label: $(VENV)/.dev $(LABEL)/.done
 	LABEL_PYTHON=$(CURDIR)/$(LABEL)/bin/python $(PY) -m pytest -o filterwarnings=default -m "slow or not slow" -rs tests/label
+
+images: $(VENV)/.dev
+	$(PY) -W ignore docs/make_images.py $(PARTS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

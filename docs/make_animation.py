@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.core.files import atomic_write
-from scripts.visualization.slices import outline, ras_volume, show_slice
+from scripts.visualization.panes import mark_pane, slice_title
+from scripts.visualization.slices import outline, ras_affine, ras_volume, show_slice
 
 
 def animate(image: str, mask: str, out: str, frames: int = 21, seconds: float = 4.0) -> None:
@@ -38,7 +39,8 @@ def animate(image: str, mask: str, out: str, frames: int = 21, seconds: float = 
         frames: slices shown, around the middle of the mask.
         seconds: length of the loop.
     """
-    ct, spacing = ras_volume(nib.load(image))
+    stored = nib.load(image)
+    (ct, spacing), world = ras_volume(stored), ras_affine(stored)
     marked, _ = ras_volume(nib.load(mask))
     rows = marked.any(axis=(1, 2)).nonzero()[0]
     middle = int(rows.mean()) if rows.size else ct.shape[0] // 2
@@ -48,11 +50,12 @@ def animate(image: str, mask: str, out: str, frames: int = 21, seconds: float = 
     for index in [*indices, *indices[-2:0:-1]]:
         figure = Figure(figsize=(6.6, 4.2), facecolor="black")
         for column in range(2):
-            axes = figure.add_axes((0.01 + 0.495 * column, 0.02, 0.485, 0.96))
+            axes = figure.add_axes((0.01 + 0.495 * column, 0.02, 0.485, 0.92))
             show_slice(axes, ct[index], spacing[1:])
             if column:
                 outline(axes, marked[index] > 0, spacing[1:], width=1.8, fill=0.25)
-        figure.text(0.02, 0.04, f"{(index - middle) * spacing[0]:+.0f} mm", color="white", fontsize=9)
+            shown = "fracture by the network" if marked[index].any() else "nothing marked here"
+            mark_pane(axes, 0, shown if column else slice_title(world, ct.shape, 0, index), 9.0)
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=90, facecolor="black")
         pictures.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))

@@ -27,9 +27,12 @@ from scripts.simulation.phantom.anatomy import REGIONS
 from scripts.simulation.phantom.generator import make_phantom
 from scripts.simulation.spine_scan import SpineScan
 from scripts.simulation.style import ScanStyle, wide_style
+from scripts.visualization.panes import Region, label_regions, mark_pane, slice_title
+from scripts.visualization.slices import outline, ras_affine, ras_volume, show_slice
 
 FRACTURES = (("wedge", 3), ("biconcave", 2), ("crush", 2))
 OUT = ROOT / "docs" / "images"
+ORANGE = "#ff9f1c"  # of fractures
 
 
 def phantoms() -> None:
@@ -50,14 +53,13 @@ def phantoms() -> None:
             except FrameError as error:
                 print(f"{region}: {error}")
         middle = round(float(np.argwhere(scan.labels == order[3])[:, 0].mean()))
-        extent = (0, scan.image.shape[1] * 0.9, 0, scan.image.shape[2] * 0.9)
-        axis.imshow(scan.image[middle, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
-        for fracture in scan.fractures:
-            _, z = np.argwhere(scan.labels == fracture["label"])[:, 1:].mean(axis=0) * 0.9
-            text = f"{LEVELS[fracture['label']]} {fracture['shape']} {fracture['grade']}"
-            axis.text(4, z, text, color="#ff9f1c", fontsize=8, va="center")
-        axis.set_title(region, color="white", fontsize=10)
-        axis.set_axis_off()
+        show_slice(axis, scan.image[middle], (0.9, 0.9), (-200, 700))
+        regions = [
+            Region(scan.labels[middle] == f["label"], f"{LEVELS[f['label']]} {f['shape']} {f['grade']}", ORANGE)
+            for f in scan.fractures
+        ]
+        label_regions(axis, regions, (0.9, 0.9))
+        mark_pane(axis, 0, f"{region} phantom: {slice_title(scan.affine, scan.image.shape, 0, middle)}")
     OUT.mkdir(exist_ok=True)
     figure.savefig(OUT / "phantoms.png", dpi=90)
 
@@ -73,12 +75,14 @@ def wide(seed: int = 0) -> None:
         style = wide_style(np.random.default_rng([seed + k, 11]), region)
         scan = make_phantom(seed + k, region, style, [kinds[k % 4]] if k % 3 else [])
         middle = round(float(np.median(np.argwhere(scan.labels > 0)[:, 0])))
-        extent = (0, scan.image.shape[1] * style.spacing[1], 0, scan.image.shape[2] * style.spacing[2])
-        axis.imshow(scan.image[middle, ::-1].T, cmap="gray", vmin=-200, vmax=800, origin="lower", extent=extent)
-        fractured = np.isin(scan.labels[middle, ::-1], [f["label"] for f in scan.fractures])
-        if fractured.any():
-            axis.contour(fractured.T, [0.5], colors="#ff9f1c", linewidths=1.0, origin="lower", extent=extent)
-        axis.set_axis_off()
+        pixel = style.spacing[1:]
+        show_slice(axis, scan.image[middle], pixel, (-200, 800))
+        regions = [Region(scan.labels[middle] == f["label"], LEVELS[f["label"]], ORANGE) for f in scan.fractures]
+        for region in regions:
+            outline(axis, region.mask, pixel, width=1.0, colour=ORANGE)
+        label_regions(axis, regions, pixel)
+        title = slice_title(scan.affine, scan.image.shape, 0, middle)
+        mark_pane(axis, 0, title if scan.fractures else f"{title}\nno fracture")
     figure.savefig(OUT / "phantoms_wide.png", dpi=80)
 
 
@@ -120,11 +124,9 @@ def fractures(
                 low, high = LOSS_BANDS[grade]
                 print(f"| {shape} | {grade} | {100 * low:.0f} to {100 * high:.0f} | {100 * loss:.0f} |")
                 text = f"{shape} {grade}: {100 * loss:.0f} %"
-            cut = shown.image[(round(middle[0]), *window)][::-1].T
-            extent = (0, cut.shape[1] * spacing[1], 0, cut.shape[0] * spacing[2])
-            axis.imshow(cut, cmap="gray", vmin=-150, vmax=600, origin="lower", extent=extent)
-            axis.set_title(text, color="white", fontsize=9)
-            axis.set_axis_off()
+            show_slice(axis, shown.image[(round(middle[0]), *window)], spacing[1:], (-150, 600))
+            mark_pane(axis, 0, text)
+    figure.suptitle(slice_title(scan.affine, scan.image.shape, 0, round(middle[0])), color="white", fontsize=9)
     OUT.mkdir(exist_ok=True)
     figure.savefig(out or OUT / "fractures.png", dpi=90)
 
@@ -139,19 +141,18 @@ def monai_label(image: str, masks: dict[str, str], out: str | None = None) -> No
     """
     from matplotlib.figure import Figure
 
-    ct = nib.as_closest_canonical(nib.load(image))
-    voxels, spacing = np.asarray(ct.dataobj), np.linalg.norm(ct.affine[:3, :3], axis=0)
-    marks = {title: np.asarray(nib.as_closest_canonical(nib.load(f)).dataobj) == 1 for title, f in masks.items()}
+    stored = nib.load(image)
+    (voxels, spacing), world = ras_volume(stored), ras_affine(stored)
+    marks = {title: ras_volume(nib.load(f))[0] == 1 for title, f in masks.items()}
     index = int(list(marks.values())[-1].sum(axis=(1, 2)).argmax())
-    figure = Figure(figsize=(3.2 * (len(marks) + 1), 4.4), layout="constrained", facecolor="black")
-    extent = (0, voxels.shape[1] * spacing[1], 0, voxels.shape[2] * spacing[2])
+    figure = Figure(figsize=(3.2 * (len(marks) + 1), 4.6), layout="constrained", facecolor="black")
     panels: dict = {"phantom": None, **marks}
+    where = slice_title(world, voxels.shape, 0, index)
     for axis, (title, mask) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axis.imshow(voxels[index, ::-1].T, cmap="gray", vmin=-200, vmax=700, origin="lower", extent=extent)
+        show_slice(axis, voxels[index], spacing[1:], (-200, 700))
         if mask is not None:
-            axis.contour(mask[index, ::-1].T, [0.5], colors="#ff9f1c", linewidths=1.4, origin="lower", extent=extent)
-        axis.set_title(title, color="white", fontsize=10)
-        axis.set_axis_off()
+            outline(axis, mask[index], spacing[1:], width=1.4, colour=ORANGE)
+        mark_pane(axis, 0, f"{title}\n{where}")
     figure.savefig(out or OUT / "monai_label.png", dpi=90)
 
 

@@ -38,7 +38,10 @@ def test_agreement_has_counts_and_intervals():
     rows = grade_agreement(one, other, list("aabbcc"), 200, 0)
     kappa = rows["weighted kappa (linear)"]
     assert kappa.value == pytest.approx(weighted_kappa(one, other))
-    assert kappa.low <= kappa.value <= kappa.high
+    assert np.isnan([kappa.low, kappa.high]).all()  # three patients
+    many = grade_agreement(one * 4, other * 4, [str(k // 2) for k in range(24)], 200, 0)["weighted kappa (linear)"]
+    assert many.value == pytest.approx(kappa.value)
+    assert many.low < many.value < many.high
     assert (rows["equal grade"].events, rows["equal grade"].n, rows["equal grade"].patients) == (4, 6, 3)
     assert rows["within one grade"].events == 5
 

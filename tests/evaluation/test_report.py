@@ -14,12 +14,12 @@ from scripts.evaluation.plots import froc
 from scripts.evaluation.report import worst_cases, write_evaluation_report
 
 
-def result(name: str, shift: int, fractured: bool = True, marked: bool = True) -> CaseResult:
+def result(name: str, shift: int, fractured: bool = True, marked: bool = True, depth: int = 5) -> CaseResult:
     reference, prediction = np.zeros((2, 12, 12, 12), bool)
     if fractured:
         reference[3:8, 3:8, 3:8] = True
     if marked:
-        prediction[3 + shift : 8 + shift, 3:8, 3:8] = True
+        prediction[3 + shift : 8 + shift, 3:8, 3 : 3 + depth] = True
     metrics = case_metrics(prediction, reference, (1.0, 1.0, 1.0))
     return CaseResult(name, name, metrics, match(prediction, reference, 0.001))
 
@@ -29,12 +29,16 @@ RUNS = {
     "healthy only": [result("a", 0, False, False), result("b", 0, False, True)],
     "no detection": [result("a", 0, True, False), result("b", 0, True, False)],
     "one": [result("a", 1)],
+    "many": [*(result(f"p{k}", k % 2, depth=2 + k) for k in range(8)), *(result(f"h{k}", k, False) for k in range(3))],
 }
 
 
 def test_worst_cases_by_dsc_then_by_false_positive_volume():
     results = [*RUNS["mixed"], result("false positive", 0, False, True)]
     assert [r.case for r in worst_cases(results, 3)] == ["false positive", "bad", "middle"]
+    assert [r.case for r in worst_cases(results, 2)] == ["false positive", "bad"]
+    assert [r.case for r in worst_cases(RUNS["mixed"])] == ["bad", "middle"]  # half of all
+    assert worst_cases([result("good", 0), result("better", 0)]) == []
     left_out = result("left out", 3)
     left_out.metrics["dice"] = float("nan")
     assert worst_cases([left_out, *results])[0].case == "false positive"
@@ -44,9 +48,14 @@ def test_worst_cases_by_dsc_then_by_false_positive_volume():
 def test_page_of_every_kind_of_run(name, tmp_path):
     results = RUNS[name]
     page = write_evaluation_report(tmp_path, results, aggregate(results, samples=50), 0.5).read_text()
-    assert all(r.case in page for r in results)
+    assert all(r.case in page for r in worst_cases(results))
     assert {p.name for p in (tmp_path / "plots").iterdir()} >= {"boxes.png", "volumes.png"}
-    assert (tmp_path / "plots" / "froc.png").is_file() == (name not in ("healthy only", "no detection"))
+    assert (tmp_path / "plots" / "froc.png").is_file() == (name == "many")
+    assert ("No FROC curve: n too small" in page) == (name in ("mixed", "one"))
+    box = page[: page.index("<h2>")]
+    assert all(f">{word}</th>" in box for word in ("n", "Date"))
+    assert box.index('class="headline"') < box.index("95 % interval</th>")
+    assert "<details><summary>Provenance" in page
     assert set(re.findall(r'(?:src|href)="([^,"]*)', page)) == {"data:image/png;base64"}
 
 
@@ -70,7 +79,8 @@ def test_names_are_escaped_and_pictures_embedded(tmp_path):
 
 
 def test_figure_of_an_earlier_run_is_removed(tmp_path):
-    write_evaluation_report(tmp_path, RUNS["one"], aggregate(RUNS["one"], samples=50), 0.5)
+    write_evaluation_report(tmp_path, RUNS["many"], aggregate(RUNS["many"], samples=50), 0.5)
+    assert (tmp_path / "plots" / "froc.png").exists()
     write_evaluation_report(tmp_path, RUNS["healthy only"], aggregate(RUNS["healthy only"], samples=50), 0.5)
     assert not (tmp_path / "plots" / "froc.png").exists()
 
@@ -78,7 +88,7 @@ def test_figure_of_an_earlier_run_is_removed(tmp_path):
 def test_froc_curve_ends_at_the_overall_sensitivity():
     results = RUNS["mixed"]
     summary = aggregate(results, samples=50)
-    false, heights = froc(summary).axes[0].lines[0].get_data()
+    false, heights = froc(summary, min_points=1).axes[0].lines[0].get_data()
     assert false[0] == heights[0] == 0
     assert false[-1] == pytest.approx(summary.sections["fractures"]["false positives per scan"].value)
     assert heights[-1] == pytest.approx(summary.sections["fractures"]["sensitivity"].value)

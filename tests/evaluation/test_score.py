@@ -14,6 +14,7 @@ from scripts.data.vertebra_table import rows_by_case
 from scripts.evaluation.compare import compare, read_cases
 from scripts.evaluation.pairs import canonical_name
 from scripts.evaluation.score import score, score_command
+from scripts.evaluation.statistics import interval_text
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -56,9 +57,9 @@ def test_result_has_rows_and_a_summary_and_writes_nothing(folders):
     assert result.rows[0]["dice"] == pytest.approx(5 / 6, abs=1e-6)
     assert (result.rows[0]["fractures"], result.rows[0]["detected"], result.rows[0]["false_positives"]) == (1, 1, 0)
     dice = result.summary.sections["cases: fractured"]["dice"]
-    assert dice.low <= dice.value <= dice.high
+    assert interval_text(dice) == "n too small"
     assert len(result.problems) == 1
-    assert "| dice | 0.833 | 0.833 to 0.833 | 2 | 2 |" in str(result)
+    assert "| Dice similarity coefficient (DSC) | 0.833 | n too small | 2 | 2 |" in str(result)
     assert "1 of 4 cases could not be scored" in str(result)
     assert {p.name for p in folders.iterdir()} == {"predictions", "references"}
 
@@ -77,12 +78,12 @@ def test_every_pair_is_scored_and_tables_match(folders, workers):
     assert dice["n"] == dice["patients"] == 3
     assert summary["summary"]["fractures"]["sensitivity"]["value"] == 1.0
     text = (folders / "out" / "summary.md").read_text()
-    assert "| dice | 0.833 | 0.833 to 0.833 | 3 | 3 |" in text
+    assert "| Dice similarity coefficient (DSC) | 0.833 | n too small | 3 | 3 |" in text
     assert len(list(csv.DictReader((folders / "out" / "fractures.csv").open()))) == 3
     detections = list(csv.DictReader((folders / "out" / "detections.csv").open()))
     assert [(r["case"], r["detection"], r["true_positive"]) for r in detections] == [(f"case{k}", "1", "1") for k in range(3)]
     assert len(summary["references_sha256"]) == 64
-    assert len(list((folders / "out" / "worst").glob("*.png"))) == 4
+    assert len(list((folders / "out" / "worst").glob("*.png"))) == 2  # half of the cases
     assert (folders / "out" / "report.html").read_text().count("data:image/png") == 3 + 4
 
 
@@ -154,7 +155,7 @@ def test_predictions_of_one_name_are_ambiguous(folders, capsys):
     save(folders / "predictions" / "case0_pred.nii.gz", masks()[0])
     with pytest.raises(InputError):
         run(folders)
-    assert "neither is scored" in capsys.readouterr().out
+    assert "neither is used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layout", ["{case}/{case}_seg.nii.gz", "{case}/segmentations/{case}.nii.gz", "{case}/mask.nii.gz"])
@@ -172,7 +173,7 @@ def test_masks_in_folders_of_one_name_are_ambiguous(folders, capsys):
         save(folders / "nested" / str(side) / "case0" / "mask.nii.gz", mask)
     with pytest.raises(InputError):
         score_command(str(folders / "nested"), str(folders / "references"), str(folders / "out"), samples=10)
-    assert "neither is scored" in capsys.readouterr().out
+    assert "neither is used" in capsys.readouterr().out
 
 
 def test_options_out_of_range_are_one_line(folders):
@@ -221,10 +222,13 @@ def test_runs_are_compared_by_patient(tmp_path):
     text = compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), out=str(tmp_path / "c"), metrics="dice")
     row = json.loads((tmp_path / "c" / "comparison.json").read_text())[0]
     assert (row["patients"], row["cases"]) == (6, 12)
-    assert row["low"] > 0
+    assert row["low"] is row["high"] is None  # six patients
     assert row["difference"] == pytest.approx(11 / 12 / 6, abs=1e-5)
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**6)
-    assert "| dice |" in text
+    assert "| Dice similarity coefficient (DSC) | " in text
+    assert "| n too small | " in text
+    assert text.count("| 12 of 12 (1.000) | 0.6") == 2  # fractures found by each run, of six patients
+    assert text.count("| 0 in 12 scans (0.00) | 0.00 to 0.31 |") == 2
     with pytest.raises(InputError, match="two or more"):
         compare(str(tmp_path / "out_worse"))
     with pytest.raises(InputError, match="must be one or more of"):

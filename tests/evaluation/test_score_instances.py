@@ -34,7 +34,7 @@ def test_scores_and_tables(folders):
     assert cells == [("5", "19", "matched"), ("3", "20", "matched"), ("", "21", "missed")]
     content = json.loads((folders / "out" / "summary.json").read_text())
     assert content["summary"]["recall"]["value"] == pytest.approx(4 / 6)
-    assert "| recall | 0.667 |" in (folders / "out" / "summary.md").read_text()
+    assert "| vertebrae found (recall) | 0.667 |" in (folders / "out" / "summary.md").read_text()
     assert "4 of 6 (few)" in str(scores)
 
 

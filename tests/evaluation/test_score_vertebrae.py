@@ -77,7 +77,7 @@ def test_output_of_inference_has_decisions_and_instances(data):
     assert {"roc.png", "reliability.png", "grades.png"} <= {p.name for p in (data / "out" / "plots").iterdir()}
     page = (data / "out" / "report.html").read_text()
     assert all(text in page for text in (ALL, "vertebra instances", "2 of 3 (few)", "reference grade", "measured 3"))
-    assert "| sensitivity | 0.667 |" in (data / "out" / "summary.md").read_text()
+    assert "| fractured, flagged (sensitivity) | 0.667 |" in (data / "out" / "summary.md").read_text()
 
 
 def test_order_of_the_numbers_does_not_matter(data):

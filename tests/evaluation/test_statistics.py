@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.evaluation.statistics import Bootstrap, auc, auc_interval, holm, paired_test, wilson
+from scripts.evaluation.statistics import Bootstrap, Estimate, auc, auc_interval, holm, interval_text, paired_test, wilson
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 
 def test_interval_resamples_patients_not_cases():
     # Ten scans of one patient add no information to one scan of that patient.
-    estimate = Bootstrap(["a"] * 10 + ["b"] * 10).mean(np.array([0.0] * 10 + [1.0] * 10))
-    assert (estimate.low, estimate.high) == (0.0, 1.0)
-    assert (estimate.n, estimate.patients) == (20, 2)
+    patients, values = np.repeat(np.arange(10), 10).astype(str), np.repeat(np.arange(10) % 2, 10).astype(float)
+    estimate = Bootstrap(patients).mean(values)
+    assert (estimate.low, estimate.high) == pytest.approx((0.2, 0.8))
+    assert (estimate.n, estimate.patients) == (100, 10)
     wide = Bootstrap([str(i) for i in range(20)]).mean(np.linspace(0, 1, 20))
     assert 0.3 < wide.low < 0.5 < wide.high < 0.7
 
@@ -82,11 +83,30 @@ def test_wilson_interval_without_observations():
     assert np.isnan(wilson(0, 0)).all()
 
 
-def test_proportion_has_the_wider_interval():
+def test_means_of_few_patients_or_equal_values_have_no_interval():
+    few = Bootstrap([str(k) for k in range(9)]).mean(np.linspace(0, 1, 9))
+    assert few.value == pytest.approx(0.5)
+    assert np.isnan(few.low)
+    assert interval_text(few) == "n too small"
+    assert interval_text(Bootstrap(["a"]).mean(np.array([0.7]))) == "n too small"
+    equal = Bootstrap([str(k) for k in range(11)]).mean(np.ones(11))
+    assert (equal.value, interval_text(equal)) == (1.0, "no spread")
+    assert interval_text(Estimate(np.nan, np.nan, np.nan, 0, 0)) == "-"
+    assert interval_text(Estimate(0.5, 0.25, 0.75, 40, 20), 0, 100) == "25 to 75"
+    assert interval_text(Estimate(0.5, -0.25, 0.75, 40, 20), 1, sign="+") == "-0.2 to +0.8"
+
+
+def test_counts_per_scan_have_an_interval_without_events():
+    none = Bootstrap([str(k) for k in range(11)]).count(np.zeros(11))
+    assert (none.value, none.events, none.n, none.per) == (0.0, 0, 11, "scan")
+    assert (none.low, none.high) == pytest.approx((0, 0.3354), abs=1e-4)  # 3.689 / 11
+
+
+def test_proportion_has_the_interval_of_its_patients():
     patients = [str(k) for k in range(11)]
     perfect = Bootstrap(patients).proportion(np.ones(11), np.ones(11))
     assert (perfect.value, perfect.events, perfect.n) == (1.0, 11, 11)
-    assert (perfect.low, perfect.high) == (wilson(11, 11)[0], 1.0)
+    assert (perfect.low, perfect.high) == pytest.approx((wilson(11, 11)[0], 1.0))
     # Ten vertebrae of each patient, all right or all wrong: patients count, and the interval of 100 vertebrae would be too narrow.
     clustered = Bootstrap([str(k // 10) for k in range(100)]).proportion(np.repeat([1, 0], 50), np.ones(100))
     assert clustered.low < wilson(50, 100)[0] - 0.05

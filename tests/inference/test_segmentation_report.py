@@ -118,7 +118,7 @@ def test_network_without_vertebrae_shows_findings(tmp_path):
     finding |= {f"centroid_{a}_mm": 2.0 for a in "ras"}
     text = write(tmp_path, [result("a", findings=[finding]), result("b")])
     assert "1 finding(s) in 1 of 2 scan(s)" in text
-    assert "No finding." in text
+    assert "No fracture, nothing marked." in text
     assert "data-vertebra" not in text
     assert "<script" not in text
 

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.vertebrae import LABELS
 from .detection import Matching, Target
 from .statistics import Bootstrap, Estimate, widened
 from .vertebra_decisions import CaseVertebrae
 from .vertebra_summary import VertebraSummary, summarise_vertebrae
 
 CASE_METRICS = ("dice", "iou", "iou_with_background", "nsd", "hd95_mm", "assd_mm", "volume_error_ml", "false_positive_ml")
+OVERLAPS = ("dice", "iou", "nsd")
 
 
 @dataclass
@@ -79,6 +81,15 @@ def _mean_and_f1(
     return mean, widened(bootstrap.estimate(f1, resampled_f1, n, patients), (ends[0], ends[1]))
 
 
+def _case_mean(bootstrap: Bootstrap, metric: str, values: NDArray) -> Estimate:
+    """Mean of a metric; an overlap that is 0 or 1 in every case, as without a fracture, is a proportion."""
+    present = np.isfinite(values)
+    if metric in OVERLAPS and present.any() and np.isin(values[present], (0, 1)).all():
+        estimate = bootstrap.proportion(np.where(present, values, 0.0), present)
+        return replace(estimate, left_out=int((~present).sum()))
+    return bootstrap.mean(values)
+
+
 def _cases(results: Sequence[CaseResult], samples: int, seed: int) -> dict[str, dict[str, Estimate]]:
     groups = {
         "all": list(results),
@@ -90,8 +101,13 @@ def _cases(results: Sequence[CaseResult], samples: int, seed: int) -> dict[str, 
         if group:
             bootstrap = Bootstrap([r.patient for r in group], samples, seed)
             values = {m: np.array([r.metrics[m] for r in group]) for m in CASE_METRICS}
-            sections[f"cases: {name}"] = {m: bootstrap.mean(v) for m, v in values.items()}
+            sections[f"cases: {name}"] = {m: _case_mean(bootstrap, m, v) for m, v in values.items()}
     return sections
+
+
+def _anatomical(level: str) -> float:
+    """Rank of a level from head to feet; T13 lies between T12 and L1."""
+    return 19.5 if level == "T13" else float(LABELS.get(level, 99))
 
 
 def _has(attribute: str, value: str, target: Target) -> bool:
@@ -117,13 +133,13 @@ def _fractures(results: Sequence[CaseResult], min_overlap: float, samples: int, 
     rows = {"sensitivity": bootstrap.proportion(detected, total), "ppv": bootstrap.proportion(true_positives, num_detections)}
     pair = (detected, total), (true_positives, num_detections)
     rows["f1"] = _mean_and_f1(bootstrap, *pair, int(total.sum()), rows["sensitivity"].patients)[1]
-    rows["false positives per scan"] = bootstrap.mean(num_detections - true_positives)
+    rows["false positives per scan"] = bootstrap.count(num_detections - true_positives)
     targets = [t for m in matchings for t in m.fractures]
     for label, attribute in (("grade", "grade"), ("shape", "shape"), ("level", "name")):
         if attribute == "name" and not any(m.instances for m in matchings):
             continue
         values = dict.fromkeys(getattr(t, attribute) for t in targets if getattr(t, attribute))
-        for value in sorted(values) if attribute != "name" else values:
+        for value in sorted(values, key=_anatomical if attribute == "name" else None):
             rows[f"sensitivity, {label} {value}"] = bootstrap.proportion(*counts(partial(_has, attribute, value)))
     return rows
 

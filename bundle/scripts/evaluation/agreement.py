@@ -65,11 +65,13 @@ def grade_agreement(
         value, values = (kappa_of(a.reshape(*a.shape[:-1], GRADES, GRADES)) for a in of.totals(cells))
         return of.estimate(float(value), values, len(one), len(bootstrap.names))
 
-    # Resamples of few patients hardly differ, so the interval is at least that of single vertebrae.
-    single = kappa(Bootstrap([str(k) for k in range(len(one))], samples, seed))
+    # Neither resamples of patients nor of vertebrae may be narrower than the other; few patients have no interval.
+    over_patients, single = kappa(bootstrap), kappa(Bootstrap([str(k) for k in range(len(one))], samples, seed))
+    if np.isfinite(over_patients.low):
+        over_patients = widened(over_patients, (single.low, single.high))
     equal = np.asarray(one == other)
     return {
-        "weighted kappa (linear)": widened(kappa(bootstrap), (single.low, single.high)),
+        "weighted kappa (linear)": over_patients,
         "equal grade": bootstrap.proportion(equal, np.ones(len(one))),
         "within one grade": bootstrap.proportion(np.abs(one - other) <= 1, np.ones(len(one))),
     }

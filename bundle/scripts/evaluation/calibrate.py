@@ -17,7 +17,7 @@ from .calibration import brier_score, calibrated, calibration_error, fit_calibra
 from .case_vertebrae import case_vertebrae
 from .inference_output import read_instances
 from .pairs import ScoringCase, find_cases, on_reference_grid, read_mask
-from .statistics import Bootstrap
+from .statistics import MIN_PATIENTS, TOO_FEW, Bootstrap
 from .vertebra_plots import reliability_diagram
 from .vertebra_summary import with_probability
 
@@ -47,8 +47,10 @@ def cross_calibrated(p: NDArray, y: NDArray[np.bool_], patients: Sequence[str]) 
     return result
 
 
-def _interval(p: NDArray, y: NDArray[np.bool_], patients: Sequence[str], samples: int, seed: int) -> NDArray[np.float64]:
-    """Wider of the bootstrap intervals over patients and over vertebrae: (low, high) by (slope, intercept)."""
+def _interval(p: NDArray, y: NDArray[np.bool_], patients: Sequence[str], samples: int, seed: int) -> NDArray[np.float64] | None:
+    """Wider of the bootstrap intervals over patients and over vertebrae: (low, high) by (slope, intercept); None for few."""
+    if len(set(patients)) < MIN_PATIENTS:
+        return None
     intervals = []
     for groups in (patients, [str(k) for k in range(len(p))]):
         bootstrap, fits = Bootstrap(groups, samples, seed), []
@@ -143,15 +145,16 @@ def _write(
     after, how = cross_calibrated(p, y, patients), "each patient calibrated by a fit to the others"
     if np.isnan(after).any():
         after, how = calibrated(p, fit), "of the vertebrae of the fit itself, and therefore too low"
-    (slope_low, intercept_low), (slope_high, intercept_high) = _interval(p, y, patients, samples, seed)
+    interval, ends = _interval(p, y, patients, samples, seed), [TOO_FEW] * 2
+    if interval is not None:
+        ends = [f"{low:.2f} to {high:.2f}" for low, high in interval.T]
     errors = [calibration_error(values, y) for values in (p, after)]
     scores = [brier_score(values, y) for values in (p, after)]
     few = min(int(y.sum()), int((~y).sum())) < FEW
     lines = [
         f"# Fitted by `spine-fracture evaluate calibrate` to {len(y)} vertebrae ({int(y.sum())} fractured) of {len(set(patients))} "
         "patient(s).",
-        f"# Slope {fit[0]:.2f} (95 % bootstrap interval {slope_low:.2f} to {slope_high:.2f}), "
-        f"intercept {fit[1]:.2f} ({intercept_low:.2f} to {intercept_high:.2f}).",
+        f"# Slope {fit[0]:.2f} (95 % bootstrap interval: {ends[0]}), intercept {fit[1]:.2f} ({ends[1]}).",
         f"# Calibration error (ECE) {errors[0]:.3f} before, {errors[1]:.3f} after; "
         f"Brier score {scores[0]:.3f} before, {scores[1]:.3f} after.",
         f"# After: {how}.",

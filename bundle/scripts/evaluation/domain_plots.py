@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..visualization.panes import mark_pane
 from ..visualization.slices import outline, show_slice
 from .domain_hu import EXPECTED_HU
 from .domain_scan import Panel
@@ -37,7 +38,7 @@ def passes(panels: Sequence[Panel], spacing: Sequence[float]) -> Figure:
         if panel is not panels[0]:
             outline(axis, panels[0].body, spacing[1:], "reference", 0.8)
         outline(axis, panel.body, spacing[1:], "prediction", 0.8)
-        axis.set_title(panel.name, fontsize="small")
+        mark_pane(axis, 0, f"{panel.name}, sagittal", colour="black")
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from .aggregation import CaseResult, Summary
 
 PANELS = ((("dice", "iou", "nsd"), "fraction"), (("hd95_mm", "assd_mm"), "mm"), (("volume_error_ml", "false_positive_ml"), "ml"))
+MIN_FROC_POINTS = 5  # a curve through fewer shows its threshold alone
 FRACTURED, HEALTHY = "tab:blue", "tab:green"
 
 
@@ -50,9 +51,28 @@ def case_boxes(results: Sequence[CaseResult]) -> Figure:
     return figure
 
 
-def froc(summary: Summary) -> Figure | None:
-    """Sensitivity against false positives per scan; None without fractures or without detections."""
+def froc_left_out(summary: Summary, min_points: int = MIN_FROC_POINTS) -> str:
+    """Reason for which there is no FROC curve; "" for a run that has one."""
     if not summary.froc:
+        return ""
+    points = len({point[1:] for point in summary.froc})
+    fractures = summary.sections["fractures"]["sensitivity"].n
+    if points >= min_points and fractures >= min_points:
+        return ""
+    return f"No FROC curve: n too small ({fractures} fractures, {points} distinct points; at least {min_points} of each)."
+
+
+def froc(summary: Summary, min_points: int = MIN_FROC_POINTS) -> Figure | None:
+    """Sensitivity against false positives per scan.
+
+    Args:
+        summary: result of ``aggregate``.
+        min_points: number of fractures and of distinct points of the curve below which it is left out.
+
+    Returns:
+        Figure, or None for too few points, without fractures, or without detections.
+    """
+    if not summary.froc or froc_left_out(summary, min_points):
         return None
     _, false, sensitivity = (np.array(column) for column in zip(*summary.froc, strict=True))
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -61,7 +81,7 @@ def froc(summary: Summary) -> Figure | None:
     axis.plot(false[-1:], sensitivity[-1:], "o", color=FRACTURED, label="all detections")
     axis.set(
         xlabel="false positives per scan",
-        ylabel="sensitivity for fractures",
+        ylabel=f"fractures found (of {summary.sections['fractures']['sensitivity'].n})",
         ylim=(-0.02, 1.02),
         xlim=(-0.02, max(1.0, 1.05 * float(false[-1]))),
         title="FROC",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``report.html`` of an evaluation: estimates, figures and the cases with the lowest DSC on one self-contained page."""
+"""``report.html`` of an evaluation: headline, estimates, figures and the worst cases on one self-contained page."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..core.files import atomic_write
 from ..core.provenance import versions
 from ..visualization import html_report as html
 from .aggregation import CaseResult, Summary
+from .headline import headline
 from .overlap import METRIC_DEFINITIONS
-from .plots import case_boxes, froc, volume_agreement
-from .tables import ESTIMATE_COLUMNS, estimate_cells, rules
+from .plots import case_boxes, froc, froc_left_out, volume_agreement
+from .tables import ESTIMATE_COLUMNS, rules, section_rows
 from .vertebra_plots import grade_confusion, reliability_diagram, roc
 from .vertebra_summary import VERTEBRA_DEFINITIONS, VertebraSummary
 from .vertebra_tables import confusion_table
@@ -24,9 +25,13 @@ WORST_COLUMNS = ("case", "DSC", "reference (ml)", "prediction (ml)", "false posi
 
 
 def worst_cases(results: Sequence[CaseResult], number: int = 6) -> list[CaseResult]:
-    """Cases with the lowest DSC, ties by falling false-positive volume; cases without DSC are left out."""
+    """Cases with the lowest DSC, ties by falling false-positive volume: at most ``number`` and half of all.
+
+    Cases with a DSC of 1 are not among them, and cases without DSC are left out.
+    """
     scored = [r for r in results if np.isfinite(r.metrics["dice"])]
-    return sorted(scored, key=lambda r: (r.metrics["dice"], -r.metrics["false_positive_ml"]))[:number]
+    ordered = sorted(scored, key=lambda r: (r.metrics["dice"], -r.metrics["false_positive_ml"]))
+    return [r for r in ordered[: min(number, (len(ordered) + 1) // 2)] if r.metrics["dice"] < 1]
 
 
 def _vertebra_figures(vertebrae: VertebraSummary | None) -> dict[str, tuple[Figure | None, str]]:
@@ -46,7 +51,7 @@ def _figures(folder: Path, results: Sequence[CaseResult], summary: Summary) -> l
     """Draw the figures into a folder; figures of an earlier run that do not apply are removed."""
     figures = {
         "boxes.png": (case_boxes(results), "Scores by case"),
-        "froc.png": (froc(summary), "Sensitivity for fractures against false positives, by falling confidence threshold"),
+        "froc.png": (froc(summary), "Fractures found against false positives per scan, by falling confidence threshold"),
         "volumes.png": (volume_agreement(results), "Agreement of volumes"),
         **_vertebra_figures(summary.vertebrae),
     }
@@ -101,22 +106,23 @@ def write_evaluation_report(
     header, confusion = confusion_table(vertebrae) if vertebrae is not None else ((), [])
     details = {**dict(provenance or {}), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     parts = [
-        html.element("h1", f"Evaluation of {len(results)} cases"),
+        html.element("h1", f"Evaluation of {len(results)} scan{'s' if len(results) != 1 else ''}"),
+        headline(results, summary, problems, provenance or {}),
         *([problem_note] if problems else []),
-        html.element("p", rules(min_overlap)),
         *(
-            html.table((section, *ESTIMATE_COLUMNS), [(name, *estimate_cells(e)) for name, e in estimates.items()])
+            html.table((section, *ESTIMATE_COLUMNS), section_rows(section, estimates))
             for section, estimates in summary.sections.items()
         ),
         *([html.table(header, confusion)] if confusion else []),
         html.element("h2", "Figures"),
         *_figures(root / "plots", results, summary),
-        html.element("h2", "Worst cases"),
-        html.table(WORST_COLUMNS, rows),
+        *([html.element("p", why)] if (why := froc_left_out(summary)) else []),
+        html.element("h2", f"Worst {len(rows)} of {len(results)} cases, by DSC"),
+        html.table(WORST_COLUMNS, rows) if rows else html.element("p", "Every scored case has a DSC of 1."),
         *gallery,
-        html.element("h2", "Definitions"),
-        html.definitions(METRIC_DEFINITIONS | (VERTEBRA_DEFINITIONS if vertebrae is not None else {})),
-        html.element("h2", "Provenance"),
-        html.settings(details),
+        html.element("h2", "How to read the numbers"),
+        html.element("p", rules(min_overlap)),
+        html.details("Definitions", html.definitions(METRIC_DEFINITIONS | (VERTEBRA_DEFINITIONS if vertebrae is not None else {}))),
+        html.details("Provenance: options, hashes, versions", html.settings(details)),
     ]
     return html.write_page(root / "report.html", "Evaluation", parts)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -16,11 +15,12 @@ from ..core.errors import InputError, first_line
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
 from ..data.datalist import load_datalist
+from ..data.patients import patient_pattern
 from .inference_output import read_instances
 from .instances import INSTANCE_DEFINITIONS, INSTANCE_RULES, PARTIAL_RULES, InstanceMatching, match_instances
 from .pairs import canonical_name, instances_by_name, on_reference_grid
 from .statistics import Estimate
-from .tables import ESTIMATE_COLUMNS, estimate_cells
+from .tables import ESTIMATE_COLUMNS, section_rows
 from .vertebra_decisions import CaseVertebrae
 from .vertebra_summary import instance_estimates
 from .vertebra_tables import INSTANCE_COLUMNS, instance_rows
@@ -44,7 +44,7 @@ class InstanceScores:
 
     def __str__(self) -> str:
         lines = [INSTANCE_RULES, "", f"| {' | '.join(('vertebra instances', *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
-        lines += [f"| {' | '.join((name, *estimate_cells(e)))} |" for name, e in self.estimates.items()]
+        lines += [f"| {' | '.join(cells)} |" for cells in section_rows("vertebra instances", self.estimates)]
         lines += [f"\n**{len(self.problems)} case(s) could not be scored.**"] if self.problems else []
         return "\n".join(lines) + "\n"
 
@@ -62,9 +62,9 @@ def _references(source: str, section: str, patient: str | None) -> tuple[dict[st
             raise InputError(f"{path}: section {section!r} contains no case with vertebrae; choose another with --section")
         return found, []
     files, problems = instances_by_name(path)
+    patient_of = patient_pattern(patient) if patient else None
     for name, file in files.items():
-        matched = re.search(patient, name) if patient else None
-        found[name] = (file, matched[0] if matched else name)
+        found[name] = (file, (patient_of and patient_of(name)) or name)
     return found, problems
 
 
@@ -89,7 +89,7 @@ def score_instances(
         references: folder of vertebra instances in VerSe's labels, or a datalist.json, which has patients.
         out: folder to write to; without it, nothing is written.
         section: section of the datalist.
-        patient: regular expression whose match in the case name is the patient, for references in a folder.
+        patient: pattern of the case names, see `data folder`, for references in a folder.
         partial_vertebrae: rule for instances at the border, which references need not label: leave_out or count.
         resample: resample predictions to the grid of their reference (nearest voxel) instead of rejecting a different grid.
         samples: number of bootstrap resamples.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals and tests for data in which several scans may come from one patient.
+"""Estimates with intervals, and tests, for data in which several scans or vertebrae may come from one patient.
 
-Proportions and areas under the curve have the wider, at each end, of two intervals: the bootstrap over patients, which has no width
-at 0 and 1 and is too narrow for few patients, and a score interval of independent observations, which neglects that observations
-of one patient are alike.
+Proportions have a score interval on the effective number of observations, and counts per scan one of overdispersed Poisson counts
+(``intervals``); both have a width for any n. Areas under the curve have at each end the wider of the bootstrap over patients and a
+score interval. All others have the bootstrap alone, which is far too narrow for few patients: below ``MIN_PATIENTS`` there is no
+interval, and none where all resamples are equal.
 """
 
 from __future__ import annotations
@@ -15,8 +16,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+from .intervals import auc_interval, by_group, clustered_wilson, count_interval, wilson
+
+__all__ = [
+    "Bootstrap",
+    "Estimate",
+    "auc",
+    "auc_interval",
+    "holm",
+    "interval_text",
+    "paired_test",
+    "patient_means",
+    "widened",
+    "wilson",
+]
 AUC_BLOCK = 200  # resamples whose ranks are computed at a time
+# Patients below which the percentile bootstrap is left out: of ten normal values it holds 90 % in place of 95 %, of five 84 %.
+MIN_PATIENTS = 10
+TOO_FEW, NO_SPREAD, UNKNOWN = "n too small", "no spread", "-"
 
 
 @dataclass(frozen=True)
@@ -25,12 +42,13 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        low: lower end of the interval.
+        low: lower end of the interval; NaN without one, see ``interval_text``.
         high: upper end.
         n: cases, fractures, vertebrae or patients that it is computed from.
         patients: patients that they come from.
         left_out: cases without a value, such as a distance to an empty mask.
-        events: numerator of a proportion of ``n``, such as the detected fractures; None for other estimates.
+        events: numerator, such as the detected fractures of ``n``, or the false positives in ``n`` scans; None for other estimates.
+        per: unit of ``n`` for a number of events per unit, such as "scan"; "" for a proportion of ``n``.
     """
 
     value: float
@@ -40,47 +58,23 @@ class Estimate:
     patients: int
     left_out: int = 0
     events: int | None = None
+    per: str = ""
 
 
-def wilson(events: float, n: float) -> tuple[float, float]:
-    """Score interval (95 %) of ``events`` of ``n`` independent observations; it has a width also at 0 and at 1.
-
-    Wilson 1927 (doi:10.1080/01621459.1927.10502953), as recommended by Brown et al. 2001 (doi:10.1214/ss/1009213286). NaN without
-    observations.
-    """
-    if n <= 0:
-        return float("nan"), float("nan")
-    share, width = events / n, Z**2 / n
-    centre = (share + width / 2) / (1 + width)
-    half = Z / (1 + width) * np.sqrt(share * (1 - share) / n + width / (4 * n))
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
-
-
-def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
-    """Score interval (95 %) of an area under the ROC curve of independent observations; it has a width also at 1.
-
-    Method 5 of Newcombe 2006 (doi:10.1002/sim.2324): the areas from which ``value`` is 1.96 standard errors of Hanley and McNeil
-    away. NaN without positives or without negatives.
+def interval_text(estimate: Estimate, digits: int = 3, factor: float = 1.0, sign: str = "") -> str:
+    """Interval as text, such as "0.741 to 1.000", or the reason for which there is none.
 
     Args:
-        value: area under the curve.
-        positives: number of positive observations.
-        negatives: number of negative observations.
+        estimate: estimate.
+        digits: decimal places.
+        factor: 100 for per cent.
+        sign: "+" writes both signs.
     """
-    from scipy.optimize import brentq
-
-    if not (np.isfinite(value) and positives and negatives):
-        return float("nan"), float("nan")
-    surplus = (positives + negatives) / 2 - 1
-
-    def excess(area: float) -> float:
-        """Squared distance from the value less that of 1.96 standard errors."""
-        shape = 1 + surplus * ((1 - area) / (2 - area) + area / (1 + area))
-        return (value - area) ** 2 - Z**2 * area * (1 - area) * shape / (positives * negatives)
-
-    low = 0.0 if value <= 0 else brentq(excess, 0, min(value, 1 - 1e-9))
-    high = 1.0 if value >= 1 else brentq(excess, max(value, 1e-9), 1)
-    return float(low), float(high)
+    if not np.isfinite(estimate.value):
+        return UNKNOWN
+    if not (np.isfinite(estimate.low) and np.isfinite(estimate.high)):
+        return TOO_FEW if estimate.patients < MIN_PATIENTS else NO_SPREAD
+    return f"{factor * estimate.low:{sign}.{digits}f} to {factor * estimate.high:{sign}.{digits}f}"
 
 
 class Bootstrap:
@@ -100,7 +94,7 @@ class Bootstrap:
         self.weights = rng.multinomial(n, np.full(n, 1 / n), size=samples) if n else np.zeros((samples, 0), int)
 
     def _sums(self, values: NDArray) -> NDArray:
-        return np.bincount(self.index, weights=values, minlength=len(self.names))
+        return by_group(values, self.index, len(self.names))
 
     def ratios(self, numerator: NDArray, denominator: NDArray) -> tuple[float, NDArray]:
         """Ratio of two sums over all observations, and over each resample (NaN for a denominator of 0)."""
@@ -116,10 +110,20 @@ class Bootstrap:
         return self.estimate(value, resampled, int(np.sum(denominator)), len(np.unique(self.index[counted])))
 
     def proportion(self, numerator: NDArray, denominator: NDArray) -> Estimate:
-        """Estimate of a proportion of counts, such as a sensitivity, with the wider of two intervals at each end."""
-        estimate = self.ratio(numerator, denominator)
-        events = round(float(np.sum(numerator)))
-        return replace(widened(estimate, wilson(events, estimate.n)), events=events)
+        """Estimate of a proportion of counts, such as a sensitivity, with ``clustered_wilson`` as interval."""
+        events, totals = (self._sums(np.asarray(v, float)) for v in (numerator, denominator))
+        n, patients = round(float(totals.sum())), int((totals > 0).sum())
+        if not n:
+            return Estimate(float("nan"), float("nan"), float("nan"), 0, 0, events=0)
+        return Estimate(float(events.sum() / n), *clustered_wilson(events, totals), n, patients, events=round(float(events.sum())))
+
+    def count(self, values: NDArray, per: str = "scan") -> Estimate:
+        """Estimate of a number of events per observation, such as false positives per scan, with ``count_interval``."""
+        values = np.asarray(values, float)
+        events, totals = self._sums(values), self._sums(np.ones(len(values)))
+        value = float(events.sum() / totals.sum()) if totals.sum() else float("nan")
+        interval = count_interval(events, totals)
+        return Estimate(value, *interval, len(values), len(self.names), events=round(float(events.sum())), per=per)
 
     def mean(self, values: NDArray) -> Estimate:
         """Estimate of the mean over observations; NaN is left out and counted."""
@@ -151,21 +155,27 @@ class Bootstrap:
 
         # Products of floats are computed by BLAS, those of integers are not.
         blocks = [area(self.weights[k : k + AUC_BLOCK].astype(float)) for k in range(0, len(self.weights), AUC_BLOCK)]
-        estimate = self.estimate(auc(scores, positive), np.concatenate(blocks), len(positive), len(self.names))
+        values, n = np.concatenate(blocks), len(positive)
+        estimate = self.estimate(auc(scores, positive), values, n, len(self.names), min_patients=1)
         return widened(estimate, auc_interval(estimate.value, int(positive.sum()), int((~positive).sum())))
 
     @staticmethod
-    def estimate(value: float, resampled: NDArray, n: int, patients: int) -> Estimate:
-        """Estimate of a value and its resamples; resamples that are NaN are left out."""
-        resampled = resampled[np.isfinite(resampled)]
+    def estimate(value: float, resampled: NDArray, n: int, patients: int, min_patients: int = MIN_PATIENTS) -> Estimate:
+        """Estimate of a value and its resamples; resamples that are NaN are left out.
+
+        There is no interval for fewer than ``min_patients`` patients, and none where all resamples are equal.
+        """
+        resampled, nan = resampled[np.isfinite(resampled)], float("nan")
         if not np.isfinite(value) or not resampled.size:
-            return Estimate(float("nan"), float("nan"), float("nan"), n, patients)
+            return Estimate(nan, nan, nan, n, patients)
         low, high = np.percentile(resampled, [2.5, 97.5])
+        if patients < min_patients or high - low <= 1e-12:
+            return Estimate(float(value), nan, nan, n, patients)
         return Estimate(float(value), float(low), float(high), n, patients)
 
 
 def widened(estimate: Estimate, interval: tuple[float, float]) -> Estimate:
-    """Estimate with the wider of its interval and another at each end."""
+    """Estimate with the wider of its interval and another at each end; without one of its own, the other."""
     if not np.isfinite(estimate.value):
         return estimate
     return replace(estimate, low=float(np.fmin(estimate.low, interval[0])), high=float(np.fmax(estimate.high, interval[1])))

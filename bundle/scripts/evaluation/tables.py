@@ -13,8 +13,9 @@ import numpy as np
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
 from .aggregation import CaseResult, Summary
+from .names import digits, label
 from .overlap import METRIC_DEFINITIONS
-from .statistics import Estimate
+from .statistics import MIN_PATIENTS, Estimate, interval_text
 from .vertebra_summary import VERTEBRA_DEFINITIONS
 from .vertebra_tables import confusion_lines, vertebra_content, write_vertebra_tables
 
@@ -34,11 +35,12 @@ def _rounded(value: object) -> object:
 def rules(min_overlap: float) -> str:
     """Conventions behind the numbers, in a few sentences."""
     return (
-        "On the grid of each reference; 95 % bootstrap interval over patients, for proportions and AUC at each end the wider of\n"
-        f"that and a score interval; few: n below {FEW}, of which little follows; with fewer than {FEW} patients the other\n"
-        "intervals are too narrow. An empty reference scores 1 for an empty prediction, else 0, unless such cases are excluded\n"
-        f"(column n); distances need two non-empty masks. A fracture is detected when at least {min_overlap:.0%} of it is\n"
-        f"segmented; a detection is a true positive when at least {min_overlap:.0%} of it lies in fractures."
+        "On the grid of each reference. 95 % intervals over patients: of proportions Wilson's, on the number of observations that\n"
+        "the likeness within patients leaves; of numbers per scan that of Poisson counts; of AUC the wider of Newcombe's and the\n"
+        f'bootstrap; of all others the bootstrap, or "n too small" below {MIN_PATIENTS} patients. few: n below {FEW}, of which\n'
+        "little follows. An empty reference scores 1 for an empty prediction, else 0, unless such cases are excluded (column n);\n"
+        f"distances need two non-empty masks. A fracture is found when at least {min_overlap:.0%} of it is marked; a marked\n"
+        f"region is a true positive when at least {min_overlap:.0%} of it lies in fractures."
     )
 
 
@@ -48,14 +50,27 @@ def not_scored(problems: Sequence[str], num_scored: int) -> str:
     return f"{len(problems)} of {total} cases could not be scored; the results are those of the other {num_scored}."
 
 
-def estimate_cells(estimate: Estimate) -> tuple[str, str, str, str]:
-    """Text of ``ESTIMATE_COLUMNS``."""
-    n = f"{estimate.n}" if estimate.events is None else f"{estimate.events} of {estimate.n}"
+def count_text(estimate: Estimate) -> str:
+    """Counts of an estimate, such as "11 of 11", "3 in 11 scans", or the number of observations alone."""
+    if estimate.events is None:
+        return f"{estimate.n}"
+    if estimate.per:
+        return f"{estimate.events} in {estimate.n} {estimate.per}{'s' if estimate.n != 1 else ''}"
+    return f"{estimate.events} of {estimate.n}"
+
+
+def estimate_cells(estimate: Estimate, places: int = 3) -> tuple[str, str, str, str]:
+    """Text of ``ESTIMATE_COLUMNS``, with ``places`` decimal places."""
+    n = count_text(estimate)
     n += " (few)" if estimate.events is not None and estimate.n < FEW else ""
     n += f" ({estimate.left_out} left out)" if estimate.left_out else ""
-    if not np.isfinite(estimate.value):
-        return "-", "-", n, f"{estimate.patients}"
-    return f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", n, f"{estimate.patients}"
+    value = f"{estimate.value:.{places}f}" if np.isfinite(estimate.value) else "-"
+    return value, interval_text(estimate, places), n, f"{estimate.patients}"
+
+
+def section_rows(section: str, estimates: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
+    """Rows of a section for readers: plain-language name, and the cells of ``ESTIMATE_COLUMNS``."""
+    return [(label(section, name), *estimate_cells(e, digits(name))) for name, e in estimates.items()]
 
 
 def markdown(summary: Summary, min_overlap: float, note: str = "") -> str:
@@ -65,7 +80,7 @@ def markdown(summary: Summary, min_overlap: float, note: str = "") -> str:
         lines += ["", f"**{note}**"]
     for section, rows in summary.sections.items():
         lines += ["", f"| {' | '.join((section, *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
-        lines += [f"| {' | '.join((name, *estimate_cells(e)))} |" for name, e in rows.items()]
+        lines += [f"| {' | '.join(cells)} |" for cells in section_rows(section, rows)]
     if summary.vertebrae is not None:
         lines += confusion_lines(summary.vertebrae)
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ from ..io.resample import sample
 from ..io.scan_header import read_header
 from ..postprocessing.findings import PostProcessing, connected_components
 from ..postprocessing.probability_map import Probabilities
-from .statistics import Bootstrap
+from .statistics import Bootstrap, interval_text
 
 GRID: dict[str, tuple] = {
     "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
@@ -170,8 +170,8 @@ def tune(
     change = Bootstrap(patients, seed=seed).mean(np.array(best_scores) - np.array(current_scores))
     text = (
         f"# Chosen by `python -m scripts.evaluation tune` on {len(candidates)} {section} case(s): mean DSC {best_mean:.3f},\n"
-        f"# {current_mean:.3f} before; difference {change.value:+.3f} (95 % bootstrap interval "
-        f"{change.low:+.3f} to {change.high:+.3f}). An overlay of inference.yaml.\n"
+        f"# {current_mean:.3f} before; difference {change.value:+.3f} (95 % bootstrap interval: "
+        f"{interval_text(change, sign='+')}). An overlay of inference.yaml.\n"
         f"threshold: {best.threshold}\nmin_volume_ml: {best.min_volume_ml}\nmin_width_mm: {best.min_width_mm}\n"
         f"fill_holes: {str(best.fill_holes).lower()}\nlargest: {'null' if best.largest is None else best.largest}\n"
     )

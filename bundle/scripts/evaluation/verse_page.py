@@ -12,8 +12,10 @@ import numpy as np
 
 from ..visualization import html_report as html
 from .agreement import GRADES
+from .headline import rate_text
 from .instances import INSTANCE_DEFINITIONS
-from .statistics import Estimate
+from .names import label
+from .statistics import Estimate, interval_text
 from .verse_cases import REASONS, BenchmarkCase
 from .verse_rates import ANY, MAIN, MAIN_SECTION, RATE_DEFINITIONS, BenchmarkRates, benchmark_cells
 from .verse_run import BenchmarkRun
@@ -30,9 +32,10 @@ SOURCE = (
     "Liebl et al. 2021 (doi:10.1038/s41597-021-01060-0)."
 )
 READING = (
-    "The network and the measurement of heights are two methods and are never combined. Intervals are 95 % over patients: for "
-    "proportions and areas at each end the wider of the bootstrap and a score interval (Wilson, Newcombe); few: n below 10, from "
-    "which little follows; n too small: fewer than 10 patients, for which the bootstrap has no meaning."
+    "The network and the measurement of heights are two methods and are never combined. Intervals are 95 % over patients: of "
+    "proportions Wilson's, on the number of vertebrae that the likeness within patients leaves; of areas at each end the wider of "
+    "Newcombe's and the bootstrap; of all others the bootstrap. few: n below 10, from which little follows; n too small: fewer "
+    "than 10 patients, for which the bootstrap has no meaning."
 )
 STYLE = """
 table { font-variant-numeric: tabular-nums; } td, th { vertical-align: top; } th { background: #f6f8fa; }
@@ -97,7 +100,8 @@ def _side_by_side(title: str, runs: Mapping[str, Mapping[str, Estimate]]) -> htm
     lines = [html.element("tr", *header), html.element("tr", *units)]
     for name in names:
         cells = [benchmark_cells(name, rows[name]) if name in rows else ("-",) * len(CELLS) for rows in runs.values()]
-        lines.append(html.element("tr", *(html.element("td", c) for c in (name, *(c for pair in cells for c in pair)))))
+        texts = (label(title, name), *(c for pair in cells for c in pair))
+        lines.append(html.element("tr", *(html.element("td", c) for c in texts)))
     return html.element("table", *lines, class_=f"runs{len(runs)}")
 
 
@@ -149,6 +153,37 @@ def account_lines(benchmark: Benchmark) -> list[str]:
     ]
 
 
+def _headline_lines(benchmark: Benchmark) -> list[tuple[str, str]]:
+    """Main rates of every run."""
+    lines = []
+    for run, rates in benchmark.runs.values():
+        main = rates.sections.get(MAIN_SECTION, {})
+        for name, words in (("sensitivity", "Grade 2 or 3, flagged"), ("specificity", "Grade 0 or 1, not flagged")):
+            if name in main:
+                lines.append((f"{words}, {run.name}", rate_text(main[name])))
+        if "auc" in main and np.isfinite(main["auc"].value):
+            area = main["auc"]
+            lines.append((f"AUC, {run.name}", f"{area.value:.3f} (95 % interval {interval_text(area)}; n = {area.n} vertebrae)"))
+        false = sum(u.result == "false positive" for u in run.unmatched)
+        false += sum(d.flagged and d.grade == 0 for d in run.decisions)
+        if scans := len(run.cases):
+            text = f"{false / scans:.2f} ({false} in {scans} scan{'s' if scans != 1 else ''}; grade 0, or no vertebra)"
+            lines.append((f"False positives per scan, {run.name}", text))
+    return lines
+
+
+def _origin_lines(benchmark: Benchmark) -> list[tuple[str, str]]:
+    """Number of scans, data and date."""
+    used = [c for c in benchmark.cases if not c.reason]
+    digest = str(benchmark.provenance.get("data_sha256") or "")[:12]
+    return [
+        ("n", f"{len(used)} scans of {len({c.patient for c in used})} patients"),
+        ("Data", f"VerSe 2019, split {benchmark.split}" + (f" (SHA-256 {digest})" if digest else "")),
+        ("Version", str(benchmark.provenance.get("version"))),
+        ("Date", str(benchmark.provenance.get("created"))),
+    ]
+
+
 def write_page(path: Path, benchmark: Benchmark) -> Path:
     """Write the page, one self-contained file.
 
@@ -167,9 +202,7 @@ def write_page(path: Path, benchmark: Benchmark) -> Path:
     parts = [
         html.element("h1", f"Benchmark on VerSe, split {benchmark.split}"),
         html.note(html.RESEARCH),
-        html.element(
-            "p", f"{benchmark.provenance.get('created')}, version {benchmark.provenance.get('version')}, weights {weights}."
-        ),
+        html.headline([*_headline_lines(benchmark), ("Weights", weights), *_origin_lines(benchmark)]),
         html.items([*account_lines(benchmark), *lacking]),
         *([html.note("Scans that failed:", html.definitions(failed))] if failed else []),
         html.element("p", READING),
@@ -178,10 +211,8 @@ def write_page(path: Path, benchmark: Benchmark) -> Path:
         *(part for run, rates in benchmark.runs.values() for part in _run_part(run, rates)),
         html.element("h2", "Account of the scans"),
         html.details(f"{len(left_out)} scans left out", html.table(("case", "split", "reason"), left_out)),
-        html.element("h2", "Definitions"),
-        html.definitions(RATE_DEFINITIONS | INSTANCE_DEFINITIONS),
-        html.element("h2", "Provenance"),
+        html.details("Definitions", html.definitions(RATE_DEFINITIONS | INSTANCE_DEFINITIONS)),
+        html.details("Provenance", html.settings(benchmark.provenance)),
         html.element("p", SOURCE),
-        html.settings(benchmark.provenance),
     ]
     return html.write_page(path, f"VerSe, {benchmark.split}", parts, STYLE)

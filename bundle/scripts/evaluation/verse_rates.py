@@ -11,8 +11,9 @@ import numpy as np
 from ..core.genant import weighted_kappa
 from .agreement import GRADES
 from .instances import InstanceMatching
+from .names import digits
 from .statistics import Bootstrap, Estimate
-from .tables import FEW, estimate_cells
+from .tables import estimate_cells
 from .vertebra_decisions import VertebraDecision
 from .vertebra_summary import Sections, VertebraSummary, graded, summarise_vertebrae
 
@@ -123,11 +124,9 @@ def benchmark_rates(
 def benchmark_cells(name: str, estimate: Estimate) -> tuple[str, str]:
     """Value with 95 % interval, and counts, as text.
 
-    Proportions and areas have score intervals, which hold for any n. Other estimates have the bootstrap over patients alone, which
-    is far too narrow below ``FEW`` patients: "n too small".
+    Proportions and areas have score intervals, which hold for any n. Other estimates have the bootstrap over patients alone, and
+    none below ``MIN_PATIENTS`` patients: "n too small".
     """
-    value, interval, n, patients = estimate_cells(estimate)
-    if estimate.events is None and name.split(": ")[-1] != "auc" and estimate.patients < FEW and np.isfinite(estimate.value):
-        interval = "n too small"
+    value, interval, n, patients = estimate_cells(estimate, digits(name))
     shown = value if interval == "-" else f"{value} ({interval})"
     return shown, f"{n}; {patients} patient{'s' if estimate.patients != 1 else ''}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .calibration import ReliabilityBin
 from .plots import FRACTURED
-from .statistics import Estimate, wilson
+from .statistics import Estimate, interval_text, wilson
 
 
 def reliability_diagram(tables: Mapping[str, Sequence[ReliabilityBin]]) -> Figure | None:
@@ -38,8 +38,8 @@ def reliability_diagram(tables: Mapping[str, Sequence[ReliabilityBin]]) -> Figur
         axis.set(ylabel="fraction fractured", title=title, xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         axis.grid(alpha=0.3)
         bars = counts.bar([(b.low + b.high) / 2 for b in table], [b.n for b in table], 0.08, color=FRACTURED, alpha=0.6)
-        counts.bar_label(bars, fontsize="x-small")
-        counts.set(xlabel="probability of a fracture", ylabel="vertebrae")
+        counts.bar_label(bars, [f"{b.fractured}/{b.n}" for b in table], fontsize="x-small")
+        counts.set(xlabel="probability of a fracture", ylabel="vertebrae\n(fractured/all)")
         counts.margins(y=0.3)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return figure
@@ -68,7 +68,7 @@ def roc(
         axis.legend(loc="lower right", frameon=False)
     title = "ROC per vertebra"
     if estimate is not None and np.isfinite(estimate.value):
-        title += f": AUC {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+        title += f": AUC {estimate.value:.3f} ({interval_text(estimate)})"
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
     axis.title.set_fontsize("medium")
     axis.grid(alpha=0.3)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.genant import SHAPES
 from .agreement import AGREEMENT_DEFINITIONS, confusion, grade_agreement, limits_of_agreement
 from .calibration import BINS, CALIBRATION_DEFINITIONS, ReliabilityBin, bin_of, reliability
 from .instances import INSTANCE_DEFINITIONS, InstanceMatching
@@ -125,7 +126,8 @@ def _by_group(decisions: Sequence[VertebraDecision], samples: int, seed: int) ->
         sections["decisions per vertebra: by level"] = rows
     intact = [d for d in decisions if d.fractured is False]
     rows = {}
-    for shape in sorted({d.shape for d in decisions if d.fractured and d.shape}):
+    shapes = {d.shape for d in decisions if d.fractured and d.shape}
+    for shape in sorted(shapes, key=lambda s: (list(SHAPES).index(s) if s in SHAPES else len(SHAPES), s)):
         rates = _rates([*intact, *(d for d in decisions if d.fractured and d.shape == shape)], any_fracture, samples, seed)
         rows |= {f"{shape}: {k}": rates[k] for k in ("sensitivity", "auc") if k in rates}
     if rows:

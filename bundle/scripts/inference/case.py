@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..io.nifti_writer import open_slice_writer
 from ..io.scan_header import read_header
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.fragments import finding_slices
-from ..postprocessing.measurements import FindingMeasurements
+from ..postprocessing.measurements import OUTSIDE, FindingMeasurements
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
 from ..visualization.vertebra_views import save_vertebra_views
@@ -188,7 +188,10 @@ def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:
     with timer("write"):
         measurements, planes = _write_slices(case, numbers, write_seg)
     rows = measurements.rows(case.base.name)
-    _draw(case, numbers)
+    for row in rows:
+        if row["levels"] == OUTSIDE:
+            case.note(f"finding {row['finding']} ({row['volume_ml']:.2f} ml) lies outside every vertebra of the given mask")
+    _draw(case, numbers, rows=rows)
     if write_seg and rows and series is not None:
         with timer("DICOM-SEG"):
             path = case.path("_seg.dcm")
@@ -230,7 +233,9 @@ def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list]:
     }
 
 
-def _draw(case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None = None) -> None:
+def _draw(
+    case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None = None, rows: Sequence[Mapping[str, object]] = ()
+) -> None:
     """Write the overlay of the findings and, with vertebrae, the overview and the viewer."""
     if not case.outputs.preview or case.outputs.statistics_only:
         return
@@ -241,7 +246,9 @@ def _draw(case: _Case, numbers: NDArray[np.int32], found: ScanVertebrae | None =
             shown, threshold = case.predicted, case.pipeline.post.threshold
             if found is not None:  # whole vertebrae are outlined
                 shown, threshold = Probabilities((numbers > 0).astype(np.float16), found.origin), 0.5
-            names = {r.vertebra: r.name for r in found.records} if found is not None else None
+            names = {int(str(r["finding"])): f"{r['finding']}: {r['levels']}" for r in rows if r["levels"]}
+            if found is not None:
+                names = {r.vertebra: r.name for r in found.records}
             save_views(case.path("_overlay.png"), case.scan, case.grid, shown, numbers, threshold, case.base.name, names)
         except ImportError as error:  # an environment without matplotlib, such as MONAI Label's
             case.note(f"{case.base.name}_overlay.png was not drawn: {error}; pip install matplotlib")

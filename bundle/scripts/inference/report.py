@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..postprocessing.measurements import DEFINITIONS
+from ..postprocessing.measurements import DEFINITIONS, OUTSIDE
 from ..visualization.html_report import (
     RESEARCH,
     Html,
     definitions,
     details,
     element,
+    headline,
     items,
     note,
     picture,
@@ -21,11 +22,12 @@ from ..visualization.html_report import (
     table,
     write_page,
 )
+from ..visualization.panes import NOTHING
 from .report_vertebrae import page_assets, records_of, scan_overview, vertebra_definitions, vertebra_section, view_file
 
 COLUMNS = {
     "finding": "finding",
-    "level": "level",
+    "levels": "levels",
     "volume_ml": "volume (ml)",
     "mean_probability": "mean probability",
     "max_probability": "max probability",
@@ -34,16 +36,26 @@ COLUMNS = {
     "slice_first": "first slice",
     "slice_last": "last slice",
 }
+DIGITS = {"volume_ml": 1, "mean_probability": 2, "max_probability": 2, "uncertainty": 2, "mean_hu": 0}
 MAX_PICTURES = 60  # embedded overlays; further ones are links
 MAX_VIEWERS = 1  # embedded viewers, as each takes megabytes; the others are pages of their own
 
 
 def _findings(rows: Sequence[Mapping]) -> Html:
     if not rows:
-        return element("p", "No finding.")
-    centres = (", ".join(f"{r[f'centroid_{a}_mm']:.0f}" for a in "ras") for r in rows)
-    cells = [[*(r[c] for c in COLUMNS), centre] for r, centre in zip(rows, centres, strict=True)]
+        return element("p", f"{NOTHING[0].upper()}{NOTHING[1:]}.")
+    # From head to feet; results of earlier versions have no levels.
+    ordered = sorted(({"levels": r.get("level", ""), **r} for r in rows), key=lambda r: -float(r["centroid_s_mm"]))
+    centres = (", ".join(f"{r[f'centroid_{a}_mm']:.0f}" for a in "ras") for r in ordered)
+    cells = [[*(_cell(c, r[c]) for c in COLUMNS), centre] for r, centre in zip(ordered, centres, strict=True)]
     return element("div", table([*COLUMNS.values(), "centre R, A, S (mm)"], cells), class_="scroll")
+
+
+def _cell(column: str, value: object) -> object:
+    """Cell of a finding with the decimal places of its column; a finding outside every given vertebra is marked."""
+    if column == "levels" and value == OUTSIDE:
+        return element("b", "⚠ outside every given vertebra", class_="error")
+    return f"{value:.{DIGITS[column]}f}" if column in DIGITS and isinstance(value, (int, float)) else value
 
 
 def _overlay(result: Mapping, root: Path, embed: bool) -> Html:
@@ -91,6 +103,39 @@ def _vertebra_overview(results: Sequence[Mapping], root: Path) -> list[Html]:
     return [element("p", text), *([scan_overview(results, root)] if len(results) > 1 else [])]
 
 
+def _headline(
+    results: Sequence[Mapping], problems: Sequence[Mapping], manifest: Mapping, with_vertebrae: bool
+) -> list[tuple[str, str]]:
+    """Numbers of scans and of marked vertebrae or findings, the network, and the date."""
+    lines = [("Scans", f"{len(results)} segmented" + (f", {len(problems)} not segmented" if problems else ""))]
+    if with_vertebrae:
+        records = [r for result in results for r in records_of(result)]
+        positive = sum(any(r.fractured for r in records_of(result)) for result in results)
+        marked = f"{sum(r.fractured for r in records)} of {len(records)} vertebrae, in {positive} of {len(results)} scan(s)"
+        graded = [r for r in records if r.measured_grade is not None]
+        lines.append(("Fractured by the network", marked))
+        lines.append(
+            ("Measured grade 1 to 3, by height", f"{sum(bool(r.measured_grade) for r in graded)} of {len(graded)} vertebrae")
+        )
+    else:
+        found = sum(len(r["findings"]) for r in results)
+        positive = sum(bool(r["findings"]) for r in results)
+        lines.append(("Findings", f"{found}, in {positive} of {len(results)} scan(s)" if found else NOTHING))
+    stored = manifest.get("settings")
+    files = stored.get("checkpoints", {}).values() if isinstance(stored, Mapping) else ()
+    weights = dict.fromkeys(str(f) for group in files for f in group)
+    if weights:
+        lines.append(("Weights", ", ".join(_short(f) for f in weights)))
+    if manifest.get("created"):
+        lines.append(("Date", str(manifest["created"])))
+    return lines
+
+
+def _short(weights: str) -> str:
+    """Abbreviated hash, or the name of a file."""
+    return f"SHA-256 {weights[:12]}" if len(weights) == 64 else Path(weights).name
+
+
 def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapping], manifest: Mapping) -> Path:
     """Write ``report.html``.
 
@@ -107,16 +152,15 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
     viewers = len(results) <= MAX_VIEWERS and any(records_of(r) and view_file(r, root, "viewer") for r in results)
     style, script, licences = page_assets(viewers) if with_vertebrae else ("", "", Html())
     parts = [
-        element("h1", f"Vertebral fractures in {len(results)} scan(s)"),
+        element("h1", f"Vertebral fractures in {len(results)} scan{'s' if len(results) != 1 else ''}"),
+        headline(_headline(results, problems, manifest, with_vertebrae)),
         note(element("b", RESEARCH)),
         *([note(f"{len(problems)} scan(s) could not be segmented:", items(p["problem"] for p in problems))] if problems else []),
         *(_vertebra_overview(results, root) if with_vertebrae else _finding_overview(results)),
         *(_case(r, root, n, viewers) for n, r in enumerate(results)),
-        element("h2", "Definitions"),
-        *([vertebra_definitions(), details("Definitions of findings.csv", definitions(DEFINITIONS))] if with_vertebrae else []),
-        *([] if with_vertebrae else [definitions(DEFINITIONS)]),
-        element("h2", "Provenance"),
-        settings({k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in manifest.items()}),
+        *([vertebra_definitions()] if with_vertebrae else []),
+        details("Definitions of findings.csv", definitions(DEFINITIONS)),
+        details("Provenance", settings({k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in manifest.items()})),
         licences,
     ]
     return write_page(root / "report.html", "Vertebral fractures", [element("main", *parts)], style, script)

@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.vertebrae import LEVELS
+from ..core.vertebrae import LABELS, LEVELS
 from ..io.scan_header import ScanHeader
 
 FINDING_COLUMNS = (
-    "case", "finding", "level", "level_share", "volume_ml", "mean_probability", "max_probability", "uncertainty", "mean_hu",
-    "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "min_r_mm", "min_a_mm", "min_s_mm", "max_r_mm", "max_a_mm", "max_s_mm",
+    "case", "finding", "level", "level_share", "levels", "volume_ml", "mean_probability", "max_probability", "uncertainty",
+    "mean_hu", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm",
+    "min_r_mm", "min_a_mm", "min_s_mm", "max_r_mm", "max_a_mm", "max_s_mm",
     "slice_first", "slice_last",
 )  # fmt: skip
+MIN_SHARE = 0.1  # of a finding that lies in a vertebra, from which the vertebra is listed
+OUTSIDE = "outside"
 DEFINITIONS = {
     "finding": "connected component of the mask, numbered by size on the working grid",
     "level": "vertebra that contains most of the finding; empty without a mask of vertebrae",
     "level_share": "fraction of the finding in that vertebra",
+    "levels": f"vertebrae that hold at least {MIN_SHARE:.0%} of the finding, from head to feet; {OUTSIDE}: no given one does",
     "mean_probability": "mean of the network's output over the finding; not calibrated",
     "uncertainty": "mean binary entropy of that output in bit: 0 for probabilities of 0 or 1, 1 for 0.5",
     "mean_hu": "mean HU of the scan in the finding",
@@ -102,20 +106,30 @@ class FindingMeasurements:
                 for value, count in zip(values, counts, strict=True):
                     sums.levels[int(value)] = sums.levels.get(int(value), 0) + int(count)
 
+    @staticmethod
+    def _levels(sums: _Sums, names: Mapping[int, str]) -> tuple[str, float | str, str]:
+        """Cells ``level``, ``level_share`` and ``levels`` of a finding; all empty where no vertebrae were given."""
+        shares = {v: n / sums.voxels for v, n in sums.levels.items() if v > 0}
+        listed = sorted((v for v, share in shares.items() if share >= MIN_SHARE), key=lambda v: 19.5 if v == LABELS["T13"] else v)
+        if not listed:
+            return "", "", OUTSIDE if sums.levels else ""
+        best = max(listed, key=lambda v: shares[v])
+        return names.get(best, str(best)), round(shares[best], 3), ", ".join(names.get(v, str(v)) for v in listed)
+
     def rows(self, case: str, names: Mapping[int, str] = LEVELS) -> list[dict]:
         """One row of ``FINDING_COLUMNS`` per finding."""
         voxel_ml = abs(float(np.linalg.det(self._header.affine[:3, :3]))) / 1000
         rows = []
         for number, s in sorted(self._sums.items()):
-            levels = {v: n for v, n in s.levels.items() if v > 0}
-            best = max(levels, key=lambda v: levels[v]) if levels else None
+            level, share, levels = self._levels(s, names)
             points = {"centroid": s.position / s.voxels, "min": s.low, "max": s.high}
             rows.append(
                 {
                     "case": case,
                     "finding": number,
-                    "level": "" if best is None else names.get(best, str(best)),
-                    "level_share": "" if best is None else round(levels[best] / s.voxels, 3),
+                    "level": level,
+                    "level_share": share,
+                    "levels": levels,
                     "volume_ml": round(s.voxels * voxel_ml, 3),
                     "mean_probability": round(s.probability / s.voxels, 4),
                     "max_probability": round(s.max_probability, 4),

@@ -15,11 +15,11 @@ from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.probability_map import Probabilities
+from .panes import NOTHING, Region, finding_colour, label_regions, mark_pane, slice_title
 from .slices import outline, show_slice
 
 HALF_WIDTH_MM = 95.0  # shown on each side of the centre of a finding
 MAX_FINDINGS = 5
-PLANES = ("sagittal", "coronal", "axial")
 
 
 def _centres(numbers: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
@@ -43,15 +43,16 @@ def _field_of_view(grid: WorkingGrid, axis: int, centre: NDArray[np.int64]) -> l
     return shown
 
 
-def _mask_in_view(mask: NDArray[np.bool_], origin: tuple[int, int, int], shown: list[range], axis: int) -> NDArray[np.bool_]:
-    """Plane of a mask, stored in a box at ``origin``, over the voxels shown."""
-    view = np.zeros([len(r) for r in shown], bool)
+def _in_view(numbers: NDArray[np.int32], origin: tuple[int, int, int], shown: list[range], axis: int) -> NDArray[np.int32]:
+    """Plane of numbers, stored in a box at ``origin``, over the voxels shown."""
+    view = np.zeros([len(r) for r in shown], np.int32)
     overlap = [
-        range(max(r.start, o), max(min(r.stop, o + n), max(r.start, o))) for r, o, n in zip(shown, origin, mask.shape, strict=True)
+        range(max(r.start, o), max(min(r.stop, o + n), max(r.start, o)))
+        for r, o, n in zip(shown, origin, numbers.shape, strict=True)
     ]
     target = tuple(slice(v.start - r.start, v.stop - r.start) for v, r in zip(overlap, shown, strict=True))
     source = tuple(slice(v.start - o, v.stop - o) for v, o in zip(overlap, origin, strict=True))
-    view[target] = mask[source]
+    view[target] = numbers[source]
     return view.squeeze(axis)
 
 
@@ -66,6 +67,8 @@ def draw_views(
 ):
     """Draw one row of three planes per finding, at most ``MAX_FINDINGS`` rows, or the middle of a scan without findings.
 
+    Every finding has a colour of its own, and its name stands beside it wherever a plane cuts it.
+
     Args:
         scan: voxels in HU.
         grid: working grid.
@@ -79,23 +82,40 @@ def draw_views(
         A matplotlib figure.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    origin = np.array(probabilities.origin)
-    rows = [((names or {}).get(n, f"finding {n}"), origin + c) for n, c in _centres(numbers)]
-    rows = rows or [("no finding", np.array([n // 2 for n in grid.shape]))]
-    figure = Figure(figsize=(9, 3.1 * len(rows) + 0.4), layout="constrained", facecolor="black")
+    heading, names, origin = title, names or {}, np.array(probabilities.origin)
+    rows = [(number, origin + c) for number, c in _centres(numbers)] or [(0, np.array([n // 2 for n in grid.shape]))]
+    found = int(numbers.max(initial=0))
+    figure = Figure(figsize=(9, 3.3 * len(rows) + 0.5), layout="constrained", facecolor="black")
     panels = np.atleast_2d(figure.subplots(len(rows), 3))
-    mask = (probabilities.volume > threshold) & (numbers > 0)
-    for line, (name, centre) in zip(panels, rows, strict=True):
+    mask, handles = (probabilities.volume > threshold) & (numbers > 0), dict[int, Line2D]()
+    for line, (number, centre) in zip(panels, rows, strict=True):
         for axis, panel in enumerate(line):
             shown = _field_of_view(grid, axis, centre)
             hu = sample(scan.slab, grid, [np.arange(r.start, r.stop) for r in shown]).squeeze(axis)
             spacing = [d for a, d in enumerate(grid.spacing) if a != axis]
             start = [r.start * d for a, (r, d) in enumerate(zip(shown, grid.spacing, strict=True)) if a != axis]
             show_slice(panel, hu, spacing, start=start)
-            outline(panel, _mask_in_view(mask, probabilities.origin, shown, axis), spacing, width=1.1, start=start)
-            panel.set_title(f"{name}, {PLANES[axis]}", color="white", fontsize=8)
-    figure.suptitle(f"{title}   (research use only)", color="white", fontsize=9)
+            visible = _in_view(np.where(mask, numbers, 0), probabilities.origin, shown, axis)
+            regions = []
+            for n in np.unique(visible[visible > 0]).tolist():
+                colour, name = finding_colour(n), names.get(n, f"finding {n}")
+                outline(panel, visible == n, spacing, width=1.4, start=start, colour=colour)
+                regions.append(Region(visible == n, name.split(" (")[0], colour))
+                handles[n] = Line2D([], [], color=colour, label=name)
+            label_regions(panel, regions, spacing, start, 7.0)
+            title = slice_title(grid.affine, grid.shape, axis, int(centre[axis]))
+            row = f"{names.get(number, f'finding {number}')}: " if number else ""
+            mark_pane(panel, axis, f"{row}{title}")
+    if handles:
+        lines = [handles[n] for n in sorted(handles)]
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=min(len(lines), 6), fontsize=8, labelcolor="white", frameon=False
+        )
+    note = "" if found else f": {NOTHING}"
+    note += f": the first {len(rows)} of {found} findings" if found > len(rows) else ""
+    figure.suptitle(f"{heading}{note}   (research use only)", color="white", fontsize=9)
     return figure
 
 

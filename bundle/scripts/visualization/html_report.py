@@ -25,6 +25,9 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #d8dee4; }
 th:first-child, td:first-child { text-align: left; } h2 { margin-top: 2.2rem; } figure { margin: 1.5rem 0; }
 img { max-width: 100%; } figcaption { margin-bottom: .4rem; } code { word-break: break-all; }
+.headline { border: 2px solid #1f6feb; border-radius: 6px; padding: .4rem 1rem; margin: 1rem 0; background: #f3f8ff; }
+.headline table { margin: .3rem 0; } .headline th, .headline td { text-align: left; border-bottom: 0; vertical-align: top; }
+.headline p { margin: .2rem .8rem; font-weight: bold; } details { margin: .8rem 0; } summary { cursor: pointer; }
 .note { background: #fff8c5; padding: .6rem 1rem; } .error { color: #b3261e; } .muted { color: #666; }
 """
 MIME = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".svg": "image/svg+xml", ".webp": "image/webp"}
@@ -66,6 +69,12 @@ def definitions(terms: Mapping[str, object]) -> Html:
 def settings(values: Mapping[str, object]) -> Html:
     """List of names with literal values, such as paths and hashes."""
     return items(Html(f"{text(name)}: {element('code', value)}") for name, value in values.items())
+
+
+def headline(lines: Iterable[tuple[object, object]]) -> Html:
+    """Box of names and texts at the top of a page, with the words "for research use only"."""
+    rows = [element("tr", element("th", name, scope="row"), element("td", words)) for name, words in lines]
+    return element("div", element("table", *rows), element("p", "For research use only."), class_="headline")
 
 
 def note(*content: object) -> Html:

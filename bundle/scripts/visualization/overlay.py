@@ -11,13 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import atomic_write
-from .slices import COLOURS, LINE_STYLES, choose_slices, outline, ras_volume, show_slice, window_of
+from .panes import NOTHING, mark_pane, slice_title
+from .slices import COLOURS, LINE_STYLES, choose_slices, outline, ras_affine, ras_volume, show_slice, window_of
 
 WIDTH = 3.2  # of a slice, inches
 
 
+EMPTY = {"reference": "reference: no fracture", "prediction": "prediction: nothing marked", "ignored": "nothing ignored"}
+
+
+def legend_entries(masks: Mapping[str, NDArray[np.bool_]], voxel_ml: float) -> list[tuple[str, str]]:
+    """Names of the masks and their texts: volume, or that the mask is empty.
+
+    Args:
+        masks: masks by a key of ``slices.COLOURS``.
+        voxel_ml: volume of a voxel (ml).
+    """
+    volumes = {name: np.count_nonzero(mask) * voxel_ml for name, mask in masks.items()}
+    return [(name, f"{name}, {v:.1f} ml" if v else EMPTY[name]) for name, v in volumes.items()]
+
+
 def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np.bool_]], title: str = "", number: int = 3):
-    """Draw sagittal slices with outlines.
+    """Draw sagittal slices with outlines, the legend below them.
 
     Args:
         image: CT in HU or grey values from 0 to 255 (X, Y, Z), any orientation.
@@ -32,23 +47,28 @@ def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    volume, spacing = ras_volume(nib.Nifti1Image(np.asarray(image, np.float32), affine))
+    stored = nib.Nifti1Image(np.asarray(image, np.float32), affine)
+    (volume, spacing), world = ras_volume(stored), ras_affine(stored)
     volumes = {n: ras_volume(nib.Nifti1Image(np.asarray(m, np.uint8), affine))[0] > 0 for n, m in masks.items()}
     targets = [m for name, m in volumes.items() if name != "ignored"]
     indices = choose_slices(np.logical_or.reduce(targets) if targets else np.zeros(volume.shape, bool), number)
     height = WIDTH * (volume.shape[2] * spacing[2]) / (volume.shape[1] * spacing[1])
-    figure = Figure(figsize=(WIDTH * len(indices), height + 0.5), layout="constrained", facecolor="black")
+    figure = Figure(figsize=(WIDTH * len(indices), height + 0.9), layout="constrained", facecolor="black")
     panels = np.atleast_1d(figure.subplots(1, len(indices)))
     window = window_of(volume)
     for panel, index in zip(panels, indices, strict=True):
         show_slice(panel, volume[index], spacing[1:], window)
         for name, mask in volumes.items():
             outline(panel, mask[index], spacing[1:], name)
-    lines = [Line2D([], [], color=COLOURS[n], linestyle=LINE_STYLES.get(n, "solid"), label=n) for n in volumes]
+        mark_pane(panel, 0, slice_title(world, volume.shape, 0, index))
+    entries = legend_entries(volumes, float(np.prod(spacing)) / 1000)
+    lines = [Line2D([], [], color=COLOURS[n], linestyle=LINE_STYLES.get(n, "solid"), label=words) for n, words in entries]
     if lines:
-        panels[0].legend(handles=lines, loc="lower left", fontsize=7, labelcolor="white", framealpha=0.3, facecolor="black")
+        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8, labelcolor="white", frameon=False)
+    if targets and not any(m.any() for m in targets):
+        title = f"{title}: {NOTHING}" if title else NOTHING
     if title:
-        figure.suptitle(title, color="white", fontsize=9)
+        figure.suptitle(f"{title}   (research use only)", color="white", fontsize=9)
     return figure
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import zoom
 
 from ..core.geometry import spacing_of
 
@@ -15,6 +16,27 @@ BONE_WINDOW = (-200.0, 900.0)  # HU
 PICTURE_WINDOW = (0.0, 255.0)  # grey values of 8 bits
 COLOURS = {"reference": "#39d353", "prediction": "#ff9f1c", "ignored": "#b0b7c3"}
 LINE_STYLES = {"ignored": "dotted"}
+
+
+def isotropic(plane: NDArray, spacing: Sequence[float] | NDArray, order: int = 1) -> tuple[NDArray, float]:
+    """Plane (U, V) interpolated to square pixels of the smaller spacing, and their size in mm.
+
+    Args:
+        plane: values (U, V).
+        spacing: pixel size along U and V in mm.
+        order: order of the spline; 1 is linear, and 0 keeps labels.
+    """
+    pixel = float(min(spacing))
+    factors = [float(d) / pixel for d in spacing]
+    if max(factors) < 1.01:
+        return plane, pixel
+    values = plane if order == 0 else np.asarray(plane, np.float32)
+    return zoom(values, factors, order=order, mode="nearest", grid_mode=True), pixel
+
+
+def ras_affine(image: nib.Nifti1Image) -> NDArray[np.float64]:
+    """Voxel (R, A, S) of ``ras_volume`` to world (4, 4), mm."""
+    return np.asarray(nib.as_closest_canonical(image).affine, np.float64)
 
 
 def ras_volume(image: nib.Nifti1Image) -> tuple[NDArray, NDArray[np.float64]]:
@@ -54,7 +76,7 @@ def show_slice(
     window: tuple[float, float] = BONE_WINDOW,
     start: Sequence[float] = (0.0, 0.0),
 ) -> None:
-    """Draw a plane in grey, in its physical aspect.
+    """Draw a plane in grey, in its physical aspect, interpolated to square pixels.
 
     The first axis of the plane, R or A, runs from right to left, so that the patient's right or anterior lies on the left, as CT
     is read; the second, A or S, runs upwards.
@@ -67,7 +89,17 @@ def show_slice(
         start: coordinates in mm of the border of the first pixel.
     """
     extent = [v for n, d, s in zip(plane.shape, spacing, start, strict=True) for v in (s, s + n * d)]
-    axes.imshow(plane.T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent, aspect="equal")
+    square, _ = isotropic(plane, spacing)
+    axes.imshow(
+        square.T,
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        origin="lower",
+        extent=extent,
+        aspect="equal",
+        interpolation="bilinear",
+    )
     axes.set_xlim(extent[1], extent[0])
     axes.set_axis_off()
 
@@ -80,6 +112,7 @@ def outline(
     width: float = 1.2,
     start: Sequence[float] = (0.0, 0.0),
     fill: float = 0.0,
+    colour: str | None = None,
 ) -> None:
     """Draw the outline of a mask over ``show_slice``; an empty mask draws nothing.
 
@@ -91,11 +124,12 @@ def outline(
         width: line width in points.
         start: coordinates in mm of the border of the first pixel.
         fill: opacity of the area inside.
+        colour: colour in place of that of ``name``.
     """
     if not mask.any():
         return
     u, v = ((np.arange(n) + 0.5) * d + s for n, d, s in zip(mask.shape, spacing, start, strict=True))
-    colour, style = COLOURS[name], LINE_STYLES.get(name, "solid")
+    colour, style = colour or COLOURS[name], LINE_STYLES.get(name, "solid")
     if fill:
         axes.contourf(u, v, mask.T, levels=[0.5, 1.5], colors=[colour], alpha=fill)
     axes.contour(u, v, mask.T, levels=[0.5], colors=[colour], linewidths=width, linestyles=style)

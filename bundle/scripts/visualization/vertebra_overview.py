@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d, zoom
 
 from ..core.files import atomic_write
 from ..postprocessing.vertebra_record import VertebraRecord
+from .panes import spread
 from .slices import BONE_WINDOW
 from .vertebra_colours import FRACTURE_MARK, colours_of, short_name
 from .viewer_volume import ViewerVolume
@@ -89,19 +90,6 @@ def curved_slice(volume: ViewerVolume, records: Sequence[VertebraRecord]) -> Ove
     return Overview(hu, numbers, pixel, positions, float(np.ptp(course) * volume.spacing[0]))
 
 
-def _spread(targets: Sequence[float], gap: float) -> NDArray[np.float64]:
-    """Positions, from the top downwards, near the targets and at least ``gap`` apart."""
-    placed = np.array(targets, float)
-    for _ in range(200):
-        short = gap - (placed[:-1] - placed[1:])
-        if not len(short) or short.max() <= 1e-3:
-            break
-        push = np.where(short > 0, short / 2, 0)
-        placed[:-1] += push
-        placed[1:] -= push
-    return placed
-
-
 def _draw_vertebra(axes, mask: NDArray[np.bool_], pixel: float, colour: str, fractured: bool) -> None:
     u, v = ((np.arange(n) + 0.5) * pixel for n in mask.shape)
     if not mask.any() or min(mask.shape) < 2:
@@ -121,7 +109,7 @@ def _draw_names(
     shown = [r for r in records if r.vertebra in overview.centres]
     shown.sort(key=lambda r: -overview.centres[r.vertebra][1])
     mm = overview.pixel
-    heights = _spread([overview.centres[r.vertebra][1] * mm for r in shown], GAP * font / 72 * inch)
+    heights = spread([overview.centres[r.vertebra][1] * mm for r in shown], GAP * font / 72 * inch)
     for record, height in zip(shown, heights, strict=True):
         a, s = ((c + 0.5) * mm for c in overview.centres[record.vertebra])
         # The front lies on the left, so the margin behind the back begins at a negative coordinate.
