@@ -131,7 +131,8 @@ def process_cases(
             return process(cases[number])
         except Exception as error:
             file, message = str(source(cases[number])), first_line(error)
-            failures[number] = message if file in message else f"{file}: {message}"
+            named = file in message or Path(message.partition(": ")[0]).exists()  # a mask or table of the case
+            failures[number] = message if named else f"{file}: {message}"
             tqdm.write(f"skipped: {failures[number]}")
             return None
 

@@ -160,9 +160,7 @@ def _write_template(
     if not rows:
         raise InputError(failures[0])
     write_case_table(path, rows, patients)
-    print(
-        f"{path}: fill in grade (0 intact, 1 to 3, blank unknown) and, where known, shape; then the same command with --table {path}"
-    )
+    print(f"{path}: fill in grade (0 intact, 1 to 3, blank unknown) and shape where known; then name it by --table {path}")
     if failures or problems:
         raise InputError(f"{len(failures) + len(problems)} cases were skipped, see above; the others are in {path}")
     return path
