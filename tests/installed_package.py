@@ -48,7 +48,8 @@ def main() -> None:
 
     network = spine_fracture.MSFFNet(spatial_dims=2, features=(4, 8, 8, 16, 16)).eval()
     assert network(torch.zeros(1, 1, 64, 64)).shape[2:] == (64, 64)
-    command("bundle", "run", "training", "--config_file", "configs/train.yaml", "--dataset_dir", "data", "--epochs", "1", "--steps_per_epoch", "2",
+    command("bundle", "run", "training", "--config_file", "configs/train.yaml", "--dataset_dir", "data", "--epochs", "1",
+            "--steps_per_epoch", "2",
             "--num_workers", "0", "--batch_size", "2", "--slices_per_volume", "2", "--device", "cpu", "--check_data", "off",
             "--run_name", "own",
             "--network_def::features", "[4,8,8,16,16]")  # fmt: skip

@@ -51,7 +51,7 @@ def test_words_that_are_no_device_are_refused(value):
 
 @pytest.mark.parametrize("features", [[8, 16], [4, 4, 4, 4, -3], 7, [4, 4, 4, 4, "a"], [], None])
 def test_wrong_widths_are_one_line(features):
-    with pytest.raises(InputError, match="^network_def: ") as caught:
+    with pytest.raises(InputError, match=r"^network_def: ") as caught:
         check(features=features)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -21,8 +21,8 @@ from scripts.core.errors import InputError
 from test_resume import TINY, same
 from test_resume import workflow as tiny
 
-# Two steps an epoch, so that a run can stop within one.
-SHORT = {"batch_size": 2, "slices_per_volume": 2, "lr_patience": 0}
+# Two steps an epoch, so that a run can stop within one, and two passes over the two scans.
+SHORT = {"batch_size": 4, "slices_per_volume": 2, "steps_per_epoch": 2, "lr_patience": 0, "warmup_epochs": 0}
 
 
 def workflow(bundle: Path, data: Path, out: Path, **overrides) -> ConfigWorkflow:

@@ -16,7 +16,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
 from scripts.training.checkpoint import read_state, write_checkpoint
-from scripts.training.resume import comparable
+from scripts.training.resume import comparable, renumbered
 from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
@@ -151,6 +151,19 @@ def test_settings_of_version_05_are_compared_by_their_new_names():
     current = {"valid_mask::0::_target_": '"CopyItemsd"', "init_weights::path": '"@init"', "run": "2", "e": '"$2"'}
     before, now = comparable(stored, current)
     assert before == now == {k: current[k] for k in ("valid_mask::0::_target_", "init_weights::path")}
+
+
+def test_state_without_steps_of_an_epoch_was_one_pass():
+    stored = {"learning_rate": "0.001"}
+    before, now = comparable(stored, {"learning_rate": "0.001", "steps_per_epoch": "25"})
+    assert (before["steps_per_epoch"], now["steps_per_epoch"]) == ("null", "25")
+    before, now = comparable(stored, {"learning_rate": "0.001", "steps_per_epoch": "null"})
+    assert before == now
+
+
+def test_early_stopping_of_older_states_is_found_by_its_kind():
+    old = {"epoch": 3, "early_stop_3": "a", "best_checkpoint_4": "b", "best_checkpoint_10": "c"}
+    assert renumbered(old) == {"epoch": 3, "early_stop_0": "a", "best_checkpoint_0": "b", "best_checkpoint_1": "c"}
 
 
 @pytest.mark.parametrize(("neighbours", "resumes"), [("0", True), ("2", False)])

@@ -100,7 +100,7 @@ def _empty_section(name: str, source: str) -> str:
     reason = (section_error(source, name) if source else None) or f"{EMPTY_SECTION} `{name}` case"
     if name == "testing" and reason.startswith(EMPTY_SECTION):
         return (
-            f"{source or 'the datalist'}: {reason}, by which weights are evaluated; {SPLIT.format(source or 'DATALIST')}, and train with it, "
+            f"{source or 'the datalist'}: {reason}; {SPLIT.format(source or 'DATALIST')}, and train with it, "
             "or evaluate other cases of it with --section validation"
         )
     return (
@@ -120,8 +120,8 @@ def warn_of_empty_sections(sections: dict[str, Sequence[dict]], source: str = ""
     name = source or "the datalist"
     if not sections.get("validation"):
         logger.warning(
-            "%s: %s `validation` case: no weights are chosen by a score, training does not stop early, and nothing shows whether it "
-            "learns; %s", name, EMPTY_SECTION, SPLIT.format(name),
+            "%s: %s `validation` case: no weights are chosen by a score, training does not stop early, and nothing shows whether "
+            "it learns; %s", name, EMPTY_SECTION, SPLIT.format(name),
         )  # fmt: skip
     if "testing" in sections or not source:
         return

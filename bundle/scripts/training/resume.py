@@ -78,7 +78,7 @@ def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[d
 
 
 def renumbered(content: Mapping[str, Any]) -> dict[str, Any]:
-    """State of an older version, which numbered early stopping and savers by their places among all handlers, with present names."""
+    """State of an older version, which numbered early stopping and savers by their places among all handlers."""
     result = dict(content)
     for kind in ("early_stop_", "best_checkpoint_"):
         names = sorted((n for n in content if n.startswith(kind)), key=lambda n: int(n.removeprefix(kind)))
