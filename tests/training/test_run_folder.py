@@ -156,9 +156,10 @@ def test_several_processes_need_a_name(here, monkeypatch):
 
 def test_two_runs_of_one_second_have_two_folders(here, monkeypatch):
     monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "now")
-    assert resume_hint() == "rerun the same command to resume"
+    assert resume_hint("runs/now/model.pt") == "rerun the same command to resume"
     assert run_folders() == run_folders() == ("runs/now", "runs/now")
-    assert resume_hint() == "rerun the same command with --run_name now to resume"
+    assert resume_hint("runs/now/model.pt") == "rerun the same command with --run_name now to resume"
+    assert resume_hint("runs/own/model.pt") == "rerun the same command to resume"
     Path("runs/now").mkdir(parents=True)
     run_folder.name_by_time.cache_clear()
     assert run_folders()[0] == "runs/now_2"

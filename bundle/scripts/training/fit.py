@@ -50,7 +50,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     try:
         trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
-        line = explain(error)
+        line = explain(error, resume_hint(weights))
         if line is None:
             raise
         _fail(line, error)
@@ -67,7 +67,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     stopped = getattr(trainer.state, "stopped_by", None)
     if stopped:
         if is_main():
-            logger.warning("%s: %s; %s", stopped, end_of_training(trainer, evaluator), resume_hint())
+            logger.warning("%s: %s; %s", stopped, end_of_training(trainer, evaluator), resume_hint(weights))
         sys.stdout.flush()
         raise SystemExit(exit_status(stopped))
     logger.info("%s", end_of_training(trainer, evaluator))
@@ -123,8 +123,13 @@ def useless_weights(evaluator: Engine | None) -> str | None:
     )
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for an error with a cause outside the program; None for others, whose traceback is raised."""
+def explain(error: BaseException, resume: str = resume_hint()) -> str | None:
+    """One line for an error with a cause outside the program; None for others, whose traceback is raised.
+
+    Args:
+        error: exception of a run.
+        resume: command that resumes the run.
+    """
     text = str(error)
     if isinstance(error, CaseError):  # from a worker it includes the worker's traceback
         lines = re.findall(r"CaseError: (.+)", text)
@@ -136,12 +141,12 @@ def explain(error: BaseException) -> str | None:
         how = f"was ended by the system ({dead[2]})" if dead[2] else "ended without an error"
         return (
             f"a data worker (pid {dead[1].strip()}) {how}, most likely for lack of memory; "
-            f"lower --cache_rate or --num_workers (0 works everywhere) and {resume_hint()}"
+            f"lower --cache_rate or --num_workers (0 works everywhere) and {resume}"
         )
     if "shared memory" in text and "DataLoader" in text:
         return "data workers are out of shared memory; set --num_workers 0, or provide more (docker run --shm-size 8g)"
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         return "the GPU is out of memory; lower --batch_size or --patch_size, or set --amp True"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; {OS_REMEDIES.get(error.errno or 0, 'fix it')} and {resume_hint()}"
+        return f"{error.filename}: {error.strerror}; {OS_REMEDIES.get(error.errno or 0, 'fix it')} and {resume}"
     return None

@@ -72,10 +72,14 @@ def run_folders(name: object = None, bundle_root: str = ".", new: bool = True) -
     return folder, folder
 
 
-def resume_hint() -> str:
-    """Command that resumes the running training: the same, with the name of a run that has been named by time."""
-    named = f" with --run_name {name_by_time()}" if name_by_time.cache_info().currsize else ""
-    return f"rerun the same command{named} to resume"
+def resume_hint(weights: str | None = None) -> str:
+    """Command that resumes a training: the same, with the name of a run that has been named by time.
+
+    Args:
+        weights: file of the weights of the run.
+    """
+    unnamed = weights is not None and name_by_time.cache_info().currsize and Path(weights).parent == Path(RUNS) / name_by_time()
+    return f"rerun the same command{f' with --run_name {name_by_time()}' if unnamed else ''} to resume"
 
 
 def finish(output_dir: str | Path, line: str, epoch: int, lengths: Mapping[str, Any]) -> None:
