@@ -7,6 +7,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...core.errors import InputError
@@ -15,6 +16,7 @@ from .definition import Run, Suite, Variant
 from .stages import run_configs
 
 OVERLAY = SUITES / "by_time.yaml"
+BUDGET_FILE = "budget.json"  # in the folder of the results: the time of each training of all calls
 ENDLESS = 100000  # epochs; more than any time allows
 START_MINUTES = 0.75  # of a training: start of the process, loading of the data, last validation
 SCORING_FRACTION = 0.25  # of the whole time
@@ -69,6 +71,17 @@ def divide(
             "more --jobs, fewer --members or --seeds"
         )
     return math.floor(1000 * training) / 1000
+
+
+def stored_training(root: Path) -> float | None:
+    """Minutes of each training of earlier calls into a folder of results, None before the first; ``InputError`` when damaged."""
+    path = root / BUDGET_FILE
+    if not path.is_file():
+        return None
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["training_minutes"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: is damaged; delete it, or choose another --out") from None
 
 
 def by_time(suite: Suite, minutes: float) -> Suite:

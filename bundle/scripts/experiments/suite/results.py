@@ -35,6 +35,7 @@ class Row:
     p: float | None = None  # Wilcoxon's signed rank test on patients
     p_holm: float | None = None  # adjusted for all rows (Holm 1979)
     detection: dict[str, float] = field(default_factory=dict)  # sensitivity and false positives per scan, means over seeds
+    counts: dict[str, int] = field(default_factory=dict)  # their numerators and denominators, sums over seeds
     failed: dict[str, str] = field(default_factory=dict)  # reason by run, for runs without result
     seconds: list[float] = field(default_factory=list)  # training time of each run
     peak_mib: float | None = None  # largest memory of a training process
@@ -48,12 +49,19 @@ def _missing_reason(folder: Path) -> str | None:
     return None if (folder / EVALUATION.product).is_file() else run_state(folder)
 
 
-def _detection(lines: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """Sensitivity for fractures and false positives per scan of the cases of one seed."""
+COUNTS = ("fractures", "detected", "false_positives")
+
+
+def _counts(lines: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """Fractures, detected ones, false positives and scans of the cases of one seed; empty without detections."""
     graded = [line for line in lines if line.get("fractures")]
-    fractures, hits, false = (sum(float(line[k]) for line in graded) for k in ("fractures", "detected", "false_positives"))
-    sensitivity = {"sensitivity": hits / fractures} if fractures else {}
-    return {"false_positives": false / len(graded), **sensitivity} if graded else {}
+    return {**{k: round(sum(float(line[k]) for line in graded)) for k in COUNTS}, "scans": len(graded)} if graded else {}
+
+
+def _detection(counts: Mapping[str, int]) -> dict[str, float]:
+    """Sensitivity for fractures and false positives per scan of the counts of one seed."""
+    sensitivity = {"sensitivity": counts["detected"] / counts["fractures"]} if counts.get("fractures") else {}
+    return {"false_positives": counts["false_positives"] / counts["scans"], **sensitivity} if counts else {}
 
 
 def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[str, str]:
@@ -81,8 +89,11 @@ def _read_row(row: Row, folders_by_seed: Mapping[int, Sequence[Path]]) -> dict[s
                 values[metric][case].append(value)
             if of_seed:
                 row.seeds.setdefault(metric, {})[seed] = float(np.mean(list(of_seed.values())))
-        for key, value in _detection(lines).items():
+        counts = _counts(lines)
+        for key, value in _detection(counts).items():
             detection[key].append(value)
+        for key, number in counts.items():
+            row.counts[key] = row.counts.get(key, 0) + number
     row.cases = {m: {c: float(np.mean(v)) for c, v in sorted(by.items())} for m, by in values.items()}
     row.detection = {k: float(np.mean(v)) for k, v in detection.items()}
     return patients

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InputError
-from ...core.files import ensure_same_settings
+from ...core.files import ensure_same_settings, write_text
 from ...data.datalist import read_datalist
 from ...data.split import split
 from ...simulation.datasets.phantom import phantom
 from ..launch import FolderLock, Variables, run_all, worker_environments
-from .budget import START_MINUTES, Budget, by_time, divide
+from .budget import BUDGET_FILE, START_MINUTES, Budget, by_time, divide, stored_training
 from .definition import Run, Suite, load_suite
 from .ensemble import Notes, evaluate_ensemble
 from .record import datalist_hash, read_history, read_record
@@ -34,6 +35,8 @@ def results_folder(out: str | None, name: str) -> Path:
 
 def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset_dir: str | None) -> Path:
     """Datalist of a data set, or of phantoms generated in ``root/data``; ``InputError`` when there is neither."""
+    if dataset_dir is None and (root / "compact" / "datalist.json").is_file():  # made by `pack`
+        return root / "compact" / "datalist.json"
     if dataset_dir is None and not phantoms:
         raise InputError(f"{name}: no data; expected --dataset_dir DIR, or --setting small, which generates phantoms to compare on")
     if dataset_dir is None:
@@ -178,12 +181,14 @@ def run(
     """
     chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
     definition = load_suite(suite, setting, chosen_seeds)
-    chosen = _members(definition, members)
+    chosen = chosen_members(definition, members)
     environments = worker_environments(workers if jobs is None else jobs, gpus)
     budget, root = None, results_folder(out, definition.name)
     if minutes is not None:
         number = len(definition.runs(chosen))
-        training = divide(minutes, number, len(environments), start_minutes, scoring_minutes if scoring else 0.0)
+        training = stored_training(root)  # an earlier call into the same folder has set it
+        if training is None:
+            training = divide(minutes, number, len(environments), start_minutes, scoring_minutes if scoring else 0.0)
         budget = Budget(minutes, training, time.monotonic() + 60 * minutes)
         definition = by_time(definition, training)
     runs = definition.runs(chosen)
@@ -192,6 +197,8 @@ def run(
     context = add_real(make_context(definition, root, dataset_dir, device), real_datalist)
     for r in runs:
         prepare(definition, r, context)
+    if budget is not None:
+        write_text(root / BUDGET_FILE, json.dumps({"training_minutes": budget.training}) + "\n")
     notes: Notes = {"failed": [], "elsewhere": []}
     scores = (EVALUATION, REAL) if scoring else ()
     # With a time limit all members are trained before the first is scored: scores can be computed later, on any machine.
@@ -217,7 +224,7 @@ def run(
     return "\n".join(lines)
 
 
-def _members(suite: Suite, members: Sequence[str] | str | None) -> list[str]:
+def chosen_members(suite: Suite, members: Sequence[str] | str | None) -> list[str]:
     """Names of the members to run; ``InputError`` for an unknown one."""
     names = [v.name for v in suite.variants]
     chosen = members.split(",") if isinstance(members, str) else list(names if members is None else members)

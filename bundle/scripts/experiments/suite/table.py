@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_table, write_text
-from ...evaluation.statistics import Estimate
+from ...evaluation.statistics import MIN_PATIENTS, Estimate, interval_text
 from .config import load_config
 from .cost import measure_cost
 from .definition import Suite, load_suite
@@ -27,7 +27,15 @@ TEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "+": "{+}", "#": r"\#",
 
 
 def _interval(e: Estimate, sign: str = "") -> str:
-    return f"{100 * e.value:{sign}.1f} ({100 * e.low:{sign}.1f} to {100 * e.high:{sign}.1f})"
+    return f"{100 * e.value:{sign}.1f} ({interval_text(e, 1, 100, sign)})"
+
+
+def _rates(row: Row) -> dict[str, str]:
+    """Fractures found and false positives per scan, with their counts over all seeds."""
+    n, found = row.counts, row.detection
+    share = f"{100 * found['sensitivity']:.0f} ({n['detected']} of {n['fractures']})" if "sensitivity" in found else ""
+    false = f"{found['false_positives']:.2f} ({n['false_positives']} in {n['scans']})" if found else ""
+    return {"fractures found, %": share, "FP/scan": false}
 
 
 def _ticks(suite: Suite, root: Path, row: Row) -> dict[str, bool]:
@@ -52,8 +60,7 @@ def _cells(suite: Suite, rows: Sequence[Row], cost: Mapping[str, Mapping[str, An
         if row.difference is not None and row.p_holm is not None:
             cells["DSC to reference"] = _interval(row.difference, "+")
             cells["p (Holm)"] = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
-        cells["sensitivity, %"] = f"{100 * row.detection['sensitivity']:.0f}" if "sensitivity" in row.detection else ""
-        cells["FP/scan"] = f"{row.detection['false_positives']:.2f}" if row.detection else ""
+        cells |= _rates(row)
         if entry := cost.get(row.variant.name):
             macs = entry["multiply_adds_g"]
             cells["parameters, M"] = f"{entry['parameters_m']:.2f}"
@@ -95,8 +102,9 @@ def _notes(
     hardware += [f"{machine.get('threads', '?')} thread(s)", *machine.get("gpus", [])]
     lines = [
         f"Means over {len(patients)} {cases}, of {len(set(patients.values()))} patients; each case is averaged over "
-        f"{len(suite.seeds)} seed(s) first. In brackets 95 % bootstrap intervals over patients. DSC and IoU are of the fracture "
-        "class, per case, from the same masks; a healthy case scores 1 when its mask is empty, else 0. NSD at 1 mm.",
+        f"{len(suite.seeds)} seed(s) first. In brackets 95 % bootstrap intervals over patients, n too small below {MIN_PATIENTS}; "
+        "behind rates their counts, summed over seeds. DSC and IoU are of the fracture class, per case, from the same masks; a "
+        "healthy case scores 1 when its mask is empty, else 0. NSD at 1 mm.",
         f"Differences are to {suite.reference}; p by Wilcoxon's signed rank test on patients, adjusted for all rows (Holm). The "
         "column of the seeds is the range of the means of single seeds: a difference inside it may be variance due to "
         "initialisation.",
