@@ -185,7 +185,9 @@ def test_incomplete_scans_are_left_out_with_the_reason(tmp_path, fake):
     text = Path(page).read_text(encoding="utf-8")
     assert "research use only" in text
     assert "n too small" in text
-    assert re.search(r"version \d+\.\d+\.\d+\S*, weights model\.pt \([0-9a-f]{12}\)", text)
+    assert re.search(r"<td>model\.pt \([0-9a-f]{12}\)</td>", text)
+    assert re.search(r"Version</th><td>\d+\.\d+\.\d+\S*</td>", text)
+    assert text.index('class="headline"') < text.index('<table class="runs')
     assert set(re.findall(r'(?:src|href)="([^,"]*)', text)) <= {"data:image/png;base64"}
 
 
@@ -294,10 +296,11 @@ def test_bad_input_is_one_line(tmp_path, fake):
 
 
 def test_intervals_that_need_more_patients_are_not_printed():
-    few, many = (Estimate(0.5, 0.4, 0.6, 40, n) for n in (9, 10))
-    assert benchmark_cells("brier", few)[0] == "0.500 (n too small)"
-    assert benchmark_cells("brier", many)[0] == "0.500 (0.400 to 0.600)"
-    assert benchmark_cells("wedge: auc", few)[0] == "0.500 (0.400 to 0.600)"
+    nan = float("nan")
+    assert benchmark_cells("brier", Estimate(0.5, nan, nan, 40, 9))[0] == "0.500 (n too small)"
+    assert benchmark_cells("brier", Estimate(0.5, nan, nan, 40, 10))[0] == "0.500 (no spread)"
+    assert benchmark_cells("brier", Estimate(0.5, 0.4, 0.6, 40, 10))[0] == "0.500 (0.400 to 0.600)"
+    assert benchmark_cells("wedge: auc", Estimate(0.5, 0.4, 0.6, 40, 9))[0] == "0.500 (0.400 to 0.600)"
     assert benchmark_cells("x", Estimate(float("nan"), float("nan"), float("nan"), 0, 0))[0] == "-"
 
 

@@ -26,7 +26,7 @@ def scored(root: Path, name: str, dice: dict[str, float]) -> None:
     folder.mkdir(parents=True)
     column = "found" if name.startswith("no_") else "detected"  # the name of version 0.5, and the present one
     lines = [f"case,patient,dice,iou,nsd,fractures,{column},false_positives"]
-    lines += [f"{c},{c[:2]},{v},{v / (2 - v)},{v},2,1,{int(v < 0.5)}" for c, v in dice.items()]
+    lines += [f"{c},{c.split('_')[0]},{v},{v / (2 - v)},{v},2,1,{int(v < 0.5)}" for c, v in dice.items()]
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
     (folder.parent / "record.json").write_text(json.dumps({"state": "finished"}))
 
@@ -40,7 +40,7 @@ def made(tmp_path) -> tuple[Suite, Path, dict]:
     for k, variant in enumerate(suite.variants):
         for seed in suite.seeds:
             values[variant.name, seed] = {
-                f"p{i // 2}_{i % 2}": float(np.clip(0.8 - 0.2 * k + 0.1 * rng.normal(), 0, 1)) for i in range(16)
+                f"p{i // 2}_{i % 2}": float(np.clip(0.8 - 0.2 * k + 0.1 * rng.normal(), 0, 1)) for i in range(24)
             }
             scored(tmp_path, Run(variant, seed).name, values[variant.name, seed])
     return suite, tmp_path, values
@@ -49,23 +49,24 @@ def made(tmp_path) -> tuple[Suite, Path, dict]:
 def test_rows_average_seeds_first_and_test_on_patients(made):
     suite, root, values = made
     rows, patients = read_rows(suite, root)
-    assert len(patients) == 16
+    assert len(patients) == 24
     cases = sorted(patients)
     mean = {m.name: np.array([np.mean([values[m.name, s][c] for s in (0, 1)]) for c in cases]) for m in suite.variants}
     for row in rows:
         estimate = row.estimates["dice"]
         assert estimate.value == pytest.approx(mean[row.variant.name].mean())
         assert estimate.low < estimate.value < estimate.high
-        assert estimate.patients == 8
+        assert estimate.patients == 12
         for seed in (0, 1):
             assert row.seeds["dice"][seed] == pytest.approx(np.mean(list(values[row.variant.name, seed].values())))
         assert row.detection["sensitivity"] == 0.5
+        assert (row.counts["detected"], row.counts["fractures"]) == (24, 48)  # of both seeds
     assert rows[0].difference is None
     expected = []
     for row in rows[1:]:
         apart = mean[row.variant.name] - mean["msffnet"]
         assert row.difference.value == pytest.approx(apart.mean())
-        expected.append(stats.wilcoxon(apart.reshape(8, 2).mean(axis=1)).pvalue)
+        expected.append(stats.wilcoxon(apart.reshape(12, 2).mean(axis=1)).pvalue)
         assert row.p == pytest.approx(expected[-1])
     adjusted = [min(2 * min(expected), 1.0), max(2 * min(expected), max(expected))]
     assert sorted(r.p_holm for r in rows[1:]) == pytest.approx(sorted(adjusted))
@@ -87,7 +88,7 @@ def test_ranks_and_friedman_equal_those_of_scipy(made):
     rows, patients = read_rows(suite, root)
     shown, values = patient_matrix(rows, patients)
     assert [r.variant.name for r in shown] == [m.name for m in suite.variants]
-    assert values.shape == (8, 3)
+    assert values.shape == (12, 3)
     assert ranks(values) == pytest.approx(np.mean([stats.rankdata(-v) for v in values], axis=0))
     assert ranks(values).sum() == pytest.approx(6)
     title = critical_difference(rows, patients, "T").axes[0].get_title()

@@ -10,7 +10,7 @@ doi:10.1093/jssam/smv024). With one observation per patient it is the interval o
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 NAN = float("nan")
@@ -124,8 +124,3 @@ def auc_interval(value: float, positives: int, negatives: int) -> tuple[float, f
     low = 0.0 if value <= 0 else brentq(excess, 0, min(value, 1 - 1e-9))
     high = 1.0 if value >= 1 else brentq(excess, max(value, 1e-9), 1)
     return float(low), float(high)
-
-
-def by_group(values: ArrayLike, index: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
-    """Sums (groups,) of values (N,) by the group (N,) of each."""
-    return np.bincount(index, weights=np.asarray(values, float), minlength=groups)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import auc_interval, by_group, clustered_wilson, count_interval, wilson
+from .intervals import auc_interval, clustered_wilson, count_interval, wilson
 
 __all__ = [
     "Bootstrap",
@@ -94,7 +94,7 @@ class Bootstrap:
         self.weights = rng.multinomial(n, np.full(n, 1 / n), size=samples) if n else np.zeros((samples, 0), int)
 
     def _sums(self, values: NDArray) -> NDArray:
-        return by_group(values, self.index, len(self.names))
+        return np.bincount(self.index, weights=values, minlength=len(self.names))
 
     def ratios(self, numerator: NDArray, denominator: NDArray) -> tuple[float, NDArray]:
         """Ratio of two sums over all observations, and over each resample (NaN for a denominator of 0)."""

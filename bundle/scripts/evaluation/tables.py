@@ -64,7 +64,8 @@ def estimate_cells(estimate: Estimate, places: int = 3) -> tuple[str, str, str, 
     n = count_text(estimate)
     n += " (few)" if estimate.events is not None and estimate.n < FEW else ""
     n += f" ({estimate.left_out} left out)" if estimate.left_out else ""
-    value = f"{estimate.value:.{places}f}" if np.isfinite(estimate.value) else "-"
+    # Adding 0 turns -0.0, which would be written with its sign, into 0.
+    value = f"{round(estimate.value, places) + 0.0:.{places}f}" if np.isfinite(estimate.value) else "-"
     return value, interval_text(estimate, places), n, f"{estimate.patients}"
 
 

@@ -34,8 +34,7 @@ def position_text(axis: int, mm: float) -> str:
         mm: coordinate along it.
     """
     mm = round(mm, 1) + 0.0
-    high, low = DIRECTIONS[axis]
-    return f"{high if mm >= 0 else low} {abs(mm):.1f} mm"
+    return f"{DIRECTIONS[axis][0 if mm >= 0 else 1]} {abs(mm):.1f} mm"
 
 
 def slice_position(affine: NDArray, shape: Sequence[int], axis: int, index: int) -> float:
