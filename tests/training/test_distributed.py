@@ -53,7 +53,7 @@ def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path
     path = os.pathsep.join(map(str, (bundle, *modules)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
     utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
-    return subprocess.run([*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=120, **utf_8)
+    return subprocess.run([*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=600, **utf_8)
 
 
 def training(files: list[str], data: Path, out: Path, **overrides) -> list[str]:

@@ -35,7 +35,7 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, score: str | None =
         score: name of the key metric.
     """
     parts = [f"loss {row['train_loss']:.4f}"]
-    if score in row:
+    if score is not None and score in row:
         parts.append(f"{score} {row[score]:.4f}")
     parts += [f"rate {row['learning_rate']:.3g}", f"{row['seconds']:.1f} s"]
     if (marked := marked_fractions(row)) is not None:
