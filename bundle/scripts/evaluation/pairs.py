@@ -136,7 +136,7 @@ def find_cases(
     cases: list[ScoringCase] = []
     used: set[str] = set()
     for entry in listed:
-        names = [canonical_name(entry[k]) for k in ("reference", "image") if entry.get(k)]
+        names = [canonical_name(entry[k]) for k in ("case", "image") if entry.get(k)]
         name = next((n for n in names if n in masks), None)
         if name is None:
             expected = " or ".join(dict.fromkeys(names))

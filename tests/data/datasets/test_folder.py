@@ -66,12 +66,64 @@ def test_several_mask_values_must_be_named(volumes, capsys):
     mask = np.asarray(nib.load(path).dataobj).copy()
     mask[0, 0, 0], mask[5, 5, 5] = 7, 9
     nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    out = volumes / "out"
     with pytest.raises(InputError, match="1 of 4"):
-        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "a"))
-    assert "values [0, 1, 7, 9]" in capsys.readouterr().out
-    cases = cases_of(folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "b"), fractured=[1, 7], unknown=9))
-    label = np.asarray(nib.load(volumes / "b" / cases["p1_a"]["label"]).dataobj)
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(out))
+    printed = capsys.readouterr().out
+    assert 'values [0, 1, 7, 9]; name those of fractures, such as --fractured "[1,7]"' in printed
+    cases = cases_of(folder(str(volumes / "images"), str(volumes / "labels"), out=str(out), fractured=[1, 7], unknown=9))
+    label = np.asarray(nib.load(out / cases["p1_a"]["label"]).dataobj)
     assert (label[0, 0, 0], label[5, 5, 5], label[2, 2, 2], label[1, 1, 1]) == (1, 255, 1, 0)
+    before = (out / "labels" / "p1_a.nii.gz").stat().st_mtime_ns
+    folder(str(volumes / "images"), str(volumes / "labels"), out=str(out), fractured=[1, 7], unknown=9)
+    assert (out / "labels" / "p1_a.nii.gz").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("present", "suggestion"),
+    [([1, 255], "--fractured 1 --unknown 255"), ([19, 20], '--fractured "[19,20]", or, if they number'), ([30, 77], '"[30,77]"')],
+)
+def test_the_refusal_suggests_values_of_the_file(volumes, capsys, present, suggestion):
+    for path in (volumes / "labels").iterdir():
+        mask = np.asarray(nib.load(path).dataobj).copy()
+        mask[mask == 1] = present[1]
+        mask[0, 0, 0] = present[0]
+        nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    images, labels, out = (str(volumes / n) for n in ("images", "labels", "out"))
+    with pytest.raises(InputError, match="contains the values") as caught:
+        folder(images, labels, out=out)
+    assert suggestion in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(cases_of(folder(images, labels, out=out, fractured=present[0], unknown=present[1]))) == 4  # the same folder
+
+
+def test_patients_are_guessed_aloud_or_of_a_pattern_or_table(volumes, capsys):
+    images, labels = (str(volumes / n) for n in ("images", "labels"))
+    expected = {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2", "p3_a": "p3"}
+    found = cases_of(folder(images, labels, out=str(volumes / "a")))
+    printed = capsys.readouterr().out
+    assert {k: c["patient"] for k, c in found.items()} == expected
+    assert found["p1_a"]["section"] == found["p1_b"]["section"]
+    assert "warning: 3 patient(s) of 4 case(s) are guessed from the names" in printed
+    assert "  p1: p1_a, p1_b" in printed
+    found = cases_of(folder(images, labels, out=str(volumes / "b"), patient="(*)_*"))
+    assert {k: c["patient"] for k, c in found.items()} == expected
+    (volumes / "t.csv").write_text("case;patient\np1_a;x\np1_b_0000.nrrd;y\np2_a;y\n")
+    found = cases_of(folder(images, labels, out=str(volumes / "c"), patient="^[^_]+", table=str(volumes / "t.csv")))
+    assert {k: c["patient"] for k, c in found.items()} == {"p1_a": "x", "p1_b": "y", "p2_a": "y", "p3_a": "p3"}
+    assert "guessed" not in capsys.readouterr().out
+
+
+def test_images_without_mask_are_lines_and_others_written(volumes, capsys):
+    (volumes / "labels" / "p1_b_seg.nii.gz").rename(volumes / "labels" / "p1_bb_seg.nii.gz")
+    (volumes / "labels" / "p3_a_seg.nii.gz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="3 of 5 cases were skipped"):
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "out"))
+    printed = capsys.readouterr().out
+    assert "p1_b_0000.nrrd: has no mask of the same name; did you mean p1_bb?" in printed
+    assert "p1_bb_seg.nii.gz: has no image of the same name; did you mean p1_b?" in printed
+    assert "p3_a_seg.nii.gz" in printed
+    assert set(cases_of(volumes / "out" / "datalist.json")) == {"p1_a", "p2_a"}
 
 
 def test_pictures_become_one_sagittal_slice_head_up(tmp_path):

@@ -57,6 +57,26 @@ def test_simulate_adds_fractures_and_keeps_labels(healthy_set, tmp_path):
         assert nib.load(out / case["image"]).shape == nib.load(source["image"]).shape
 
 
+def test_simulate_keeps_the_grades_of_real_vertebrae(healthy_set, tmp_path):
+    path, (_, fractured) = healthy_set
+    content = json.loads(path.read_text()) | {"training": []}
+    path.write_text(json.dumps(content))
+    labels = read(fractured["vertebrae"])
+    real, ignored = labelled_vertebrae(labels, read(fractured["label"]))
+    intact = [v for v in np.unique(labels[labels > 0]).tolist() if v not in (*real, *ignored)]
+    name = Path(fractured["vertebrae"]).name.split(".")[0]
+    lines = [f"{name},{v},1,3,crush" for v in real] + [f"{name},{intact[0]},0,1,wedge", f"{name},{intact[1]},,,"]
+    (tmp_path / "vertebrae.csv").write_text("\n".join(["case,label,fractured,grade,shape", *lines]) + "\n")
+    simulate(str(path), str(tmp_path / "out"), healthy=0.99, fractures=1)
+    rows = {int(r["label"]): r for r in csv.DictReader((tmp_path / "out" / "vertebrae.csv").open())}
+    assert {(r["fractured"], r["grade"], r["shape"]) for v, r in rows.items() if v in real} == {("1", "3", "crush")}
+    new = [v for v, r in rows.items() if r["fractured"] == "1" and v not in real]
+    if intact[0] not in new:
+        assert [rows[intact[0]][k] for k in ("fractured", "grade", "shape")] == ["0", "1", "wedge"]
+    if intact[1] not in new:
+        assert [rows[intact[1]][k] for k in ("fractured", "grade")] == ["0", "0"]
+
+
 def test_simulate_resumes_and_isolates_failures(healthy_set, tmp_path, capsys):
     path, (healthy, _) = healthy_set
     out = tmp_path / "out"
