@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d, zoom
 
 from ..core.files import atomic_write
 from ..postprocessing.vertebra_record import VertebraRecord
-from .panes import spread
+from .panes import position_text, spread
 from .slices import BONE_WINDOW
 from .vertebra_colours import FRACTURE_MARK, colours_of, short_name
 from .viewer_volume import ViewerVolume
@@ -42,6 +42,7 @@ class Overview:
         pixel: size of a pixel, mm.
         centres: centre of each vertebra in pixels (A, S), by number.
         lateral_mm: range of the slice from side to side, mm.
+        sides_mm: coordinates of the slice that lie farthest left and farthest right, mm.
     """
 
     hu: NDArray[np.float32]
@@ -49,6 +50,7 @@ class Overview:
     pixel: float
     centres: dict[int, tuple[float, float]]
     lateral_mm: float
+    sides_mm: tuple[float, float]
 
 
 def body_voxels(volume: ViewerVolume, records: Sequence[VertebraRecord]) -> dict[int, NDArray[np.float64]]:
@@ -87,7 +89,17 @@ def curved_slice(volume: ViewerVolume, records: Sequence[VertebraRecord]) -> Ove
         hu = zoom(hu, factors, order=1, mode="nearest", grid_mode=True)
         numbers = zoom(numbers, factors, order=0, mode="nearest", grid_mode=True)
     positions = {n: (float((c[1] + 0.5) * factors[0] - 0.5), float((c[2] + 0.5) * factors[1] - 0.5)) for n, c in centres.items()}
-    return Overview(hu, numbers, pixel, positions, float(np.ptp(course) * volume.spacing[0]))
+    middle = (volume.hu.shape[1] - 1) / 2
+    points = np.stack([course, np.full(len(course), middle), rows.astype(float), np.ones(len(course))])
+    lateral = (volume.affine @ points)[0]
+    sides = float(lateral.min()), float(lateral.max())
+    return Overview(hu, numbers, pixel, positions, float(np.ptp(course) * volume.spacing[0]), sides)
+
+
+def course_text(overview: Overview) -> str:
+    """Plane and course of the slice, such as "sagittal, L 3.0 mm to R 4.5 mm"."""
+    ends = dict.fromkeys(position_text(0, mm) for mm in overview.sides_mm)
+    return f"sagittal, {' to '.join(ends)}"
 
 
 def _draw_vertebra(axes, mask: NDArray[np.bool_], pixel: float, colour: str, fractured: bool) -> None:
@@ -140,7 +152,7 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
     width, height = (n * overview.pixel for n in overview.hu.shape)
     inch = max(MM_PER_INCH, height / MAX_HEIGHT_INCH)  # mm of the scan in an inch of the picture
     font = float(np.clip(FONT_PER_INCH * width / inch, *FONT_PT))
-    size = (width / inch + NAMES_INCH * font, height / inch + 0.055 * font)
+    size = (width / inch + NAMES_INCH * font, height / inch + 0.07 * font)
     figure = Figure(figsize=size, facecolor="white", dpi=DPI)
     box = (0.02 / size[0], 0.028 * font / size[1], width / inch / size[0], height / inch / size[1])
     axes = figure.add_axes(box)
@@ -187,7 +199,8 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
 
 def save_overview(path: Path, volume: ViewerVolume, records: Sequence[VertebraRecord], title: str) -> dict[int, list[float]]:
     """Write the overview as PNG, atomically, and return the boxes of ``draw_overview``, which the file holds too."""
-    figure, marks = draw_overview(curved_slice(volume, records), records, title)
+    overview = curved_slice(volume, records)
+    figure, marks = draw_overview(overview, records, f"{title}\n{course_text(overview)}")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=DPI, metadata={MARKS: json.dumps(marks)})
     return marks
