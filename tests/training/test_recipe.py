@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from scripts.networks.weights_description import description_of
 from test_resume import same, workflow
 
 RECIPE = ("vertebra_loss.yaml", "vertebrae.yaml", "randomisation.yaml", "shipped.yaml")
@@ -46,8 +47,13 @@ def test_resumed_recipe_has_the_same_moving_average(bundle, phantom_set, whole, 
     assert same(train(bundle, phantom_set, tmp_path), whole[1])
 
 
-def test_the_moving_average_is_saved(bundle, phantom_set, whole):
-    assert same(torch.load(whole[0] / "kept" / "last.pt"), whole[1])
+def test_the_moving_average_is_saved_and_described(bundle, phantom_set, whole):
+    stored = torch.load(whole[0] / "kept" / "last.pt", weights_only=True)
+    assert same(stored, whole[1])
+    description = description_of(stored, "last.pt")
+    assert description.outputs == ["background", "fracture", "vertebra", "body"]
+    assert (description.neighbours, description.neighbour_mm) == (2, 6.0)
+    assert description.recipe["moving_average"] is True
 
 
 def test_batches_are_patches_of_the_window(bundle, phantom_set, tmp_path):

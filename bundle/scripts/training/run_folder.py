@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,7 +150,8 @@ def next_steps(weights: str | Path) -> list[str]:
     file = Path(weights)
     if not file.is_file():
         return []
-    program = "spine-fracture" if shutil.which("spine-fracture") else "python -m scripts"
+    beside = Path(sys.executable).with_name("spine-fracture")  # of an environment that is not activated
+    program = "spine-fracture" if shutil.which("spine-fracture") else str(beside) if beside.is_file() else "python -m scripts"
     quoted = str(file) if re.fullmatch(r"[\w./+=:\\-]+", str(file)) else f'"{file}"'
     out = str(file.parent / "segmented")
     out = out if quoted == str(file) else f'"{out}"'
