@@ -121,7 +121,7 @@ def spread(targets: Sequence[float], gap: float) -> NDArray[np.float64]:
     """Positions, from the top downwards, near the targets and at least ``gap`` apart.
 
     Args:
-        targets: wanted positions, the largest first.
+        targets: positions without a gap, the largest first.
         gap: smallest distance of two positions.
     """
     placed = np.array(targets, float)
