@@ -127,3 +127,19 @@ def test_width_is_the_root_of_the_area_of_the_body(half_width, half_depth):
     middle = int(np.linalg.norm(axis.points - spine.centres[2], axis=1).argmin())
     expected = np.sqrt(np.pi * half_width * half_depth)
     assert width[middle] == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("tilt", [-35.0, 35.0])
+def test_axis_follows_a_tilted_last_body(tilt):
+    """Planes through its lower corner hold no more than that corner, on the side to which the axis must not turn."""
+    spacing, grid = (2.0, 2.0, 2.0), np.indices((40, 60, 70)).astype(float)
+    front, height = (grid[1] - 30) * 2.0, (grid[2] - 45) * 2.0
+    upper = (np.abs(front) < 17) & (np.abs(height) < 14) & (np.abs(grid[0] - 20) * 2 < 22)
+    sine, cosine = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
+    across, along = (front - 12 * sine) * cosine - (height + 38) * sine, (front - 12 * sine) * sine + (height + 38) * cosine
+    lower = (np.abs(across) < 17) & (np.abs(along) < 14) & (np.abs(grid[0] - 20) * 2 < 22)
+    axis = find_axis(upper | lower, spacing)
+    assert axis is not None
+    end = axis.tangents[-8]
+    # The body's own axis, towards the feet, is inclined by the tilt; the curve must lean to the same side.
+    assert end[1] * -sine > -0.05

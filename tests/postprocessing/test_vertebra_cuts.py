@@ -116,3 +116,12 @@ def test_profile_without_a_body_or_shorter_than_one(profile):
     profile = np.array(profile, float)
     expected = [Segment(0, len(profile) - 1)] if len(profile) and profile.max() >= 0.4 else []
     assert cut_profile(profile) == expected
+
+
+@pytest.mark.parametrize("length", [6, 10, 14])
+def test_a_slow_rise_belongs_to_its_body(length):
+    """An oblique endplate under a disc raises the profile slowly; a part without a body must not end in it."""
+    profile = np.concatenate([np.zeros(12), np.ones(30), np.zeros(5), np.linspace(0.02, 0.45, length), np.ones(26), np.zeros(12)])
+    segments = cut_profile(profile, np.full(len(profile), 36.0))
+    assert len(segments) == 2
+    assert profile[segments[1].start] < 0.1

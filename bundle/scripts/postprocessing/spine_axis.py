@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, find_objects, gaussian_filter1d, map_coordinates, percentile_filter
+from scipy.ndimage import binary_dilation, find_objects, gaussian_filter1d, map_coordinates, maximum_filter1d, percentile_filter
 
 from ..core.components import label_components
 
@@ -23,6 +23,7 @@ REACH_MM = 22.0  # of the bodies from the axis
 WIDTH_WINDOW_MM = 45.0  # a vertebra and half of its neighbours
 MAX_EXTENT_MM = 250.0  # of a spine with its processes, right-left and anterior-posterior
 MARGIN_MM = 12.0  # of the axis beyond the first and the last body
+BODY_HALF_MM, CORNER_EXPONENT = 18.0, 3.0  # planes count by their area relative to the largest within half a body, to this power
 # Tilts of a disc against the plane across the axis, radians: around the lateral axis, and around the anterior axis.
 PITCHES = np.radians([-24, -16, -8, 0, 8, 16, 24])
 ROLLS = np.radians([-12, 0, 12])
@@ -176,7 +177,9 @@ def find_axis(bodies: NDArray[np.bool_], spacing: Sequence[float]) -> SpineAxis 
     right = (bodies[:, :, span].sum(axis=1) * np.arange(bodies.shape[0])[:, None]).sum(0)
     front = (bodies[:, :, span].sum(axis=0) * np.arange(bodies.shape[1])[:, None]).sum(0)
     centres = np.stack([right, front], axis=1) / np.maximum(counts, 1)[:, None]
-    smooth = _smoothed(centres, counts, SMOOTHING_MM / size[2])
+    # A plane through the corner of a tilted body, the last one of a spine above all, is far from its middle.
+    largest = maximum_filter1d(counts, round(2 * BODY_HALF_MM / size[2]) | 1, mode="nearest")
+    smooth = _smoothed(centres, counts * (counts / np.maximum(largest, 1)) ** CORNER_EXPONENT, SMOOTHING_MM / size[2])
     points = np.concatenate([smooth, span[:, None]], axis=1)[::-1] * size
     margin = np.arange(MARGIN_MM, 0, -STEP_MM)[:, None]
     if len(points) < 3:

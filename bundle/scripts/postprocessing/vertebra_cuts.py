@@ -52,9 +52,10 @@ def _valleys(profile: NDArray[np.float64], first: int, longest: int) -> NDArray[
 def cut_profile(profile: NDArray[np.float64], width: NDArray[np.float64] | None = None, step_mm: float = 1.0) -> list[Segment]:
     """Segments of a profile that have one body each, from head to feet.
 
-    Minimises the sum of four costs: the body probability in the cuts, valleys that remain inside a segment, the squared log ratio
-    of the lengths of neighbours, and that of a length and the width of the body. Where discs are visible the first two decide;
-    where bodies are fused the others place the cuts, as vertebrae change little from level to level and are about as high as wide.
+    Minimises the sum of four costs: the body probability in the cuts, also in those beside a part without a body, valleys that
+    remain inside a segment, the squared log ratio of the lengths of neighbours, and that of a length and the width of the body.
+    Where discs are visible the first two decide; where bodies are fused the others place the cuts, as vertebrae change little from
+    level to level and are about as high as wide.
 
     Args:
         profile: (N,) body probability in discs across the axis, near 0 at both ends.
@@ -85,7 +86,7 @@ def cut_profile(profile: NDArray[np.float64], width: NDArray[np.float64] | None 
             cut = profile[j] if j < count - 1 else 0.0
             if peak[length] < EMPTY_PEAK:
                 best = int(np.argmin(cost[i]))
-                value = cost[i, best] + EMPTY_COST
+                value = cost[i, best] + EMPTY_COST + cut
                 if value < cost[j, 0]:
                     cost[j, 0], previous[j, 0], empty_from[j] = value, best, i
             elif length >= shortest:
