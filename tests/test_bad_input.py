@@ -121,6 +121,25 @@ def test_wrong_override(bundle, monkeypatch, own_set, argument, value, hint):
     assert hint in message
 
 
+def test_gpu_that_is_not_there(bundle, monkeypatch, own_set):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train(bundle, monkeypatch, own_set, "--device", "cuda").startswith("device=cuda: ")
+
+
+def test_widths_that_the_network_cannot_have(bundle, monkeypatch, own_set):
+    message = train(bundle, monkeypatch, own_set, "--network_def::features", "[4, 4]")
+    assert message.startswith("network_def: MSFFNet: features=(4, 4); must be")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_section_trains_nothing_and_is_refused(bundle, monkeypatch):
+    command = ["monai.bundle", "run", "train", "--config_file", str(bundle / "configs" / "train.yaml")]
+    monkeypatch.chdir(bundle)
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="did you mean: run training"):
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
 def test_weights_of_another_network(bundle, monkeypatch, own_set, tmp_path):
     torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
     message = train(bundle, monkeypatch, own_set, "--init_checkpoint", str(tmp_path / "other.pt"))

@@ -28,7 +28,7 @@ from .run_folder import FINISHED_STATE, LENGTHS, finish, restart
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
-FORMAT = 4  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7, 3 that of 0.8 and 0.9
+FORMAT = 4  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7, 3 that of 0.8
 SAVE, STOP = 1, 2
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
 MAY_CHANGE = (*LENGTHS, "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
@@ -71,7 +71,7 @@ def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[d
         stored.get("neighbours", "0") == "0"
     ):  # without neighbours their distance, whose default changed in version 0.8, has no effect
         names = [n for n in names if n != "neighbour_mm"]
-    if "steps_per_epoch" not in migrated and "steps_per_epoch" in current:  # until version 0.9 an epoch was one pass
+    if "steps_per_epoch" not in migrated and "steps_per_epoch" in current:  # until version 0.8 an epoch was one pass
         migrated["steps_per_epoch"] = "null"
         names.append("steps_per_epoch")
     return {n: migrated[n] for n in names}, {n: current[n] for n in names}
