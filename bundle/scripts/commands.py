@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .core.bundle_command import check_bundle_command
-from .core.cli import Table, load, run
+from .core.cli import HELP, VERSION, Table, load, run
 from .core.errors import InputError
 from .core.paths import BUNDLE
 from .core.provenance import version
@@ -85,14 +85,14 @@ def main(room: str | None = None) -> None:
     """
     arguments = sys.argv[1:]
     if room is None:
-        if arguments[:1] in (["--version"], ["version"]):
+        if arguments[:1] == ["version"]:
             print(f"{PROGRAM} {version()}")
         elif arguments[:1] == ["bundle"] and arguments[1:2] not in ([], ["-h"], ["--help"]):
             bundle(*arguments[1:])  # its options are MONAI's
         else:
             run(COMMANDS, PROGRAM, arguments)
         return
-    if room == "inference" and arguments and arguments[0] not in (*INFERENCE, "-h", "--help"):
+    if room == "inference" and arguments and arguments[0] not in (*INFERENCE, *HELP, *VERSION, "help"):
         arguments = ["segment", *arguments]
     run(ROOMS[room], f"python -m scripts.{room}", arguments)
 

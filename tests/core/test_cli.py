@@ -118,7 +118,7 @@ def test_help_lists_arguments_and_runs_nothing(call, capsys, flag):
     assert CALLS == []
     text = capsys.readouterr().out
     assert text.startswith("Usage: prog make SOURCE [options]")
-    assert "Number of cases, over two lines. Default: 3. (a whole number)" in text
+    assert "--cases INTEGER\n      Number of cases, over two lines. Default: 3.\n" in text
     assert "--only\n" in text
 
 

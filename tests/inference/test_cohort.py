@@ -197,7 +197,7 @@ def test_wrong_setting_is_named_before_any_scan(scans, weights, tmp_path, change
 def test_missing_inputs_are_named(scans, weights, tmp_path):
     with pytest.raises(InputError, match=r"nothing\.pt"):
         segmenter(scans, tmp_path / "nothing.pt", tmp_path / "out").run()
-    with pytest.raises(InputError, match="contains no scan"):
+    with pytest.raises(InputError, match="does not exist"):
         segmenter(tmp_path / "nowhere", weights, tmp_path / "out").run()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):

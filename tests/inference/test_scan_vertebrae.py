@@ -12,6 +12,7 @@ from scripts.core.vertebrae import LABELS
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
 from scripts.inference.vertebrae import ScanVertebrae, find_scan_vertebrae
+from scripts.inference.windows import WindowGrid
 from scripts.io.ct_volume import Scan
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
@@ -194,3 +195,21 @@ def test_mask_away_from_the_probabilities(tmp_path, spine):
     mask[:4, :4, :8] = 20
     found, _ = found_in(tmp_path, spine, mask)
     assert [(r.level, r.fractured) for r in found.records] == [("L1", False)]
+
+
+def test_coarse_pass_follows_the_spine_only(tmp_path, spine):
+    """Every second coarse slice first, and between them only near the spine; the vertebrae are those of every slice."""
+    wide = np.pad(spine.hu, ((40, 40), (0, 0), (0, 0)), constant_values=-100)
+    path = save_nifti(tmp_path / "wide.nii.gz", wide, affine_of(spine))
+    header = read_header(path)
+    scan, found = Scan(header), []
+    for coarse_mm in (0.0, 6.0):
+        runners = {"sagittal": [FakeRunner(HuCodedOutputs(4))]}
+        pipeline = Pipeline(runners, PatchConfig((64, 64)), spacing=(2.0, 2.0, 2.0), search="all", coarse_mm=coarse_mm)
+        grid = pipeline.working_grid(header)
+        predicted = pipeline(scan, grid)
+        found.append([(r.vertebra, r.fractured) for r in find_scan_vertebrae(scan, grid, predicted, pipeline.post).records])
+    assert found[0] == found[1]
+    per_slice = len(WindowGrid.plan(grid.shape[1:], (64, 64), pipeline.patch.overlap).all())
+    every = per_slice * math.ceil(grid.shape[0] / 3)
+    assert predicted.num_windows[0] < 0.75 * every

@@ -19,12 +19,16 @@ from importlib import import_module
 from . import deprecations
 from .errors import InputError
 from .paths import PACKAGE
+from .provenance import version
 from .suggestions import suggest
 
 FLAG = re.compile(r"--|-[A-Za-z]")
 HELP = {"-h", "--help"}
+VERSION = {"-V", "--version"}
 NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False"}
-METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", bool: ""}
+METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: ""}
+PATH_WORDS = r"(Path|File|CSV|YAML|JSON|NIfTI|Weights|Mask|Datalist|Overlay|Config|Recipe|Checkpoint|Appendix)\b"
+PATHS = {"DIR": re.compile(r"(Output )?folder", re.IGNORECASE), "PATH": re.compile(PATH_WORDS)}
 LISTS = {
     str: "a list of strings, such as \"['a','b']\"",
     int: 'a list of whole numbers, such as "[1,2]"',
@@ -152,7 +156,9 @@ def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> t
         keywords[key] = converter(key, hints[key])(text)
     absent = [k for k, p in named.items() if p.default is p.empty and k not in keywords]
     if absent:
-        raise InputError(f"{name}: {', '.join('--' + k for k in absent)} is missing; see {name} --help")
+        raise InputError(
+            f"{name}: {', '.join('--' + k for k in absent)} {'is' if len(absent) == 1 else 'are'} missing; see {name} --help"
+        )
     rest = [converter(rest_name, hints[rest_name])(text) for text in values[len(free) :]] if rest_name else []
     return rest, keywords
 
@@ -165,6 +171,14 @@ def _sections(command: Callable) -> tuple[str, dict[str, str]]:
     return text.strip(), {key: " ".join(lines.split()) for key, lines in items}
 
 
+def _metavar(kinds: Sequence, text: str) -> str:
+    """Type of a value for readers: DIR, PATH, INTEGER, NUMBER or TEXT; nothing for a switch."""
+    single = next((k for k in kinds if k in METAVARS), None) or typing.get_args(kinds[0])[0]
+    if single is not str:
+        return METAVARS[single]
+    return next((name for name, pattern in PATHS.items() if pattern.match(text)), "TEXT")
+
+
 def help_text(command: Callable, name: str) -> str:
     """Help of one command: usage, description, and a paragraph for every argument with its type and default."""
     description, lines = _sections(command)
@@ -173,7 +187,9 @@ def help_text(command: Callable, name: str) -> str:
     for key, parameter in signature.items():
         kinds = _kinds(hints[key])
         required = parameter.default is parameter.empty
-        metavar = "LIST" if typing.get_origin(kinds[0]) is not None else METAVARS.get(kinds[0], "TEXT")
+        text = lines.get(key, "")
+        text = text[:1].upper() + text[1:]
+        metavar = _metavar(kinds, text)
         if parameter.kind is parameter.VAR_POSITIONAL:
             title = f"{key.upper()} ..."
             usage.append(title)
@@ -184,11 +200,9 @@ def help_text(command: Callable, name: str) -> str:
             title = f"--{key} {metavar}".rstrip()
             usage += [title] if required else []
         default = "" if required or parameter.default is None or parameter.default is False else f" Default: {parameter.default}."
-        text = lines.get(key, "")
-        text = text[:1].upper() + text[1:]
-        body = textwrap.fill(
-            f"{text}{default} ({_describe(kinds)})".strip(), 100, initial_indent="      ", subsequent_indent="      "
-        )
+        several = [k for k in kinds if typing.get_origin(k) is not None]
+        example = f" Several: {_describe(several).partition('such as ')[2]}." if several else ""
+        body = textwrap.fill(f"{text}{default}{example}".strip(), 100, initial_indent="      ", subsequent_indent="      ")
         paragraphs.append(f"  {title}\n{body}")
     return f"Usage: {' '.join(usage)} [options]\n\n{description}\n\nArguments:\n" + "\n".join(paragraphs)
 
@@ -238,8 +252,11 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in HELP:
+    if not words or words[0] in (*HELP, "help"):
         print(_list(table, name))
+        return
+    if words[0] in VERSION:
+        print(f"{name} {version()}")
         return
     first = words[0]
     if first not in table:
@@ -251,5 +268,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
             print(result)
         if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named
             sys.exit(status)
+    elif len(words) == 1:
+        raise InputError(f"{name} {first}: the command is missing; must be one of {', '.join(target)}")
     else:
         run(target, f"{name} {first}", words[1:])

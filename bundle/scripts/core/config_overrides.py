@@ -50,7 +50,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def _type_problem(key: str, now: object, new: object) -> str | None:
+def type_problem(key: str, now: object, new: object) -> str | None:
     """Return a line when ``new`` cannot stand where ``now`` stands; expressions and references are let through."""
     if isinstance(new, str) and new[:1] in ("$", "@", "%"):
         return None
@@ -127,7 +127,7 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                 problems.append(f"--{key} {text}: there is no id {part!r} in {names}; {hint}")
                 break
         else:
-            problem = _type_problem(key, node, _literal(text))
+            problem = type_problem(key, node, _literal(text))
             if problem:
                 problems.append(problem)
     return problems

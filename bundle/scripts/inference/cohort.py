@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import write_text
 from ..core.provenance import file_hash
+from ..data.datalist import section_error
 from ..io.dicom import load_itk, load_packages
 from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
 from ..postprocessing.findings import PostProcessing
@@ -150,6 +151,10 @@ class Segmenter:
         self.search, self.runtime = dict(search or {}), dict(runtime or {})
         self.input, self.output, self.vertebrae, self.section = input, Path(output), vertebrae, section
         self.expect_hu, self.overwrite, self.cases = expect_hu, overwrite, cases
+        try:  # before weights are read and compiled
+            Pipeline({plane: [] for plane in self.checkpoints}, self.patch, self.post, channels=channels, **self.search)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
 
     @staticmethod
     def _by_plane(checkpoint: Checkpoint, planes: Sequence[str]) -> dict[str, list[str]]:
@@ -186,6 +191,10 @@ class Segmenter:
     def _find_cases(self) -> Scans:
         found = find_inputs(self.input, self.section) if self.cases is None else self.cases
         cases = Scans((dict(c) for c in found), getattr(found, "unused", ()))
+        if not cases and not Path(self.input).exists():
+            raise InputError(f"{self.input}: does not exist; correct the path of the scan, folder or datalist")
+        if not cases and Path(self.input).suffix == ".json":
+            raise InputError(f"{self.input}: {section_error(self.input, self.section)}; choose another file or section")
         if not cases:
             raise InputError(
                 f"{self.input}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "

@@ -13,6 +13,7 @@ from monai.bundle.utils import merge_kv
 from ..core.config_package import localise
 from ..core.deprecations import migrate_config
 from ..core.errors import InputError
+from ..core.overlay_file import load_overlay
 from ..core.paths import BUNDLE
 from ..training.described_config import DescribedConfig, common_description, read_base
 
@@ -48,7 +49,7 @@ def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any])
     merged = ConfigParser(config=read_base([BASE]))
     keys: list[str] = []
     for file in [_overlay(name) for name in names]:
-        content = localise(migrate_config(ConfigParser.load_config_file(str(file)), str(file)))
+        content = localise(load_overlay(file, merged.get()))
         keys += content
         for key, value in content.items():
             merge_kv(merged, key, value)

@@ -179,16 +179,28 @@ class Pipeline:
         window_grid = self._window_grid(grid, axis)
         slices = np.arange(min(step // 2, (grid.shape[axis] - 1) // 2), grid.shape[axis], step)
         slices = slices[spine.intersects_slices(axis, slices)]
-        windows = {int(k): window_grid.cover(*spine.plane(axis, int(k))) for k in slices}
-        total = sum(map(len, windows.values()))
-        predicted = predict_slices(
-            sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane],
-            WindowCounter(progress, "coarse pass", total),
-        )  # fmt: skip
+        num_windows = 0
+
+        def predict(chosen: NDArray[np.int64], area: RegionMap, phase: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+            nonlocal num_windows
+            windows = {int(k): window_grid.cover(*area.plane(axis, int(k))) for k in chosen}
+            total = sum(map(len, windows.values()))
+            num_windows += total
+            counter = WindowCounter(progress, phase, total)
+            return predict_slices(sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane], counter)
+
         if self.by_vertebra:  # every vertebra, not only the fractured ones
-            detections = [(k, probabilities[1:].max(axis=0) > HALF) for k, probabilities in predicted]
-            region = region_around(grid.shape, axis, detections, step, VERTEBRA_MARGIN_VOXELS)
-            return largest_parts(region, axis, detections, LARGE_PART), total
+            detections: list[tuple[int, NDArray[np.bool_]]] = []
+            area = spine
+            # No vertebra is narrower than two steps; the slices between follow only near the largest parts, not along the ribs.
+            for chosen, phase, margin in ((slices[::2], "coarse pass", 2 * step), (slices[1::2], "coarse pass, between", step)):
+                chosen = chosen[area.intersects_slices(axis, chosen)]
+                detections += [(k, p[1:].max(axis=0) > HALF) for k, p in predict(chosen, area, phase)]
+                region = region_around(grid.shape, axis, detections, margin, VERTEBRA_MARGIN_VOXELS)
+                region = largest_parts(region, axis, detections, LARGE_PART)
+                area = region if region.mask.any() else area  # a narrow scan may show its vertebrae on the slices between only
+            return region, num_windows
+        predicted = predict(slices, spine, "coarse pass")
         detections = [(k, probabilities[0] > self.coarse_threshold) for k, probabilities in predicted]
         # The fine pass covers the vertebra of a detection as far as the vertebra-level average has much weight.
         consistency_mm = self.post.consistency_mm or (0, 0, 0)
@@ -198,7 +210,7 @@ class Pipeline:
             grid.shape, axis, detections,
             slice_margin=step + halo_voxels[axis], inplane_margin=INPLANE_MARGIN_VOXELS + inplane_halo,
         )  # fmt: skip
-        return region, total
+        return region, num_windows
 
     def _average(
         self,

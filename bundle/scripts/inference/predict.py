@@ -60,6 +60,8 @@ class PatchConfig:
             raise ValueError(f"patch_size={list(self.size)}: must be two or three numbers of voxels, each at least 16")
         if self.hu[1] <= self.hu[0]:
             raise ValueError(f"hu_window={list(self.hu)}: must be two values in HU, the second above the first")
+        if self.sw_batch_size < 1:
+            raise ValueError(f"sw_batch_size={self.sw_batch_size}: must be a number of windows of at least 1")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap={self.overlap}: must be a fraction of at least 0 and below 1")
         if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):

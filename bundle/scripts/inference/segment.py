@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.errors import InputError
+from ..core.overlay_file import resolve
+from ..data.datalist import SECTIONS
 from .cohort import Segmented
 from .config import read_config
+from .runtimes import check_device
 
 
 def segment(
@@ -94,4 +98,8 @@ def segment(
         "save_probabilities": save_probabilities or None,
         "overwrite": overwrite or None,
     }
-    return read_config(config, values).get_parsed_content("segmenter").run()
+    if section not in SECTIONS:
+        raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
+    if device is not None:
+        check_device(device)
+    return resolve(read_config(config, values), "segmenter").run()
