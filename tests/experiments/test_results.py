@@ -60,7 +60,7 @@ def test_rows_average_seeds_first_and_test_on_patients(made):
         for seed in (0, 1):
             assert row.seeds["dice"][seed] == pytest.approx(np.mean(list(values[row.variant.name, seed].values())))
         assert row.detection["sensitivity"] == 0.5
-        assert (row.counts["detected"], row.counts["fractures"]) == (24, 48)  # of both seeds
+        assert (row.counts["detected"], row.counts["fractures"]) == (48, 96)  # of both seeds
     assert rows[0].difference is None
     expected = []
     for row in rows[1:]:
