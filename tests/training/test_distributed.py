@@ -104,7 +104,7 @@ def test_two_processes_equal_one_with_the_same_batch(bundle, cases, two, tmp_pat
 def test_one_process_writes_and_logs(two):
     out, printed = two
     assert len(list(out.glob("events.out.tfevents.*"))) == 1
-    assert {p.suffix for p in out.iterdir()} <= {".csv", ".png", ".pt", ".0", ""}
+    assert {p.suffix for p in out.iterdir()} <= {".csv", ".json", ".png", ".pt", ".0", ""}
     import torch
 
     state = torch.load(out / "model.pt", weights_only=True)
