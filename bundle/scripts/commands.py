@@ -51,6 +51,7 @@ EXPERIMENTS: Table = {
     "table": ("experiments.suite.table:table", "results of a suite as tables and figures"),
     "pack": ("experiments.suite.kit:pack", "a suite with code and data as an archive for another machine"),
     "unpack": ("experiments.suite.unpack:unpack", "results of another machine in the folder of a suite"),
+    "score": ("experiments.suite.score:score", "scores of trained members, without a training"),
     "reproduce": ("experiments.suite.reproduce:reproduce", "a run repeated from its own config and compared"),
     "search": ("experiments.search:search", "hyper-parameter search with Optuna"),
     "search_report": ("experiments.search:search_report", "results of a search"),

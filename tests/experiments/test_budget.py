@@ -12,24 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.core.errors import InputError
-from scripts.experiments.launch import Outcome
 from scripts.experiments.suite import run as run_module
 from scripts.experiments.suite import stages
 from scripts.experiments.suite.budget import Budget, by_time, divide
 from scripts.experiments.suite.definition import load_suite
-from scripts.experiments.suite.record import read_record, write_record
+from scripts.experiments.suite.record import write_record
 from scripts.experiments.suite.run import run
 from scripts.experiments.suite.stages import (
     EVALUATION,
     REAL,
     TRAINING,
-    RunError,
     SuiteContext,
     is_finished,
     pending_stages,
     run_configs,
     training_facts,
 )
+from stage_stub import StageStub
 
 SUITE = "title: T\nseeds: [0, 1]\nmembers:\n  a:\n  b: {configs: [configs/network/unet.yaml]}\n"
 
@@ -71,35 +70,9 @@ def test_only_schedules_by_epochs_follow_the_time():
     assert after["val_interval"] == before["val_interval"]
 
 
-class Stub:
-    """Stages that write their products without a process.
-
-    Attributes:
-        seconds: time of a stage.
-        start: start of the last one.
-        calls: run and stage of every call.
-    """
-
-    def __init__(self) -> None:
-        self.seconds, self.start, self.calls = 0.0, 0.0, list[tuple[str, str]]()
-
-    def run_stage(self, stage, folder, context, fold=None, poll=None) -> None:
-        self.calls.append((folder.name, stage.name))
-        self.start = time.monotonic()
-        end = self.start + self.seconds
-        while time.monotonic() < end:
-            if not poll():
-                raise RunError(stage.name, Outcome(-15, 1.0, None, True), folder / "log.txt")
-            time.sleep(0.01)
-        (folder / stage.product).parent.mkdir(exist_ok=True)
-        (folder / stage.product).write_text("case,patient\n")
-        record = read_record(folder)
-        write_record(folder, {**record, "stages": {**record.get("stages", {}), stage.name: {"done": True}}, "state": "running"})
-
-
 @pytest.fixture
-def stub(monkeypatch) -> Stub:
-    made = Stub()
+def stub(monkeypatch) -> StageStub:
+    made = StageStub()
     monkeypatch.setattr(stages, "run_stage", made.run_stage)
     return made
 

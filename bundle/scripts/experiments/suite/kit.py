@@ -45,6 +45,8 @@ SUFFIXES = (".gz", ".tgz", ".xz")
 RUN_SH = """#!/bin/sh
 # Train and score on this machine: sh run.sh --minutes M --jobs K
 # Needs Python 3.10 or later with PyTorch; PYTHON=/path/to/python chooses one. Rerun the same command to resume.
+KIT_START=$(date +%s)
+export KIT_START
 HERE=$(cd "$(dirname "$0")" && pwd)
 PY=${PYTHON:-python3}
 if ! "$PY" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def read_kit(folder: Path) -> dict[str, Any]:
 def run_files(folder: Path, kit: Mapping[str, Any], masks: bool = True, weights: bool = True) -> dict[str, bytes]:
     """Files of a run in the form in which they travel, by path below its folder; the record has the origin of the archive."""
     files = {name: (folder / name).read_bytes() for name in PLAIN if (folder / name).is_file()}
-    record = read_record(folder)
+    record = {"bundle_sha256": kit["bundle_sha256"], **read_record(folder)}  # one that waits has no environment yet
     record |= {"git": kit["git"], "git_changed": kit.get("git_changed"), "kit": kit["kit"], "weights": "kernels of 16 bits"}
     files["record.json"] = json.dumps(record, indent=2, default=str).encode() + b"\n"
     log = folder / "log.txt"
@@ -116,7 +117,8 @@ def kit_run(
         scoring: False trains only; the weights are scored where the results are unpacked.
         results: folder of the parts; by default results in the archive's folder.
     """
-    begin, root = time.monotonic(), Path(folder).resolve()
+    start = os.environ.get("KIT_START", "")  # seconds of run.sh, before its own installation and imports
+    begin, root = float(start) if start.isdigit() else time.time(), Path(folder).resolve()
     kit = read_kit(root)
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     print(f"{kit['suite']}: PyTorch {torch.__version__}, {', '.join(gpus) or 'NO GPU, runs on the CPU'}", flush=True)
@@ -125,7 +127,7 @@ def kit_run(
     real = str(root / "real" / "datalist.json") if kit["real"] else None
     left = None
     if minutes is not None:
-        left = minutes - max(COLLECT_MINUTES, 0.05 * minutes) - (time.monotonic() - begin) / 60
+        left = minutes - max(COLLECT_MINUTES, 0.05 * minutes) - (time.time() - begin) / 60
     problem = None
     try:
         message = run(

@@ -97,7 +97,7 @@ def add_real(context: SuiteContext, real_datalist: str | None) -> SuiteContext:
     return replace(context, real=path.resolve(), real_sha256=datalist_hash(path, context.root / "hashes.json"))
 
 
-def _execute_all(
+def execute_all(
     runs: Sequence[Run], context: SuiteContext, environments: Sequence[Variables], notes: Notes, budget: Budget | None = None
 ) -> bool:
     """Execute prepared runs except those that another machine works on; False after SIGINT or SIGTERM."""
@@ -203,7 +203,7 @@ def run(
     scores = (EVALUATION, REAL) if scoring else ()
     # With a time limit all members are trained before the first is scored: scores can be computed later, on any machine.
     for stages in [(TRAINING, *scores)] if budget is None else [(TRAINING,), scores]:
-        if stages and not _execute_all(runs, replace(context, stages=stages), environments, notes, budget):
+        if stages and not execute_all(runs, replace(context, stages=stages), environments, notes, budget):
             raise InputError(f"stopped; rerun the same command to resume from {root}")
     for variant, seed in product(definition.variants, definition.seeds):
         if scoring and definition.folds and variant.name in chosen:

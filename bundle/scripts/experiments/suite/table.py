@@ -17,10 +17,21 @@ from .config import load_config
 from .cost import measure_cost
 from .definition import Suite, load_suite
 from .figures import box_plot, critical_difference, slice_grid
+from .learning import (
+    LEARNING_RULES,
+    Course,
+    allows_claims,
+    course_cells,
+    course_table,
+    learning_curves,
+    learning_mark,
+    read_courses,
+)
 from .record import read_record
 from .results import METRICS, Row, read_rows
 from .run import make_context, results_folder
 from .stages import TRAINING, SuiteContext
+from .vertebra_scores import FOLDERS, VERTEBRA_RULES, machines, vertebra_table
 
 TICK = "✓"
 TEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "+": "{+}", "#": r"\#", "<": "$<$", TICK: r"\checkmark"})
@@ -45,11 +56,19 @@ def _ticks(suite: Suite, root: Path, row: Row) -> dict[str, bool]:
     return {column: bool(content.get(name, True)) for column, name in suite.ticks.items()}
 
 
-def _cells(suite: Suite, rows: Sequence[Row], cost: Mapping[str, Mapping[str, Any]], root: Path) -> list[dict[str, str]]:
+def _cells(
+    suite: Suite,
+    rows: Sequence[Row],
+    cost: Mapping[str, Mapping[str, Any]],
+    root: Path,
+    courses: Mapping[str, Sequence[Course]] | None = None,
+) -> list[dict[str, str]]:
     """Cells of every row by column, as text."""
     lines, paper = [], [m for m in ("dice", "iou") if any(r.variant.paper for r in rows)]
     for row in rows:
-        label = f"{row.label} [{len(row.failed)} runs missing]" if row.failed else row.label
+        course = (courses or {}).get(row.variant.name, ())
+        marks = [f"{len(row.failed)} runs missing"] * bool(row.failed) + [learning_mark(course)]
+        label = row.label + "".join(f" [{mark}]" for mark in marks if mark)
         cells: dict[str, str] = {"Method": label, **{k: TICK * v for k, v in _ticks(suite, root, row).items()}}
         cells |= {f"{name}, %": _interval(row.estimates[m]) if m in row.estimates else "" for m, name in METRICS.items()}
         if len(suite.seeds) > 1:
@@ -60,7 +79,9 @@ def _cells(suite: Suite, rows: Sequence[Row], cost: Mapping[str, Mapping[str, An
         if row.difference is not None and row.p_holm is not None:
             cells["DSC to reference"] = _interval(row.difference, "+")
             cells["p (Holm)"] = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
-        cells |= _rates(row)
+            if not (allows_claims(course) and allows_claims((courses or {}).get(suite.reference, ()))):
+                cells["p (Holm)"] = "no claim"
+        cells |= _rates(row) | course_cells(course)
         if entry := cost.get(row.variant.name):
             macs = entry["multiply_adds_g"]
             cells["parameters, M"] = f"{entry['parameters_m']:.2f}"
@@ -160,7 +181,8 @@ def table(
             f"{root}: no run of {definition.name} is evaluated yet; see `python -m scripts.experiments status {suite}`"
         )
     measured = measure_cost(definition, context, rounds, device) if cost else {}
-    lines = _cells(definition, rows, measured, root)
+    courses = read_courses(definition, root)
+    lines = _cells(definition, rows, measured, root, courses)
     folder = root / definition.name
     text = [f"# {definition.title}", "", _markdown(lines), ""]
     if definition.folds:
@@ -169,12 +191,22 @@ def table(
             text += ["The mean of the networks of all folds on the test cases:", ""]
             text += [_markdown(_cells(definition, ensembles, {}, root)), ""]
     text += [line + "\n" for line in _notes(definition, rows, patients, measured, context)]
+    text += [f"Machines: {machines(definition, root)}.", ""]
+    by_vertebra = {title: vertebra_table(definition, root, name) for name, title in FOLDERS.items()}
+    for title, of_folder in by_vertebra.items():
+        if of_folder:
+            text += [f"## {title}", "", _markdown(of_folder), "", VERTEBRA_RULES, ""]
+            write_table(folder / f"{title.split()[0].lower()}.csv", of_folder, list(of_folder[0]))
+    if trainings := course_table(definition, courses):
+        text += ["## Trainings", "", _markdown(trainings), "", LEARNING_RULES, ""]
+        write_table(folder / "trainings.csv", trainings, list(trainings[0]))
     if missing := [f"* {run}: {reason}" for row in rows for run, reason in row.failed.items()]:
         text += ["Without result, and not in the means:", "", *missing, ""]
     figures = {
         "boxes": box_plot(rows, definition.title),
         "critical_difference": critical_difference(rows, patients, definition.title),
         "grid": slice_grid(definition, rows, context),
+        "learning_curves": learning_curves(definition, courses),
     }
     for name, figure in figures.items():
         if figure is not None:
