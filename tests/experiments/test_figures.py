@@ -29,7 +29,7 @@ def test_no_line_crosses_a_label(number, equal):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     (axes,) = figure.axes
-    boxes = [t.get_window_extent(canvas.get_renderer()).shrunk(0.98, 0.9) for t in axes.texts if "network" in t.get_text()]
+    boxes = [t.get_window_extent(canvas.get_renderer()).padded(-2) for t in axes.texts if "network" in t.get_text()]
     assert len(boxes) == number
     for line in axes.lines:
         points = axes.transData.transform(line.get_xydata())
