@@ -11,7 +11,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.files import read_table
 from scripts.simulation.datasets.phantom import phantom
-from scripts.simulation.datasets.writer import LabelledScan, SimulationCase, check_options, write_dataset
+from scripts.simulation.datasets.writer import LabelledScan, SimulationCase, check_options, is_intact, write_dataset
 from scripts.simulation.spine_scan import SpineScan
 
 SETTINGS = {"seed": 0}
@@ -84,3 +84,22 @@ def test_folder_of_version_0_5_is_resumed(tmp_path):
     assert (tmp_path / "vertebrae.csv").read_text() == before
     with pytest.raises(InputError, match=r"collapse_fraction=0\.5"):
         phantom(str(tmp_path), **options, style="wide", collapse_fraction=1.0)
+
+
+@pytest.mark.parametrize("healthy", [0.1, 0.2, 0.25, 1 / 3, 0.5])
+@pytest.mark.parametrize("regions", [1, 3, 4, 8])
+def test_every_region_has_fractures_and_intact_scans(regions, healthy):
+    """Regions and intact scans in turn must not coincide: one region would never have a fracture."""
+    count = 240
+    intact = [is_intact(k, healthy, regions) for k in range(count)]
+    assert sum(intact) == pytest.approx(healthy * count, abs=1)
+    for region in range(regions):
+        share = np.mean(intact[region::regions])
+        assert 0.4 * healthy <= share <= 2.2 * healthy
+    longest = max(len(run) for run in "".join("x" if i else " " for i in intact).split("x"))
+    assert longest <= 2 / healthy + regions
+
+
+def test_no_scan_is_intact_or_all_are():
+    assert not any(is_intact(k, 0.0, 4) for k in range(20))
+    assert all(is_intact(k, 1.0, 4) for k in range(20))

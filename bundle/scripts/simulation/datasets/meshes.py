@@ -23,9 +23,9 @@ from ..rendering import render_ct
 from ..spine_scan import SpineScan
 from ..style import wide_style
 from .phantom import ORIENTATIONS, uncertain_fractures
-from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
+from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, is_intact, write_dataset
 
-GENERATOR = 1  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 MIN_WIDTH_MM = 60.0  # of a scan that is cropped to the spine
 FINE_MM = 1.4  # slices are rendered at most this thick, and averaged to those of the style
 
@@ -157,8 +157,7 @@ def meshes(
     chosen = chosen or possible
 
     def case(k: int) -> SimulationCase:
-        # Healthy scans are evenly spaced, so that every section of a small set contains some.
-        intact = int((k + 1) * healthy) > int(k * healthy)
+        intact = is_intact(k, healthy, len(chosen))
         name, region = f"mesh-{seed}-{k:04d}", chosen[k % len(chosen)]
         make = partial(_mesh_case, templates, region, [seed, k], intact, fractures, grades, min_grade, noise)
         return SimulationCase(name, name, make)

@@ -17,9 +17,9 @@ from ..phantom.anatomy import REGIONS
 from ..phantom.generator import make_phantom
 from ..spine_scan import SpineScan
 from ..style import ScanStyle, wide_style
-from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
+from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, is_intact, write_dataset
 
-GENERATOR = 1  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 MAX_FRACTURES = 3  # per scan
 STYLES = {"plain": ScanStyle.random, "wide": wide_style, "clinical": clinical_style}
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # of scanners and public sets; PIR is that of VerSe
@@ -149,8 +149,7 @@ def phantom(
     settings["noise"] = noise  # None is also that of folders made before this option, which therefore resume
 
     def case(k: int) -> SimulationCase:
-        # Healthy scans are evenly spaced, so that every section of a small set contains some.
-        intact = int((k + 1) * healthy) > int(k * healthy)
+        intact = is_intact(k, healthy, len(regions))
         name, region = f"phantom-{seed + k:04d}", regions[k % len(regions)]
         make = partial(_phantom_case, seed + k, region, intact, grades, style, spacing, collapse_fraction, min_grade, noise)
         return SimulationCase(name, name, make)

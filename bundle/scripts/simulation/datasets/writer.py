@@ -26,6 +26,22 @@ GRADES = (1, 2, 3)
 OF_SOURCE = ("grade", "shape", "loss_anterior", "loss_middle", "loss_posterior", "density")
 
 
+def is_intact(number: int, healthy: float, regions: int) -> bool:
+    """Presence of a scan without a fracture at a position of a set whose regions take turns.
+
+    They are evenly spaced, so that every section of a small set contains some, and shifted by one from turn to turn: with every
+    fourth scan intact and four or eight regions in turn, one region would otherwise never have a fracture.
+
+    Args:
+        number: position of the scan, from 0.
+        healthy: fraction of scans without a fracture.
+        regions: number of regions that take turns.
+    """
+    turn, position = divmod(number, regions)
+    shifted = turn * regions + (position + turn) % regions
+    return int((shifted + 1) * healthy) > int(shifted * healthy)
+
+
 @dataclass
 class LabelledScan:
     """Simulated scan with its training label.
