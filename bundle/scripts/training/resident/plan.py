@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ...data.slice_context import SliceContextd
 from ..augment import RandSeedd
 
-Cropper = RandCropByLabelClassesd | RandCropByPosNegLabeld
+CROPPERS = (RandCropByLabelClassesd, RandCropByPosNegLabeld)
 
 
 def first_random(transform: Compose) -> int | None:
@@ -36,7 +36,7 @@ def unsupported(transform: Compose) -> str | None:
     """
     start = first_random(transform)
     tail = [] if start is None else list(transform.transforms[start:])
-    if not tail or not isinstance(tail[0], Cropper):
+    if not tail or not isinstance(tail[0], CROPPERS):
         return "the first random transform must be RandCropByLabelClassesd or RandCropByPosNegLabeld"
     for step in tail[1:]:
         if not isinstance(step, (CastToTyped, SliceContextd, RandSeedd, EnsureTyped)):
@@ -69,7 +69,7 @@ class CropPlan(Dataset):
             raise ValueError(f"CropPlan: {reason}.")
         self.data, self.shapes, self.indices = data, shapes, indices
         self.transform = Compose(transform.transforms[first_random(transform) :])
-        self.crop: Cropper = self.transform.transforms[0]
+        self.crop: Any = self.transform.transforms[0]
         self.size = tuple(int(n) for n in self.crop.cropper.spatial_size)
         contexts = [t for t in self.transform.transforms if isinstance(t, SliceContextd)]
         self.offsets = contexts[0].offsets if contexts else None
@@ -77,7 +77,7 @@ class CropPlan(Dataset):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+    def __getitem__(self, index: int) -> list[dict[Any, Any]]:
         """Return the crops of a case: ``case_number``, ``corner`` (3,) and the seed of the randomisation."""
         shape = torch.empty((1, *self.shapes[index]), device="meta")  # the transforms read the shape alone
         if isinstance(self.crop, RandCropByLabelClassesd):
@@ -86,8 +86,8 @@ class CropPlan(Dataset):
             items = self.indices[index]
             self.crop.randomize(shape, items[self.crop.fg_indices_key], items[self.crop.bg_indices_key])
         corners = [[int(c) - n // 2 for c, n in zip(centre, self.size, strict=True)] for centre in self.crop.cropper.centers]
-        samples: list[dict[str, Any]] = [{"case_number": index, "corner": torch.tensor(corner)} for corner in corners]
+        samples: list[dict[Any, Any]] = [{"case_number": index, "corner": torch.tensor(corner)} for corner in corners]
         for step in self.transform.transforms:
             if isinstance(step, RandSeedd):
-                samples = [{**sample, **step({})} for sample in samples]
+                samples = [{**sample, step.key: step({})[step.key]} for sample in samples]
         return samples
