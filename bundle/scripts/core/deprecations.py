@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of version 0.5 that version 0.6 reads with a warning; version 0.9 drops this file.
+"""Names of version 0.5 that version 0.6 reads with a warning; version 1.0 drops this file.
 
 Four kinds of names were changed: ids of configs, targets in configs, keys of JSON files and columns of tables, and options of
 commands. Each table maps the old name to the new one.
@@ -121,7 +121,7 @@ REFERENCE = re.compile(r"(?<=[@%])([A-Za-z_]\w*)")
 def warn(old: str, new: str, where: str = "") -> None:
     """Log that an old name was used, and the new one."""
     prefix = f"{where}: " if where else ""
-    logger.warning("%s`%s` is called `%s` since version 0.6; the old name works until 0.9", prefix, old, new)
+    logger.warning("%s`%s` is called `%s` since version 0.6; the old name works until 1.0", prefix, old, new)
 
 
 def _value(old: str, value: Any) -> Any:
