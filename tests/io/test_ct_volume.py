@@ -140,7 +140,7 @@ def test_a_header_with_more_slices_than_the_file_is_refused(tmp_path, volume):
     content = bytearray(path.read_bytes())
     content[46:48] = (60).to_bytes(2, "little")  # dim[3]
     path.write_bytes(bytes(content))
-    assert "28 of 60 slices" in refusal(path)
+    assert "too few for the 20 x 24 x 60 voxels of its header" in refusal(path)
 
 
 def test_flipped_bits_in_gzip_are_detected(tmp_path, volume):
