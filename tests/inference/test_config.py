@@ -40,6 +40,7 @@ def test_names_of_version_0_5_are_renamed_with_a_warning(tmp_path, caplog):
 def test_targets_have_the_name_of_the_package(monkeypatch):
     for module in (config, described_config):
         monkeypatch.setattr(module, "localise", lambda content: localise(content, "spine_fracture.scripts"))
+    monkeypatch.setattr("scripts.networks.weights_description.PACKAGE", "spine_fracture.scripts")  # of described weights
     parser = read_config(None, {})
     assert parser["segmenter::_target_"] == "spine_fracture.scripts.inference.cohort.Segmenter"
     assert parser["network_def::_target_"] == "spine_fracture.scripts.networks.MSFFNet"

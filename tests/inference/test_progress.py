@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from scripts.inference.progress import LOG_LINES, PhaseTimer, ProgressBar, ProgressLog, WindowCounter
+from tqdm import tqdm
 
 
 def test_windows_are_counted_and_reported():
@@ -39,7 +40,8 @@ def test_log_has_few_lines_per_phase(caplog):
     assert len(caplog.records) == 2 * LOG_LINES
 
 
-def test_bar_is_one_per_phase_and_closes():
+def test_bar_is_one_per_phase_and_closes(monkeypatch):
+    monkeypatch.setattr("scripts.inference.progress.tqdm", lambda **options: tqdm(**{**options, "disable": False}))
     bar = ProgressBar("ct")
     bar("reading", 3, 10)
     first = bar.bar
