@@ -2,6 +2,8 @@
 """Facts of docs/model_card/ about the shipped weights, from their training run.
 
 python docs/make_model_card.py --run runs/shipped --recipe shipped.yaml --data data/shipped --minutes 62 --steps 1900
+
+A training elsewhere is described by --machine and --torch.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="max_minutes of the training")
     parser.add_argument("--steps", type=int, required=True, help="steps of the training, in its last line")
     parser.add_argument("--start", type=Path, help="initial weights of the training")
+    parser.add_argument("--machine", help="machine of a training elsewhere; this one when not given")
+    parser.add_argument("--torch", help="version of PyTorch there")
     options = parser.parse_args()
     CARD.mkdir(parents=True, exist_ok=True)
     weights = ROOT / "bundle" / "models" / "model.pt"
@@ -56,7 +60,9 @@ def main() -> None:
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in CONFIGS])
     (CARD / "config.yaml").write_text(yaml.safe_dump(config.get(), sort_keys=False, width=140), encoding="utf-8")
     rows = list(csv.DictReader((CARD / "history.csv").open(encoding="utf-8")))
-    best = max((r for r in rows if r["val_mean_dice"]), key=lambda r: float(r["val_mean_dice"]))
+    validated = [r for r in rows if r.get("val_mean_dice")]
+    best = max(validated, key=lambda r: float(r["val_mean_dice"])) if validated else None
+    here = f"{torch.get_num_threads()} CPU cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), no GPU"
     facts = {
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "started_from_sha256": hashlib.sha256(options.start.read_bytes()).hexdigest() if options.start else None,
@@ -65,12 +71,12 @@ def main() -> None:
         "recipe": options.recipe,
         "configs": list(CONFIGS),
         "settings": {key: config[key] for key in SETTINGS},
-        "best_epoch": int(best["epoch"]),
-        "best_val_mean_dice": round(float(best["val_mean_dice"]), 4),
+        "best_epoch": int(best["epoch"]) if best else None,  # without validation cases the last weights are the model
+        "best_val_mean_dice": round(float(best["val_mean_dice"]), 4) if best else None,
         "max_minutes": options.minutes,
         "steps": options.steps,
-        "machine": f"{torch.get_num_threads()} CPU cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), no GPU",
-        "torch": torch.__version__.split("+")[0],
+        "machine": options.machine or here,
+        "torch": options.torch or torch.__version__.split("+")[0],
     }
     (CARD / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(facts, indent=2))

@@ -27,8 +27,8 @@ from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 CARD = ROOT / "docs" / "model_card"
-MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.8
-MASK_SHA256 = "2e5a10fcef1e46e64556630e42201b7b1c2fe390ed6d30c669dbf6827492a8e0"
+MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.9
+MASK_SHA256 = "cc23534b319010f202d72bb2d5874b1d8ad23ac40b5bc4a9defc0db9aa5a7d9b"
 MACHINE = ("2.13.0+cpu", "AVX512")  # of MASK: version of PyTorch, instruction set
 
 
