@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -147,3 +149,12 @@ def test_unwritable_folder_is_one_line(call, tmp_path):
     assert str(tmp_path / "file") in str(refused.value)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "file").read_text() == "taken"
+
+
+def test_a_reader_that_has_ended_is_no_error():
+    program = f"import sys; sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r}); from scripts.core.cli import print_result; "
+    program += "print_result('line' * 200_000)"
+    command = f'{sys.executable} -c "{program}" | head -c 4'
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "line"
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -237,6 +238,14 @@ def call(command: Callable, arguments: Sequence[str], name: str) -> object:
         raise InputError(f"{error.filename}: {error.strerror}; choose another path or fix this one") from None
 
 
+def print_result(text: str) -> None:
+    """Print the result of a command; a reader that has ended, such as ``head``, is no error of it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+
+
 def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None:
     """Run a command of a table, or of a group in it.
 
@@ -265,7 +274,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     if isinstance(target, str):
         result = call(load(target), words[1:], f"{name} {first}")
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
-            print(result)
+            print_result(result)
         if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named
             sys.exit(status)
     elif len(words) == 1:
