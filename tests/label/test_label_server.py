@@ -56,7 +56,8 @@ def place(python, bundle, phantom_set, tmp_path_factory) -> Path:
     (root / "tiny.json").write_text(json.dumps({**overlay, "learning_rate": 0.05, "lr_patience": 100}))
     (root / "wild.json").write_text(json.dumps({**overlay, "learning_rate": 1e30}))
     torch.manual_seed(0)
-    older = {"auxiliary_outputs": ["vertebra"], "neighbours": 0}  # other outputs and slices than the weights of the bundle
+    # Other outputs, widths and slices than the weights of the bundle, which would contradict.
+    older = {"auxiliary_outputs": ["vertebra"], "neighbours": 0, "checkpoint": str(root / "none.pt")}
     state = read_config(str(root / "tiny.json"), older).get_parsed_content("network_def").state_dict()
     state["decoder.head.bias"] = torch.tensor([-0.5, 0.5, -2.0])
     torch.save(state, root / "shipped.pt")

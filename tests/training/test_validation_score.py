@@ -59,11 +59,6 @@ def test_score_is_the_mean_of_dice_by_its_definition():
     assert score(FractureDice(), *pairs) == pytest.approx(sum(expected) / 4)
 
 
-def test_without_fractured_cases_the_score_is_zero():
-    assert score(FractureDice(), (one_hot(), HEALTHY)) == 0.0
-    assert float(FractureDice().aggregate()) == 0.0
-
-
 def test_marked_fractions_count_fractured_and_healthy_cases():
     pairs = [(one_hot(5), FRACTURED), (one_hot(), FRACTURED), (one_hot(), HEALTHY), (one_hot(1), HEALTHY), (one_hot(), HEALTHY)]
     assert score(MarkedFraction(), *pairs) == 0.5
@@ -96,3 +91,16 @@ def test_key_score_of_nan_is_zero():
 def test_fractions_are_found_under_both_names():
     assert marked_fractions({"train_fractured_marked": 0.5, "train_healthy_marked": 0.0}) == (0.5, 0.0)
     assert marked_fractions({"val_mean_dice": 0.5}) is None
+
+
+@pytest.mark.parametrize("marked", [0, 1, 3])
+def test_without_any_fracture_the_score_is_of_clean_cases(marked, caplog):
+    metric = FractureDice()
+    for case in range(3):
+        prediction = torch.zeros(1, 2, 4, 4)
+        prediction[:, 1, 0, 0] = float(case < marked)
+        metric(prediction, torch.zeros(1, 2, 4, 4))
+    assert float(metric.aggregate()) == pytest.approx(1 - marked / 3)
+    assert caplog.text.count("no scored case has a fracture") == 1
+    metric.aggregate()
+    assert caplog.text.count("no scored case has a fracture") == 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from monai.metrics import CumulativeIterationMetric
 FRACTURE = 1  # channel of a one-hot mask
 VALIDATION, TRAINING = "val_", "train_"
 FRACTURED_MARKED, HEALTHY_MARKED = "fractured_marked", "healthy_marked"
+logger = logging.getLogger(__name__)
 
 
 def _fracture(mask: Any) -> torch.Tensor:
@@ -26,19 +28,34 @@ class FractureDice(CumulativeIterationMetric):
     """Mean DSC of the cases that have a fracture or in which something is marked.
 
     A fractured case without a mark scores 0, and so does a healthy case with one; a healthy case without a mark is left out. The
-    usual mean, in which such a case scores 1, is won by a network that marks nothing where most cases are healthy.
+    usual mean, in which such a case scores 1, is won by a network that marks nothing where most cases are healthy. Where no case
+    has a fracture there is nothing to find: the score is the fraction of cases without a mark.
     """
 
+    warned = False
+
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """DSC (B, 1) of one-hot masks (B, C, *size); NaN for a healthy case without a mark."""
+        """DSC, NaN for a healthy case without a mark, and presence of a fracture (B, 2) of one-hot masks (B, C, *size)."""
         prediction, reference = _fracture(y_pred), _fracture(y)
         size = prediction.sum(1) + reference.sum(1)
         dice = 2 * (prediction * reference).sum(1) / size.clamp_min(1e-12)
-        return torch.where(size > 0, dice, torch.full_like(dice, math.nan))[:, None]
+        dice = torch.where(size > 0, dice, torch.full_like(dice, math.nan))
+        return torch.stack([dice, (reference > 0).any(1).double()], dim=1)
 
     def aggregate(self) -> torch.Tensor:
         """Return the mean over the cases so far, of all processes; 0 without any."""
-        return _mean(self.get_buffer())
+        values = self.get_buffer()
+        if values is None or not len(values):
+            return _mean(None)
+        dice, fractured = torch.as_tensor(values, dtype=torch.float64).T
+        if fractured.any():
+            return _mean(dice)
+        if not self.warned:
+            logger.warning(
+                "no scored case has a fracture: weights are chosen by false positives alone; add fractured cases to `validation`"
+            )
+        self.warned = True
+        return _mean(dice.nan_to_num(nan=1.0))
 
 
 class MarkedFraction(CumulativeIterationMetric):
