@@ -28,7 +28,7 @@ from scripts.training.weights import load_weights
 WEIGHTS = BUNDLE / "models" / "model.pt"
 CARD = ROOT / "docs" / "model_card"
 MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.9
-MASK_SHA256 = "cc23534b319010f202d72bb2d5874b1d8ad23ac40b5bc4a9defc0db9aa5a7d9b"
+MASK_SHA256 = "6950b8fe3b3a605379f3f5ed4faec6069251f1818726a620aa8f12c2c4117ac0"
 MACHINE = ("2.13.0+cpu", "AVX512")  # of MASK: version of PyTorch, instruction set
 
 
