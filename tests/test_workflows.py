@@ -17,6 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage, SaveImage
+from scripts.core.errors import InputError
 from scripts.training.resume import TrainingState
 
 TINY = {
@@ -137,7 +138,8 @@ def test_folder_of_formats_is_segmented_despite_a_broken_scan(bundle, phantom_se
     (scans / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
     tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
     shared = {"output_dir": str(out), "checkpoint": str(trained / "model.pt"), **tiny}
-    run(workflow(bundle, ["inference.yaml"], "infer", input=str(scans), **shared))
+    with pytest.raises(InputError, match="1 of 3 scan.s. could not be segmented"):
+        run(workflow(bundle, ["inference.yaml"], "infer", input=str(scans), **shared))
     masks = sorted(out.glob("*_fracture.nii.gz"))
     assert len(masks) == 2
     assert len(list(out.glob("*_overlay.png"))) == 2

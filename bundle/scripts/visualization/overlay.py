@@ -15,6 +15,7 @@ from .panes import NOTHING, mark_pane, slice_title
 from .slices import COLOURS, LINE_STYLES, choose_slices, outline, ras_affine, ras_volume, show_slice, window_of
 
 WIDTH = 3.2  # of a slice, inches
+MIN_HEIGHT = 1.5  # inches, of the slices
 
 
 EMPTY = {"reference": "reference: no fracture", "prediction": "prediction: nothing marked", "ignored": "nothing ignored"}
@@ -52,7 +53,8 @@ def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np
     volumes = {n: ras_volume(nib.Nifti1Image(np.asarray(m, np.uint8), affine))[0] > 0 for n, m in masks.items()}
     targets = [m for name, m in volumes.items() if name != "ignored"]
     indices = choose_slices(np.logical_or.reduce(targets) if targets else np.zeros(volume.shape, bool), number)
-    height = WIDTH * (volume.shape[2] * spacing[2]) / (volume.shape[1] * spacing[1])
+    # Titles and the legend leave nothing of a flat figure.
+    height = max(WIDTH * (volume.shape[2] * spacing[2]) / (volume.shape[1] * spacing[1]), MIN_HEIGHT)
     figure = Figure(figsize=(WIDTH * len(indices), height + 0.9), layout="constrained", facecolor="black")
     panels = np.atleast_1d(figure.subplots(1, len(indices)))
     window = window_of(volume)
