@@ -138,7 +138,7 @@ def test_folder_of_formats_is_segmented_despite_a_broken_scan(bundle, phantom_se
     (scans / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
     tiny = {k: v for k, v in TINY.items() if k in ("patch_size", "spacing") or k.startswith("network_def")}
     shared = {"output_dir": str(out), "checkpoint": str(trained / "model.pt"), **tiny}
-    with pytest.raises(InputError, match="1 of 3 scan.s. could not be segmented"):
+    with pytest.raises(InputError, match="1 of 3 scan"):
         run(workflow(bundle, ["inference.yaml"], "infer", input=str(scans), **shared))
     masks = sorted(out.glob("*_fracture.nii.gz"))
     assert len(masks) == 2

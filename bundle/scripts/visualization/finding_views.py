@@ -20,6 +20,7 @@ from .slices import outline, show_slice
 
 HALF_WIDTH_MM = 95.0  # shown on each side of the centre of a finding
 MAX_FINDINGS = 5
+MAX_LEGEND = 24  # findings named below the panes
 
 
 def _centres(numbers: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
@@ -109,7 +110,11 @@ def draw_views(
             row = f"{names.get(number, f'finding {number}')}: " if number else ""
             mark_pane(panel, axis, f"{row}{title}")
     if handles:
-        lines = [handles[n] for n in sorted(handles)]
+        lines = [handles[n] for n in sorted(handles)][:MAX_LEGEND]
+        if len(handles) > MAX_LEGEND:
+            lines.append(Line2D([], [], linestyle="none", label=f"and {len(handles) - MAX_LEGEND} more"))
+        # The legend takes its height from the panes unless the figure grows by it.
+        figure.set_size_inches(9, 3.3 * len(rows) + 0.5 + 0.22 * -(-len(lines) // 6))
         figure.legend(
             handles=lines, loc="outside lower center", ncols=min(len(lines), 6), fontsize=8, labelcolor="white", frameon=False
         )
