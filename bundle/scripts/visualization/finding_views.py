@@ -57,6 +57,19 @@ def _in_view(numbers: NDArray[np.int32], origin: tuple[int, int, int], shown: li
     return view.squeeze(axis)
 
 
+def findings_note(numbers: NDArray[np.int32], shown: int) -> str:
+    """Addition to a title: nothing was marked, or not all findings are shown.
+
+    Args:
+        numbers: number of the finding of every voxel, 0 outside; vertebrae keep their numbers, which leave gaps.
+        shown: number of findings that are shown.
+    """
+    found = len(np.unique(numbers[numbers > 0]))
+    if not found:
+        return f": {NOTHING}"
+    return f": the first {shown} of {found} findings" if found > shown else ""
+
+
 def draw_views(
     scan: Scan,
     grid: WorkingGrid,
@@ -87,7 +100,6 @@ def draw_views(
 
     heading, names, origin = title, names or {}, np.array(probabilities.origin)
     rows = [(number, origin + c) for number, c in _centres(numbers)] or [(0, np.array([n // 2 for n in grid.shape]))]
-    found = int(numbers.max(initial=0))
     figure = Figure(figsize=(9, 3.3 * len(rows) + 0.5), layout="constrained", facecolor="black")
     panels = np.atleast_2d(figure.subplots(len(rows), 3))
     mask, handles = (probabilities.volume > threshold) & (numbers > 0), dict[int, Line2D]()
@@ -118,9 +130,7 @@ def draw_views(
         figure.legend(
             handles=lines, loc="outside lower center", ncols=min(len(lines), 6), fontsize=8, labelcolor="white", frameon=False
         )
-    note = "" if found else f": {NOTHING}"
-    note += f": the first {len(rows)} of {found} findings" if found > len(rows) else ""
-    figure.suptitle(f"{heading}{note}   (research use only)", color="white", fontsize=9)
+    figure.suptitle(f"{heading}{findings_note(numbers, len(rows))}   (research use only)", color="white", fontsize=9)
     return figure
 
 

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The title of the views counts findings, not their highest number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scripts.visualization.finding_views import findings_note
+from scripts.visualization.panes import NOTHING
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown", "note"),
+    [
+        ([], 1, f": {NOTHING}"),
+        ([4, 5], 2, ""),  # vertebrae 4 and 5 are two findings
+        ([1, 2, 3], 3, ""),
+        ([1, 3, 5, 7, 9, 11, 13], 5, ": the first 5 of 7 findings"),
+    ],
+)
+def test_findings_are_counted_not_their_numbers(numbers, shown, note):
+    volume = np.zeros((4, 4, 4), np.int32)
+    volume.flat[: len(numbers)] = numbers
+    assert findings_note(volume, shown) == note
