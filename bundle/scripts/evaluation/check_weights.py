@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import atomic_write, ensure_same_settings, write_text
 from ..core.provenance import file_hash
+from ..inference.case_names import proposed_names
 from ..inference.cohort import Segmenter
 from ..inference.config import read_config
-from ..inference.inputs import find_inputs, same_output, shared_folder
+from ..inference.inputs import find_inputs, same_output
 from ..inference.pipeline import Pipeline
-from ..io.formats import VOLUMES, stem
+from ..io.formats import VOLUMES
 from ..visualization.html_report import png
 from .domain_perturbations import ORIGINAL, perturbations
 from .domain_plots import hu_histogram, passes, probabilities
@@ -39,13 +39,10 @@ def _scans(path: str, section: str, limit: int | None) -> tuple[list[dict[str, s
             f"{path}: contains no scan; must be a file ({', '.join(VOLUMES)}), the folder of a DICOM series, a folder of these, "
             "or a datalist.json"
         )
-    problems = same_output(cases)
-    ambiguous = {line.split(":", 1)[0] for line in problems}
-    root = shared_folder(cases)
-    for case in cases:
-        folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
-        case["name"] = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
-    return [c for c in cases if c["image"] not in ambiguous][:limit], problems
+    twins = same_output(cases)
+    for case, name in zip(cases, proposed_names(cases), strict=True):
+        case["name"] = name
+    return [c for c in cases if c["image"] not in twins][:limit], list(twins.values())
 
 
 def _pipeline(segmenter: Segmenter) -> Pipeline:
@@ -113,6 +110,8 @@ def _run(
                 bar.update(1)
 
             try:
+                if "problem" in case:
+                    raise ValueError(case["problem"])
                 digest, path = file_hash(source), out / "cases" / f"{name}.json"
                 result = _finished(path, digest)
                 if result is None:
@@ -122,7 +121,7 @@ def _run(
                     result = {**facts, **check.as_json()}
                     write_text(path, json.dumps(result, indent=1) + "\n")
                 results.append(result)
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            except Exception as error:  # as of inference, of whatever kind
                 problems.append(_problem(error, source))
                 tqdm.write(problems[-1])
     return results, problems

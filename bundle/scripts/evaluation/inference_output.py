@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import nibabel as nib
 import numpy as np
@@ -105,6 +105,7 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
     rows: dict[str, list[VertebraRecord]] = defaultdict(list)
     if found:
         for record in _records(read_table(root / TABLE), root / TABLE):
+            record.case = PurePosixPath(record.case).name  # tables name the folders of a case, too
             rows[record.case].append(record)
     for path in sorted(root.rglob("cases/*.json")):
         try:

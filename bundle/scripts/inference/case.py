@@ -55,6 +55,11 @@ class Outputs:
     preview: bool = True
 
 
+def record_path(base: Path) -> Path:
+    """Record of a scan, which is written last."""
+    return base.parent / "cases" / f"{base.name}.json"
+
+
 @dataclass
 class _Case:
     """Scan with its probabilities and findings, while its files are written."""
@@ -68,6 +73,7 @@ class _Case:
     outputs: Outputs
     timer: PhaseTimer
     version: str
+    name: str  # in the tables: with the folders below the output folder
     note: Log
 
     def path(self, ending: str) -> Path:
@@ -171,7 +177,9 @@ def segment_case(
         if write_seg and not dicom_seg.available():
             write_seg = False
             note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-        case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, str((facts or {}).get("version", "")), note)
+        record_path(base).unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
+        version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
+        case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
         written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
     finally:
         scan.close()
@@ -187,7 +195,7 @@ def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:
         numbers = case.pipeline.post(case.predicted.volume, case.grid.spacing)
     with timer("write"):
         measurements, planes = _write_slices(case, numbers, write_seg)
-    rows = measurements.rows(case.base.name)
+    rows = measurements.rows(case.name)
     for row in rows:
         if row["levels"] == OUTSIDE:
             case.note(f"finding {row['finding']} ({row['volume_ml']:.2f} ml) lies outside every vertebra of the given mask")
@@ -220,7 +228,7 @@ def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list]:
         if outputs.save_probabilities:
             write_probability(case.base, case.scan.header, case.predicted, case.grid)
     for record in found.records:
-        record.case = case.base.name
+        record.case = case.name
     numbers = np.where(found.decisions.mask(), found.labels, 0).astype(np.int32)
     _draw(case, numbers, found)
     if write_seg and planes and series is not None:
@@ -268,5 +276,5 @@ def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list], fa
         "memory_mib": {"predicted": round(plan.peak / MIB), "process_peak": round(peak_resident() / MIB)},
         **dict(facts),
     }
-    write_text(case.base.parent / "cases" / f"{case.base.name}.json", json.dumps(result, indent=1) + "\n")
+    write_text(record_path(case.base), json.dumps(result, indent=1) + "\n")
     return result

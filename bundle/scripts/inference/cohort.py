@@ -8,7 +8,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,19 +20,20 @@ from ..core.files import write_text
 from ..core.provenance import file_hash
 from ..data.datalist import section_error
 from ..io.dicom import load_itk, load_packages
-from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
+from ..io.formats import NIFTI, VOLUMES, file_suffix
 from ..postprocessing.findings import PostProcessing
-from .case import Outputs, segment_case
+from .case import Outputs, record_path, segment_case
+from .case_names import name_cases, read_records, stamp
 from .discovery import Scans, printable
 from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
-from .inputs import find_inputs, same_output, shared_folder
+from .inputs import find_inputs
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
 from .runtimes import Runner, load_runner
-from .tables import Account, finished_cases, line, summarise
+from .tables import Account, earlier_problems, finished_cases, line, summarise
 
 logger = logging.getLogger(__name__)
 Checkpoint = str | Sequence[str] | Mapping[str, str | Sequence[str]]
@@ -74,18 +74,14 @@ class Segmented(list[dict]):
         return int(bool(self.problems))
 
 
-def _stamp(path: str) -> list[int]:
-    """Number of files, total size and latest modification of a scan; they change with its content."""
-    source = Path(path)
-    files = sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
-    stats = [f.stat() for f in files]
-    return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
-
-
 def _input_stamp(case: Mapping[str, str]) -> list[int]:
     """Stamps of a scan and of its given mask of vertebrae, which decides what is a vertebra."""
+    return stamp(case["image"]) + _mask_stamp(case)
+
+
+def _mask_stamp(case: Mapping[str, str]) -> list[int]:
     mask = case.get("vertebrae")
-    return _stamp(case["image"]) + (_stamp(mask) if mask and Path(mask).exists() else [])
+    return stamp(mask) if mask and Path(mask).exists() else []
 
 
 class Segmenter:
@@ -200,13 +196,8 @@ class Segmenter:
                 f"{self.input}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
                 "a folder of these, or a datalist.json"
             )
-        root = shared_folder(cases)
-        ambiguous = {line.split(":", 1)[0] for line in same_output(cases)}
-        for case in cases:
-            folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
-            case["name"] = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
-            if case["image"] in ambiguous:
-                case["problem"] = "another scan differs from it only in its suffix; rename one"
+        for text in name_cases(cases, self.output):
+            tqdm.write(f"note: {text}")
         if self.vertebrae is not None:
             masks, reasons = pair_vertebrae([c["image"] for c in cases if "problem" not in c], str(self.vertebrae))
             for case in cases:
@@ -231,7 +222,7 @@ class Segmenter:
     def _finished(self, case: Mapping[str, str], digest: str) -> dict | None:
         """Result of an earlier run with the same settings on the same file."""
         base = self.output / case["name"]
-        path = base.parent / "cases" / f"{base.name}.json"
+        path = record_path(base)
         if self.overwrite or "problem" in case or not path.is_file():
             return None
         try:
@@ -244,16 +235,29 @@ class Segmenter:
             raise InputError(
                 f"{path}: was created with other settings or weights; choose another output folder, or set overwrite to true"
             )
-        # A scan that was deleted is not finished: it becomes a problem when it is segmented.
-        try:
-            unchanged = result.get("input_stamp") == _input_stamp(case)
-        except OSError:
-            unchanged = False
+        stored = result.get("input_stamp")
+        unchanged = "sha256" in case and isinstance(stored, list) and stored[3:] == _mask_stamp(case)
         masks = ["_fracture.nii.gz", *(["_vertebrae.nii.gz"] if "vertebrae" in result else [])]
         endings = [] if self.outputs.statistics_only else masks
         endings += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
         complete = all(base.with_name(base.name + ending).is_file() for ending in endings)
-        return result if unchanged and complete else None
+        return {**result, "input": str(Path(case["image"]))} if unchanged and complete else None
+
+    def _check_settings(self, cases: Sequence[Mapping[str, str]], digest: str) -> None:
+        """Name scans of the output folder that are not of this run and have other settings, which no table can hold together.
+
+        Raises:
+            InputError: unless ``overwrite`` is set, with which they stay but are left out of the tables.
+        """
+        named = {case["name"] for case in cases}
+        others = [n for n, r in read_records(self.output).items() if n not in named and r.get("settings") != digest]
+        if not others:
+            return
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        text = f"{self.output}: has results of {len(others)} other scan(s) with other settings or weights ({shown})"
+        if not self.overwrite:
+            raise InputError(f"{text}; choose another output folder, or set overwrite to true to leave them out of the tables")
+        tqdm.write(f"note: {text}; they stay but are left out of the tables")
 
     def _check_files(self) -> None:
         try:
@@ -286,19 +290,21 @@ class Segmenter:
         settings = self._settings()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
         finished = {c["name"]: r for c in cases if (r := self._finished(c, digest)) is not None}
+        self._check_settings(cases, digest)
         with DistributedShard() as shard:
             remaining = shard.part([c for c in cases if c["name"] not in finished])
             results, problems = self._segment(remaining, digest, shard)
             results, problems = shard.gather(results), shard.gather(problems)
             if shard.first:
                 # All results of the folder, so that scans that are segmented one by one share tables and report.
-                folder = finished_cases(self.output, digest) | {r["case_path"]: r for r in results}
+                folder = finished_cases(self.output, digest) | finished | {r["case_path"]: r for r in results}
                 ordered = sorted(folder.values(), key=lambda r: r["case_path"])
                 reused = len(folder) - len(results)
                 account = Account(len(cases), len(results), len(finished), len(problems), tuple(cases.unused))
                 for text in cases.unused_lines():
                     tqdm.write(text)
-                tqdm.write(summarise(self.output, ordered, problems, settings, printable(self.input), reused, account))
+                listed = [*earlier_problems(self.output, {c["image"] for c in cases}, folder), *problems]
+                tqdm.write(summarise(self.output, ordered, listed, settings, printable(self.input), reused, account))
         results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
         if not results and problems:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
@@ -329,7 +335,6 @@ class Segmenter:
             try:
                 if "problem" in case:
                     raise ValueError(f"{source}: {case['problem']}")
-                (base.parent / "cases" / f"{base.name}.json").unlink(missing_ok=True)  # of an earlier, other run
                 case_facts = {
                     **facts,
                     "input_stamp": _input_stamp(case),

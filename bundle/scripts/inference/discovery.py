@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import nibabel as nib
+
 from ..core.errors import InputError
 from ..data.datalist import SECTIONS, load_datalist
 from ..io.dicom_series import is_dicom
-from ..io.formats import VOLUMES, file_suffix
+from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
 
 MAX_PROBED = 200  # files of a folder that are opened in the search for a DICOM file
 MAX_DEPTH = 4  # folders below the input, in the search for scans that its own level does not hold
@@ -23,6 +25,8 @@ HIDDEN = "hidden file"
 PAIR = "half of a pair of .hdr and .img, which is not read; convert it to .nii.gz (nibabel does)"
 LOOSE = "a DICOM file outside the folder of a series; put the slices of its series into a folder of their own"
 NO_SCAN = "no scan"
+OUTPUT = "a result of an earlier segmentation, no scan"
+OUTPUT_ENDINGS = ("_fracture", "_vertebrae", "_probability")
 RESERVED = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # folders of file systems, readable by few
 
 
@@ -59,6 +63,24 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
 
 
+def is_output(path: Path) -> bool:
+    """True for a mask or DICOM file that ``segment`` wrote: the record of its scan lies beside it, or its header names it."""
+    name = stem(path) if file_suffix(path) else path.stem
+    endings = OUTPUT_ENDINGS if file_suffix(path) in VOLUMES else ("_seg", "_sr") if path.suffix == ".dcm" else ()
+    ending = next((e for e in endings if name.endswith(e)), None)
+    if ending is None:
+        return False
+    if (path.parent / "cases" / f"{name[: -len(ending)]}.json").is_file():
+        return True
+    if file_suffix(path) not in NIFTI:
+        return False
+    try:
+        text = bytes(nib.load(path).header["descrip"])
+    except Exception:  # nibabel has errors of its own for a file that is no NIfTI
+        return False
+    return b"research use only" in text
+
+
 def is_series(folder: Path) -> bool:
     """Return True for a folder of DICOM files; a single one beside other scans or folders is no series.
 
@@ -70,7 +92,7 @@ def is_series(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     entries = _visible(folder)
-    candidates = (f for f in entries if f.is_file() and file_suffix(f) not in VOLUMES and f.stat().st_size)
+    candidates = (f for f in entries if f.is_file() and file_suffix(f) not in VOLUMES and f.stat().st_size and not is_output(f))
     slices = (f for f in itertools.islice(candidates, MAX_PROBED) if _is_dicom(f))
     number = len(list(itertools.islice(slices, 2)))
     return number == 2 or (number == 1 and not any(f.is_dir() or file_suffix(f) in VOLUMES for f in entries))
@@ -89,7 +111,7 @@ def _scans_below(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
         if is_series(folder):
             yield folder
         for path in _visible(folder):
-            if path.is_file() and file_suffix(path) in VOLUMES:
+            if path.is_file() and file_suffix(path) in VOLUMES and not is_output(path):
                 yield path
             elif path.is_dir() and not path.is_symlink() and depth:
                 yield from _scans_below(path, depth - 1)
@@ -145,6 +167,8 @@ def discover_folder(folder: Path) -> Scans:
             problem = _problem(path) if meant else None
             if problem:
                 scans.append({"image": name, "problem": problem})
+            elif path.is_file() and is_output(path):
+                scans.unused.append((name, OUTPUT))
             elif (path.is_file() and file_suffix(path) in VOLUMES) or is_series(path):
                 scans.append({"image": str(path)})
             elif path.is_dir():

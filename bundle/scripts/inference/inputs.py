@@ -62,14 +62,14 @@ def shared_folder(cases: list[dict[str, str]]) -> str:
     return os.path.commonpath([os.path.dirname(case["image"]) for case in cases])
 
 
-def same_output(cases: list[dict[str, str]]) -> list[str]:
-    """One line for every scan whose output would have the name of another's: same folder, other file ending."""
-    lines: list[str] = []
+def same_output(cases: list[dict[str, str]]) -> dict[str, str]:
+    """One line, by path, for every scan whose output would have the name of another's: same folder, other file ending."""
+    lines: dict[str, str] = {}
     first: dict[tuple[str, str], str] = {}
     for path in (case["image"] for case in cases):
         other = first.setdefault((os.path.dirname(path), stem(path)), path)
         if other != path:
-            lines.append(f"{path}: differs from {os.path.basename(other)} only in its suffix; rename one, only that is segmented")
+            lines[path] = f"{path}: differs from {os.path.basename(other)} only in its suffix; rename one, only that is segmented"
     return lines
 
 
@@ -84,7 +84,7 @@ def check_inputs(cases: list[dict[str, str]], source: str, expect_hu: bool = Tru
     Raises:
         InputError: when no scan remains.
     """
-    from ..data.checks.cases import check_cases
+    from ..data.checks.cases import inspect_cases
     from ..training.preflight import check_command
 
     check_command()
@@ -92,11 +92,17 @@ def check_inputs(cases: list[dict[str, str]], source: str, expect_hu: bool = Tru
         raise InputError(
             f"{source}: contains no scan; set input to a file ({', '.join(VOLUMES)}), a folder of such files or a datalist.json"
         )
-    problems = same_output(cases) + check_cases(cases, level="full", workers=1, expect_hu=expect_hu)
+    twins = same_output(cases)
+    problems = list(twins.values())
+    kept = []
+    for case in cases:  # failures are isolated per scan
+        issues, _ = inspect_cases([case], level="full", workers=1, expect_hu=expect_hu)
+        lines = [issue.line for issue in issues if issue.severity == "error"]
+        problems += lines
+        if not lines and case["image"] not in twins:
+            kept.append(case)
     for line in problems:
         logger.error(line)
-    bad = {line.split(":", 1)[0] for line in problems}
-    # Failures are isolated per scan.
-    cases[:] = [case for case in cases if case["image"] not in bad]
+    cases[:] = kept
     if not cases:
         raise InputError(f"{problems[0]}\nno scan left to segment")

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..core.files import write_table, write_text
+from ..core.files import read_table, write_table, write_text
 from ..core.provenance import versions
 from ..postprocessing.measurements import DEFINITIONS, FINDING_COLUMNS
 from ..postprocessing.vertebra_record import VERTEBRA_COLUMNS, VERTEBRA_DEFINITIONS, record_from_row
+from .case_names import read_records
 from .memory import MIB, peak_resident
 from .report import write_report
 
@@ -22,15 +25,26 @@ MAX_FINDINGS = 8  # named in the line of a scan
 
 def finished_cases(root: Path, digest: str) -> dict[str, dict]:
     """Results in a folder that were made with the same settings, by path of the case."""
-    results = {}
-    for path in sorted(root.rglob("cases/*.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        if isinstance(result, dict) and result.get("settings") == digest:
-            results[result["case_path"]] = result
-    return results
+    return {name: record for name, record in read_records(root).items() if record.get("settings") == digest}
+
+
+def earlier_problems(root: Path, inputs: Collection[str], results: Collection[str]) -> list[dict[str, str]]:
+    """Rows of ``problems.csv`` that this run does not replace, so that scans that are segmented one by one share the table.
+
+    Args:
+        root: folder of the results.
+        inputs: scans of this run.
+        results: names of the scans that have a result.
+
+    Returns:
+        Rows of scans that still exist, are not of this run, and have no result.
+    """
+    try:
+        rows = read_table(root / "problems.csv")
+    except (OSError, ValueError, csv.Error):
+        return []
+    rows = [row for row in rows if all(isinstance(row.get(column), str) for column in PROBLEM_COLUMNS)]
+    return [r for r in rows if r["input"] not in inputs and r["case"] not in results and os.path.lexists(r["input"])]
 
 
 @dataclass(frozen=True)
