@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of commands: every function exists and has help; the entry points print version, path and completion."""
 
+import inspect
 import itertools
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 from conftest import BUNDLE
 from scripts import commands
 from scripts.core.cli import help_text, load
+from scripts.core.declaration import declaration
+from scripts.core.paths import SCRIPTS
 from scripts.core.provenance import version
 
 
@@ -30,6 +33,33 @@ def test_every_command_exists_and_explains_its_options(words, target, line):
     rows = text.partition("\nArguments:\n")[2].splitlines()
     unexplained = [name for name, row in itertools.pairwise(rows) if name[2] != " " and row.startswith("      (")]
     assert not unexplained
+
+
+@pytest.mark.parametrize("target", sorted({target for _, target, _ in LEAVES}))
+def test_help_from_the_source_is_that_of_the_function(target):
+    declared = declaration(target, SCRIPTS)
+    assert declared is not None, f"{target} is imported for its help, which takes seconds"
+    assert help_text(declared, "command") == help_text(load(target), "command")
+    assert inspect.signature(declared).parameters == inspect.signature(load(target)).parameters
+
+
+def test_help_and_misspelt_options_import_no_library():
+    program = """
+import sys
+from scripts.commands import main
+for words in (["segment", "--help"], ["data", "phantom", "--outt", "x"], ["completion"], ["evaluate", "score"]):
+    sys.argv = ["spine-fracture", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended)
+print("heavy:", sorted({"torch", "monai", "numpy", "nibabel", "yaml"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: spine-fracture segment PATH --out DIR" in done.stdout
+    assert "--outt: there is no such option" in done.stdout
+    assert done.stdout.endswith("heavy: []\n")
 
 
 @pytest.fixture

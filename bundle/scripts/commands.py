@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .core.bundle_command import check_bundle_command
-from .core.cli import HELP, VERSION, Table, load, run
+from .core.cli import HELP, VERSION, Table, declared, run
 from .core.errors import InputError
 from .core.paths import BUNDLE
 from .core.provenance import version
@@ -136,7 +136,7 @@ def _names(table: Table, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], l
     following: dict[tuple[str, ...], list[str]] = {words: list(table)}
     for name, (target, _) in table.items():
         if isinstance(target, str):
-            following[(*words, name)] = [f"--{p}" for p in inspect.signature(load(target)).parameters]
+            following[(*words, name)] = [f"--{p}" for p in inspect.signature(declared(target)).parameters]
         else:
             following |= _names(target, (*words, name))
     return following

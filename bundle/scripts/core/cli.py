@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 from . import deprecations
+from .declaration import declaration
 from .errors import InputError
-from .paths import PACKAGE
+from .paths import PACKAGE, SCRIPTS
 from .provenance import version
 from .suggestions import suggest
 
@@ -98,15 +99,16 @@ def converter(option: str, hint: object) -> Callable[[str], object]:
 
 
 def _option(flag: str, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, bool]:
-    """Parameter that a flag sets, and True for the negation of a switch (``--nooption``)."""
+    """Parameter that a flag sets, and True for the negation of a switch (``--nooption`` or ``--no-option``)."""
     key = flag.lstrip("-").partition("=")[0].replace("-", "_")
     if key not in parameters and deprecations.OPTIONS.get(key) in parameters:
         deprecations.warn(f"--{key}", f"--{deprecations.OPTIONS[key]}")
         key = deprecations.OPTIONS[key]
     if key in parameters:
         return key, False
-    if key.startswith("no") and isinstance(getattr(parameters.get(key[2:]), "default", None), bool):
-        return key[2:], True
+    negated = key.removeprefix("no").removeprefix("_")
+    if key.startswith("no") and isinstance(getattr(parameters.get(negated), "default", None), bool):
+        return negated, True
     starting = [p for p in parameters if len(key) == 1 and p[0] == key]
     if len(starting) == 1:
         return starting[0], False
@@ -220,8 +222,19 @@ def load(target: str) -> Callable:
     return getattr(import_module(f"{PACKAGE}.{module}"), function)
 
 
-def call(command: Callable, arguments: Sequence[str], name: str) -> object:
+def declared(target: str) -> Callable:
+    """Function with the signature and docstring of a command, without its imports where the source is enough."""
+    return declaration(target, SCRIPTS) or load(target)
+
+
+def call(command: Callable, arguments: Sequence[str], name: str, implementation: Callable[[], Callable] | None = None) -> object:
     """Run one command with the words of a command line, or print its help.
+
+    Args:
+        command: function, or its declaration.
+        arguments: words after the name of the command.
+        name: name of the program and the command, for messages.
+        implementation: import of the function where ``command`` is its declaration, once the words are right.
 
     Raises:
         InputError: one line, before anything runs; later only where a file or folder cannot be used.
@@ -230,8 +243,9 @@ def call(command: Callable, arguments: Sequence[str], name: str) -> object:
         print(help_text(command, name))
         return None
     values, keywords = parse_arguments(command, arguments, name)
+    function = implementation() if implementation else command
     try:
-        return command(*values, **keywords)
+        return function(*values, **keywords)
     except OSError as error:  # a folder that is a file, no permission, a full disk
         if error.filename is None:
             raise
@@ -272,7 +286,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
         raise InputError(f"{first}: {name} has no such command; {suggest(first, table)}")
     target, _ = table[first]
     if isinstance(target, str):
-        result = call(load(target), words[1:], f"{name} {first}")
+        result = call(declared(target), words[1:], f"{name} {first}", lambda: load(target))
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
             print_result(result)
         if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named
