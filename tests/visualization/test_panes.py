@@ -9,9 +9,12 @@ import pytest
 from matplotlib.figure import Figure
 from scripts.visualization.overlay import draw_overlay
 from scripts.visualization.panes import (
+    BAR_TOP,
     FINDING_COLOURS,
+    LINE_HEIGHT,
     NOTHING,
     Region,
+    clear_of,
     finding_colour,
     label_regions,
     mark_pane,
@@ -89,6 +92,33 @@ def test_labels_of_neighbours_do_not_overlap():
     heights = sorted(t.get_position()[1] for t in axes.texts[before:])
     assert len(heights) == 3
     assert min(np.diff(heights)) > 4
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_keep_off_the_marks_of_the_edges(side):
+    axes, regions = pane(1, (100, 100)), []
+    before = len(axes.texts)
+    for k, v in enumerate((1, 3, 48, 50, 52)):
+        mask = np.zeros((100, 100), bool)
+        mask[slice(85, 99) if side == "right" else slice(1, 15), v : v + 2] = True
+        regions.append(Region(mask, f"T{k + 8}", "#ffffff"))
+    label_regions(axes, regions, (1.0, 1.0))
+    low, high = sorted(axes.get_ylim())
+    heights = np.sort([(t.get_position()[1] - low) / (high - low) for t in axes.texts[before:]])
+    gap = 0.99 * LINE_HEIGHT * 8.0
+    assert len(heights) == 5
+    assert min(abs(heights - 0.5)) >= gap  # the letters of R and L
+    assert min(np.diff(heights)) >= gap
+    if axes.texts[before].get_ha() == "right":  # on the left, above the scale bar
+        assert heights[0] > BAR_TOP
+
+
+def test_heights_without_a_conflict_stay():
+    np.testing.assert_array_equal(clear_of([90.0, 70.0, 30.0], 5.0, 50.0, 10.0), [90.0, 70.0, 30.0])
+    assert clear_of([51.0, 49.0, 2.0], 5.0, 50.0, 10.0).tolist() == [55.0, 45.0, 10.0]
+    assert len(clear_of([], 5.0, 50.0, 10.0)) == 0
+    crowded = clear_of(np.linspace(50, 20, 12), 5.0, 50.0, 40.0)  # more names than fit above the scale bar
+    assert (np.diff(crowded) <= -4.99).all()
 
 
 def test_overlay_states_that_nothing_is_marked():

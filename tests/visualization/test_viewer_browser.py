@@ -95,7 +95,9 @@ def test_hu_and_position_are_those_of_the_scan(opened, scene):
     import nibabel as nib
 
     text = opened.run("document.querySelector('.readout').textContent").replace("−", "-")
-    r, a, s, hu = map(float, re.match(r"R (\S+) +A (\S+) +S (\S+) mm · (\S+) HU", text).groups())
+    sides = re.match(r"([RL]) (\S+) +([AP]) (\S+) +([SI]) (\S+) mm · (\S+) HU", text).groups()
+    r, a, s = (float(mm) * (1 if side in "RAS" else -1) for side, mm in zip(sides[0:6:2], sides[1:6:2], strict=True))
+    hu = float(sides[6])
     image = nib.load(scene.path)
     voxel = np.linalg.solve(image.affine, [r, a, s, 1.0])[:3]
     around = np.asarray(image.dataobj)[tuple(slice(int(np.floor(x)), int(np.ceil(x)) + 1) for x in voxel)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from ..postprocessing.measurements import DEFINITIONS, OUTSIDE
@@ -81,7 +82,6 @@ def _case(result: Mapping, root: Path, number: int, viewers: bool) -> Html:
 
 
 def _finding_overview(results: Sequence[Mapping]) -> list[Html]:
-    total, positive = sum(len(r["findings"]) for r in results), sum(1 for r in results if r["findings"])
     lines = [
         (
             element("a", r["case_path"], href=f"#{r['case_path']}"),
@@ -91,16 +91,11 @@ def _finding_overview(results: Sequence[Mapping]) -> list[Html]:
         )
         for r in results
     ]
-    return [
-        element("p", f"{total} finding(s) in {positive} of {len(results)} scan(s)."),
-        table(["scan", "findings", "total volume (ml)", "max probability"], lines),
-    ]
+    return [table(["scan", "findings", "total volume (ml)", "max probability"], lines)]
 
 
 def _vertebra_overview(results: Sequence[Mapping], root: Path) -> list[Html]:
-    fractured = [sum(v.fractured for v in records_of(r)) for r in results]
-    text = f"{sum(fractured)} fractured vertebra(e) by the network in {sum(map(bool, fractured))} of {len(results)} scan(s)."
-    return [element("p", text), *([scan_overview(results, root)] if len(results) > 1 else [])]
+    return [scan_overview(results, root)] if len(results) > 1 else []
 
 
 def _headline(
@@ -127,13 +122,21 @@ def _headline(
     if weights:
         lines.append(("Weights", ", ".join(_short(f) for f in weights)))
     if manifest.get("created"):
-        lines.append(("Date", str(manifest["created"])))
+        lines.append(("Date", _date(str(manifest["created"]))))
     return lines
 
 
 def _short(weights: str) -> str:
     """Abbreviated hash, or the name of a file."""
     return f"SHA-256 {weights[:12]}" if len(weights) == 64 else Path(weights).name
+
+
+def _date(created: str) -> str:
+    """Time in the form of the other reports; what is no ISO 8601 time stays as it is."""
+    try:
+        return datetime.fromisoformat(created).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return created
 
 
 def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapping], manifest: Mapping) -> Path:

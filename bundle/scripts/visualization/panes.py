@@ -15,6 +15,7 @@ EDGES = {"sagittal": "APSI", "coronal": "RLSI", "axial": "RLAP"}
 DIRECTIONS = ("RL", "AP", "SI")  # along each axis: towards higher and lower coordinates
 BARS_MM = (50, 20, 10, 5, 2, 1)
 MAX_BAR = 0.4  # of the width of the pane
+BAR_TOP = 0.14  # of the height of the pane: upper end of the scale bar's text
 LINE_HEIGHT = 0.007  # of the height of a pane of about 2.6 inches, per point of the letters
 # Okabe and Ito, "Color Universal Design", 2008: distinct with normal vision, protanopia and deuteranopia.
 FINDING_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
@@ -135,10 +136,39 @@ def spread(targets: Sequence[float], gap: float) -> NDArray[np.float64]:
     return placed
 
 
+def clear_of(placed: Sequence[float], gap: float, mark: float, bottom: float) -> NDArray[np.float64]:
+    """Heights, from the top downwards, moved away from a mark in the middle of an edge and from what stands at its lower end.
+
+    Args:
+        placed: heights at least ``gap`` apart, the largest first.
+        gap: smallest distance of two heights, and from the mark.
+        mark: height of the mark.
+        bottom: smallest height, kept where there is room above it.
+    """
+    heights = np.array(placed, float)
+    upper = int(np.count_nonzero(heights >= mark))
+    floor = mark + gap
+    for i in range(upper - 1, -1, -1):
+        heights[i] = max(heights[i], floor)
+        floor = heights[i] + gap
+    if (mark - bottom) / gap >= len(heights) - upper:
+        floor = bottom
+        for i in range(len(heights) - 1, upper - 1, -1):
+            heights[i] = max(heights[i], floor)
+            floor = heights[i] + gap
+    ceiling = mark - gap
+    for i in range(upper, len(heights)):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - gap
+    return heights
+
+
 def label_regions(
     axes, regions: Sequence[Region], spacing: Sequence[float] | NDArray, start: Sequence[float] = (0.0, 0.0), size: float = 8.0
 ) -> None:
     """Write the names of regions beside them, on the side with more room, without overlap; empty regions are skipped.
+
+    Names stay above or below the letters of the directions and above the scale bar, which stand at the edges.
 
     Args:
         axes: matplotlib axes, see ``mark_pane``.
@@ -162,7 +192,9 @@ def label_regions(
     low, high = sorted(axes.get_ylim())
     for alignment, entries in sides.items():
         entries.sort(key=lambda e: -e[0])
-        heights = spread([e[0] for e in entries], LINE_HEIGHT * size * (high - low))
+        gap = LINE_HEIGHT * size * (high - low)
+        bottom = low + (BAR_TOP if alignment == "right" else 0.0) * (high - low) + gap / 2
+        heights = clear_of(spread([e[0] for e in entries], gap), gap, (low + high) / 2, bottom)
         for height, (_, edge, region) in zip(heights, entries, strict=True):
             axes.text(
                 edge,

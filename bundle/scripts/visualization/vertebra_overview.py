@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d, zoom
 
 from ..core.files import atomic_write
 from ..postprocessing.vertebra_record import VertebraRecord
-from .panes import position_text, spread
+from .panes import BARS_MM, MAX_BAR, position_text, spread
 from .slices import BONE_WINDOW
 from .vertebra_colours import FRACTURE_MARK, colours_of, short_name
 from .viewer_volume import ViewerVolume
@@ -177,11 +177,13 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
         ha = {"A": "left", "P": "right"}.get(text, "center")
         va = {"S": "top", "I": "bottom"}.get(text, "center")
         axes.text(a, s, text, color="white", fontsize=0.9 * font, ha=ha, va=va, fontweight="bold", path_effects=rim)
-    bar = 50 if width > 90 else 10
-    axes.plot([width - edge, width - edge - bar], [edge + 2] * 2, color="white", linewidth=3, solid_capstyle="butt")
-    axes.text(
-        width - edge, edge + 4, f"{bar // 10} cm", color="white", fontsize=0.9 * font, ha="left", va="bottom", path_effects=rim
+    bar = next((b for b in BARS_MM if b <= MAX_BAR * width), BARS_MM[-1])
+    stroke = [withStroke(linewidth=5, foreground="black")]
+    axes.plot(
+        [width - edge, width - edge - bar], [edge + 2] * 2, color="white", linewidth=3, solid_capstyle="butt", path_effects=stroke
     )
+    words = f"{bar // 10} cm" if bar >= 10 else f"{bar} mm"
+    axes.text(width - edge, edge + 4, words, color="white", fontsize=0.9 * font, ha="left", va="bottom", path_effects=rim)
     figure.text(0.01, 1 - 0.06 / size[1], title, fontsize=0.9 * font, va="top", color="#1b1f24")
     under = "research use only" if records else "no vertebra found; research use only"
     figure.text(0.01, 0.05 / size[1], under, fontsize=0.8 * font, va="bottom", color="#57606a")

@@ -15,7 +15,8 @@
 
   const bytes = (base64) => Uint8Array.from(atob(base64.trim()), (c) => c.charCodeAt(0));
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-  const signed = (x) => (Math.abs(x) < 0.05 ? "0.0" : x.toFixed(1).replace("-", "\u2212"));
+  // "L 4.0" in the coordinates of the scan, as in the titles of the pictures.
+  const position = (axis, mm) => `${["RL", "AP", "SI"][axis][mm > -0.05 ? 0 : 1]} ${Math.abs(mm).toFixed(1)}`;
 
   // Inverse of viewer_volume.encode_hu: gzip, high and low bytes apart, zigzag differences, steps of several HU.
   function decodeHu(base64, count, step) {
@@ -177,7 +178,7 @@
       const world = [0, 1, 2].map((r) => affine[r][0] * i + affine[r][1] * j + affine[r][2] * k + affine[r][3]);
       const vertebra = this.meta.vertebrae.find((v) => v.number === this.labels[at]);
       this.find(".readout").textContent =
-        `R ${signed(world[0])}  A ${signed(world[1])}  S ${signed(world[2])} mm \u00b7 ${String(this.hu[at]).replace("-", "\u2212")} HU` +
+        `${[0, 1, 2].map((axis) => position(axis, world[axis])).join("  ")} mm \u00b7 ${String(this.hu[at]).replace("-", "\u2212")} HU` +
         (vertebra ? ` \u00b7 ${vertebra.text}` : "");
       this.root.querySelectorAll("[data-slice]").forEach((label) => {
         const { d } = PLANES[label.dataset.slice];
@@ -189,7 +190,7 @@
     }
 
     drawMarks() {
-      const { spacing, shape } = this.meta;
+      const { spacing, shape, affine } = this.meta;
       const pen = this.marks.getContext("2d");
       const ratio = window.devicePixelRatio || 1;
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -241,11 +242,15 @@
         }
         const [left, right, top, bottom] = t.ends;
         write(left, t.left + 10, t.top + t.height / 2, "left", "#c9d1d9");
-        if (t.name === "axial") write(right, t.left + t.width - 10, t.top + t.height / 2, "right", "#c9d1d9");
-        write(top, t.left + t.width / 2, t.top + 12, "center", "#c9d1d9");
+        // In the other planes the names of the vertebrae stand at the right edge.
+        write(right, t.left + t.width - 10, t.top + (t.name === "axial" ? t.height / 2 : 14), "right", "#c9d1d9");
+        write(top, t.left + t.width / 2, t.top + 30, "center", "#c9d1d9");
         write(bottom, t.left + t.width / 2, t.top + t.height - 12, "center", "#c9d1d9");
-        write(t.name, t.left + 10, t.top + 14, "left", "#ffffff");
-        const bar = t.scale * 50 < t.width * 0.6 ? 50 : 10;
+        const middle = shape.map((n) => (n - 1) / 2);
+        middle[t.d] = this.cross[t.d];
+        const mm = affine[t.d].reduce((sum, a, n) => sum + a * (n < 3 ? middle[n] : 1), 0);
+        write(`${t.name}, ${position(t.d, mm)} mm`, t.left + 10, t.top + 14, "left", "#ffffff");
+        const bar = [50, 20].find((length) => t.scale * length < t.width * 0.4) || 10;
         pen.fillStyle = "#ffffff";
         pen.fillRect(t.left + 10, t.top + t.height - 14, bar * t.scale, 3);
         write(`${bar / 10} cm`, t.left + 10, t.top + t.height - 24, "left", "#ffffff", 11);
