@@ -61,7 +61,7 @@ def test_empty_sections_of_a_training_are_warned_of(tmp_path, valid_case, caplog
     assert len(caplog.messages) == 2
     for message, name in zip(caplog.messages, ("validation", "testing"), strict=True):
         assert message.startswith(f"{path}: has no `{name}` case")
-        assert f"python -m scripts.data split {path}" in message
+        assert f" data split {path}" in message
     caplog.clear()
     path.write_text(json.dumps({"training": [valid_case], "testing": [valid_case]}))
     preflight({"training": [valid_case], "validation": [valid_case]}, source=str(path), level="off", workers=0)
@@ -71,5 +71,5 @@ def test_empty_sections_of_a_training_are_warned_of(tmp_path, valid_case, caplog
 def test_evaluation_without_testing_cases_has_its_own_remedy(tmp_path, valid_case):
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": [valid_case], "testing": []}))
-    with pytest.raises(InputError, match=r"no `testing` case.*scripts\.data split .*--section validation"):
+    with pytest.raises(InputError, match=r"no `testing` case.* data split .*--section validation"):
         preflight({"testing": []}, required=("testing",), source=str(path), level="off")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, first_line
 from ..core.files import ensure_same_settings
+from ..core.program import command
 from .launch import HEARTBEAT_S, STALE_S, FolderLock, Variables, stop_on_signal, worker_environments
 from .search_report import best_trial, effective_trials, write_results
 from .search_space import Space, load_space, require_optuna
@@ -291,5 +292,5 @@ def search_report(
     try:
         loaded = require_optuna().load_study(study_name=name, storage=open_storage(storage, root))
     except KeyError:
-        raise InputError(f"{root}: no study {name!r}; run `python -m scripts.experiments search` first") from None
+        raise InputError(f"{root}: no study {name!r}; run `{command('experiments search')}` first") from None
     return "\n".join(write_results(loaded, definition, root))

@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine
 
 from ..core.errors import InputError, refusal, served
+from ..core.program import command
 from .distributed.processes import is_main
 from .run_folder import next_steps, resume_hint
 from .sampling import CaseError
@@ -119,7 +120,7 @@ def useless_weights(evaluator: Engine | None) -> str | None:
     what = "MARK NOTHING" if marked in (None, (0.0, 0.0)) else "MARK NO FRACTURE, only places outside of fractures"
     return (
         f"THE WEIGHTS {what}: {name} was 0 in every validation. Do not use them. Train for longer (--epochs, --steps_per_epoch), "
-        "start from the shipped weights (configs/finetune.yaml), and check the labels (python -m scripts.data preview)"
+        "start from the shipped weights (configs/finetune.yaml), and check the labels ({command('data preview')})"
     )
 
 
@@ -134,7 +135,7 @@ def explain(error: BaseException, resume: str = resume_hint()) -> str | None:
     if isinstance(error, CaseError):  # from a worker it includes the worker's traceback
         lines = re.findall(r"CaseError: (.+)", text)
         line = lines[-1] if lines else text
-        return f"{line}; fix or exclude this case, `python -m scripts.data check` finds others; --num_workers 0 shows where"
+        return f"{line}; fix or exclude this case, `{command('data check')}` finds others; --num_workers 0 shows where"
     # PyTorch chains the signal.
     dead = DEAD_WORKER.search(f"{error.__cause__ or error.__context__ or ''}") or DEAD_WORKER.search(text)
     if dead:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
+from ..core.program import command, quoted
 from ..data.checks.cases import check_cases
 from ..data.datalist import EMPTY_SECTION, section_error
 from ..data.split import patient_leakage
@@ -17,7 +18,10 @@ from .tracking import check_store
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
 LEVELS = ("full", "header", "off")
-SPLIT = "divide the cases by patient with: python -m scripts.data split {}"
+
+
+def _split(datalist: str) -> str:
+    return f"divide the cases by patient with: {command(f'data split {quoted(datalist)}')}"
 
 
 def check_command(argv: Sequence[str] | None = None) -> None:
@@ -81,7 +85,7 @@ def preflight(
         patient, sections_of_patient = next(iter(leaks.items()))
         raise InputError(
             f"{source or 'the datalist'}: patient {patient} is in {' and '.join(sections_of_patient)} ({len(leaks)} patients); "
-            "split it by patient (python -m scripts.data split)"
+            f"split it by patient ({command('data split')})"
         )
     cases = [case for items in sections.values() for case in items]
     problems = check_cases(cases, level, label_values, workers, expect_hu)
@@ -100,13 +104,13 @@ def _empty_section(name: str, source: str) -> str:
     reason = (section_error(source, name) if source else None) or f"{EMPTY_SECTION} `{name}` case"
     if name == "testing" and reason.startswith(EMPTY_SECTION):
         return (
-            f"{source or 'the datalist'}: {reason}; {SPLIT.format(source or 'DATALIST')}, and train with it, "
+            f"{source or 'the datalist'}: {reason}; {_split(source or 'DATALIST')}, and train with it, "
             "or evaluate other cases of it with --section validation"
         )
     return (
         f"{source or 'the datalist'}: {reason}; set dataset_dir to a folder with a datalist.json "
-        "(make one of your own scans with: python -m scripts.data folder IMAGES LABELS --out DIR, or of phantoms: "
-        "python -m scripts.data phantom --out DIR)"
+        f"(make one of your own scans with: {command('data folder IMAGES LABELS --out DIR')}, or of phantoms: "
+        f"{command('data phantom --out DIR')})"
     )
 
 
@@ -121,10 +125,10 @@ def warn_of_empty_sections(sections: dict[str, Sequence[dict]], source: str = ""
     if not sections.get("validation"):
         logger.warning(
             "%s: %s `validation` case: no weights are chosen by a score, training does not stop early, and nothing shows whether "
-            "it learns; %s", name, EMPTY_SECTION, SPLIT.format(name),
+            "it learns; %s", name, EMPTY_SECTION, _split(name),
         )  # fmt: skip
     if "testing" in sections or not source:
         return
     reason = section_error(source, "testing")
     if reason is not None and reason.startswith(EMPTY_SECTION):
-        logger.warning("%s: %s `testing` case for an evaluation after the training; %s", name, EMPTY_SECTION, SPLIT.format(name))
+        logger.warning("%s: %s `testing` case for an evaluation after the training; %s", name, EMPTY_SECTION, _split(name))

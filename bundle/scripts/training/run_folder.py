@@ -10,8 +10,6 @@ import functools
 import json
 import os
 import re
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from ..core.config_diff import running_config
 from ..core.errors import InputError, served
 from ..core.files import write_text
+from ..core.program import command, quoted
 from .checkpoint import previous_path
 
 RUNS = "runs"
@@ -150,9 +149,5 @@ def next_steps(weights: str | Path) -> list[str]:
     file = Path(weights)
     if not file.is_file():
         return []
-    beside = Path(sys.executable).with_name("spine-fracture")  # of an environment that is not activated
-    program = "spine-fracture" if shutil.which("spine-fracture") else str(beside) if beside.is_file() else "python -m scripts"
-    quoted = str(file) if re.fullmatch(r"[\w./+=:\\-]+", str(file)) else f'"{file}"'
-    out = str(file.parent / "segmented")
-    out = out if quoted == str(file) else f'"{out}"'
-    return [f"segment a scan: {program} segment SCAN --checkpoint {quoted} --out {out}", f"weights: {file}"]
+    line = command(f"segment SCAN --checkpoint {quoted(file)} --out {quoted(file.parent / 'segmented')}")
+    return [f"segment a scan: {line}", f"weights: {file}"]

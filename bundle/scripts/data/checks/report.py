@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...core.errors import InputError
 from ...core.files import write_text
+from ...core.program import command
 from ...io.image_checks import Issue
 from ..datalist import read_datalist
 from ..split import patient_leakage
@@ -26,7 +27,7 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
     """
     issues = []
     for patient, names in patient_leakage(sections).items():
-        message = f"patient {patient} is in {' and '.join(names)}; split by patient (python -m scripts.data split)"
+        message = f"patient {patient} is in {' and '.join(names)}; split by patient ({command('data split')})"
         issues.append(Issue("error", "leak", datalist, message))
     cases = [(section, str(case.get("image"))) for section, items in sections.items() for case in items]
     copies: dict[str, list[tuple[str, str]]] = defaultdict(list)

@@ -16,6 +16,7 @@ import yaml
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_text
 from ...core.paths import BUNDLE, SUITES
+from ...core.program import command, quoted
 from ...core.provenance import revision
 from ...data.compact import compact
 from ...data.datalist import read_datalist
@@ -232,7 +233,7 @@ def pack(
     lines.append(
         f"there: tar xf {archive_path.name} && sh kit/run.sh --minutes M --jobs K; back: {definition.name}.*of* in kit/results"
     )
-    lines.append(f"here: python -m scripts.experiments unpack PARTS --out {root}")
+    lines.append(f"here: {command(f'experiments unpack PARTS --out {quoted(root)}')}")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings, write_text
+from ...core.program import command, quoted
 from ...data.datalist import read_datalist
 from ...data.split import split
 from ...simulation.datasets.phantom import phantom
@@ -45,7 +46,7 @@ def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset
     path = Path(dataset_dir or root / "data")
     datalist = path if path.suffix == ".json" else path / "datalist.json"
     if not datalist.is_file():
-        raise InputError(f"{datalist}: no such datalist; make one with `python -m scripts.data folder` or another command")
+        raise InputError(f"{datalist}: no such datalist; make one with `{command('data folder')}` or another command")
     return datalist
 
 
@@ -219,8 +220,8 @@ def run(
         lines += [f"{len(notes['failed'])} failed; rerun the same command to repeat them:", *notes["failed"]]
         raise InputError("\n".join(lines))
     if done == len(runs):
-        option = f" --setting {setting}" if setting else ""
-        lines.append(f"next: python -m scripts.experiments table {suite} --out {root}{option}")
+        option = f" --setting {quoted(setting)}" if setting else ""
+        lines.append(f"next: {command(f'experiments table {quoted(suite)} --out {quoted(root)}')}{option}")
     return "\n".join(lines)
 
 

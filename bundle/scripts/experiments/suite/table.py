@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_table, write_text
+from ...core.program import command, quoted
 from ...evaluation.statistics import MIN_PATIENTS, Estimate, interval_text
 from .config import load_config
 from .cost import measure_cost
@@ -173,12 +174,13 @@ def table(
     definition = load_suite(suite, setting, seeds)
     root = results_folder(out, definition.name)
     if not (root / "members").is_dir():
-        raise InputError(f"{root}: holds no runs; start with `python -m scripts.experiments run {suite} --out {root}`")
+        raise InputError(f"{root}: holds no runs; start with `{command(f'experiments run {quoted(suite)} --out {quoted(root)}')}`")
     context = make_context(definition, root, dataset_dir, device)
     rows, patients = read_rows(definition, root)
     if not patients:
         raise InputError(
-            f"{root}: no run of {definition.name} is evaluated yet; see `python -m scripts.experiments status {suite}`"
+            f"{root}: no run of {definition.name} is evaluated yet; "
+            f"see `{command(f'experiments status {quoted(suite)} --out {quoted(root)}')}`"
         )
     measured = measure_cost(definition, context, rounds, device) if cost else {}
     courses = read_courses(definition, root)
