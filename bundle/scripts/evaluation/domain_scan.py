@@ -158,7 +158,7 @@ def check_scan(source: str, pipeline: Pipeline, expect_hu: bool = True, step: St
     hu = measure_hu(volume, _bodies_hu(found, volume), trabecular, [float(header.spacing[a]) for a in grid.axes])
     return ScanCheck(
         agreements, coverage, hu, _verdicts(pipeline, agreements, coverage, hu), _probabilities(found, agreements), panels,
-        histogram(volume), grid.spacing, header.notes, time.perf_counter() - start,
+        histogram(volume), grid.spacing, (*header.notes, *scan.warnings), time.perf_counter() - start,
     )  # fmt: skip
 
 

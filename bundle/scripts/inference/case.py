@@ -35,6 +35,7 @@ from .vertebrae import ScanVertebrae, find_scan_vertebrae
 
 LABELS = {0: "background", 1: "fractured vertebra"}
 DESCRIPTION = "1 = fractured vertebra; research use only"
+NOT_CHECKED = "check_hu is false: values that are no HU are not refused"
 Log = Callable[[str], None]
 
 
@@ -172,6 +173,8 @@ def segment_case(
     instances = None
     try:
         instances = read_given_vertebrae(vertebrae, header)
+    for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
+        note(text)
         predicted = pipeline(scan, grid, timer, progress)
         write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
         if write_seg and not dicom_seg.available():

@@ -33,6 +33,7 @@ def segment(
     statistics_only: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
+    check_hu: bool = True,
 ) -> Segmented:
     """Segment fractured vertebrae in CT scans. For research use only.
 
@@ -62,6 +63,7 @@ def segment(
         save_probabilities: also write NAME_probability.nii.gz.
         overwrite: segment finished scans again.
 
+        check_hu: refuse scans whose values are no HU by their histogram; False (or --no-check-hu) accepts them with a note.
     Returns:
         List with one dictionary per segmented scan, as in OUT/cases/NAME.json; its attribute ``problems`` lists the scans that
         could not be segmented, and the command then ends with status 1:
@@ -99,6 +101,7 @@ def segment(
         "overwrite": overwrite or None,
     }
     if section not in SECTIONS:
+        "check_hu": None if check_hu else False,
         raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
     if device is not None:
         check_device(device)

@@ -84,9 +84,10 @@ class ReadStudyd(MapTransform):
         if not isinstance(path, str) or not path:
             raise ValueError("no such study in the server's folder; choose one of its studies, or upload a scan")
         header = read_header(path, require_volume=self.expect_hu)
-        for note in header.notes:
+        scan = Scan(header, expect_hu=self.expect_hu)
+        for note in (*header.notes, *scan.warnings):
             logger.warning("note: %s", note)
-        voxels = Scan(header, expect_hu=self.expect_hu).slab(0, header.shape[2])
+        voxels = scan.slab(0, header.shape[2])
         meta = {"filename_or_obj": header.path, "spatial_shape": np.array(header.shape), "original_affine": header.affine}
         return MetaTensor(torch.from_numpy(voxels.transpose(2, 1, 0)[None]), affine=header.affine, meta=meta)
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..core.errors import last_line
 from .dicom import read_slabs
 from .formats import NIFTI, file_suffix
-from .image_checks import value_issues
+from .hu_check import ValueHistogram
+from .image_checks import histogram_issues
 from .scan_header import ScanHeader
 
 SLAB_BYTES = 16 * 2**20
@@ -96,6 +97,7 @@ class Scan:
         is_mask: whether the values are labels, of which one alone may fill the volume.
 
     Attributes:
+        warnings: remarks on values that may not be HU, one line each.
         range: smallest and largest voxel value.
 
     Raises:
@@ -113,11 +115,11 @@ class Scan:
         self.header, self._spool = header, spool
         i, j, k = header.shape
         self._voxels: NDArray[np.int16] | None = np.empty((k, j, i), np.int16) if spool is None else None
-        low, high, done = HU_RANGE[1], HU_RANGE[0], 0
+        histogram, done = ValueHistogram(header.voxels), 0
         try:
             file = spool.open("wb") if spool is not None else None
             for slab in hu_slabs(header):
-                low, high = min(low, int(slab.min())), max(high, int(slab.max()))
+                histogram.add(slab)
                 if file is not None:
                     slab.tofile(file)
                 else:
@@ -129,13 +131,20 @@ class Scan:
                 file.close()
             if done != k:
                 raise ValueError(f"{header.path}: contains {done} of {k} slices; copy it again")
-            self.range = (low, high)
-            for issue in [] if is_mask else value_issues(header.path, np.array([low, high]), expect_hu):
-                if issue.severity == "error":
-                    raise ValueError(issue.line)
+            self.range = (int(histogram.low), int(histogram.high))
+            self.warnings = () if is_mask else self._check(histogram, expect_hu)
         except BaseException:
             self.close()
             raise
+    def _check(self, histogram: ValueHistogram, expect_hu: bool) -> tuple[str, ...]:
+        """Warnings about the values; an error ends the scan, or is a warning where values need not be HU."""
+        warnings = []
+        for issue in histogram_issues(self.header.path, histogram, expect_hu=True):
+            if issue.severity == "error" and (expect_hu or issue.code == "constant"):
+                raise ValueError(issue.line)
+            warnings.append(issue.line if expect_hu else f"accepted, as check_hu is false: {issue.line}")
+        return tuple(warnings)
+
 
     def slab(self, start: int, stop: int) -> NDArray[np.int16]:
         """HU of slices ``start`` to ``stop``, (K, J, I)."""

@@ -16,6 +16,7 @@ from ..core.errors import first_line
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset, spacing_of
 from .formats import NIFTI, file_suffix, read_volume
 
+from .hu_check import ValueHistogram, value_problems
 SHEAR_TOLERANCE = 1e-3
 SMALL_FIELD_MM = 40.0  # less than one vertebra with its discs
 MAX_SAMPLES = 200_000  # voxels that percentiles are computed from
@@ -88,23 +89,17 @@ def value_issues(path: str, data: NDArray, expect_hu: bool) -> list[Issue]:
     if not np.all(np.isfinite(data)):
         message = "contains NaN or infinite values; replace them by -1024 (air) or exclude the case"
         return [Issue("error", "nan", path, message)]
-    low, high = float(data.min()), float(data.max())
-    if low == high:
-        return [Issue("error", "constant", path, f"every voxel is {high:g}; the file contains no image; export the scan again")]
-    if not expect_hu:
-        return []
-    span = f"its values run from {low:g} to {high:g}"
-    if low >= -2 and high <= 2:
-        return [Issue("error", "rescaled", path, f"{span}, not HU: it was normalised; use the original CT")]
-    if low >= 0 and high <= 255:
-        message = f"{span}, not HU: an 8-bit image; use the original CT, or set check_hu to false"
-        return [Issue("error", "8-bit", path, message)]
-    if low >= 0 and high > 1000:
-        message = f"{span}: probably HU plus 1024, as fat and air must lie below 0; subtract 1024"
-        return [Issue("error", "offset", path, message)]
-    if high < 250:
-        return [Issue("warning", "no-bone", path, f"{span}: too low for bone; is it a CT in HU?")]
-    return []
+    histogram = ValueHistogram(data.size)
+    histogram.add(data)
+    return histogram_issues(path, histogram, expect_hu)
+
+
+def histogram_issues(path: str, histogram: ValueHistogram, expect_hu: bool) -> list[Issue]:
+    """Issues of the values of a CT by their histogram: a constant image, and values that are not HU."""
+    if histogram.low == histogram.high:
+        message = f"every voxel is {histogram.high:g}; the file contains no image; export the scan again"
+        return [Issue("error", "constant", path, message)]
+    return [Issue(p.severity, p.code, path, p.message) for p in value_problems(histogram)] if expect_hu else []
 
 
 def label_issues(path: str, mask: NDArray, values: Sequence[int]) -> list[Issue]:
