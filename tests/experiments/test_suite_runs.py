@@ -190,8 +190,8 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
         run(str(tiny_suite), out=str(tmp_path), members="fusd")
     with pytest.raises(InputError, match="holds no runs; start with"):
         table(str(tiny_suite), out=str(tmp_path / "none"))
-    with pytest.raises(InputError, match="workers=0"):
-        run(str(tiny_suite), out=str(tmp_path), workers=0)
+    with pytest.raises(InputError, match="jobs=0"):
+        run(str(tiny_suite), out=str(tmp_path), jobs=0)
 
 
 def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set, tmp_path, bundle):
@@ -231,7 +231,7 @@ def test_folds_are_pooled_and_their_ensemble_is_tested(tiny_suite, phantom_set, 
     text = tiny_suite.read_text().replace("epochs: 2", "epochs: 1").split("  broken:")[0]
     suite.write_text(text + "folds: 2\n")
     out = tmp_path / "out"
-    message = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", workers=2)
+    message = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", jobs=2)
     assert "2 of 2 runs of folded are finished" in message
     sections = [json.loads((out / "folds" / f"datalist_fold{k}.json").read_text()) for k in range(2)]
     validation = [{c["patient"] for c in s["validation"]} for s in sections]

@@ -164,14 +164,14 @@ class TrainingHistory:
         epochs = [row["epoch"] for row in self.rows]
         left.plot(epochs, [row["train_loss"] for row in self.rows], color="tab:blue", marker=".", label="training loss")
         left.set(xlabel="epoch", ylabel="training loss")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right = left.twinx()
         name = self._score() or ""
         cases = "training cases" if name.startswith(TRAINING) else "validation"
         points = [(row["epoch"], row[name]) for row in self.rows if name in row]
         if points:
             right.plot(*zip(*points, strict=True), color="tab:orange", marker=".", label=f"DSC, {cases}")
-        right.set(ylabel=f"DSC, {cases}", ylim=(0, 1))
+        right.set(ylabel=f"DSC, {cases}", ylim=(-0.02, 1.02))  # points at 0 are visible
         handles = [*left.get_lines(), *right.get_lines()]
         left.legend(
             handles, [str(h.get_label()) for h in handles], loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, -0.12)

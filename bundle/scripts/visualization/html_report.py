@@ -28,6 +28,8 @@ img { max-width: 100%; } figcaption { margin-bottom: .4rem; } code { word-break:
 .headline { border: 2px solid #1f6feb; border-radius: 6px; padding: .4rem 1rem; margin: 1rem 0; background: #f3f8ff; }
 .headline table { margin: .3rem 0; } .headline th, .headline td { text-align: left; border-bottom: 0; vertical-align: top; }
 .headline p { margin: .2rem .8rem; font-weight: bold; } details { margin: .8rem 0; } summary { cursor: pointer; }
+.scroll { overflow-x: auto; } .scroll td:first-child { white-space: nowrap; }
+@media (max-width: 40rem) { table { display: block; overflow-x: auto; } th, td { padding: .25rem .5rem; } }
 .note { background: #fff8c5; padding: .6rem 1rem; } .error { color: #b3261e; } .muted { color: #666; }
 """
 MIME = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".svg": "image/svg+xml", ".webp": "image/webp"}

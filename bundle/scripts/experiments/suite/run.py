@@ -149,10 +149,9 @@ def run(
     setting: str | None = None,
     members: Sequence[str] | str | None = None,
     seeds: Sequence[int] | int | None = None,
-    workers: int = 1,
+    jobs: int = 1,
     gpus: Sequence[int] | None = None,
     device: str | None = None,
-    jobs: int | None = None,
     minutes: float | None = None,
     start_minutes: float = START_MINUTES,
     scoring_minutes: float | None = None,
@@ -170,10 +169,9 @@ def run(
         setting: small or full, or the path of a YAML file: sizes, and the phantoms.
         members: names of the members to run, also with commas between them; by default all.
         seeds: seeds in place of the suite's.
-        workers: former name of jobs.
+        jobs: runs at once, which share the cores or the GPU; with GPUS at least one per GPU, in turn.
         gpus: numbers of the GPUs to use.
         device: cpu or cuda:N, for every run; by default as PyTorch chooses.
-        jobs: runs at once; with GPUS at least one per GPU, in turn.
         minutes: wall-clock time of the whole suite. All trainings have an equal part of it instead of a number of epochs.
         start_minutes: of MINUTES, for each training outside its steps: start, data, last validation.
         scoring_minutes: of MINUTES, for the scores of all members; by default a quarter, none without scoring.
@@ -183,7 +181,7 @@ def run(
     chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
     definition = load_suite(suite, setting, chosen_seeds)
     chosen = chosen_members(definition, members)
-    environments = worker_environments(workers if jobs is None else jobs, gpus)
+    environments = worker_environments(jobs, gpus, "jobs")
     budget, root = None, results_folder(out, definition.name)
     if minutes is not None:
         number = len(definition.runs(chosen))
