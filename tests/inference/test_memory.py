@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.inference.memory import parse_bytes, peak_resident, plan_memory
+from scripts.inference.memory import machine_memory, parse_bytes, peak_resident, plan_memory
 from scripts.io.scan_header import ScanHeader
 from scripts.io.working_grid import WorkingGrid
 
@@ -34,6 +34,31 @@ def test_short_memory_spools_the_scan_and_less_rejects_it():
     assert "temporary file" in short.line()
     with pytest.raises(ValueError, match="raise max_memory"):
         plan(1000, short.peak - 1)
+
+
+def test_a_plan_above_the_memory_of_the_machine_is_refused(monkeypatch):
+    assert 2**28 < machine_memory() < 2**50
+    plenty = plan(1000)
+    monkeypatch.setattr("scripts.inference.memory.machine_memory", lambda: plenty.peak - 1)
+    assert plan(1000).spool
+    monkeypatch.setattr("scripts.inference.memory.machine_memory", lambda: 2**30)
+    with pytest.raises(ValueError, match=r"this machine has 1\.00 GiB"):
+        plan(1000)
+    assert plan(1000, 2**40).peak == plenty.peak  # max_memory stands for it
+
+
+def test_a_tiny_spacing_of_the_network_is_refused():
+    header = ScanHeader("ct.nii.gz", (512, 512, 300), np.diag([0.7, 0.7, 1.0, 1.0]), np.dtype(np.int16))
+    grid = WorkingGrid.plan(header.shape, header.affine, (0.001, 0.001, 0.001))
+    with pytest.raises(ValueError, match=r"on a grid of 0\.001 x 0\.001 x 0\.001 mm"):
+        plan_memory(header, grid, (256, 256), 8, 0, None, 96 * 2**20)
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    (tmp_path / "other").write_text("max\n")
+    monkeypatch.setattr("scripts.inference.memory.CGROUP_FILES", (tmp_path / "other", tmp_path / "memory.max", tmp_path / "none"))
+    assert machine_memory() == 2**30
 
 
 def test_library_that_reads_the_whole_file_counts():

@@ -48,6 +48,38 @@ def test_a_fractional_slope_is_not_truncated(tmp_path, volume):
     np.testing.assert_allclose(np.asarray(read_series(tmp_path / "s")[0].dataobj), expected, atol=1e-3)
 
 
+def test_values_above_16_bits_are_clipped_not_wrapped(tmp_path, volume):
+    raw = (volume + 1024).astype(np.uint16)
+    raw[2, 1:3, 1:3] = 60000
+    write_series(tmp_path / "s", volume)
+    for k, file in enumerate(sorted((tmp_path / "s").iterdir())):
+        data = pydicom.dcmread(file)
+        data.PixelData = raw[k].tobytes()
+        data.save_as(file)
+    read = np.asarray(read_series(tmp_path / "s")[0].dataobj)
+    np.testing.assert_array_equal(read, np.clip(raw.astype(int) - 1024, -32768, 32767).transpose(2, 1, 0))
+
+
+def test_a_tilted_gantry_is_resampled_with_a_note(tmp_path):
+    """A linear field, which linear interpolation reproduces, at its world positions."""
+    shape, step = (8, 12, 10), np.array([0.0, 0.6, 2.0])
+    k, r, c = np.indices(shape)
+    left, posterior, head = -30 + 0.6 * c, -20 + 0.8 * r + step[1] * k, 100 + step[2] * k
+    write_series(tmp_path / "s", np.rint(10 * left + 20 * posterior + 5 * head).astype(np.int16), step=step)
+    image, (note,) = read_series(tmp_path / "s")
+    assert "tilted by 16.7 degrees" in note
+    assert "resampled" in note
+    directions = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-9)
+    data = np.asarray(image.dataobj)
+    index = np.argwhere(data != -1024)
+    right, anterior, head = (index @ image.affine[:3, :3].T + image.affine[:3, 3]).T
+    assert len(index) >= 0.9 * np.prod(shape)
+    error = np.abs(data[tuple(index.T)] - (-10 * right - 20 * anterior + 5 * head))
+    assert np.median(error) <= 1.0  # of rounding
+    assert error.max() <= 5 * 2.0 + 1.0  # where a single slice covers the voxel
+
+
 def test_localizers_and_copies_are_left_out_with_a_note(tmp_path, volume):
     files = write_series(tmp_path / "s", volume)
     write_slice(tmp_path / "s" / "scout.dcm", volume[0], [0, 0, 0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -67,8 +99,14 @@ def missing_slice(folder, volume):
     write_series(folder, volume)[3].unlink()
 
 
-def tilted(folder, volume):
-    write_series(folder, volume, step=[0.0, 0.3, 2.0])
+def shifted(folder, volume):
+    for k in range(6):
+        write_slice(folder_of(folder) / f"{k}.dcm", volume[k], [-30, -20 + 20 * (k in (2, 3)), 100 + 2 * k])
+
+
+def folder_of(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def two_series(folder, volume):
@@ -104,7 +142,7 @@ def changed(**changes):
     ("make", "words"),
     [
         (missing_slice, r"1 slice\(s\) are missing near 002.dcm"),
-        (tilted, "tilted by 8.5 degrees"),
+        (shifted, r"20.0 mm between 1.dcm and 2.dcm"),
         (two_series, "contains 2 series: 1.2.3"),
         (two_phases, "have the same position"),
         (not_parallel, "x.dcm: is not parallel"),
@@ -190,6 +228,9 @@ def test_a_compressed_real_series_reads():
         ("PixelSpacing", ["0", "1"]),
         ("ImagePositionPatient", ["0", "1"]),
         ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
+        ("PixelSpacing", ["-1", "1"]),
+        ("ImageOrientationPatient", ["1", "0"]),
+        ("RescaleSlope", "0"),
         ("Rows", 0),
     ],
 )

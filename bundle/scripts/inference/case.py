@@ -17,6 +17,7 @@ from ..core.errors import first_line
 from ..core.files import write_text
 from ..io import dicom_seg
 from ..io.ct_volume import Scan
+from ..io.geometry_rules import DEFAULT_RULES, GeometryRules
 from ..io.nifti_writer import open_slice_writer
 from ..io.scan_header import read_header
 from ..io.working_grid import WorkingGrid
@@ -127,6 +128,7 @@ def segment_case(
     facts: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     log: Log = print,
+    rules: GeometryRules = DEFAULT_RULES,
 ) -> dict:
     """Segment one scan and write its files.
 
@@ -142,6 +144,7 @@ def segment_case(
         facts: stored with the result, such as the digest of the settings.
         progress: called with a phase, the part that is done, and the total.
         log: receives lines for the terminal.
+        rules: assumed orientation and tolerance of positions.
 
     Returns:
         The result, as in ``cases/<name>.json`` next to the masks, which is written last.
@@ -156,7 +159,7 @@ def segment_case(
         log(f"note: {text}")
 
     with timer("read"):
-        header = read_header(source, require_volume=expect_hu)
+        header = read_header(source, require_volume=expect_hu, rules=rules)
     for text in header.notes:
         note(text)
     grid, patch = pipeline.working_grid(header), pipeline.patch
@@ -172,7 +175,7 @@ def segment_case(
         scan = Scan(header, spool, expect_hu, count)
     instances = None
     try:
-        instances = read_given_vertebrae(vertebrae, header)
+        instances = read_given_vertebrae(vertebrae, header, rules)
     for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
         note(text)
         predicted = pipeline(scan, grid, timer, progress)

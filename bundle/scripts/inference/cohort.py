@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from ..core.provenance import file_hash
 from ..data.datalist import section_error
 from ..io.dicom import load_itk, load_packages
 from ..io.formats import NIFTI, VOLUMES, file_suffix
+from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, record_path, segment_case
 from .case_names import name_cases, read_records, stamp
@@ -103,6 +105,7 @@ class Segmenter:
         vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans, see ``pair_vertebrae``.
         section: section of a datalist.
         expect_hu: reject scans whose values are not HU.
+        geometry: arguments of ``GeometryRules``.
         max_memory: memory limit, such as "4G"; scans that need more are held in a temporary file, or rejected.
         overwrite: segment finished scans again.
         cases: scans as ``find_inputs`` returns them; None: those of ``input``.
@@ -127,6 +130,7 @@ class Segmenter:
         vertebrae: str | None = None,
         section: str = "testing",
         expect_hu: bool = True,
+        geometry: Mapping | None = None,
         max_memory: str | float | None = None,
         overwrite: bool = False,
         cases: Sequence[Mapping[str, str]] | None = None,
@@ -136,6 +140,7 @@ class Segmenter:
             self.post = PostProcessing.from_config(post or {})
             self.outputs = Outputs(**dict(outputs or {}))
             self.limit = parse_bytes(max_memory)
+            self.geometry = GeometryRules(**dict(geometry or {}))
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
         is_2d = len(self.patch.size) == 2
@@ -217,6 +222,7 @@ class Segmenter:
             "post": dict(self.post.__dict__),
             "runtime": {k: str(v) for k, v in self.runtime.items()},
             "expect_hu": self.expect_hu,
+            "geometry": asdict(self.geometry),
         }
 
     def _finished(self, case: Mapping[str, str], digest: str) -> dict | None:
@@ -343,7 +349,7 @@ class Segmenter:
                 }
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
-                    process_bytes, case_facts, bar, tqdm.write,
+                    process_bytes, case_facts, bar, tqdm.write, self.geometry,
                 )  # fmt: skip
                 results.append(result)
                 tqdm.write(line(result))

@@ -12,6 +12,7 @@ from ..core.errors import InputError
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..data.case_files import case_name, file_of_case, find_case_files
 from ..io.ct_volume import Scan
+from ..io.geometry_rules import DEFAULT_RULES, GeometryRules
 from ..io.label_maps import read_label_map
 from ..io.scan_header import ScanHeader, read_header
 from ..io.vertebra_folder import vertebra_folder
@@ -66,12 +67,13 @@ class _MaskScan(Scan):
         self.range = (int(labels.min()), int(labels.max()))
 
 
-def read_given_vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
+def read_given_vertebrae(path: str | None, header: ScanHeader, rules: GeometryRules = DEFAULT_RULES) -> Scan | None:
     """Mask of vertebra instances on the grid of a scan, or None without one.
 
     Args:
         path: file that ``read_header`` reads, or folder of TotalSegmentator.
         header: header of the scan.
+        rules: those of the scan.
 
     Raises:
         ValueError: for a mask that cannot be read, or has another grid.
@@ -83,7 +85,7 @@ def read_given_vertebrae(path: str | None, header: ScanHeader) -> Scan | None:
         image = read_label_map(folder)
         mask = ScanHeader(str(folder), tuple(image.shape), image.affine, np.dtype(np.uint8))
     else:
-        mask = read_header(path, require_volume=False)
+        mask = read_header(path, require_volume=False, rules=rules)
     if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
         raise ValueError(f"{path}: has a different grid from {header.path}; resample it to the grid of its scan")
     return Scan(mask, is_mask=True) if folder is None else _MaskScan(mask, np.asarray(image.dataobj))

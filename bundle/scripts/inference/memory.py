@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,7 @@ VERTEBRA_RESULT_BYTES = 11
 SPINE_BYTES = 45
 VIEW_BYTES = 128 * MIB  # overview, viewer and its volume; the first figure of a process also loads fonts
 DICOM_BYTES = 1 + dicom_seg.WRITE_BYTES_PER_PIXEL  # per voxel of the scan: numbers of the vertebrae, and writing them
+CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # versions 2 and 1
 SLACK = 200 * MIB  # slabs in flight, figures, tables
 
 
@@ -36,6 +39,20 @@ def peak_resident() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def machine_memory() -> int | None:
+    """Memory of the machine, or of the container where that is less, in bytes; None where the system has no such count."""
+    try:
+        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+    for file in CGROUP_FILES:
+        try:
+            sizes.append(int(Path(file).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # "max" where there is no limit
+            continue
+    return min((s for s in sizes if s > 0), default=None)
 
 
 def parse_bytes(text: str | float | None) -> int | None:
@@ -110,7 +127,7 @@ def plan_memory(
         window: voxels of a window.
         sw_batch_size: windows per batch.
         base: peak of the process so far, after one batch of its networks.
-        limit: bytes allowed, or None.
+        limit: bytes allowed; None allows those of the machine.
         sample: bytes of HU that are resampled at a time.
         channels: number of channels of the network's input: a slice and its neighbours.
         by_vertebra: one decision per vertebra; its step, and the DICOM files of a series, count too.
@@ -118,6 +135,7 @@ def plan_memory(
     Raises:
         ValueError: when the limit is too low even with the scan in a temporary file; the message names the bytes needed.
     """
+    allowed = machine_memory() if limit is None else limit
     reading = 4 * SLAB_BYTES + (header.voxels * header.dtype.itemsize if header.whole_read else 0)
     working = int(np.prod(grid.shape, dtype=np.int64))
     planes = [working // n for n in grid.shape]
@@ -133,9 +151,11 @@ def plan_memory(
     for spool in (False, True):
         hu = 2 * working if by_vertebra and spool else 0  # the heights need HU at random places
         plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, result + hu, spool)
-        if limit is None or plan.peak <= limit:
+        if allowed is None or plan.peak <= allowed:
             return plan
+    needed, sizes = f"{plan.peak / 2**30:.2f} GiB", " x ".join(f"{v:g}" for v in grid.spacing)
+    held = f"this machine has {allowed / 2**30:.2f} GiB" if limit is None else f"only {allowed / 2**30:.2f} GiB are allowed"
     raise ValueError(
-        f"{header.path}: needs up to {plan.peak / 2**30:.2f} GiB even with its voxels in a temporary file, but only "
-        f"{limit / 2**30:.2f} GiB are allowed; raise max_memory, or set a coarser spacing"  # type: ignore[operator]
+        f"{header.path}: needs up to {needed} even with its voxels in a temporary file, on a grid of {sizes} mm, but {held}; "
+        "raise max_memory, or set a coarser spacing"
     )

@@ -33,6 +33,7 @@ def segment(
     statistics_only: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
+    assume_orientation: str | None = None,
     check_hu: bool = True,
 ) -> Segmented:
     """Segment fractured vertebrae in CT scans. For research use only.
@@ -62,6 +63,7 @@ def segment(
         statistics_only: write only findings, no masks and overlays.
         save_probabilities: also write NAME_probability.nii.gz.
         overwrite: segment finished scans again.
+        assume_orientation: directions of the voxel axes, such as RAS, for files that declare none and are refused without it.
 
         check_hu: refuse scans whose values are no HU by their histogram; False (or --no-check-hu) accepts them with a note.
     Returns:
@@ -99,6 +101,7 @@ def segment(
         "statistics_only": statistics_only or None,
         "save_probabilities": save_probabilities or None,
         "overwrite": overwrite or None,
+        "assume_orientation": assume_orientation,
     }
     if section not in SECTIONS:
         "check_hu": None if check_hu else False,

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from ..core.errors import last_line
 from .dicom_series import TAGS, DicomSeries, Header, check_ct_slice, find_series
+from .geometry_rules import DEFAULT_RULES, GeometryRules
+
+HU_RANGE = (-32768, 32767)
 
 
 def load_itk() -> None:
@@ -30,34 +33,47 @@ def load_packages() -> None:
 
 
 def _pixels(files: Sequence[Path], headers: Sequence[Header]) -> NDArray:
-    """Voxels in HU (slice, row, column); 16-bit where slope and intercept are integers, else float."""
+    """Voxels in HU (slice, row, column) as stored; 16-bit where slope and intercept are integers, else float.
+
+    Metal can exceed 16 bits after rescaling; such values are clipped to the ends of the range, as those of NIfTI are.
+    """
     import itk
 
+    itk.Object.SetGlobalWarningDisplay(False)  # of positions, which are checked already
     scales = {(float(h.RescaleSlope), float(h.RescaleIntercept)) for h in headers}
     whole = len(scales) == 1 and all(float(v).is_integer() for v in next(iter(scales)))
     try:
-        image = itk.imread([str(f) for f in files], itk.SS if whole else itk.F, imageio=itk.GDCMImageIO.New())
+        image = itk.imread([str(f) for f in files], itk.SI if whole else itk.F, imageio=itk.GDCMImageIO.New())
     except RuntimeError as error:
         raise ValueError(f"{files[0].parent}: the pixels cannot be read ({last_line(error)}); export the series again") from None
-    array = np.asarray(itk.array_from_image(image))
-    return array.reshape(len(files), *array.shape[-2:])
+    array = np.asarray(itk.array_view_from_image(image))
+    array = array.reshape(len(files), *array.shape[-2:])
+    return array.clip(*HU_RANGE).astype(np.int16) if whole else array.copy()
 
 
 def read_slabs(series: DicomSeries, depth: int = 16) -> Iterator[NDArray]:
-    """Voxels in HU (slice, row, column), ``depth`` slices at a time.
+    """Voxels in HU (slice, row, column) on the grid of the series, ``depth`` slices at a time.
 
     Raises:
         ValueError: for pixels that cannot be decoded.
     """
+
+    def read(start: int, stop: int) -> NDArray:
+        return _pixels(series.files[start:stop], series.headers[start:stop])
+
+    if series.straight is not None:
+        yield from series.straight.slabs(read, depth)
+        return
     for start in range(0, len(series.files), depth):
-        yield _pixels(series.files[start : start + depth], series.headers[start : start + depth])
+        yield read(start, start + depth)
 
 
-def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
+def read_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> tuple[nib.Nifti1Image, list[str]]:
     """Read the CT series in a folder.
 
     Args:
         folder: folder that holds one series.
+        rules: tolerance of the positions.
 
     Returns:
         Volume in HU (column, row, slice) with its affine (R, A, S, mm), and a line for each kind of file left out.
@@ -65,8 +81,10 @@ def read_series(folder: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
     Raises:
         ValueError: as ``find_series``, and for pixels that cannot be decoded.
     """
-    series = find_series(folder)
-    voxels = _pixels(series.files, series.headers)
+    series = find_series(folder, rules)
+    voxels = np.concatenate(list(read_slabs(series)))
+    if series.straight is not None:  # interpolated as float; HU are integers
+        voxels = np.rint(np.clip(voxels, *HU_RANGE)).astype(np.int16)
     return nib.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), series.affine), series.notes
 
 

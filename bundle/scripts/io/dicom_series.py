@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
+from .geometry_rules import DEFAULT_RULES, GeometryRules
+from .slice_positions import arrange_slices
+from .straight_grid import StraightGrid
 
 TAGS = (
     "SeriesInstanceUID",
@@ -29,8 +32,6 @@ TAGS = (
     "NumberOfFrames",
 )
 REQUIRED_TAGS = TAGS[5:12]
-GAP_TOLERANCE = 0.1  # of the slice distance
-TILT_TOLERANCE_DEGREES = 0.5
 UNIT_TOLERANCE = 1e-2  # of the dot products of rows and columns
 Header = Any  # pydicom.Dataset
 
@@ -45,7 +46,8 @@ class DicomSeries:
         headers: headers of these files, without pixels.
         shape: columns, rows, slices.
         affine: voxel to world (R, A, S, mm).
-        notes: skipped files, one line each.
+        notes: skipped files and resampling, one line each.
+        straight: grid of ``shape`` and ``affine`` where it is not that of the files, which are interpolated onto it.
     """
 
     folder: str
@@ -54,6 +56,7 @@ class DicomSeries:
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
     notes: list[str]
+    straight: StraightGrid | None = None
 
 
 def is_dicom(path: Path) -> bool:
@@ -143,6 +146,8 @@ def _check_geometry(file: Path, header: Header) -> None:
     for tag in ("PixelSpacing", "Rows", "Columns"):
         if values[tag].min() <= 0:
             raise ValueError(f"{file}: {tag} is {header.get(tag)}; must be above 0, so export the series again")
+    if values["RescaleSlope"][0] == 0:
+        raise ValueError(f"{file}: RescaleSlope is 0, which erases every value; export the series again")
     axes = values["ImageOrientationPatient"].reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > UNIT_TOLERANCE:
         shown = [round(float(v), 4) for v in axes.ravel()]
@@ -218,54 +223,38 @@ def _check_parallel(items: list[tuple[Path, Header]]) -> None:
             )
 
 
-def _affine(header: Header, step: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Affine (R, A, S, mm) of an array indexed column, row, slice; ``step`` (3,) leads to the next slice (L, P, S, mm)."""
-    row, column = (np.array(header.ImageOrientationPatient[i : i + 3], np.float64) for i in (0, 3))
-    spacing = [float(s) for s in header.PixelSpacing]  # between rows, between columns
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * spacing[1], column * spacing[0], step
-    affine[:3, 3] = np.array(header.ImagePositionPatient, np.float64)
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def _sort_by_position(folder: Path, items: list[tuple[Path, Header]]) -> tuple[list[tuple[Path, Header]], NDArray[np.float64]]:
-    """Slices in order of their position, and the affine; refuses gaps, repeated positions and a tilted gantry."""
-    orientation = np.array(items[0][1].ImageOrientationPatient, np.float64)
-    normal = np.cross(orientation[:3], orientation[3:])
+def _arrange(
+    folder: Path, items: list[tuple[Path, Header]], rules: GeometryRules
+) -> tuple[list[tuple[Path, Header]], NDArray[np.float64], StraightGrid | None, list[str]]:
+    """Slices in order of their position, the affine, the grid that they are resampled to where they are irregular, and notes."""
+    first = items[0][1]
+    orientation = np.array(first.ImageOrientationPatient, np.float64)
     positions = np.array([[float(v) for v in h.ImagePositionPatient] for _, h in items])
-    order = np.argsort(positions @ normal)
-    along = (positions @ normal)[order]
-    steps = np.diff(along)
-    step = float(np.median(steps))
-    names = [items[i][0].name for i in order]
-    if step < 1e-3 or (steps < GAP_TOLERANCE * step).any():
-        at = int(np.argmin(steps))
-        raise ValueError(
-            f"{folder}: {names[at]} and {names[at + 1]} have the same position ({along[at]:.2f} mm); "
-            "keep one phase or reconstruction"
-        )
-    if (np.abs(steps - step) > GAP_TOLERANCE * step).any():
-        at = int(np.argmax(steps))
-        missing = round(steps[at] / step) - 1
-        defect = f"{missing} slice(s) are missing" if missing >= 1 else "the slices are not evenly spaced"
-        raise ValueError(
-            f"{folder}: {defect} near {names[at]} ({steps[at]:.2f} mm, elsewhere {step:.2f} mm); export the series again"
-        )
-    mean_step = (positions[order[-1]] - positions[order[0]]) / (len(items) - 1)
-    tilt = float(np.degrees(np.arccos(np.clip(mean_step @ normal / np.linalg.norm(mean_step), -1, 1))))
-    if tilt > TILT_TOLERANCE_DEGREES:
-        raise ValueError(f"{folder}: the gantry was tilted by {tilt:.1f} degrees; correct the tilt first (dcm2niix does)")
-    return [items[i] for i in order], _affine(items[order[0]][1], mean_step)
+    names = [f.name for f, _ in items]
+    found = arrange_slices(positions, orientation, names, str(folder), rules.position_tolerance_mm)
+    spacing = (float(first.PixelSpacing[1]), float(first.PixelSpacing[0]))  # of columns, of rows
+    grid, corner = None, np.zeros(3)
+    if found.notes:
+        grid = StraightGrid.plan((int(first.Columns), int(first.Rows)), spacing, found.offsets, found.distance)
+        corner = grid.first
+    axes = orientation.reshape(2, 3)
+    frame = np.vstack([axes, np.cross(*axes)]).T  # columns: directions of columns, rows, slices (L, P, S)
+    affine = np.eye(4)
+    affine[:3, :3] = frame * [*spacing, found.distance]
+    affine[:3, 3] = positions[found.order[0]] + frame @ corner
+    notes = [f"{folder}: {' and '.join(found.notes)}; resampled to a straight grid, {found.distance:.2f} mm"] if grid else []
+    return [items[i] for i in found.order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, grid, notes
 
 
-def find_series(folder: str | Path) -> DicomSeries:
+def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> DicomSeries:
     """Find the CT series in a folder; slices are ordered by their position, never by their name.
 
     Args:
         folder: folder that holds one series; its localizers are left out.
+        rules: tolerance of the positions.
 
     Raises:
-        ValueError: one line; several series, another modality, repeated or missing slices, a tilted gantry, missing tags.
+        ValueError: one line; several series, another modality, repeated or missing slices, positions off one line, missing tags.
     """
     root, notes = Path(folder), []  # type: tuple[Path, list[str]]
     items = _select_series(root, read_headers(root, notes), notes)
@@ -274,7 +263,7 @@ def find_series(folder: str | Path) -> DicomSeries:
     if len(items) < 2:
         raise ValueError(f"{root}: contains a single slice; expected a series of at least two")
     _check_parallel(items)
-    items, affine = _sort_by_position(root, items)
+    items, affine, grid, resampled = _arrange(root, items, rules)
     files, headers = [f for f, _ in items], [h for _, h in items]
-    shape = (int(headers[0].Columns), int(headers[0].Rows), len(files))
-    return DicomSeries(str(root), files, headers, shape, affine, notes)
+    shape = grid.shape if grid else (int(headers[0].Columns), int(headers[0].Rows), len(files))
+    return DicomSeries(str(root), files, headers, shape, affine, notes + resampled, grid)

@@ -42,6 +42,10 @@ def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
     """
     import pydicom
 
+    if series.straight is not None:
+        raise ValueError(
+            f"{series.folder}: its slices were resampled, and a DICOM-SEG cannot reference the result; use the masks in NIfTI"
+        )
     sources = [pydicom.dcmread(series.files[k], stop_before_pixels=True) for k in slices]
     for k, source in zip(slices, sources, strict=True):
         missing = [name for name in REQUIRED if not source.get(name)]

@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from .declared_geometry import itk_geometry, nifti_geometry
 from .dicom import read_series, read_slice
+from .geometry_rules import DEFAULT_RULES
 
 NIFTI = (".nii.gz", ".nii")
 VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd")
@@ -61,6 +63,19 @@ def read_picture(path: Path | str) -> NDArray:
     return data
 
 
+def _read_nifti(path: Path) -> nib.Nifti1Image:
+    """NIfTI image with an affine in mm, whatever the unit of its file."""
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Image):
+        return image
+    declared = nifti_geometry(path, image, DEFAULT_RULES)
+    if declared.mm == 1.0:
+        return image
+    converted = nib.Nifti1Image(image.dataobj, declared.affine(image.affine), image.header.copy())
+    converted.header.set_xyzt_units("mm")
+    return converted
+
+
 def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
     """Read a NIfTI, NRRD or MHA file, a folder with a DICOM series, a PNG or TIFF image or a single DICOM slice.
 
@@ -79,7 +94,7 @@ def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
         return read_series(source)[0]
     kind = file_suffix(source)
     if kind in NIFTI:
-        return nib.load(source)
+        return _read_nifti(source)
     if kind in PICTURES:
         return as_sagittal(read_picture(source), (pixel_mm, pixel_mm))
     if kind == ".dcm":
@@ -87,8 +102,9 @@ def read_volume(path: Path | str, pixel_mm: float = 1.0) -> nib.Nifti1Image:
     if kind in VOLUMES:
         from monai.transforms import LoadImage
 
+        declared = itk_geometry(source, DEFAULT_RULES)
         image = LoadImage(image_only=True)(str(source))
         array = np.asarray(image)
         whole = np.abs(array).max(initial=0) < 2**15 and not np.any(array % 1)
-        return nib.Nifti1Image(array.astype(np.int16) if whole else array, np.asarray(image.affine, np.float64))
+        return nib.Nifti1Image(array.astype(np.int16) if whole else array, declared.affine(np.asarray(image.affine)))
     raise ValueError(f"{source}: has no supported format; expected one of {', '.join((*VOLUMES, *SLICES))}")

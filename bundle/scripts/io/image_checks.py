@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ..core.errors import first_line
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset, spacing_of
+from .declared_geometry import unit_mm
 from .formats import NIFTI, file_suffix, read_volume
-
 from .hu_check import ValueHistogram, value_problems
+
 SHEAR_TOLERANCE = 1e-3
 SMALL_FIELD_MM = 40.0  # less than one vertebra with its discs
 MAX_SAMPLES = 200_000  # voxels that percentiles are computed from
@@ -59,7 +60,10 @@ def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
     """Issues of the grid of a CT: singular or sheared affine, missing or contradicting orientation, small field of view."""
     issues = []
-    matrix, spacing, shape = (np.asarray(image.affine, float)[:3, :3], spacing_of(image.affine), volume_shape(image.shape)[:3])
+    is_nifti = isinstance(image, nib.Nifti1Image) and file_suffix(path) in NIFTI
+    mm = unit_mm(image) if is_nifti else 1.0
+    matrix, shape = np.asarray(image.affine, float)[:3, :3] * mm, volume_shape(image.shape)[:3]
+    spacing = spacing_of(matrix)
     if not np.all(np.isfinite(image.affine)):
         message = "its affine contains NaN or infinite values; export the scan again with its geometry"
         return [Issue("error", "affine", path, message)]
@@ -69,12 +73,12 @@ def geometry_issues(path: str, image: nib.Nifti1Image) -> list[Issue]:
     if cosine > SHEAR_TOLERANCE:
         message = f"its axes are not orthogonal (cosine {cosine:.4f}), as with a tilted gantry; resample it to an orthogonal grid"
         issues.append(Issue("error", "sheared", path, message))
-    if isinstance(image, nib.Nifti1Image) and file_suffix(path) in NIFTI:
+    if is_nifti:
         (s, s_code), (q, q_code) = image.get_sform(coded=True), image.get_qform(coded=True)
         if s_code == 0 and q_code == 0:
             message = "has no orientation (sform and qform unset); its directions are undefined; convert it again from DICOM"
-            issues.append(Issue("warning", "no-orientation", path, message))
-        elif s_code > 0 and q_code > 0 and grid_offset(shape, s, q) > 1.0:
+            issues.append(Issue("error", "no-orientation", path, message))
+        elif s_code > 0 and q_code > 0 and grid_offset(shape, s, q) * mm > 1.0:
             message = "its sform and qform differ by more than 1 mm; programs may place it differently; set both to the same affine"
             issues.append(Issue("warning", "two-affines", path, message))
     extent = [n * d for n, d in zip(shape, spacing, strict=True) if n > 1]
@@ -118,6 +122,14 @@ def label_issues(path: str, mask: NDArray, values: Sequence[int]) -> list[Issue]
     if 1 not in present:
         return [Issue("warning", "empty-label", path, "contains no fracture; expected only for a scan without one")]
     return []
+
+
+def _unit_issues(path: str) -> list[Issue]:
+    """Issue of a NIfTI file whose unit is not mm, as training reads the numbers of its affine as mm."""
+    if file_suffix(path) not in NIFTI or (mm := unit_mm(nib.load(path))) == 1.0:
+        return []
+    message = f"its unit of length is {mm:g} mm; save it in mm, affine and xyzt_units (data folder does)"
+    return [Issue("error", "units", path, message)]
 
 
 def _grid_issues(path: str, image: nib.Nifti1Image, label: str, mask: nib.Nifti1Image) -> list[Issue]:
@@ -185,11 +197,12 @@ def inspect_case(
         if len(shape) != 3 or min(shape) < 1:
             message = f"has shape {shape}; expected a three-dimensional volume, so split a series into its volumes"
             return [Issue("error", "shape", path, message)], {}
-        issues = geometry_issues(path, image)
+        issues = [*_unit_issues(path), *geometry_issues(path, image)]
         mask = None
         if isinstance(label, str):
             current = label
             mask = read(label)
+            issues += _unit_issues(label)
             issues += _grid_issues(path, image, label, mask)
         if level != "full" or any(i.severity == "error" for i in issues):
             return issues, _facts(image, None, None)

@@ -44,12 +44,14 @@ def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int,
         for read, write in (("get_sform", header.set_sform), ("get_qform", header.set_qform)):
             matrix, code = getattr(scan.image, read)(coded=True)
             write(matrix, int(code))
+        unit = scan.image.header.get_xyzt_units()[0]  # of these matrices, so that scan and mask coincide in every program
     else:
         header.set_sform(scan.affine, 1)
         header.set_qform(scan.affine, 1)
+        unit = "mm"
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
-    header.set_xyzt_units("mm")
+    header.set_xyzt_units("mm" if unit == "unknown" else unit)
     header["descrip"] = description.encode()[:79]
     header["magic"] = b"n+1"
     if names:

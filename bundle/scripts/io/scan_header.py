@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from ..core.errors import last_line
 from ..core.geometry import spacing_of
+from .declared_geometry import itk_geometry, nifti_geometry
 from .dicom_series import DicomSeries, find_series
 from .formats import NIFTI, VOLUMES, file_suffix
+from .geometry_rules import DEFAULT_RULES, GeometryRules
 from .image_checks import geometry_issues, volume_shape
 
 MIN_EXTENT_MM = 25.0  # less than one vertebra
 MAX_EXTENT_MM = 3000.0  # more than a person and the table
+MAX_SLICE_MM = 10.0  # distance of slices; a vertebra is 15 to 30 mm high
 MAX_COMPRESSION = 1100  # of deflate, at most 1032
 
 
@@ -68,7 +71,7 @@ def _ensure_readable(path: Path) -> None:
         raise ValueError(f"{path}: cannot be opened ({error.strerror}); change its permissions") from None
 
 
-def _nifti_header(path: Path) -> ScanHeader:
+def _nifti_header(path: Path, rules: GeometryRules) -> ScanHeader:
     try:
         image = nib.load(path)
     except Exception as error:
@@ -80,17 +83,21 @@ def _nifti_header(path: Path) -> ScanHeader:
         raise ValueError(f"{path}: is a colour (RGB) image; use the original CT")
     if dtype.kind not in "iuf":
         raise ValueError(f"{path}: contains values of type {dtype}; expected a CT of integers or floats")
-    if image.get_sform(coded=True)[1] == 0 and image.get_qform(coded=True)[1] == 0:
-        raise ValueError(
-            f"{path}: has no orientation (sform and qform unset), and none is assumed; convert the scan again from its DICOM files"
-        )
-    affine = np.asarray(image.affine, np.float64)
-    return ScanHeader(str(path), volume_shape(image.shape), affine, dtype, image=image)  # type: ignore[arg-type]
+    declared = nifti_geometry(path, image, rules)
+    affine = declared.affine(image.affine)
+    if declared.assumed is not None:  # the mask declares what was assumed; its file does not
+        stored = affine.copy()
+        stored[:3] /= declared.mm
+        image.set_sform(stored, 1)
+        image.set_qform(stored, 1)
+    shape = volume_shape(image.shape)
+    return ScanHeader(str(path), shape, affine, dtype, notes=declared.notes, image=image)  # type: ignore[arg-type]
 
 
-def _itk_header(path: Path) -> ScanHeader:
+def _itk_header(path: Path, rules: GeometryRules) -> ScanHeader:
     import itk
 
+    declared = itk_geometry(path, rules)
     try:
         io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         io.SetFileName(str(path))
@@ -108,8 +115,8 @@ def _itk_header(path: Path) -> ScanHeader:
             matrix[d, 3] = io.GetOrigin(d)
     kinds = {"double": "f8", "float": "f4", "unsigned_char": "u1", "char": "i1", "unsigned_short": "u2", "short": "i2"}
     dtype = np.dtype(kinds.get(io.GetComponentTypeAsString(io.GetComponentType()), "i4"))
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix  # ITK's axes run to left and posterior
-    return ScanHeader(str(path), shape, affine, dtype, whole_read=True)  # type: ignore[arg-type]
+    affine = declared.affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)  # ITK's axes run to left and posterior
+    return ScanHeader(str(path), shape, affine, dtype, whole_read=True, notes=declared.notes)  # type: ignore[arg-type]
 
 
 def _check_size(header: ScanHeader) -> None:
@@ -129,23 +136,50 @@ def _check_size(header: ScanHeader) -> None:
         )
 
 
-def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
+def _check_extents(header: ScanHeader, require_volume: bool) -> None:
+    """Refuse a scan that is larger than a person, smaller than a vertebra, or of slices further apart than one.
+
+    Raises:
+        ValueError: one line with file, size and remedy.
+    """
+    extents = np.array(header.shape) * header.spacing
+    shown = " x ".join(f"{e:.0f}" if e >= 10 else f"{e:.3g}" for e in extents)
+    if extents.max() > MAX_EXTENT_MM and np.isfinite(extents).all():
+        raise ValueError(
+            f"{header.path}: covers {shown} mm by its header, more than {MAX_EXTENT_MM:.0f} mm; correct its spacing, or its unit"
+        )
+    if not require_volume:
+        return
+    if extents.min() < MIN_EXTENT_MM:
+        raise ValueError(
+            f"{header.path}: covers only {shown} mm, a scout or a fragment; must be at least {MIN_EXTENT_MM:.0f} mm each way, so "
+            "choose another scan, or correct its spacing, or its unit"
+        )
+    if header.spacing.max() > MAX_SLICE_MM:
+        raise ValueError(
+            f"{header.path}: its slices are {header.spacing.max():.1f} mm apart; must be at most {MAX_SLICE_MM:.0f} mm, so that "
+            "each vertebra is on several, so choose a thinner reconstruction"
+        )
+
+
+def read_header(path: str | Path, require_volume: bool = True, rules: GeometryRules = DEFAULT_RULES) -> ScanHeader:
     """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
 
     Args:
         path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
         require_volume: whether a single slice or a few slices, such as a scout, are refused.
+        rules: assumed orientation, and tolerance of the positions of DICOM slices.
 
     Raises:
         ValueError: one line with path, value and remedy.
     """
     source = Path(path)
     if source.is_dir():
-        series = find_series(source)
+        series = find_series(source, rules)
         header = ScanHeader(str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series)
     elif file_suffix(source) in VOLUMES:
         _ensure_readable(source)
-        header = _nifti_header(source) if file_suffix(source) in NIFTI else _itk_header(source)
+        header = (_nifti_header if file_suffix(source) in NIFTI else _itk_header)(source, rules)
     else:
         raise ValueError(f"{source}: is not a scan; expected one of {', '.join(VOLUMES)} or the folder of a DICOM series")
     if len(header.shape) != 3 or min(header.shape) < 1:
@@ -153,17 +187,7 @@ def read_header(path: str | Path, require_volume: bool = True) -> ScanHeader:
     if require_volume and min(header.shape) < 2:
         raise ValueError(f"{source}: has shape {header.shape}, a single slice; expected a whole scan")
     _check_size(header)
-    extents = np.array(header.shape) * header.spacing
-    if extents.max() > MAX_EXTENT_MM and np.isfinite(extents).all():
-        shown = " x ".join(f"{e:.0f}" for e in extents)
-        raise ValueError(
-            f"{source}: covers {shown} mm by its header, more than {MAX_EXTENT_MM:.0f} mm; its spacing is no mm, so correct it"
-        )
-    if require_volume and extents.min() < MIN_EXTENT_MM:
-        shown = " x ".join(f"{e:.0f}" for e in extents)
-        raise ValueError(
-            f"{source}: covers only {shown} mm, a scout or a fragment; must be at least {MIN_EXTENT_MM:.0f} mm each way"
-        )
+    _check_extents(header, require_volume)
     image = header.image
     if image is None:
         image = nib.Nifti1Image(np.broadcast_to(np.uint8(0), header.shape), header.affine)

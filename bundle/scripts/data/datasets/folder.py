@@ -71,7 +71,9 @@ def _read_image(path: Path, pixel_mm: float) -> nib.Nifti1Image:
 
 def _written_image(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image | None:
     """Image to write, or None where the datalist can refer to the file."""
-    return image if path.is_dir() or file_suffix(path) not in NIFTI else None
+    if path.is_dir() or file_suffix(path) not in NIFTI:
+        return image
+    return None if np.array_equal(nib.load(path).affine, image.affine) else image  # converted to mm
 
 
 def _convert_case(
