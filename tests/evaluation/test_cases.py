@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,9 @@ LABELS = (19, 20, 21)
 
 
 @pytest.mark.parametrize("with_rows", [False, True])
-def test_decisions_of_an_evaluator(tmp_path, monkeypatch, with_rows):
-    monkeypatch.setattr("scripts.evaluation.cases.write_evaluation_report", lambda *args, **kwargs: None)
+def test_decisions_of_an_evaluator(tmp_path, monkeypatch, caplog, with_rows):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("scripts.evaluation.cases.write_evaluation_report", lambda *args, **kwargs: "page.html")
     vertebrae = spine(*LABELS)
     rows = {19: {"fractured": 0, "grade": 0}, 20: {"fractured": 1, "grade": 2}, 21: {"fractured": 0, "grade": 0}}
     write_reference(tmp_path, "a", vertebrae, rows)
@@ -37,6 +39,8 @@ def test_decisions_of_an_evaluator(tmp_path, monkeypatch, with_rows):
     engine = SimpleNamespace(state=SimpleNamespace(output=[item], batch=[source], metrics={}))
     for step in (table._start, table._score, table._write):
         step(engine)
+    assert "Fractured vertebrae flagged: " in caplog.text  # the headline of the report, and its path
+    assert caplog.messages[-1] == "report: page.html"
     key = "decisions_per_vertebra:_all_grades_"
     assert engine.state.metrics[f"{key}sensitivity"] == (0.0 if with_rows else 1.0)
     assert engine.state.metrics[f"{key}specificity"] == (0.5 if with_rows else 1.0)

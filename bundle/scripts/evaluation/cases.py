@@ -23,6 +23,7 @@ from ..postprocessing.vertebra_record import VertebraRecord
 from .aggregation import CaseResult, aggregate
 from .case_vertebrae import decide_case
 from .detection import match_case
+from .headline import result_lines
 from .overlap import case_metrics
 from .pairs import on_reference_grid
 from .report import write_evaluation_report
@@ -94,6 +95,7 @@ class CaseTable:
         from ignite.engine import Events
 
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.logger.setLevel(logging.WARNING)  # ignite's lines on epochs and times, of which an evaluation has none
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -160,7 +162,10 @@ class CaseTable:
                 provenance |= {name: str(path), f"{name}_sha256": file_hash(path)}
         write_tables(self.output_dir, self.results, summary, self.min_overlap, provenance)
         drawn = {r.case: self.pictures / f"{r.case}_overlay.png" for r in self.results} if self.pictures else {}
-        write_evaluation_report(self.output_dir, self.results, summary, self.min_overlap, provenance, pictures=drawn)
+        page = write_evaluation_report(self.output_dir, self.results, summary, self.min_overlap, provenance, pictures=drawn)
+        for name, words in result_lines(summary):
+            logger.info("%s: %s", name, words)
+        logger.info("report: %s", page)
         for section, rows in summary.sections.items():
             for name, estimate in rows.items():
                 key = f"{section.removeprefix('cases: ')}_{name}".replace(", ", "_").replace(" ", "_")
