@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 
@@ -175,3 +176,30 @@ def test_openvino_sends_no_telemetry():
         "import openvino.tools.ovc.telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub'), t.tm"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(BUNDLE)})
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals of POSIX")
+def test_signals_survive_openvino_models_that_have_ended():
+    """In a process of its own, which a second OpenVINO core would end by a segmentation fault."""
+    pytest.importorskip("openvino", reason="openvino is an extra")
+    program = """
+import faulthandler, gc, os, signal, torch
+from scripts.inference.runtimes import OpenVINORunner
+faulthandler.enable()  # handlers have a stack of their own
+signal.signal(signal.SIGCHLD, lambda *_: print("handled", flush=True))
+network = torch.nn.Conv2d(1, 2, 3, padding=1)
+runners = [OpenVINORunner(network, (1, 16, 16)) for _ in range(3)]
+for runner in runners:
+    runner(torch.zeros(1, 1, 16, 16))
+del runner
+while runners:
+    runners.pop(0)
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGCHLD)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(BUNDLE)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("handled") == 3

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,7 +19,10 @@ from torch import nn
 
 from ..core.errors import InputError, first_line
 from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
+from ..networks.weights_checksum import check_file
 from ..training.weights import load_weights
+
+logger = logging.getLogger(__name__)
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -51,6 +56,16 @@ def import_openvino() -> Any:
         if absent:
             del sys.modules["openvino_telemetry"]
     return openvino
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one OpenVINO core of this process, which lives as long as this.
+
+    On CPUs with AVX-512 its CPU plugin replaces the stack of signal handlers. Of two cores that end in the order of their making, the
+    second leaves a stack that is unmapped, and the next signal (Ctrl-C, the end of a child process) is a segmentation fault.
+    """
+    return import_openvino().Core()
 
 
 class Runner(Protocol):
@@ -132,11 +147,11 @@ class OpenVINORunner:
                     model.float().cpu().eval(), example_input=torch.zeros(2, *shape), input=[-1, *shape]
                 )
         else:
-            converted = openvino.Core().read_model(str(model))
+            converted = openvino_core().read_model(str(model))
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         if precision != "auto":
             options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
-        self.compiled = openvino.Core().compile_model(converted, "CPU", options)
+        self.compiled = openvino_core().compile_model(converted, "CPU", options)
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu, {precision}"
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
@@ -227,6 +242,8 @@ def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime
     kind = file.suffix.lower()
     if not file.is_file():
         raise InputError(f"{file}: no such {EXPORTS[kind]} file; export one or set `checkpoint` to another")
+    if (note := check_file(file)) is not None:
+        logger.warning("%s", note)
     openvino = kind == ".xml" or (kind == ".onnx" and runtime in ("auto", "openvino") and available("openvino"))
     if kind != ".ts":
         _require("openvino" if openvino else "onnxruntime", str(file))
@@ -263,6 +280,10 @@ def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
             f"{file}: does not accept {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} "
             f"({first_line(error)[:MAX_REASON]}); set patch_size, neighbours and network_def as in its training"
         ) from None
+    if not bool(torch.isfinite(out).all()):
+        raise InputError(
+            f"{file}: outputs NaN or infinite values for random numbers; its weights are damaged or diverged, use others"
+        )
     fits = out.ndim == len(shape) + 1 and tuple(out.shape[2:]) == tuple(shape[1:])
     if not fits or not NUM_CLASSES <= out.shape[1] <= len(OUTPUTS):
         raise InputError(
