@@ -54,7 +54,7 @@ demo: $(VENV)/.base
 	@echo "inference       $(DEMO)/inference/report.html"
 
 test: $(VENV)/.dev
-	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered $(if $(COVERAGE_MIN),--cov-fail-under=$(COVERAGE_MIN)))
+	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered $(if $(COVERAGE_MIN),--cov-fail-under=$(COVERAGE_MIN))) 2>&1
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
