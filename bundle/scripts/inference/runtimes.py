@@ -62,8 +62,8 @@ def import_openvino() -> Any:
 def openvino_core() -> Any:
     """The one OpenVINO core of this process, which lives as long as this.
 
-    On CPUs with AVX-512 its CPU plugin replaces the stack of signal handlers. Of two cores that end in the order of their making, the
-    second leaves a stack that is unmapped, and the next signal (Ctrl-C, the end of a child process) is a segmentation fault.
+    On CPUs with AVX-512 its CPU plugin replaces the stack of signal handlers. Of two cores that end in the order of their making,
+    the second leaves a stack that is unmapped, and the next signal (Ctrl-C, the end of a child process) is a segmentation fault.
     """
     return import_openvino().Core()
 
