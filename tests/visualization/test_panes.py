@@ -113,6 +113,17 @@ def test_labels_keep_off_the_marks_of_the_edges(side):
         assert heights[0] > BAR_TOP
 
 
+def test_name_of_an_oblique_vertebra_stands_beside_its_near_part():
+    axes, mask = pane(0, (100, 100)), np.zeros((100, 100), bool)
+    mask[60:80, 70:80] = True  # the body; the front has the larger coordinate
+    mask[25:45, 20:40] = True  # the spinous process
+    before = len(axes.texts)
+    label_regions(axes, [Region(mask, "T12", "#ffffff")], (1.0, 1.0))
+    (text,) = axes.texts[before:]
+    assert text.get_ha() == "right"  # left of the body
+    assert 70 <= text.get_position()[1] <= 80
+
+
 def test_heights_without_a_conflict_stay():
     np.testing.assert_array_equal(clear_of([90.0, 70.0, 30.0], 5.0, 50.0, 10.0), [90.0, 70.0, 30.0])
     assert clear_of([51.0, 49.0, 2.0], 5.0, 50.0, 10.0).tolist() == [55.0, 45.0, 10.0]

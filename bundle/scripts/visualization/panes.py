@@ -15,6 +15,7 @@ EDGES = {"sagittal": "APSI", "coronal": "RLSI", "axial": "RLAP"}
 DIRECTIONS = ("RL", "AP", "SI")  # along each axis: towards higher and lower coordinates
 BARS_MM = (50, 20, 10, 5, 2, 1)
 MAX_BAR = 0.4  # of the width of the pane
+NEAR = 0.3  # of the extent of a region: its part beside the name
 BAR_TOP = 0.14  # of the height of the pane: upper end of the scale bar's text
 LINE_HEIGHT = 0.007  # of the height of a pane of about 2.6 inches, per point of the letters
 # Okabe and Ito, "Color Universal Design", 2008: distinct with normal vision, protanopia and deuteranopia.
@@ -188,7 +189,9 @@ def label_regions(
         # The first axis runs from right to left, so the larger end lies on the left.
         on_right = u.min() >= region.mask.shape[0] - 1 - u.max()
         edge = start[0] + (u.min() - 1.0 if on_right else u.max() + 2.0) * spacing[0]
-        sides["left" if on_right else "right"].append((start[1] + (float(np.mean(v)) + 0.5) * spacing[1], edge, region))
+        # A vertebra is oblique: the name stands at the height of what lies next to it, not of the middle of body and process.
+        near = (u - u.min() if on_right else u.max() - u) <= NEAR * np.ptp(u)
+        sides["left" if on_right else "right"].append((start[1] + (float(np.mean(v[near])) + 0.5) * spacing[1], edge, region))
     low, high = sorted(axes.get_ylim())
     for alignment, entries in sides.items():
         entries.sort(key=lambda e: -e[0])
