@@ -115,8 +115,8 @@ def test_labels_keep_off_the_marks_of_the_edges(side):
 
 def test_name_of_an_oblique_vertebra_stands_beside_its_near_part():
     axes, mask = pane(0, (100, 100)), np.zeros((100, 100), bool)
-    mask[60:80, 70:80] = True  # the body; the front has the larger coordinate
-    mask[25:45, 20:40] = True  # the spinous process
+    mask[50:70, 70:80] = True  # the body; the front has the larger coordinate
+    mask[5:25, 20:40] = True  # the spinous process
     before = len(axes.texts)
     label_regions(axes, [Region(mask, "T12", "#ffffff")], (1.0, 1.0))
     (text,) = axes.texts[before:]
