@@ -18,6 +18,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_table
 from ..networks.exported_description import EXTRA_FILE, add_to_onnx
+from ..networks.weights_checksum import KEY, UNSEALED, seal
 from ..networks.weights_description import ATTRIBUTE
 from ..training.weights import read_weights
 from .config import read_config
@@ -65,8 +66,7 @@ def _onnx(network: nn.Module, example: torch.Tensor, path: Path, text: str | Non
     finally:
         for logger, level in zip(exporters, levels, strict=True):
             logger.setLevel(level)
-    if text is not None:
-        add_to_onnx(path, text)
+    add_to_onnx(path, text)
 
 
 def _openvino(network: nn.Module, example: torch.Tensor, path: Path, text: str | None) -> None:
@@ -76,7 +76,9 @@ def _openvino(network: nn.Module, example: torch.Tensor, path: Path, text: str |
         model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
     if text is not None:
         model.set_rt_info(text, [ATTRIBUTE])
+    model.set_rt_info(UNSEALED, [KEY])
     openvino.save_model(model, str(path), compress_to_fp16=False)
+    seal(path)
 
 
 WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path, str | None], None]] = {

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from .weights_checksum import KEY, UNSEALED, seal
 from .weights_description import ATTRIBUTE, WeightsDescription, parse_description
 
 EXTRA_FILE = f"{ATTRIBUTE}.json"  # of a TorchScript archive
 
 
-def add_to_onnx(path: Path, text: str) -> None:
-    """Add the text to the metadata of an ONNX file."""
+def add_to_onnx(path: Path, text: str | None) -> None:
+    """Add the text, if there is one, and a checksum to the metadata of an ONNX file."""
     import onnx
 
     model = onnx.load(str(path))
-    entry = model.metadata_props.add()
-    entry.key, entry.value = ATTRIBUTE, text
+    for key, value in ((ATTRIBUTE, text), (KEY, UNSEALED)):
+        if value is not None:
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
     onnx.save(model, str(path))
+    seal(path)
 
 
 def _of_torchscript(file: Path) -> str | None:

@@ -15,6 +15,7 @@ from torch import nn
 from ..core.errors import InputError, first_line
 from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
+from ..networks.weights_checksum import check_file, check_finite
 from ..networks.weights_description import WeightsDescription, canonical_class, description_of
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ def read_weights(path: str | Path, device: str | torch.device = "cpu") -> tuple[
         Content as it is stored, and the description, None where there is none.
 
     Raises:
-        InputError: when the file is missing, unreadable, holds Python objects besides tensors, or has a damaged description.
+        InputError: when the file is missing, unreadable, damaged by its checksums, holds Python objects besides tensors, NaN or
+            infinite values, or has a damaged description.
     """
     file = Path(path)
     if not file.is_file():
@@ -113,6 +115,9 @@ def read_weights(path: str | Path, device: str | torch.device = "cpu") -> tuple[
         content = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:
         raise InputError(f"{file}: {_unreadable(file, error)}") from None
+    if (note := check_file(file)) is not None:
+        logger.warning("%s", note)
+    check_finite(flat_state(content), file)
     return flat_state(content), description_of(content, file)
 
 
