@@ -167,3 +167,12 @@ def test_directions_without_vectors_are_refused(tmp_path, data):
 def test_slices_far_apart_are_refused(tmp_path, data):
     path = save(tmp_path / "ct.nii.gz", data[:, :, :4], affine_of((20, 24, 4), (2.0, 2.0, 18.0)))
     assert "its slices are 18.0 mm apart; must be at most 10 mm" in refusal(path)
+
+
+def test_a_qform_alone_is_an_orientation(tmp_path, data):
+    affine = np.array([[0, 0, -3.0, 5], [-1.0, 0, 0, 7], [0, -1.0, 0, 9], [0, 0, 0, 1]])  # PIR, as VerSe stores its CTs
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), affine)
+    image.set_sform(None, 0)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    np.testing.assert_allclose(read_volume(tmp_path / "ct.nii.gz").affine, affine, atol=1e-6)

@@ -88,11 +88,12 @@ def nifti_geometry(path: Path | str, image: nib.Nifti1Image, rules: GeometryRule
     (sform, s_code), (_, q_code) = image.get_sform(coded=True), image.get_qform(coded=True)
     if not s_code and not q_code:
         return _geometry(path, rules, mm, unit, pixdim, "has no orientation (sform and qform unset)")
-    sizes = spacing_of(np.asarray(sform))
-    set_sizes = bool(np.isfinite(pixdim).all() and (pixdim > 0).all() and np.isfinite(sizes).all())
-    if s_code and set_sizes and (np.abs(sizes - pixdim) > SIZE_TOLERANCE * np.maximum(sizes, pixdim)).any():
-        declared, stored = (" x ".join(f"{v:g}" for v in np.round(s, 4)) for s in (sizes, pixdim))
-        raise ValueError(f"{path}: its sform has voxels of {declared}, its pixdim {stored}; set both to the true size")
+    if s_code:  # nibabel has no sform where its code is 0, as in many files that have a qform alone
+        sizes = spacing_of(np.asarray(sform))
+        set_sizes = bool(np.isfinite(pixdim).all() and (pixdim > 0).all() and np.isfinite(sizes).all())
+        if set_sizes and (np.abs(sizes - pixdim) > SIZE_TOLERANCE * np.maximum(sizes, pixdim)).any():
+            declared, stored = (" x ".join(f"{v:g}" for v in np.round(s, 4)) for s in (sizes, pixdim))
+            raise ValueError(f"{path}: its sform has voxels of {declared}, its pixdim {stored}; set both to the true size")
     return _geometry(path, rules, mm, unit, None, "")
 
 
