@@ -41,6 +41,10 @@ def test_headline_names_data_weights_and_date(results):
     assert lines["Data"] == "set/datalist.json (SHA-256 aaaaaaaaaaaa)"  # no path of the machine
     assert lines["Weights"] == "model.pt"
     assert lines["Date"] == "2026-01-02"
+    assert "Vertebrae" not in lines
+    one = dict(source_lines(results[:1], [], {"given_vertebrae": 1}))
+    assert one["n"] == "1 scan of 1 patient, 1 with a fracture"
+    assert one["Vertebrae"].startswith("given to inference as masks in 1 scan: ")
     page = headline(results, aggregate(results, samples=50), [], {"references": "<b>"})
     assert "For research use only." in page
     assert "&lt;b&gt;" in page

@@ -27,9 +27,13 @@ def rate_text(estimate: Estimate) -> str:
     return f"{count_text(estimate)} ({100 * estimate.value:.0f} %; 95 % interval {interval_text(estimate, 0, 100)} %)"
 
 
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def _mean(name: str, estimate: Estimate) -> str:
     places = digits(name)
-    return f"{estimate.value:.{places}f} (95 % interval {interval_text(estimate, places)}; n = {estimate.n} scans)"
+    return f"{estimate.value:.{places}f} (95 % interval {interval_text(estimate, places)}; n = {_plural(estimate.n, 'scan')})"
 
 
 def result_lines(summary: Summary) -> list[Line]:
@@ -59,7 +63,7 @@ def result_lines(summary: Summary) -> list[Line]:
 def source_lines(results: Sequence[CaseResult], problems: Sequence[str], provenance: Mapping[str, object]) -> list[Line]:
     """Number of scans and patients, data, predictions or weights with hashes, and date."""
     fractured, patients = sum(r.fractured for r in results), len({r.patient for r in results})
-    counts = f"{len(results)} scans of {patients} patient{'s' if patients != 1 else ''}, {fractured} with a fracture"
+    counts = f"{_plural(len(results), 'scan')} of {_plural(patients, 'patient')}, {fractured} with a fracture"
     lines = [("n", counts + (f"; {len(problems)} not scored" if problems else ""))]
     for name, keys in (("Data", ("references", "datalist")), ("Weights", ("checkpoint",)), ("Predictions", ("predictions",))):
         for key in keys:
@@ -68,6 +72,9 @@ def source_lines(results: Sequence[CaseResult], problems: Sequence[str], provena
                 path = Path(str(value))
                 shown = "/".join(path.parts[-2:]) if path.name == "datalist.json" else path.name
                 lines.append((name, shown + (f" (SHA-256 {digest})" if digest else "")))
+    if given := provenance.get("given_vertebrae"):
+        lines.append(("Vertebrae", f"given to inference as masks in {_plural(int(str(given)), 'scan')}: "
+                      "overlap and instances are those of these masks, and only the decisions are the network's"))  # fmt: skip
     made = provenance.get("created") or datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return [*lines, ("Date", str(made))]
 

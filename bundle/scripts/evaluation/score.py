@@ -249,6 +249,11 @@ def score(
         "partial_vertebrae": partial_vertebrae,
         "bootstrap": {"samples": samples, "seed": seed},
     }
+    scored = {r.case for r in results}
+    tables = [c.records or [] for c in cases if c.case in scored]
+    given = sum(bool(rows) and all(r.level_source == "mask" for r in rows) for rows in tables)
+    if given:
+        provenance["given_vertebrae"] = given
     write_tables(out, results, summary, min_overlap, provenance, problems)
     files = {case.case: case for case in cases}
     pictures = draw_worst(worst_cases(results), files, Path(out) / "worst", partial(read_pair, **reading))
