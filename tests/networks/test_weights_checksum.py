@@ -46,6 +46,15 @@ def test_a_flipped_bit_never_changes_loaded_weights(tmp_path, seed):
     assert refused > 5
 
 
+def test_an_entry_that_became_a_directory_is_refused(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "w.pt")
+    content = bytearray((tmp_path / "w.pt").read_bytes())
+    entry = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 4)  # the second of the central directory
+    content[entry + 38] ^= 0x10
+    (tmp_path / "w.pt").write_bytes(content)
+    assert "damaged" in refusal(tmp_path / "w.pt")
+
+
 def test_a_flipped_byte_of_a_tensor_names_its_entry(tmp_path):
     state = network().state_dict()
     torch.save(state, tmp_path / "w.pt")
@@ -53,7 +62,7 @@ def test_a_flipped_byte_of_a_tensor_names_its_entry(tmp_path):
     tensor = state["0.weight"].numpy().tobytes()
     place = content.index(tensor) + 17
     (tmp_path / "w.pt").write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
-    assert "the checksum of w/data/0 is wrong" in refusal(tmp_path / "w.pt")
+    assert "the entry w/data/0 has a wrong checksum" in refusal(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -82,7 +91,7 @@ def test_torchscript_has_the_checksums_of_its_archive(tmp_path):
     content = bytearray(path.read_bytes())
     content[bytes(content).index(module.state_dict()["0.weight"].numpy().tobytes()) + 5] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"net\.ts: the checksum of .* is wrong"):
+    with pytest.raises(InputError, match=r"net\.ts: the entry .* has a wrong checksum"):
         check_file(path)
 
 

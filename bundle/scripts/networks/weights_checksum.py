@@ -18,6 +18,7 @@ import torch
 from ..core.errors import InputError
 
 ARCHIVE = b"PK\x03\x04"
+DIRECTORY = 0x10  # attribute of an entry; PyTorch returns no content for it
 KEY = "file_sha256"  # of an exported model's metadata
 UNSEALED = "0" * 64  # its value while it is computed
 SEAL = re.compile(rb"(?<=" + KEY.encode() + rb')(?:\x12\x40| value=")([0-9a-f]{64})')  # in ONNX's protobuf, and in XML
@@ -32,10 +33,10 @@ def archive_problem(path: Path) -> str | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+            bad = archive.testzip() or next((i.filename for i in archive.infolist() if i.external_attr & DIRECTORY), None)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError) as error:
         return f"cannot be read as an archive ({error})"
-    return None if bad is None else f"the checksum of {bad} is wrong"
+    return None if bad is None else f"the entry {bad} has a wrong checksum"
 
 
 def _digest(path: Path) -> tuple[str | None, str]:
