@@ -137,7 +137,7 @@ def spread(targets: Sequence[float], gap: float) -> NDArray[np.float64]:
     return placed
 
 
-def clear_of(placed: Sequence[float], gap: float, mark: float, bottom: float) -> NDArray[np.float64]:
+def clear_of(placed: Sequence[float] | NDArray, gap: float, mark: float, bottom: float) -> NDArray[np.float64]:
     """Heights, from the top downwards, moved away from a mark in the middle of an edge and from what stands at its lower end.
 
     Args:
