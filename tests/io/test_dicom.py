@@ -152,7 +152,7 @@ def changed(**changes):
         (changed(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
         (changed(RescaleIntercept=None), "lacks RescaleIntercept"),
         (changed(ImagePositionPatient=None), "lacks ImagePositionPatient"),
-        (changed(NumberOfFrames=3), "multi-frame"),
+        (changed(NumberOfFrames=3), "several frames, beside other files"),
         (changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only localizers"),
     ],
 )

@@ -153,6 +153,7 @@ def plan_memory(
         plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, result + hu, spool)
         if allowed is None or plan.peak <= allowed:
             return plan
+    assert allowed is not None
     needed, sizes = f"{plan.peak / 2**30:.2f} GiB", " x ".join(f"{v:g}" for v in grid.spacing)
     held = f"this machine has {allowed / 2**30:.2f} GiB" if limit is None else f"only {allowed / 2**30:.2f} GiB are allowed"
     raise ValueError(

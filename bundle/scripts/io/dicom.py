@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
+from .dicom_multiframe import open_frames
 from .dicom_series import TAGS, DicomSeries, Header, check_ct_slice, find_series
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 
@@ -58,9 +59,10 @@ def read_slabs(series: DicomSeries, depth: int = 16) -> Iterator[NDArray]:
         ValueError: for pixels that cannot be decoded.
     """
 
-    def read(start: int, stop: int) -> NDArray:
+    def read_files(start: int, stop: int) -> NDArray:
         return _pixels(series.files[start:stop], series.headers[start:stop])
 
+    read = read_files if series.multiframe is None else open_frames(series.multiframe, series.headers)
     if series.straight is not None:
         yield from series.straight.slabs(read, depth)
         return
@@ -83,7 +85,7 @@ def read_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> tup
     """
     series = find_series(folder, rules)
     voxels = np.concatenate(list(read_slabs(series)))
-    if series.straight is not None:  # interpolated as float; HU are integers
+    if series.straight is not None or series.multiframe is not None:  # calculated as float; HU are integers
         voxels = np.rint(np.clip(voxels, *HU_RANGE)).astype(np.int16)
     return nib.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), series.affine), series.notes
 

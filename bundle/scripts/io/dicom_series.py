@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
+from .dicom_multiframe import frame_headers, is_multiframe
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 from .slice_positions import arrange_slices
 from .straight_grid import StraightGrid
@@ -47,6 +48,7 @@ class DicomSeries:
         shape: columns, rows, slices.
         affine: voxel to world (R, A, S, mm).
         notes: skipped files and resampling, one line each.
+        multiframe: the only file, where it is an enhanced CT; ``files`` repeats it for every frame.
         straight: grid of ``shape`` and ``affine`` where it is not that of the files, which are interpolated onto it.
     """
 
@@ -57,6 +59,7 @@ class DicomSeries:
     affine: NDArray[np.float64]
     notes: list[str]
     straight: StraightGrid | None = None
+    multiframe: Path | None = None
 
 
 def is_dicom(path: Path) -> bool:
@@ -163,8 +166,8 @@ def check_ct_slice(file: Path, header: Header) -> None:
     modality = str(header.get("Modality", "")) or "none"
     if modality != "CT":
         raise ValueError(f"{file}: Modality is {modality}; must be CT")
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise ValueError(f"{file}: is an enhanced multi-frame CT; convert it to NIfTI (dcm2niix does)")
+    if is_multiframe(header):
+        raise ValueError(f"{file}: has several frames, beside other files of the series; put it into a folder of its own")
     photometric = str(header.get("PhotometricInterpretation", "")) or "none"
     if photometric != "MONOCHROME2":
         raise ValueError(f"{file}: PhotometricInterpretation is {photometric}; must be MONOCHROME2 for a CT in HU")
@@ -247,7 +250,7 @@ def _arrange(
 
 
 def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> DicomSeries:
-    """Find the CT series in a folder; slices are ordered by their position, never by their name.
+    """Find the CT series in a folder, single slices or one enhanced CT; slices are ordered by position, never by name.
 
     Args:
         folder: folder that holds one series; its localizers are left out.
@@ -257,7 +260,11 @@ def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> Dic
         ValueError: one line; several series, another modality, repeated or missing slices, positions off one line, missing tags.
     """
     root, notes = Path(folder), []  # type: tuple[Path, list[str]]
-    items = _select_series(root, read_headers(root, notes), notes)
+    found = read_headers(root, notes)
+    multiframe = [f for f, h in found if is_multiframe(h)]
+    if len(multiframe) == 1 and len(found) == 1:
+        found = [(multiframe[0], header) for header in frame_headers(multiframe[0])]
+    items = _select_series(root, found, notes)
     for file, header in items:
         check_ct_slice(file, header)
     if len(items) < 2:
@@ -266,4 +273,4 @@ def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> Dic
     items, affine, grid, resampled = _arrange(root, items, rules)
     files, headers = [f for f, _ in items], [h for _, h in items]
     shape = grid.shape if grid else (int(headers[0].Columns), int(headers[0].Rows), len(files))
-    return DicomSeries(str(root), files, headers, shape, affine, notes + resampled, grid)
+    return DicomSeries(str(root), files, headers, shape, affine, notes + resampled, grid, multiframe[0] if multiframe else None)

@@ -42,6 +42,8 @@ def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
     """
     import pydicom
 
+    if series.multiframe is not None:
+        raise ValueError(f"{series.folder}: is an enhanced CT, which no DICOM-SEG is written for; use the masks in NIfTI")
     if series.straight is not None:
         raise ValueError(
             f"{series.folder}: its slices were resampled, and a DICOM-SEG cannot reference the result; use the masks in NIfTI"

@@ -176,7 +176,8 @@ def read_header(path: str | Path, require_volume: bool = True, rules: GeometryRu
     source = Path(path)
     if source.is_dir():
         series = find_series(source, rules)
-        header = ScanHeader(str(source), series.shape, series.affine, np.dtype(np.int16), notes=tuple(series.notes), series=series)
+        whole, dtype = series.multiframe is not None, np.dtype(np.int16 if series.multiframe is None else np.float32)
+        header = ScanHeader(str(source), series.shape, series.affine, dtype, whole, tuple(series.notes), series=series)
     elif file_suffix(source) in VOLUMES:
         _ensure_readable(source)
         header = (_nifti_header if file_suffix(source) in NIFTI else _itk_header)(source, rules)
