@@ -26,7 +26,7 @@ CONFIG = {
         ["--epochs", "3"],
         ["--epochs=3"],
         ["--lr", "1"],
-        ["--spacing", "[1, 2]"],
+        ["--spacing", "[1, 2, 3]"],
         ["--flag", "False"],
         ["--device", "cpu"],
         ["--train::handlers::0::a", "2"],

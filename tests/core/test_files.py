@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
+from scripts.core.cli import call
 from scripts.core.errors import InputError
-from scripts.core.files import atomic_write, ensure_same_settings, write_table, write_text
+from scripts.core.files import atomic_write, ensure_same_settings, os_error_line, remove_stale, write_table, write_text
 
 
 def test_a_failed_write_keeps_the_old_file_alone(tmp_path):
@@ -42,3 +47,45 @@ def test_damaged_settings_are_one_line(tmp_path, text):
     with pytest.raises(InputError, match=r"settings.json: is damaged"):
         ensure_same_settings(tmp_path, {"seed": 1})
     assert (tmp_path / "settings.json").read_text() == text
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("1000 requested and 12 written")])
+def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, error):
+    target = tmp_path / "table.csv"
+    write_text(target, "old")
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(target):
+        raise error
+    assert caught.value.filename == str(target)
+    assert os_error_line(caught.value) == (
+        f"{target}: No space left on device; free some space, or choose another output; what is finished stays"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+    assert target.read_text() == "old"
+
+
+def test_full_disk_ends_a_command_with_one_line(tmp_path):
+    def command(out: str) -> None:
+        """Write."""
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"^a file: No space left on device; free some space") as caught:
+        call(command, [str(tmp_path)], "program command")
+    assert "\n" not in str(caught.value)
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = [tmp_path / f".{ended.pid}.scan.voxels", tmp_path / "sub" / f".{ended.pid}.old_fracture.nii.gz"]
+    kept = [
+        tmp_path / f".{os.getpid()}.scan.voxels",
+        tmp_path / f".{ended.pid}.new.nii.gz",
+        tmp_path / ".hidden",
+        tmp_path / "1.a.voxels",
+    ]
+    for path in (*stale, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    os.utime(stale[1], (0, 0))
+    assert sorted(remove_stale(tmp_path)) == sorted(stale)
+    assert all(path.exists() for path in kept)

@@ -20,6 +20,7 @@ from importlib import import_module
 from . import deprecations
 from .declaration import declaration
 from .errors import InputError
+from .files import os_error_line
 from .paths import PACKAGE, SCRIPTS
 from .provenance import version
 from .suggestions import suggest
@@ -247,9 +248,7 @@ def call(command: Callable, arguments: Sequence[str], name: str, implementation:
     try:
         return function(*values, **keywords)
     except OSError as error:  # a folder that is a file, no permission, a full disk
-        if error.filename is None:
-            raise
-        raise InputError(f"{error.filename}: {error.strerror}; choose another path or fix this one") from None
+        raise InputError(os_error_line(error)) from None
 
 
 def print_result(text: str) -> None:

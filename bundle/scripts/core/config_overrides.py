@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 
+from .config_values import value_problem
 from .deprecations import IDS
 from .errors import InputError
 
@@ -130,6 +131,8 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                 break
         else:
             problem = type_problem(key, node, _literal(text))
+            if problem is None and (words := value_problem(IDS.get(plain, plain), _literal(text))):
+                problem = f"--{key} {text}: {words}"
             if problem:
                 problems.append(problem)
     return problems

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config_diff import running_parser
+from .config_values import value_problem
+from .errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +208,7 @@ def migrate_keys(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_running_config() -> None:
-    """Rename old ids and targets of the config whose resolution called this function.
+    """Rename old ids and targets of the config whose resolution called this function, and check the ranges of its values.
 
     The command line and overlays are merged by MONAI before any code of the bundle runs, so this is the first expression of
     ``initialize``. The parser that resolves it stands further up the stack.
@@ -218,3 +220,6 @@ def migrate_running_config() -> None:
     after = migrate_config(before)
     if after != before:
         parser.set(after)
+    for key, value in after.items():
+        if words := value_problem(str(key), value):
+            raise InputError(f"{key}={value!r}: {words}")

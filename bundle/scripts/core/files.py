@@ -4,14 +4,71 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .deprecations import migrate_keys
 from .errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = re.compile(r"\.(\d+)\..+")
+STALE_SECONDS = 3600  # another machine may write to the same folder
+
+
+def is_full(error: OSError) -> bool:
+    """True for an error of a full disk or an exhausted quota; numpy and zlib raise some without a number."""
+    return error.errno in FULL or (error.errno is None and "requested and" in str(error))
+
+
+def name_file(error: OSError, path: Path | str) -> OSError:
+    """Error with a file name, which those of a write to an open file, such as that of a full disk, lack."""
+    if error.filename is not None:
+        return error
+    if is_full(error):
+        return OSError(error.errno or errno.ENOSPC, os.strerror(error.errno or errno.ENOSPC), str(path))
+    return OSError(error.errno, error.strerror, str(path)) if error.errno is not None else error
+
+
+def os_error_line(error: OSError) -> str:
+    """One line with file, reason and remedy."""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = "choose another path or fix this one"
+    if is_full(error):
+        remedy = "free some space, or choose another output; what is finished stays"
+    return f"{error.filename or 'a file'}: {reason}; {remedy}"
+
+
+def remove_stale(folder: Path) -> list[Path]:
+    """Remove temporary files that killed processes left in an output folder, those of ``atomic_write`` after an hour.
+
+    Returns:
+        Files that were removed.
+    """
+    removed = []
+    for path in sorted(folder.rglob(".*")):
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None or not path.is_file() or _is_running(int(match[1])):
+            continue
+        if path.name.endswith(".voxels") or time.time() - path.stat().st_mtime > STALE_SECONDS:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -29,6 +86,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise name_file(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 

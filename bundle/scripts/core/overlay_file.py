@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .config_overrides import type_problem
+from .config_values import value_problem
 from .deprecations import migrate_config
 from .errors import InputError, first_line, last_line
 
@@ -46,6 +47,8 @@ def load_overlay(file: Path, base: Mapping[str, Any]) -> dict[str, Any]:
         problem = type_problem(str(key), base.get(key), value)
         if problem:
             raise InputError(f"{file}: {problem.removeprefix('--')}")
+        if words := value_problem(str(key).lstrip("+"), value):
+            raise InputError(f"{file}: {key}: {value!r}: {words}")
     return content
 
 

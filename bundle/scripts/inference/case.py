@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.config_values import require_values
 from ..core.errors import first_line
 from ..core.files import write_text
 from ..io import dicom_seg
@@ -35,8 +35,8 @@ from .vertebra_files import write_dicom, write_probability, write_vertebra_masks
 from .vertebrae import ScanVertebrae, find_scan_vertebrae
 
 LABELS = {0: "background", 1: "fractured vertebra"}
-DESCRIPTION = "1 = fractured vertebra; research use only"
 NOT_CHECKED = "check_hu is false: values that are no HU are not refused"
+DESCRIPTION = "1 = fractured vertebra; research use only"
 Log = Callable[[str], None]
 
 
@@ -55,6 +55,9 @@ class Outputs:
     save_probabilities: bool = False
     dicom_seg: bool = True
     preview: bool = True
+
+    def __post_init__(self) -> None:
+        require_values(vars(self))
 
 
 def record_path(base: Path) -> Path:
@@ -169,15 +172,15 @@ def segment_case(
     )
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
-    spool = base.with_name(f".{os.getpid()}.{base.name}.voxels") if plan.spool else None
+    spool = base.parent if plan.spool else None
     with timer("read"):
         count = None if progress is None else lambda n: progress("reading", n, header.shape[2])
         scan = Scan(header, spool, expect_hu, count)
+    for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
+        note(text)
     instances = None
     try:
         instances = read_given_vertebrae(vertebrae, header, rules)
-    for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
-        note(text)
         predicted = pipeline(scan, grid, timer, progress)
         write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
         if write_seg and not dicom_seg.available():

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.errors import InputError, first_line
-from ..core.files import write_text
+from ..core.files import is_full, remove_stale, write_text
 from ..core.provenance import file_hash
 from ..data.datalist import section_error
 from ..io.dicom import load_itk, load_packages
@@ -45,6 +45,8 @@ def _problem(error: BaseException, source: str, folder: Path) -> str:
     """One line with the scan, the reason and the remedy."""
     if isinstance(error, FileNotFoundError) and not Path(source).exists():
         return f"{source}: does not exist; correct the path"
+    if isinstance(error, OSError) and is_full(error):
+        return f"{source}: {error.filename or folder}: No space left on device; free some space, or choose another output"
     if isinstance(error, OSError) and error.strerror:
         if str(error.filename or "").startswith(source):
             return f"{error.filename}: cannot be read ({error.strerror}); change its permissions, or copy the scan again"
@@ -269,8 +271,10 @@ class Segmenter:
     def _check_files(self) -> None:
         try:
             self.output.mkdir(parents=True, exist_ok=True)
-            write_text(self.output / ".writable", "")
+            write_text(self.output / ".writable", "x")
             (self.output / ".writable").unlink()
+            for path in remove_stale(self.output):
+                tqdm.write(f"note: {path}: temporary file of a run that was killed; removed")
         except OSError as error:
             raise InputError(f"{self.output}: cannot be written to ({error.strerror}); choose another output") from None
         for file in (f for files in self.checkpoints.values() for f in files):

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from ..core.config_package import localise
+from ..core.config_values import value_problem
 from ..core.deprecations import migrate_config
 from ..core.errors import InputError
 from ..core.overlay_file import load_overlay
@@ -54,6 +55,9 @@ def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any])
         for key, value in content.items():
             merge_kv(merged, key, value)
     given = localise(migrate_config({k: v for k, v in values.items() if v is not None}))
+    for key, value in given.items():
+        if words := value_problem(str(key), value):
+            raise InputError(f"{key}={value!r}: {words}")
     merged.update({"bundle_root": str(BUNDLE), **given})
     config = dict(merged.get())
     found = common_description(ConfigParser(dict(config)).get_parsed_content("checkpoint"))

@@ -62,7 +62,7 @@ class _MaskScan(Scan):
     """Labels (K, J, I) in memory with the interface of ``Scan``."""
 
     def __init__(self, header: ScanHeader, labels: np.ndarray) -> None:
-        self.header, self._spool = header, None
+        self.header, self._file = header, None
         self._voxels = np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.int16)
         self.range = (int(labels.min()), int(labels.max()))
 

@@ -68,7 +68,7 @@ def parse_bytes(text: str | float | None) -> int | None:
         number = float(match[1]) if match else -1.0
     except ValueError:
         number = -1.0
-    if match is None or number <= 0:
+    if match is None or not 0 < number < 1e9:
         raise ValueError(f"max_memory={text!r}: must be a size such as 4G or 1500M")
     return int(number * 1024 ** {"k": 1, "m": 2, "g": 3, "t": 4}[match[2].lower() or "g"])
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.config_values import require_values
 from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.scan_header import ScanHeader
@@ -65,12 +66,7 @@ class Pipeline:
             raise ValueError(f"planes={list(runners)}: must be one or more of {', '.join(planes)} for {len(patch.size)}D windows")
         if search not in MODES:
             raise ValueError(f"search={search!r}: must be one of {', '.join(MODES)}")
-        if coarse_mm < 0:
-            raise ValueError(f"coarse_mm={coarse_mm}: must be a distance in mm, or 0 for every slice")
-        if not 0 < coarse_threshold < 1:
-            raise ValueError(f"coarse_threshold={coarse_threshold}: must be a probability above 0 and below 1")
-        if len(spacing) != 3 or any(s == 0 for s in spacing):
-            raise ValueError(f"spacing={list(spacing)}: must be three distances in mm")
+        require_values({"coarse_mm": coarse_mm, "coarse_threshold": coarse_threshold, "spacing": spacing})
         self.channels = channels
         self.runners, self.patch, self.post, self.spacing = runners, patch, post or PostProcessing(), tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold

@@ -13,12 +13,15 @@ import torch
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 
+from ..core.config_values import require_values
 from ..core.deprecations import migrate_arguments
 from ..networks.outputs import BACKGROUND, FRACTURE, NUM_CLASSES
 from ..networks.slice_context import slice_offsets
 from .runtimes import Runner
 from .windows import WindowGrid
 
+IDS = {"size": "patch_size", "hu": "hu_window"}  # of the config, by argument
+WHOLE = ("neighbours", "neighbour_step", "sw_batch_size")
 LATERAL = -1  # the axis of the neighbouring slices, channels of the input
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 SAMPLE_BYTES = 96 * 2**20  # of int16 HU that are resampled at a time
@@ -56,15 +59,13 @@ class PatchConfig:
     weights: torch.Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        require_values({IDS.get(name, name): getattr(self, name) for name in ("size", "hu", "overlap", *WHOLE, "flips")})
+        object.__setattr__(self, "size", tuple(int(n) for n in self.size))
+        for name in WHOLE:
+            object.__setattr__(self, name, int(getattr(self, name)))
         if len(self.size) not in (2, 3) or min(self.size) < 16:
             raise ValueError(f"patch_size={list(self.size)}: must be two or three numbers of voxels, each at least 16")
-        if self.hu[1] <= self.hu[0]:
-            raise ValueError(f"hu_window={list(self.hu)}: must be two values in HU, the second above the first")
-        if self.sw_batch_size < 1:
-            raise ValueError(f"sw_batch_size={self.sw_batch_size}: must be a number of windows of at least 1")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap={self.overlap}: must be a fraction of at least 0 and below 1")
-        if self.neighbours < 0 or (self.neighbours and len(self.size) == 3):
+        if self.neighbours and len(self.size) == 3:
             raise ValueError(f"neighbours={self.neighbours}: must be 0 or more, and 0 for 3D windows")
         slice_offsets(self.neighbours, self.neighbour_step)
         axes = [*range(len(self.size)), *([LATERAL] if self.neighbours else [])]
@@ -80,6 +81,7 @@ class PatchConfig:
     def from_config(cls, arguments: Mapping[str, Any]) -> PatchConfig:
         """Settings of a config, whose tuples are lists."""
         values = migrate_arguments("scripts.inference.predict.PatchConfig", arguments)
+        require_values({IDS.get(name, name): value for name, value in values.items()})
         values |= {name: tuple(values[name]) for name in ("size", "hu") if name in values}
         return cls(**{**values, "flips": tuple(tuple(axes) for axes in values.get("flips", ()))})
 

@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
-from .dicom import read_slabs
+from .dicom import HU_RANGE, read_slabs
 from .formats import NIFTI, file_suffix
 from .hu_check import ValueHistogram
 from .image_checks import histogram_issues
 from .scan_header import ScanHeader
 
 SLAB_BYTES = 16 * 2**20
-HU_RANGE = (-32768, 32767)
 
 
 def _nifti_slabs(header: ScanHeader) -> Iterator[NDArray]:
@@ -91,14 +90,15 @@ class Scan:
 
     Args:
         header: header of the scan.
-        spool: temporary file for the voxels when memory is short, removed by ``close``; None holds them in memory.
+        spool: folder of a temporary file for the voxels when memory is short; None holds them in memory. The file has no name, so
+            that nothing of it remains after ``close``, nor when the process is killed.
         expect_hu: whether values that are not HU are refused.
         progress: called with the number of slices read.
         is_mask: whether the values are labels, of which one alone may fill the volume.
 
     Attributes:
-        warnings: remarks on values that may not be HU, one line each.
         range: smallest and largest voxel value.
+        warnings: remarks on values that may not be HU, one line each.
 
     Raises:
         ValueError: one line about unreadable, missing or implausible voxels.
@@ -112,12 +112,13 @@ class Scan:
         progress: Callable[[int], None] | None = None,
         is_mask: bool = False,
     ) -> None:
-        self.header, self._spool = header, spool
+        self.header = header
+        self._file: IO[bytes] | None = None if spool is None else tempfile.TemporaryFile(dir=spool)  # noqa: SIM115
         i, j, k = header.shape
         self._voxels: NDArray[np.int16] | None = np.empty((k, j, i), np.int16) if spool is None else None
         histogram, done = ValueHistogram(header.voxels), 0
         try:
-            file = spool.open("wb") if spool is not None else None
+            file = self._file
             for slab in hu_slabs(header):
                 histogram.add(slab)
                 if file is not None:
@@ -127,8 +128,6 @@ class Scan:
                 done += len(slab)
                 if progress is not None:
                     progress(done)
-            if file is not None:
-                file.close()
             if done != k:
                 raise ValueError(f"{header.path}: contains {done} of {k} slices; copy it again")
             self.range = (int(histogram.low), int(histogram.high))
@@ -136,6 +135,7 @@ class Scan:
         except BaseException:
             self.close()
             raise
+
     def _check(self, histogram: ValueHistogram, expect_hu: bool) -> tuple[str, ...]:
         """Warnings about the values; an error ends the scan, or is a warning where values need not be HU."""
         warnings = []
@@ -145,15 +145,14 @@ class Scan:
             warnings.append(issue.line if expect_hu else f"accepted, as check_hu is false: {issue.line}")
         return tuple(warnings)
 
-
     def slab(self, start: int, stop: int) -> NDArray[np.int16]:
         """HU of slices ``start`` to ``stop``, (K, J, I)."""
         if self._voxels is not None:
             return self._voxels[start:stop]
-        assert self._spool is not None
+        assert self._file is not None
         i, j, _ = self.header.shape
-        count = (stop - start) * i * j
-        return np.fromfile(self._spool, np.int16, count, offset=start * i * j * 2).reshape(-1, j, i)
+        self._file.seek(start * i * j * 2)
+        return np.fromfile(self._file, np.int16, (stop - start) * i * j).reshape(-1, j, i)
 
     @property
     def in_memory(self) -> NDArray[np.int16] | None:
@@ -161,7 +160,7 @@ class Scan:
         return self._voxels
 
     def close(self) -> None:
-        """Free the memory and remove the temporary file."""
+        """Free the memory and the temporary file."""
         self._voxels = None
-        if self._spool is not None and self._spool.exists():
-            os.unlink(self._spool)
+        if self._file is not None:
+            self._file.close()

@@ -168,6 +168,27 @@ def read_header(path: str | Path, require_volume: bool = True, rules: GeometryRu
     Args:
         path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
         require_volume: whether a single slice or a few slices, such as a scout, are refused.
+        rules: assumed orientation and tolerance of positions.
+
+    Raises:
+        ValueError: one line with path, value and remedy.
+    """
+    try:
+        return _read_header(path, require_volume, rules)
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise errors of many kinds for fields that no writer sets
+        if isinstance(error, ValueError) and str(path) in str(error) and "\n" not in str(error):
+            raise
+        raise ValueError(f"{path}: its header is damaged ({last_line(error)}); copy or convert it again") from None
+
+
+def _read_header(path: str | Path, require_volume: bool = True, rules: GeometryRules = DEFAULT_RULES) -> ScanHeader:
+    """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
+
+    Args:
+        path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
+        require_volume: whether a single slice or a few slices, such as a scout, are refused.
         rules: assumed orientation, and tolerance of the positions of DICOM slices.
 
     Raises:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects
 
 from ..core.components import label_components
+from ..core.config_values import require_values
 from ..core.deprecations import migrate_arguments
 from .vertebra_consistency import check_consistency
 from .vertebra_decision import check_calibration
@@ -131,14 +132,10 @@ class PostProcessing:
     calibration: Sequence[float] = (1.0, 0.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}: must be a probability above 0 and below 1")
-        if self.min_volume_ml < 0:
-            raise ValueError(f"min_volume_ml={self.min_volume_ml}: must be a volume in ml, 0 or more")
-        if self.min_width_mm < 0:
-            raise ValueError(f"min_width_mm={self.min_width_mm}: must be a distance in mm, or 0 for any width")
-        if self.largest is not None and self.largest < 1:
-            raise ValueError(f"largest={self.largest}: must be 1 or more, or None for all")
+        names = ("threshold", "min_volume_ml", "min_width_mm", "fill_holes", "largest", "consistency_mm", "consistency_fraction")
+        require_values({name: getattr(self, name) for name in names})
+        if self.largest is not None:
+            object.__setattr__(self, "largest", int(self.largest))
         check_consistency(self.consistency_mm, self.consistency_fraction)
         if self.decision not in DECISIONS:
             raise ValueError(f"decision={self.decision!r}: must be one of {', '.join(DECISIONS)}")
