@@ -201,8 +201,7 @@ class Segmenter:
         if not cases:
             raise InputError(
                 f"{self.input}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
-                "a folder of these, or a datalist.json"
-                + "".join(f"\n{line}" for line in cases.unused_lines())
+                "a folder of these, or a datalist.json" + "".join(f"\n{line}" for line in cases.unused_lines())
             )
         for text in name_cases(cases, self.output):
             tqdm.write(f"note: {text}")
