@@ -251,3 +251,32 @@ def test_vertebra_rows_of_a_built_set_by_case_name(tmp_path):
     assert rows["a"][20]["grade"] == rows["phantom/a"][20]["grade"] == "2"
     assert rows["c"][22]["grade"] == "0"
     assert "b" not in rows
+
+
+@pytest.mark.parametrize("ignore_index", [255, 7])
+def test_a_reference_that_is_unknown_is_left_out(folders, ignore_index):
+    save(folders / "references" / "case3.nii.gz", np.full((14, 15, 16), ignore_index, np.uint8))
+    result = score(str(folders / "predictions"), str(folders / "references"), samples=100, ignore_index=ignore_index)
+    assert [c.case for c in result.cases] == ["case0", "case1", "case2"]
+    (line,) = result.problems
+    assert line.startswith(str(folders / "references" / "case3.nii.gz"))
+    assert f"every voxel is {ignore_index}" in line
+    with pytest.raises(InputError, match="1 of 4 cases were not scored"):
+        run(folders, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("folder", ["references", "predictions"])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no image" * 50])
+def test_a_broken_file_is_reported_under_its_own_path(folders, folder, damage):
+    path = folders / folder / ("case1.nii.gz" if folder == "references" else "case1_fracture.nii.gz")
+    path.write_bytes(damage(path.read_bytes()))
+    (line,) = score(str(folders / "predictions"), str(folders / "references"), samples=100).problems
+    assert line.startswith(f"{path}: ")
+    assert "\n" not in line
+
+
+def test_axes_of_length_one_change_no_score(folders):
+    before = score(str(folders / "predictions"), str(folders / "references"), samples=100).rows
+    for path in (folders / "references" / "case0.nii.gz", folders / "predictions" / "case1_fracture.nii.gz"):
+        save(path, np.asarray(nib.load(path).dataobj)[..., None])
+    assert score(str(folders / "predictions"), str(folders / "references"), samples=100).rows == before

@@ -25,7 +25,7 @@ from .case_vertebrae import decide_case
 from .detection import match_case
 from .headline import result_lines
 from .overlap import case_metrics
-from .pairs import on_reference_grid
+from .pairs import all_ignored, on_reference_grid
 from .report import write_evaluation_report
 from .tables import write_tables
 
@@ -88,6 +88,7 @@ class CaseTable:
         self.min_overlap, self.empty_reference = min_overlap, empty_reference
         self.checkpoint, self.datalist = checkpoint, datalist
         self.results: list[CaseResult] = []
+        self.problems: list[str] = []
         self.rows: dict[str, dict[int, dict[str, str]]] = {}
 
     def attach(self, engine) -> None:
@@ -100,7 +101,7 @@ class CaseTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine) -> None:
-        self.results = []
+        self.results, self.problems = [], []
         table = Path(self.datalist).parent / FILE_NAME if self.datalist else None
         self.rows = rows_by_case(table if table is not None and table.is_file() else None)
 
@@ -110,6 +111,11 @@ class CaseTable:
             path = str(stored.meta.get("filename_or_obj", len(self.results)))
             case = stem(path)
             reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
+            if all_ignored(reference, self.ignore_index):
+                line = f"{path}: every voxel is {self.ignore_index}, unknown; nothing can be scored, so it is left out"
+                self.problems.append(line)
+                logger.warning("not scored: %s", line)
+                continue
             prediction = np.asarray(item["pred"].cpu())[-1] > 0
             spacing = spacing_of(affine)
             metrics = case_metrics(prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference)
@@ -160,9 +166,11 @@ class CaseTable:
         for name, path in (("checkpoint", self.checkpoint), ("datalist", self.datalist)):
             if path and Path(path).is_file():
                 provenance |= {name: str(path), f"{name}_sha256": file_hash(path)}
-        write_tables(self.output_dir, self.results, summary, self.min_overlap, provenance)
+        write_tables(self.output_dir, self.results, summary, self.min_overlap, provenance, self.problems)
         drawn = {r.case: self.pictures / f"{r.case}_overlay.png" for r in self.results} if self.pictures else {}
-        page = write_evaluation_report(self.output_dir, self.results, summary, self.min_overlap, provenance, pictures=drawn)
+        page = write_evaluation_report(
+            self.output_dir, self.results, summary, self.min_overlap, provenance, self.problems, pictures=drawn
+        )
         for name, words in result_lines(summary):
             logger.info("%s: %s", name, words)
         logger.info("report: %s", page)

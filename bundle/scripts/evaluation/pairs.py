@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
 from ..data.case_files import case_name, find_case_files
@@ -190,6 +191,23 @@ def instances_by_name(folder: str | Path, required: bool = True) -> tuple[dict[s
     return {name: same[0] for name, same in groups.items() if len(same) == 1}, ambiguous
 
 
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Errors of reading a file as one line that names it, as those of nibabel, gzip and ITK may name none.
+
+    Raises:
+        ValueError: with the file, the reason and the remedy.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = first_line(error)
+        if str(path) in line and isinstance(error, ValueError):
+            raise
+        reason = line.replace(f"{path}: ", "")
+        raise ValueError(f"{path}: cannot be read ({reason}); copy or export it again") from None
+
+
 def read_mask(
     path: Path, values: Sequence[int] | None, retained: Sequence[int] = (), option: str = "--fractured"
 ) -> nib.Nifti1Image:
@@ -204,7 +222,8 @@ def read_mask(
     Raises:
         ValueError: for probabilities, NaN, and several labels without ``values``, with the remedy.
     """
-    image = read_label_map(path, 0.0, "threshold it to a mask, or pass it as --probabilities")
+    with named_errors(path):
+        image = read_label_map(path, 0.0, "threshold it to a mask, or pass it as --probabilities")
     data = np.asanyarray(image.dataobj)
     present = [v for v in voxels_per_label(data) if v not in retained]
     foreground = list(values) if values is not None else present
@@ -247,6 +266,11 @@ def on_reference_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image, path: 
     return np.asanyarray(resample_from_to(image, reference, order=order).dataobj)
 
 
+def all_ignored(reference: NDArray, ignore_index: int) -> bool:
+    """Return True for a reference without any voxel that counts, which would otherwise be a perfect healthy case."""
+    return bool((reference == ignore_index).all())
+
+
 def read_pair(
     case: ScoringCase,
     fractured: Sequence[int] | None = None,
@@ -257,8 +281,10 @@ def read_pair(
     """Reference of a case, with 0, 1 and ``ignore_index``, and prediction on its grid.
 
     Raises:
-        ValueError: as ``read_mask`` and ``on_reference_grid``.
+        ValueError: as ``read_mask`` and ``on_reference_grid``, and for a reference whose every voxel is ``ignore_index``.
     """
     reference = read_mask(case.reference, fractured, (ignore_index,))
+    if all_ignored(np.asarray(reference.dataobj), ignore_index):
+        raise ValueError(f"{case.reference}: every voxel is {ignore_index}, unknown; nothing can be scored, so it is left out")
     prediction = read_mask(case.prediction, predicted, option="--predicted")
     return reference, on_reference_grid(prediction, reference, case.prediction, resample)

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from ..core.errors import InputError, first_line
 from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
 from ..io.formats import read_volume
+from ..io.image_checks import volume_shape
 from .aggregation import CaseResult, Summary, aggregate
 from .case_vertebrae import case_vertebrae
 from .detection import match_case
@@ -25,7 +27,7 @@ from .gallery import draw_worst
 from .inference_output import read_instances
 from .instances import PARTIAL_RULES
 from .overlap import EMPTY_RULES, case_metrics
-from .pairs import ScoringCase, find_cases, on_reference_grid, read_pair
+from .pairs import ScoringCase, find_cases, named_errors, on_reference_grid, read_pair
 from .report import worst_cases, write_evaluation_report
 from .tables import case_rows, markdown, not_scored, write_tables
 from .vertebra_tables import refuse_foreign_table
@@ -91,9 +93,15 @@ def score_case(
         metrics = case_metrics(prediction, reference, spacing, tolerance_mm, ignore_index, empty_reference)
         vertebrae = probability = None
         if case.vertebrae is not None:
-            vertebrae = on_reference_grid(read_instances(case.vertebrae), image, case.vertebrae, resample)
+            with named_errors(case.vertebrae):
+                instances = read_instances(case.vertebrae)
+            vertebrae = on_reference_grid(instances, image, case.vertebrae, resample)
         if case.probability is not None:
-            probability = on_reference_grid(read_volume(case.probability), image, case.probability, resample, order=1)
+            with named_errors(case.probability):
+                values = read_volume(case.probability)
+                array = np.asanyarray(values.dataobj)
+            stored = nib.Nifti1Image(array.reshape(volume_shape(array.shape)), values.affine)
+            probability = on_reference_grid(stored, image, case.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
                 raise ValueError(f"{case.probability}: contains NaN or values outside 0 to 1; must contain probabilities")
         ml = float(np.prod(spacing)) / 1000

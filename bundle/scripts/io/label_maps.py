@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formats import read_volume
+from .image_checks import volume_shape
 from .vertebra_folder import merge_vertebrae, vertebra_folder
 
 TOLERANCE = 1e-3  # rounding of integers that were stored with a scale factor or as floats
@@ -48,7 +49,7 @@ def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str =
         remedy: end of the message about fractions.
 
     Returns:
-        Labels (X, Y, Z), uint8, with the affine (R, A, S, mm) of the file.
+        Labels (X, Y, Z), uint8, with the affine (R, A, S, mm) of the file; trailing axes of length one are removed.
 
     Raises:
         ValueError: for NaN, fractions, and values outside 0 to 255.
@@ -57,6 +58,7 @@ def read_label_map(path: Path | str, tolerance: float = TOLERANCE, remedy: str =
         return merge_vertebrae(folder, empty=True)
     image = read_volume(path)
     data = np.asanyarray(image.dataobj)
+    data = data.reshape(volume_shape(data.shape))
     ensure_integers(data, path, tolerance, remedy)
     low, high = data.min(initial=0), data.max(initial=0)
     if low < -0.5 or high > 255.5:
