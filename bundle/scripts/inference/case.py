@@ -213,7 +213,7 @@ def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:
         with timer("DICOM-SEG"):
             path = case.path("_seg.dcm")
             try:
-                dicom_seg.write_segmentation(path, series, planes, rows, case.version)
+                dicom_seg.write_segmentation(path, series, planes, rows, case.version, case.note)
             except OSError:
                 raise
             except Exception as error:  # a series without some tags still has its mask

@@ -113,7 +113,7 @@ def write_dicom(
     """
     seg, report = _path(base, "_seg.dcm"), _path(base, "_sr.dcm")
     try:
-        dicom_seg.write_vertebra_segmentation(seg, series, planes, found.records, version)
+        dicom_seg.write_vertebra_segmentation(seg, series, planes, found.records, version, note)
         dicom_sr.write_measurement_report(report, series, seg, found.records, version)
     except OSError:
         raise

@@ -9,7 +9,7 @@ overlapping segments, and highdicom would need one volume per segment in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ WRITE_BYTES_PER_PIXEL = 3
 # CIELab of Okabe and Ito's colours for colour-blind readers: two blues in turn, so that neighbours differ, and vermilion.
 INTACT_COLOURS = ((69.8, -12.0, -34.8), (46.0, -2.7, -41.4))
 FRACTURE_COLOUR = (54.2, 43.3, 63.3)
+
+Note = Callable[[str], None] | None
 
 
 class SegmentedVertebra(Protocol):
@@ -99,12 +101,19 @@ def _labels(
 
 
 def _save(
-    path: Path, series: DicomSeries, slices: Sequence[int], labels: NDArray, segments: list[Any], version: str, content: str
+    path: Path,
+    series: DicomSeries,
+    slices: Sequence[int],
+    labels: NDArray,
+    segments: list[Any],
+    version: str,
+    content: str,
+    note: Note = None,
 ) -> None:
     """Write segments; ``content`` is their name in the plural."""
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
-    sources = read_sources(series, slices)
+    sources = read_sources(series, slices, note)
     segmentation = Segmentation(
         source_images=sources,
         pixel_array=labels,
@@ -121,7 +130,12 @@ def _save(
 
 
 def write_vertebra_segmentation(
-    path: Path, series: DicomSeries, planes: Mapping[int, NDArray], records: Sequence[SegmentedVertebra], version: str
+    path: Path,
+    series: DicomSeries,
+    planes: Mapping[int, NDArray],
+    records: Sequence[SegmentedVertebra],
+    version: str,
+    note: Note = None,
 ) -> None:
     """Write one DICOM-SEG with a segment per vertebra, from head to feet.
 
@@ -131,6 +145,7 @@ def write_vertebra_segmentation(
         planes: number of the vertebra at every pixel (rows, columns), 0 outside, by index of the slice in order of position.
         records: rows of the vertebrae; one without a pixel has no segment.
         version: version of this program with its weights.
+        note: called with a line for each kind of value of the source that was repaired.
 
     Raises:
         ValueError: when there is no vertebra, planes and rows do not fit, or the source lacks an attribute that a DICOM-SEG must
@@ -166,11 +181,11 @@ def write_vertebra_segmentation(
         guess = "; level guessed by counting from the sacrum" if record.level_source == "guess" else ""
         segment.SegmentDescription = f"{DISCLAIMER}; automatic{guess}"
         segments.append(segment)
-    _save(path, series, slices, labels, segments, version, "Vertebrae")
+    _save(path, series, slices, labels, segments, version, "Vertebrae", note)
 
 
 def write_segmentation(
-    path: Path, series: DicomSeries, planes: Mapping[int, NDArray], findings: Sequence[dict], version: str
+    path: Path, series: DicomSeries, planes: Mapping[int, NDArray], findings: Sequence[dict], version: str, note: Note = None
 ) -> None:
     """Write one DICOM-SEG with a segment per finding, for networks without vertebrae.
 
@@ -180,6 +195,7 @@ def write_segmentation(
         planes: number of the finding at every pixel (rows, columns) of the slices with findings, by index in order of position.
         findings: rows of the table of findings, with ``finding`` and ``level``.
         version: version of this program with its weights.
+        note: called with a line for each kind of value of the source that was repaired.
 
     Raises:
         ValueError: when there is no finding, planes and rows do not fit, or the source lacks an attribute that a DICOM-SEG must
@@ -205,4 +221,4 @@ def write_segmentation(
                 algorithm_identification=algorithm,
             )
         )
-    _save(path, series, slices, labels, segments, version, "Vertebral fractures")
+    _save(path, series, slices, labels, segments, version, "Vertebral fractures", note)

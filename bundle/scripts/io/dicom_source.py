@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import date, time
 from typing import Any
 
 from ..core.geometry import spacing_of
@@ -22,6 +25,15 @@ EMPTY_IF_ABSENT = (
     "ReferringPhysicianName",
 )  # fmt: skip
 
+DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+                   "ContentDate", "ContentTime")  # fmt: skip
+UTF_8 = "ISO_IR 192"
+# Single values that highdicom accepts.
+CHARACTER_SETS = (
+    UTF_8, "ISO_IR 13", "ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 126", "ISO_IR 127", "ISO_IR 138",
+    "ISO_IR 144", "ISO_IR 148", "ISO_IR 166", "GB18030", "GBK",
+)  # fmt: skip
+
 
 def available() -> bool:
     """Return True when highdicom, which writes these objects, is installed."""
@@ -34,8 +46,64 @@ def dicom_text(text: str, length: int = 64) -> str:
     return kept.encode("ascii", "replace").decode()[:length].strip()
 
 
-def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
+def _normalised(text: str, representation: str) -> str:
+    """Date (YYYYMMDD) or time (HHMMSS) of a text such as 1950.1.1 or 12:30:01, "" for one that is neither."""
+    try:
+        if representation == "DA":
+            found = re.fullmatch(r"(\d{4})[-./ ](\d{1,2})[-./ ](\d{1,2})", text) or re.fullmatch(r"(\d{4})(\d\d)(\d\d)", text)
+            return "" if found is None else date(*map(int, found.groups())).strftime("%Y%m%d")
+        found = re.fullmatch(r"(\d\d):(\d\d)(?::(\d\d)(?:\.\d*)?)?", text)
+        return "" if found is None else time(int(found[1]), int(found[2]), int(found[3] or 0)).strftime("%H%M%S")
+    except ValueError:  # such as month 13
+        return ""
+
+
+def repair(source: Any) -> list[str]:
+    """Replace values of a header that DICOM does not allow and that no derived object can repeat.
+
+    Dates and times are written anew or left empty, and text of any but one plain character set becomes UTF-8.
+
+    Args:
+        source: header of a slice, changed in place.
+
+    Returns:
+        One line for each attribute, without its value, which may identify the patient.
+    """
+    from pydicom.valuerep import DA, TM
+
+    lines = []
+    for name in DATES_AND_TIMES:
+        representation, kind = ("DA", DA) if name.endswith("Date") else ("TM", TM)
+        item = source.get_item(name)
+        value = "" if item is None or item.value is None else item.value
+        text = (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
+        try:
+            kind(text) if text else None
+            strict = not text or (text.replace(".", "").isdigit() and not (kind is DA and "." in text))
+        except (ValueError, TypeError):
+            strict = False
+        if not strict:
+            setattr(source, name, new := _normalised(text, representation))
+            lines.append(f"{name} is no DICOM {'date' if kind is DA else 'time'} and was {'rewritten' if new else 'left out'}")
+    if "SpecificCharacterSet" in source and source.SpecificCharacterSet not in (None, *CHARACTER_SETS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's, of character sets that it does not have
+            source.decode()
+        for element in source:
+            if element.VR == "PN" and element.value:
+                element.value = [str(n) for n in element.value] if element.VM > 1 else str(element.value)
+        source.SpecificCharacterSet = UTF_8
+        lines.append("SpecificCharacterSet is blank, unknown or of several values; text was written in UTF-8")
+    return lines
+
+
+def read_sources(series: DicomSeries, slices: Sequence[int], note: Callable[[str], None] | None = None) -> list[Any]:
     """Headers of slices (index in order of position) with the attributes that a derived object must repeat.
+
+    Args:
+        series: source series.
+        slices: slices that are read.
+        note: called with a line for each kind of value that was repaired.
 
     Raises:
         ValueError: when the series lacks an identifier that a derived object must reference, or repeats one.
@@ -48,6 +116,7 @@ def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
         raise ValueError(
             f"{series.folder}: its slices were resampled, and a DICOM-SEG cannot reference the result; use the masks in NIfTI"
         )
+    repaired: dict[str, None] = {}
     sources = [pydicom.dcmread(series.files[k], stop_before_pixels=True) for k in slices]
     for k, source in zip(slices, sources, strict=True):
         missing = [name for name in REQUIRED if not source.get(name)]
@@ -55,6 +124,7 @@ def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
             raise ValueError(
                 f"{series.files[k]}: lacks {', '.join(missing)}, which a DICOM-SEG must reference; export the series again"
             )
+        repaired.update(dict.fromkeys(repair(source)))
         for name in EMPTY_IF_ABSENT:
             if name not in source:
                 setattr(source, name, "")
@@ -66,6 +136,8 @@ def read_sources(series: DicomSeries, slices: Sequence[int]) -> list[Any]:
         raise ValueError(
             f"{series.folder}: several slices have one SOPInstanceUID, which a DICOM-SEG must reference; export the series again"
         )
+    for line in repaired if note is not None else ():
+        note(f"{series.folder}: {line} in the DICOM files of the results")  # type: ignore[misc]
     return sources
 
 
