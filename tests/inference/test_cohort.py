@@ -352,3 +352,22 @@ def test_problem_of_a_twin_keeps_the_finished_scan(scans, weights, tmp_path):
         results = segmenter(scans, weights, out).run()
         assert len(results.problems) >= 1
     assert (out / "cases" / "b.json").is_file()
+
+
+def test_an_assumed_orientation_is_recorded(scans, weights, tmp_path):
+    (scans / "c.nii.gz").unlink()
+    image = nib.Nifti1Image(np.asarray(nib.load(scans / "a.nii.gz").dataobj), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, scans / "b.nii.gz")
+    refused = segmenter(scans, weights, tmp_path / "refused").run()
+    assert [p["case"] for p in refused.problems] == ["b"]
+    assert "assume_orientation" in refused.problems[0]["problem"]
+    out = tmp_path / "out"
+    segmenter(scans, weights, out, geometry={"assume_orientation": "RAS"}).run()
+    cases = {c["case"]: c for c in json.loads((out / "findings.json").read_text())["cases"]}
+    assert [any("RAS was assumed" in note for note in cases[name]["notes"]) for name in "ab"] == [False, True]
+    assert json.loads((out / "manifest.json").read_text())["settings"]["geometry"]["assume_orientation"] == "RAS"
+    assert [f["volume_ml"] for f in cases["b"]["findings"]] == [f["volume_ml"] for f in cases["a"]["findings"]]
+    with pytest.raises(InputError, match="three letters"):
+        segmenter(scans, weights, out, geometry={"assume_orientation": "up"})
