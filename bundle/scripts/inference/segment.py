@@ -64,8 +64,8 @@ def segment(
         save_probabilities: also write NAME_probability.nii.gz.
         overwrite: segment finished scans again.
         assume_orientation: directions of the voxel axes, such as RAS, for files that declare none and are refused without it.
-
         check_hu: refuse scans whose values are no HU by their histogram; False (or --no-check-hu) accepts them with a note.
+
     Returns:
         List with one dictionary per segmented scan, as in OUT/cases/NAME.json; its attribute ``problems`` lists the scans that
         could not be segmented, and the command then ends with status 1:
@@ -102,9 +102,9 @@ def segment(
         "save_probabilities": save_probabilities or None,
         "overwrite": overwrite or None,
         "assume_orientation": assume_orientation,
+        "check_hu": None if check_hu else False,
     }
     if section not in SECTIONS:
-        "check_hu": None if check_hu else False,
         raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
     if device is not None:
         check_device(device)
