@@ -121,6 +121,6 @@ def require_values(values: Mapping[str, object]) -> None:
         ValueError: one line with the id, its value and the remedy.
     """
     for key, value in values.items():
-        if problem := value_problem(key, value):
+        if key in RULES and not RULES[key].test(value):
             shown = list(value) if isinstance(value, tuple) else value
-            raise ValueError(f"{key}={shown!r}: {problem}")
+            raise ValueError(f"{key}={shown!r}: must be {RULES[key].words}")

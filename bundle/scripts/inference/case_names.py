@@ -124,7 +124,7 @@ def proposed_names(cases: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def name_cases(cases: Scans, root: Path) -> list[str]:
-    """Give every scan the ``name`` of its outputs below an output folder.
+    """Add to every scan the ``name`` of its outputs below an output folder.
 
     The identity of a scan is its content: a scan that has a record there keeps the name of the record, also from another path, and
     gets the item ``sha256`` of that record. A new scan never gets a name that another scan has, in the folder or in this run: the

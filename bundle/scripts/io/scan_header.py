@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .image_checks import geometry_issues, volume_shape
 MIN_EXTENT_MM = 25.0  # less than one vertebra
 MAX_EXTENT_MM = 3000.0  # more than a person and the table
 MAX_SLICE_MM = 10.0  # distance of slices; a vertebra is 15 to 30 mm high
+MAX_HEADER_BYTES = 4096  # of an MHA file
 MAX_COMPRESSION = 1100  # of deflate, at most 1032
 
 
@@ -119,6 +121,25 @@ def _itk_header(path: Path, rules: GeometryRules) -> ScanHeader:
     return ScanHeader(str(path), shape, affine, dtype, whole_read=True, notes=declared.notes)  # type: ignore[arg-type]
 
 
+def _check_surplus(header: ScanHeader) -> None:
+    """Refuse an MHA file with a few bytes more than its voxels: a line of its header lies among them, and they are shifted.
+
+    Raises:
+        ValueError: one line with file and number of bytes.
+    """
+    path = Path(header.path)
+    if file_suffix(path) != ".mha":
+        return
+    with path.open("rb") as file:
+        start = file.read(MAX_HEADER_BYTES)
+    match = re.search(rb"(?im)^\s*ElementDataFile\s*=\s*LOCAL[^\n]*\n", start)
+    if match is None or re.search(rb"(?im)^\s*(CompressedData\s*=\s*True|BinaryData\s*=\s*False)", start[: match.start()]):
+        return
+    surplus = path.stat().st_size - match.end() - header.voxels * header.dtype.itemsize
+    if 0 < surplus < MAX_HEADER_BYTES:
+        raise ValueError(f"{path}: has {surplus} bytes more than its voxels, so they may be shifted; convert it again")
+
+
 def _check_size(header: ScanHeader) -> None:
     """Refuse a NIfTI file that cannot hold the voxels of its header, before memory for them is reserved.
 
@@ -126,6 +147,7 @@ def _check_size(header: ScanHeader) -> None:
         ValueError: one line with file, both sizes and remedy.
     """
     if header.image is None:
+        _check_surplus(header)
         return
     stored, expected = Path(header.path).stat().st_size, header.voxels * header.dtype.itemsize
     if expected > stored * (MAX_COMPRESSION if header.path.lower().endswith(".gz") else 1):
