@@ -61,7 +61,7 @@ def _normalised(text: str, representation: str) -> str:
 def repair(source: Any) -> list[str]:
     """Replace values of a header that DICOM does not allow and that no derived object can repeat.
 
-    Dates and times are written anew or left empty, and text of any but one plain character set becomes UTF-8.
+    Dates and times are rewritten or left empty, and text of any but one plain character set becomes UTF-8.
 
     Args:
         source: header of a slice, changed in place.

@@ -241,7 +241,7 @@ def _warnings(values: NDArray, counts: NDArray, spikes: NDArray[np.bool_], defec
     if "bone" in defects:
         warnings.append(ValueProblem("warning", "no-bone", f"{shown}: too low for bone; is it a CT in HU?"))
     if "peak" in defects and defects & {"dense", "dark"}:
-        message = f"{shown}: expected peaks of fat near -100 HU or muscle near 50 HU; look at the scan"
+        message = f"{shown}: expected peaks of fat near -100 HU or muscle near 50 HU; compare the scan in a viewer"
         warnings.append(ValueProblem("warning", "no-peak", message))
     share = 100 * counts / counts.sum()
     for k in np.flatnonzero(spikes):
