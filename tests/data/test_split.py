@@ -114,3 +114,11 @@ def test_split_by_patient_is_stratified_by_fracture():
 def test_small_sets_fill_every_section(n):
     sections = split_by_patient([str(i) for i in range(n)], [True] * n)
     assert all(sections.values())
+
+
+@pytest.mark.parametrize("patient", [["p1"], {"id": 1}, 1.5, True])
+def test_patient_that_is_no_text_is_one_line(tmp_path, patient):
+    file = tmp_path / "datalist.json"
+    file.write_text(json.dumps({"training": [{"image": "a.nii.gz", "label": "b.nii.gz", "patient": patient}]}))
+    with pytest.raises(InputError, match=r"a\.nii\.gz has patient=.*must be text"):
+        split(str(file), out=str(tmp_path / "split.json"))

@@ -120,6 +120,12 @@ def split(
     """
     source, sections = read_datalist(datalist)
     cases = [case for items in sections.values() for case in items]
+    for case in cases:
+        patient = case.get("patient")
+        if patient is not None and (isinstance(patient, bool) or not isinstance(patient, (str, int))):
+            raise InputError(
+                f"{datalist}: {case.get('image', 'a case')} has patient={patient!r}; must be text, the same in all scans of one"
+            )
     anonymous = [c.get("image", "a case") for c in cases if not c.get("patient")]
     if anonymous:
         raise InputError(
