@@ -37,7 +37,7 @@ def _number(words: str, low: float, high: float, whole: bool = False, none: bool
             return none
         if not _is_number(value, whole):
             return False
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
         return low < number < high if between else low <= number <= high
 
     return Rule(test, words)

@@ -150,10 +150,10 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     for source in sources:
         same_size = by_size.get(tuple(source.stamp[:2]), []) if source.stamp else []
         order = dict.fromkeys(n for n in (by_path.get(source.path), source.proposed, *same_size) if n in records)
-        name = next((n for n in order if n not in taken and source.is_content_of(records[n], paths[n])), None)
-        if name is not None:
-            taken[name] = source
-            source.case["sha256"] = str(records[name].get("input_sha256", ""))
+        known = next((n for n in order if n not in taken and source.is_content_of(records[n], paths[n])), None)
+        if known is not None:
+            taken[known] = source
+            source.case["sha256"] = str(records[known].get("input_sha256", ""))
     named = {id(source) for source in taken.values()}
     others = [s for s in sources if id(s) not in named]
     for source in sorted(others, key=lambda s: "problem" in s.case):  # which never takes the name of a sound scan
