@@ -176,3 +176,13 @@ def test_a_qform_alone_is_an_orientation(tmp_path, data):
     image.set_qform(affine, 1)
     nib.save(image, tmp_path / "ct.nii.gz")
     np.testing.assert_allclose(read_volume(tmp_path / "ct.nii.gz").affine, affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", ["-1", "-1 -1 -1", "0", "99", "", "x"])
+def test_number_of_dimensions_that_readers_never_end_on(tmp_path, dimensions):
+    path = tmp_path / "a.mha"
+    path.write_text(
+        f"ObjectType = Image\nNDims = {dimensions}\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    with pytest.raises(ValueError, match=r"a\.mha: has ndims"):
+        read_header(path)

@@ -166,6 +166,9 @@ def itk_geometry(path: Path | str, rules: GeometryRules) -> DeclaredGeometry:
     """
     is_nrrd = str(path).lower().endswith(".nrrd")
     fields = _fields(path, ":" if is_nrrd else "=")
-    if ("dimension" if is_nrrd else "ndims") not in fields:
+    key = "dimension" if is_nrrd else "ndims"
+    if key not in fields:
         return DeclaredGeometry()
+    if not re.fullmatch(r"[1-9]", fields[key]):  # ITK reads without end where it is below 0
+        raise ValueError(f"{path}: has {key} {fields[key]!r}; must be 3, so convert it again from DICOM")
     return (_nrrd_geometry if is_nrrd else _meta_geometry)(path, fields, rules)
