@@ -75,6 +75,13 @@ def ball_scan(shape, affine: np.ndarray, centres, radius: float = 18.0) -> np.nd
     return np.round(hu).reshape(shape).astype(np.int16)
 
 
+def with_tissue(hu: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Values whose soft parts, below 100 HU, are noisy fat in front and muscle behind, as the check of HU expects."""
+    noise = np.random.default_rng(seed).normal(0, 22, hu.shape)
+    middle = np.where(np.arange(hu.shape[1]) < hu.shape[1] // 2, 50, -100)[None, :, None]
+    return np.where(hu > 100, hu, np.clip(np.round(middle + noise), -200, 150)).astype(np.int16)
+
+
 def affine_of(shape, spacing, directions=None, origin=(0.0, 0.0, 0.0)) -> np.ndarray:
     """Affine with the middle voxel at ``origin``."""
     affine = np.eye(4)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE
-from fakes import HuCodedOutputs, Threshold, affine_of, ball_scan, save
+from fakes import HuCodedOutputs, Threshold, affine_of, ball_scan, save, with_tissue
 from scripts.core.errors import InputError
 from scripts.inference import cohort
 from scripts.inference.cohort import Segmenter
@@ -39,8 +39,7 @@ def scans(tmp_path) -> Path:
     folder.mkdir()
     affine = affine_of(SHAPE, (2.0, 2.0, 2.0))
     for name, centre in (("a", (0, 0, -15)), ("b", (3, 2, 16)), ("c", (0, 0, 500))):
-        data = ball_scan(SHAPE, affine, [centre], 13.0) - 150
-        data += np.random.default_rng(0).integers(-20, 20, SHAPE).astype(np.int16)
+        data = with_tissue(ball_scan(SHAPE, affine, [centre], 13.0) - 150)
         save(folder / f"{name}.nii.gz", np.where(data > 300, 700, data).astype(np.int16), affine)
     return folder
 
@@ -163,6 +162,20 @@ def test_levels_come_from_a_folder_of_vertebra_masks(scans, weights, tmp_path):
     results = segmenter(scans, weights, tmp_path / "out", vertebrae=str(masks), post={"decision": "voxel"}).run()
     assert {f["level"] for r in results for f in r["findings"]} == {"L1"}
     assert "L1" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_masks_of_a_datalist_can_be_left_out(scans, weights, tmp_path, capsys):
+    cases = [{"image": f"{name}.nii.gz", "vertebrae": f"{name}_mask.nii.gz"} for name in "ab"]
+    (scans / "datalist.json").write_text(json.dumps({"testing": cases}))
+    for name in "ab":
+        save(scans / f"{name}_mask.nii.gz", np.full(SHAPE, 20, np.uint8), nib.load(scans / f"{name}.nii.gz").affine)
+    given = segmenter(scans, weights, tmp_path / "given", post={"decision": "voxel"}).run()
+    assert {f["level"] for r in given for f in r["findings"]} == {"L1"}
+    assert "--vertebrae none finds them by the network" in capsys.readouterr().out
+    found = segmenter(scans, weights, tmp_path / "found", vertebrae="none", post={"decision": "voxel"}).run()
+    assert [len(r["findings"]) for r in found] == [len(r["findings"]) for r in given]
+    assert not {f["level"] for r in found for f in r["findings"]} & {"L1"}
+    assert "vertebrae are those" not in capsys.readouterr().out
 
 
 def test_ensemble_of_one_network_twice_equals_that_network(scans, weights, tmp_path):

@@ -40,6 +40,8 @@ from .tables import Account, earlier_problems, finished_cases, line, summarise
 logger = logging.getLogger(__name__)
 Checkpoint = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
+NO_MASKS = "none"  # value of ``vertebrae`` that leaves out the masks of a datalist
+
 
 def _problem(error: BaseException, source: str, folder: Path) -> str:
     """One line with the scan, the reason and the remedy."""
@@ -104,7 +106,8 @@ class Segmenter:
         post: arguments of ``PostProcessing``.
         outputs: arguments of ``Outputs``.
         runtime: arguments ``runtime``, ``device``, ``precision``, ``amp`` and ``compiled`` of ``load_runner``.
-        vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans, see ``pair_vertebrae``.
+        vertebrae: mask of vertebra instances of a single scan, or a folder of masks named like the scans, see ``pair_vertebrae``;
+            "none" for no masks, not those of a datalist either.
         section: section of a datalist.
         expect_hu: reject scans whose values are not HU.
         geometry: arguments of ``GeometryRules``.
@@ -205,7 +208,12 @@ class Segmenter:
             )
         for text in name_cases(cases, self.output):
             tqdm.write(f"note: {text}")
-        if self.vertebrae is not None:
+        if self.vertebrae == NO_MASKS:
+            for case in cases:
+                case.pop("vertebrae", None)
+        elif self.vertebrae is None and any("vertebrae" in c for c in cases):
+            tqdm.write(f"note: vertebrae are those of the masks in {self.input}; --vertebrae {NO_MASKS} finds them by the network")
+        elif self.vertebrae is not None:
             masks, reasons = pair_vertebrae([c["image"] for c in cases if "problem" not in c], str(self.vertebrae))
             for case in cases:
                 if case["image"] in masks:

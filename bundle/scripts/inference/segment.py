@@ -50,7 +50,8 @@ def segment(
             default.
         config: overlay of the inference config, or a list of them, such as inference/tta.yaml.
         device: PyTorch device: cpu, cuda or cuda:1.
-        vertebrae: mask of vertebra instances, or folder of masks named like the scans, for the level of each finding.
+        vertebrae: mask of vertebra instances, or folder of masks named like the scans, for the level of each finding; none leaves
+            out those of a datalist.
         section: section of a datalist.
         threshold: probability above which a voxel is labelled as fracture; 0.5 by default.
         min_volume_ml: minimum volume of a finding in ml; smaller ones are removed; 2 ml by default.
