@@ -7,9 +7,8 @@ import inspect
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fakes import affine_of, ball_scan, save
+from fakes import affine_of, ball_scan, save, with_tissue
 from scripts import commands
 from scripts.core.cli import help_text, load
 from scripts.core.provenance import version
@@ -122,8 +121,7 @@ def test_misspelt_group(refusal):
 @pytest.fixture
 def scan(tmp_path) -> Path:
     affine = affine_of(SHAPE, (2.0, 2.0, 2.0))
-    data = ball_scan(SHAPE, affine, [(0, 0, 0)], 13.0) - 150 + np.random.default_rng(0).integers(-20, 20, SHAPE)
-    save(tmp_path / "scan.nii.gz", data.astype(np.int16), affine)
+    save(tmp_path / "scan.nii.gz", with_tissue(ball_scan(SHAPE, affine, [(0, 0, 0)], 13.0) - 150), affine)
     return tmp_path / "scan.nii.gz"
 
 

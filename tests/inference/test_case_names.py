@@ -154,15 +154,14 @@ def cohort(tmp_path):
     import nibabel as nib
     import numpy as np
     import torch
-    from fakes import affine_of, ball_scan, save
+    from fakes import affine_of, ball_scan, save, with_tissue
 
     shape, weights = (24, 28, 44), tmp_path / "model.pt"
     torch.save(Threshold().state_dict(), weights)
     affine = affine_of(shape, (2.0, 2.0, 2.0))
     for patient, level in (("p1", -15), ("p2", 16)):
         (tmp_path / patient).mkdir()
-        data = ball_scan(shape, affine, [(0, 0, level)], 13.0) - 150
-        data += np.random.default_rng(0).integers(-20, 20, shape).astype(np.int16)
+        data = with_tissue(ball_scan(shape, affine, [(0, 0, level)], 13.0) - 150)
         save(tmp_path / patient / "ct.nii.gz", np.where(data > 300, 700, data).astype(np.int16), affine)
     assert nib.load(tmp_path / "p1" / "ct.nii.gz").shape == shape
 

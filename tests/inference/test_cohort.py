@@ -276,6 +276,7 @@ def vertebra_segmenter(spines, tmp_path):
     weights = tmp_path / "bodies.pt"
     torch.save(HuCodedOutputs().state_dict(), weights)
     common = {"window": {"size": (64, 64)}, "runtime": {"runtime": "torch"}, "search": {"spacing": (2.0, 2.0, 2.0)}}
+    common |= {"expect_hu": False}  # the values are codes of the outputs
     outputs = {"preview": False}
     return lambda out, **kwargs: Segmenter(
         HuCodedOutputs(), str(weights), str(spines), str(out), **{"outputs": outputs, **common, **kwargs}
@@ -296,7 +297,7 @@ def test_table_of_vertebrae_and_resume(vertebra_segmenter, tmp_path):
     ]  # fmt: skip
     assert [r["case"] for r in rows(out / "findings.csv")] == ["a"]
     assert json.loads((out / "findings.json").read_text())["definitions"]["fractured"]
-    assert "no vertebra" in results[2]["notes"][0]
+    assert any("no vertebra" in note for note in results[2]["notes"])
     assert not (out / "problems.csv").exists()
     before = times(out)
     (out / "b_vertebrae.nii.gz").unlink()

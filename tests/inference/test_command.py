@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fakes import Threshold, affine_of, ball_scan, save
+from fakes import Threshold, affine_of, ball_scan, save, with_tissue
 from scripts import commands
 from scripts.core.errors import InputError
 
@@ -47,7 +47,7 @@ def data(tmp_path, monkeypatch) -> Path:
         # A ball is a fracture; a speck of 3 ml in every scan is none.
         image = np.maximum(ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0), ball_scan(shape, affine, [(5, 5, 0)], 9.0)) - 60
         label = ball_scan(shape, affine, [*centres, (0, 0, 999)], 16.0) > 460
-        save(tmp_path / f"{name}.nii.gz", image.astype(np.int16), affine)
+        save(tmp_path / f"{name}.nii.gz", with_tissue(image), affine)
         save(tmp_path / f"{name}_label.nii.gz", label.astype(np.uint8), affine)
         cases.append({"image": f"{name}.nii.gz", "label": f"{name}_label.nii.gz", "patient": name})
     (tmp_path / "datalist.json").write_text(json.dumps({"training": [], "validation": cases, "testing": cases[:1]}))

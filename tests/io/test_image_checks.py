@@ -12,14 +12,7 @@ AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "code"),
-    [
-        (-1000, 1500, None),
-        (-150, 1300, None),
-        (0, 255, "8-bit"),
-        (0, 1, "rescaled"),
-        (-1, 1, "rescaled"),
-    ],
+    ("low", "high", "code"), [(-1000, 1500, None), (-150, 1300, None), (0, 255, "8-bit"), (0, 1, "rescaled"), (-1, 1, "rescaled")]
 )
 def test_value_ranges_that_are_not_hu_are_distinguished(low, high, code):
     issues = value_issues("ct.nii", np.linspace(low, high, 50), expect_hu=True)
