@@ -28,7 +28,7 @@ def found_in(folder, spine: Spine, mask=None, num_outputs: int = 4, post=None, c
     """Vertebrae and their numbers on the grid of the scan (K, J, I)."""
     path = save_nifti(folder / "ct.nii.gz", spine.hu, affine_of(spine), codes)
     header = read_header(path)
-    scan = Scan(header)
+    scan = Scan(header, expect_hu=False)
     given = None
     if mask is not None:
         given = Scan(
