@@ -29,6 +29,7 @@ from scripts.postprocessing.findings import PostProcessing
 from scripts.training.weights import read_weights
 
 SHAPE = (7, 6, 5)
+UNITS = {code: np.diag([mm, mm, mm, 1.0]) for code, mm in ((0, 1.0), (1, 1000.0), (2, 1.0), (3, 1e-3))}
 NUMBERS = (0, -1, 1, 1.5, 1e-3, 1e9, 2**31, 10**400, math.nan, math.inf, -math.inf)
 VALUES = (*NUMBERS, True, None, "", "abc", "1", "1\\2", [], [1], [math.nan] * 3, [1, 2, 3], [[0]], {}, {"a": 1})
 NIFTI_FIELDS = {  # offset and format of header fields
@@ -69,15 +70,16 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     scan = Scan(header, expect_hu=False)
     voxels = scan.slab(0, header.shape[2]).transpose(2, 1, 0).copy()
     scan.close()
-    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-6:
+    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine[:3, :3])) < 1e-12:
         raise WrongError(f"affine {header.affine.tolist()}")
     if (np.array(header.shape) * header.spacing).max() > MAX_EXTENT_MM:
         raise WrongError(f"covers {header.shape} voxels of {header.spacing} mm")
     return voxels, header.affine, header.notes
 
 
-def _require(found: tuple[np.ndarray, np.ndarray, tuple[str, ...]], voxels: np.ndarray, affine: np.ndarray) -> None:
-    if found[0].shape != voxels.shape or not np.array_equal(found[0], voxels):
+def _require(found: tuple[np.ndarray, np.ndarray, tuple[str, ...]], voxels: np.ndarray, affine: np.ndarray, hu: int = 0) -> None:
+    """Require equal voxels, within some HU, and an equal affine."""
+    if found[0].shape != voxels.shape or np.abs(found[0].astype(int) - voxels.astype(int)).max(initial=0) > hu:
         raise WrongError(f"voxels {found[0].shape} differ from {voxels.shape}")
     if not np.allclose(found[1], affine, atol=1e-2):
         raise WrongError(f"affine {found[1].tolist()} instead of {affine.tolist()}")
@@ -110,7 +112,10 @@ def _compare_with_nibabel(path: Path) -> None:
     image = nib.load(path)
     data = np.asarray(image.dataobj)
     data = data.reshape(found[0].shape) if data.size == found[0].size else data
-    _require(found, np.rint(np.clip(data, -32768, 32767)).astype(np.int16), image.affine)
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)  # in single precision, so that halves round either way
+    _require(
+        found, np.rint(np.clip(data, -32768, 32767)).astype(np.int16), UNITS[int(image.header["xyzt_units"]) & 7] @ image.affine
+    )
 
 
 def nifti_header(draw: random.Random, folder: Path) -> None:

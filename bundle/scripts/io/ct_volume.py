@@ -79,9 +79,9 @@ def hu_slabs(header: ScanHeader) -> Iterator[NDArray[np.int16]]:
             if slab.dtype.kind == "f" and not np.isfinite(slab).all():
                 raise ValueError(f"{header.path}: contains NaN or infinite values; replace them by -1024 (air) or exclude the case")
             yield np.rint(np.clip(slab, *HU_RANGE)).astype(np.int16)
-    except ValueError:
-        raise
     except Exception as error:  # gzip, zlib and ITK have exceptions of their own for damaged files
+        if isinstance(error, ValueError) and header.path in str(error):
+            raise
         raise ValueError(f"{header.path}: cannot be read ({last_line(error)}); it may be truncated, copy it again") from None
 
 
