@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from fakes import HuCodedOutputs
+from fakes import HuCodedOutputs, with_tissue
 from scripts import commands
 from scripts.core.errors import InputError
 from scripts.evaluation import check_weights as module
@@ -58,11 +58,9 @@ def scans(tmp_path):
     folder.mkdir()
     spine = make_spine(3, spacing=(2.5, 1.5, 1.5), fractured=(2,))
     rng = np.random.default_rng(0)
-    noisy = spine.hu + np.round(rng.normal(0, 8, spine.hu.shape)).astype(np.int16)
+    noisy = with_tissue(spine.hu + np.round(rng.normal(0, 8, spine.hu.shape)).astype(np.int16))
     save_nifti(folder / "spine.nii.gz", noisy, affine_of(spine))
-    soft = np.round(rng.normal(40, 12, (30, 40, 40))).astype(np.int16)
-    soft[0, 0, :2] = -900, 300  # a span of HU
-    save_nifti(folder / "soft.nii.gz", soft, affine_of(spine))
+    save_nifti(folder / "soft.nii.gz", with_tissue(np.zeros((30, 40, 40))), affine_of(spine))
     return folder
 
 
@@ -107,11 +105,11 @@ def test_finished_scans_are_kept_and_other_settings_refused(scans, options, monk
 
 
 def test_failures_end_only_their_scan_with_one_line(scans, options, monkeypatch, capsys):
+    spine = np.asarray(nib.load(scans / "spine.nii.gz").dataobj).copy()
     (scans / "spine.nii.gz").unlink()
     (scans / "broken.nii.gz").write_bytes(b"no image")
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    soft = np.asarray(nib.load(scans / "soft.nii.gz").dataobj)
-    save_nifti(scans / "offset.nii.gz", (np.maximum(soft, -1000) + 1024).astype(np.int16), affine)
+    save_nifti(scans / "offset.nii.gz", (spine + 1024).astype(np.int16), affine)
     save_nifti(scans / "constant.nii.gz", np.full((30, 30, 30), -1000, np.int16), affine)
     words = ["spine-fracture", "evaluate", "check-weights", str(scans)]
     monkeypatch.setattr(sys, "argv", [*words, *(f"--{k}={v}" for k, v in options.items())])
@@ -124,14 +122,17 @@ def test_failures_end_only_their_scan_with_one_line(scans, options, monkeypatch,
     assert "soft  not measurable" in capsys.readouterr().out
 
 
-def test_padded_hu_plus_1024_is_noticed(scans, options):
-    """Padding below 0 hides the offset from the reader, not from the histogram."""
+def test_padded_hu_plus_1024_is_noticed(scans, options, tmp_path):
+    """Padding below 0 does not hide the offset; accepted by hand, it is outside the range of training."""
     image = nib.load(scans / "spine.nii.gz")
     shifted = np.asarray(image.dataobj) + 1024
     shifted[:3] = -2000
     nib.save(nib.Nifti1Image(shifted.astype(np.int16), image.affine), scans / "spine.nii.gz")
     (scans / "soft.nii.gz").unlink()
-    (result,) = check_weights(str(scans), **options)
+    with pytest.raises(InputError, match="probably HU plus 1024; subtract 1024, or accept them with --check_hu False"):
+        check_weights(str(scans), **options)
+    (tmp_path / "accepted.yaml").write_text("check_hu: false\n")
+    (result,) = check_weights(str(scans), **{**options, "config": [options["config"], str(tmp_path / "accepted.yaml")]})
     check = next(c for c in result["checks"] if c["name"] == "peak of soft tissue")
     assert check["verdict"] == "outside"
     assert "HU plus 1024" in check["reason"]
@@ -151,7 +152,7 @@ def test_mirrored_pass_of_a_network_with_neighbours_counts(scans, options, tmp_p
 def test_limit_is_a_number_of_scans(scans, options, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "check_scan", lambda source, *rest: seen.append(source) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InputError, match=r"soft\.nii\.gz: division by zero"):
         check_weights(str(scans), limit=1, **options)
     assert [s.rpartition("/")[2] for s in seen] == ["soft.nii.gz"]
     with pytest.raises(InputError, match="limit=0"):

@@ -122,7 +122,7 @@ def test_single_slice_of_any_plane(tmp_path, axis):
     path = save_nifti(tmp_path / "ct.nii.gz", single.hu, affine_of(single))
     header = read_header(path, require_volume=False)
     pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs())]}, PatchConfig((64, 64)), spacing=(2, 2, 2), search="all")
-    grid, scan = pipeline.working_grid(header), Scan(header)
+    grid, scan = pipeline.working_grid(header), Scan(header, expect_hu=False)
     found = find_scan_vertebrae(scan, grid, pipeline(scan, grid), pipeline.post)
     assert not any(r.complete for r in found.records)
     assert set(np.unique(on_scan(found, grid, header.shape))) <= {0, *(r.vertebra for r in found.records)}
@@ -202,7 +202,7 @@ def test_coarse_pass_follows_the_spine_only(tmp_path, spine):
     wide = np.pad(spine.hu, ((40, 40), (0, 0), (0, 0)), constant_values=-100)
     path = save_nifti(tmp_path / "wide.nii.gz", wide, affine_of(spine))
     header = read_header(path)
-    scan, found = Scan(header), []
+    scan, found = Scan(header, expect_hu=False), []
     for coarse_mm in (0.0, 6.0):
         runners = {"sagittal": [FakeRunner(HuCodedOutputs(4))]}
         pipeline = Pipeline(runners, PatchConfig((64, 64)), spacing=(2.0, 2.0, 2.0), search="all", coarse_mm=coarse_mm)
