@@ -113,9 +113,8 @@ def _compare_with_nibabel(path: Path) -> None:
     data = np.asarray(image.dataobj)
     data = data.reshape(found[0].shape) if data.size == found[0].size else data
     scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)  # in single precision, so that halves round either way
-    _require(
-        found, np.rint(np.clip(data, -32768, 32767)).astype(np.int16), UNITS[int(image.header["xyzt_units"]) & 7] @ image.affine
-    )
+    unit = UNITS[int(image.header["xyzt_units"]) & 7]
+    _require(found, np.rint(np.clip(data, -32768, 32767)).astype(np.int16), unit @ image.affine, int(scaled))
 
 
 def nifti_header(draw: random.Random, folder: Path) -> None:
