@@ -99,9 +99,13 @@ class VolumeCache(Dataset):
             if missing:
                 # Processes that start together begin with different cases and so share the work.
                 first, pending = uuid.uuid4().int % len(missing), list(missing.items())
-                with ThreadPool(workers) as pool:
+                pool = ThreadPool(workers)
+                try:
                     written = pool.imap_unordered(lambda pair: self._write(*pair), pending[first:] + pending[:first])
                     list(tqdm(written, total=len(missing), desc=f"preprocessing into {self.cache_dir}"))
+                finally:  # after an error, the other threads still remove what they have not finished
+                    pool.terminate()
+                    pool.join()
         except OSError as error:
             raise InputError(
                 f"cache_dir={self.cache_dir}: {error.strerror or error}; choose a writable folder with free space, "
