@@ -16,6 +16,7 @@ from ..core.errors import InputError
 from ..data.datalist import SECTIONS, load_datalist
 from ..io.dicom_series import is_dicom
 from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
+from ..io.split_series import parts_of_series
 
 MAX_PROBED = 200  # files of a folder that are opened in the search for a DICOM file
 MAX_DEPTH = 4  # folders below the input, in the search for scans that its own level does not hold
@@ -181,6 +182,10 @@ def discover_folder(folder: Path) -> Scans:
             else:
                 problem = f"cannot be opened ({error.strerror}); change its permissions or move it elsewhere"
                 scans.append({"image": name, "problem": problem})
+    parts = parts_of_series([c["image"] for c in scans if "problem" not in c and Path(c["image"]).is_dir()])
+    for case in scans:
+        if others := parts.get(case["image"]):
+            case["problem"] = f"is a part of a series whose next slices are in {', '.join(others)}; put them into one folder"
     return scans
 
 
