@@ -17,7 +17,7 @@ def scans(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
     for name in ("b.nii.gz", "a.nii"):
-        image = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+        image = np.random.default_rng(0).normal(0, 100, size=(5, 6, 7)).astype(np.float32)  # HU of tissue
         nib.save(nib.Nifti1Image(image, np.eye(4)), folder / name)
     (folder / "notes.txt").write_text("no scan")
     return folder
