@@ -143,3 +143,18 @@ def test_overlay_states_that_nothing_is_marked():
     assert [t.get_text() for t in missed.legends[0].get_texts()] == ["reference, 0.1 ml", "prediction: nothing marked"]
     assert all(a.get_legend() is None for a in missed.axes)  # beside the anatomy
     assert all(a.get_title().startswith("sagittal, ") for a in missed.axes)
+
+
+def test_many_names_are_not_moved_out_of_the_pane():
+    axes, regions = pane(1, (100, 100)), []
+    for k in range(17):
+        mask = np.zeros((100, 100), bool)
+        mask[1:15, 40 + k : 41 + k] = True
+        regions.append(Region(mask, str(k), "#ffffff"))
+    before = len(axes.texts)
+    label_regions(axes, regions, (1.0, 1.0))
+    low, high = sorted(axes.get_ylim())
+    heights = [t.get_position()[1] for t in axes.texts[before:]]
+    assert len(heights) == 17
+    assert low <= min(heights)
+    assert max(heights) <= high

@@ -194,10 +194,15 @@ def label_regions(
         sides["left" if on_right else "right"].append((start[1] + (float(np.mean(v[near])) + 0.5) * spacing[1], edge, region))
     low, high = sorted(axes.get_ylim())
     for alignment, entries in sides.items():
+        if not entries:
+            continue
         entries.sort(key=lambda e: -e[0])
         gap = LINE_HEIGHT * size * (high - low)
         bottom = low + (BAR_TOP if alignment == "right" else 0.0) * (high - low) + gap / 2
-        heights = clear_of(spread([e[0] for e in entries], gap), gap, (low + high) / 2, bottom)
+        heights = spread([e[0] for e in entries], gap)
+        cleared = clear_of(heights, gap, (low + high) / 2, bottom)
+        if low <= cleared.min() and cleared.max() <= high:  # more names than fit may cover a mark, but they stay in the pane
+            heights = cleared
         for height, (_, edge, region) in zip(heights, entries, strict=True):
             axes.text(
                 edge,
