@@ -1,5 +1,6 @@
 # make demo   build .venv, make phantoms, train, evaluate, infer; results in runs/demo
-# make test   the tests, in the same environment; COVERAGE=1 measures line coverage, COVERAGE_MIN=95 requires that much
+# make test   the tests, in the same environment, by JOBS processes at once (2; 1 = one after another); COVERAGE=1 measures line
+#             coverage, COVERAGE_MIN=95 requires that much
 # make test-wheel   builds the wheel, installs it outside the checkout and segments a phantom
 # make images   the pictures of docs/images that phantoms and the shipped weights determine
 # make label STUDIES=DIR   MONAI Label's server with this bundle, for 3D Slicer; make test-label tests it: docs/slicer.md
@@ -9,6 +10,7 @@ PY := $(CURDIR)/$(VENV)/bin/python
 LABEL := .venv-label
 OLDEST := .venv-oldest
 PORT ?= 8000
+JOBS ?= 2
 DEMO := runs/demo
 DEMO_CASES ?= 32
 MERGED_TRAIN := ['bundle/configs/train.yaml', 'bundle/configs/demo.yaml']
@@ -53,8 +55,12 @@ demo: $(VENV)/.base
 	@echo "overlays        $(DEMO)/overlays/"
 	@echo "inference       $(DEMO)/inference/report.html"
 
+# By file, so that fixtures of a module are made once, and long files first (tests/conftest.py). A crash of a process ends the
+# run, which names the test, as without processes: restarted ones would run the same test again.
+PARALLEL = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0)
+
 test: $(VENV)/.dev
-	$(PY) -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered $(if $(COVERAGE_MIN),--cov-fail-under=$(COVERAGE_MIN))) 2>&1
+	$(PY) -m pytest $(PARALLEL) $(if $(COVERAGE),--cov --cov-report=term:skip-covered $(if $(COVERAGE_MIN),--cov-fail-under=$(COVERAGE_MIN))) 2>&1
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow

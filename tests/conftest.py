@@ -8,14 +8,36 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-import torch
+
+# One of several processes (pytest-xdist) has one thread, and so have the commands that it starts.
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+if PARALLEL:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-torch.set_num_threads(2)
+torch.set_num_threads(1 if PARALLEL else 2)
+
+# Files of half a minute and more: they are begun first, so that no process works alone at the end.
+LONG = (
+    "experiments/test_suite_runs.py",
+    "training/test_distributed.py",
+    "training/test_interruption.py",
+    "experiments/test_search_workers.py",
+    "experiments/test_search.py",
+    "training/test_resume.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if PARALLEL:
+        rank = {ROOT / "tests" / name: number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
