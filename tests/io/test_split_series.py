@@ -1,23 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a series in several folders are recognised; repeated UIDs, copies and other series are not."""
+"""Parts of a series in several folders are one scan; repeated UIDs, other series and other patients are not joined."""
 
 from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_files import NORMAL, write_series
-from scripts.inference.discovery import discover_folder
-from scripts.io.split_series import parts_of_series
+from scripts.core.errors import InputError
+from scripts.data.case_files import find_case_files
+from scripts.inference.case import Outputs, segment_case
+from scripts.inference.case_names import scan_hash, stamp
+from scripts.inference.discovery import discover_folder, parts_of
+from scripts.inference.inputs import find_inputs
+from scripts.io.dicom_series import find_series
+from scripts.io.formats import read_volume
+from scripts.io.scan_header import read_header
+from scripts.io.split_series import find_split_series, other_parts, part_folders
 
-VOLUME = np.zeros((12, 6, 5), np.int16)
+pydicom = pytest.importorskip("pydicom")
+VOLUME = np.random.default_rng(0).integers(-900, 900, (12, 6, 5)).astype(np.int16)
 UID = {"SeriesInstanceUID": "1.2.3.77"}
+FRAME = {"FrameOfReferenceUID": "1.2.9"}
 
 
-def series(folder, name, first=0, number=6, beside=0.0, **changes):
-    """Slices of one line from the given number on, shifted in plane by ``beside`` mm."""
-    write_series(folder / name, VOLUME[:number], **{**UID, **changes})
-    import pydicom
-
+def series(folder, name, first=0, number=6, beside=0.0, every=1, **changes):
+    """Slices ``first``, ``first + every``, ... of ``VOLUME``, shifted in plane by ``beside`` mm."""
+    wanted = range(first, first + every * number, every)
+    write_series(folder / name, VOLUME[[k % len(VOLUME) for k in wanted]], step=NORMAL * 2.0 * every, **{**UID, **changes})
     for file in (folder / name).iterdir():
         data = pydicom.dcmread(file)
         shift = NORMAL * 2.0 * first + np.asarray(data.ImageOrientationPatient[:3], float) * beside
@@ -26,39 +39,162 @@ def series(folder, name, first=0, number=6, beside=0.0, **changes):
     return str(folder / name)
 
 
-def test_parts_of_one_series_name_each_other(tmp_path):
-    a, b, c = (series(tmp_path, name, first=6 * k) for k, name in enumerate("abc"))
-    assert parts_of_series([a, b, c]) == {a: [b], b: [a, c], c: [b]}
+def whole(folder):
+    write_series(folder / "whole", VOLUME, **UID)
+    return read_volume(folder / "whole")
+
+
+def test_folders_of_one_series_equal_one_folder(tmp_path):
+    series(tmp_path / "ct", "0001"), series(tmp_path / "ct", "0002", first=6)
+    expected, joined = whole(tmp_path), read_volume(tmp_path / "ct")
+    np.testing.assert_array_equal(np.asarray(joined.dataobj), np.asarray(expected.dataobj))
+    np.testing.assert_allclose(joined.affine, expected.affine)
+    (note,) = find_series(tmp_path / "ct").notes
+    assert note.endswith("2 folders of one series are read as one scan: 0001 (6 files), 0002 (6 files)")
+
+
+def test_a_first_folder_and_its_parts_equal_one_folder(tmp_path):
+    a, b = series(tmp_path, "a", first=6), series(tmp_path, "b")
+    joined, expected = find_series(a, parts=[b]), find_series((whole(tmp_path), tmp_path / "whole")[1])
+    assert joined.shape == expected.shape
+    np.testing.assert_allclose(joined.affine, expected.affine)
+    assert [f.parent.name for f in joined.files] == ["b"] * 6 + ["a"] * 6
+
+
+def test_slices_that_alternate_between_folders_are_joined(tmp_path):
+    even, odd = series(tmp_path, "a", every=2), series(tmp_path, "b", first=1, every=2)
+    assert find_split_series([even, odd]).joined == [[even, odd]]
+    assert part_folders(tmp_path) == [Path(even), Path(odd)]
+
+
+def test_a_tilted_gantry_in_parts_is_joined(tmp_path):
+    step = np.array([0.0, 0.6, 2.0])
+    write_series(tmp_path / "all", VOLUME, step=step, **UID)
+    for name in ("a", "b"):
+        (tmp_path / "ct" / name).mkdir(parents=True)
+    for n, file in enumerate(sorted((tmp_path / "all").iterdir())):
+        shutil.copy(file, tmp_path / "ct" / "ab"[n > 5])
+    joined, expected = find_series(tmp_path / "ct"), find_series(tmp_path / "all")
+    assert joined.shape == expected.shape
+    assert any("tilted" in note for note in joined.notes)
+
+
+def test_copies_in_two_folders_count_once(tmp_path):
+    a, b = series(tmp_path / "ct", "a", number=8), series(tmp_path / "ct", "b", first=8, number=4)
+    for file in sorted(Path(a).iterdir())[-2:]:
+        shutil.copy(file, Path(b) / f"copy{file.name}")
+    found = find_series(tmp_path / "ct")
+    assert found.shape == (5, 6, 12)
+    assert any("2 file(s) repeat a slice" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"first": 0},  # a copy
-        {"first": 3},  # overlapping
+        {"first": 0},  # another phase, whole
+        {"first": 3},  # overlapping, without a frame of reference
         {"first": 40},  # far away
         {"first": 6, "beside": 25.0},
         {"first": 6, "SeriesInstanceUID": "1.2.3.78"},
+        {"first": 6, "PatientID": "another"},
+        {"first": 6, "PixelSpacing": ["0.7", "0.7"]},
+        {"first": 6, **FRAME},
         {"first": 6, "ImageOrientationPatient": ["0", "1", "0", "0", "0", "-1"]},
     ],
     ids=str,
 )
 def test_other_folders_are_scans_of_their_own(tmp_path, other):
-    assert parts_of_series([series(tmp_path, "a"), series(tmp_path, "b", **other)]) == {}
+    found = find_split_series([series(tmp_path, "a"), series(tmp_path, "b", **other)])
+    assert (found.joined, found.refused) == ([], {})
+    assert len(discover_folder(tmp_path)) == 2
+
+
+def test_differing_slices_at_one_position_are_refused(tmp_path):
+    a, b = series(tmp_path, "a", **FRAME), series(tmp_path, "b", first=3, **FRAME)
+    problems = {c["image"]: c.get("problem") for c in discover_folder(tmp_path)}
+    assert set(problems) == {a, b}
+    assert all("at the same positions as other slices" in str(p) and "\n" not in str(p) for p in problems.values())
 
 
 def test_damaged_folders_are_left_to_their_reader(tmp_path):
     a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
     (tmp_path / "a" / "000.dcm").write_bytes((tmp_path / "a" / "000.dcm").read_bytes()[:150])
-    assert parts_of_series([a, b, str(tmp_path / "nowhere")]) == {}
+    assert find_split_series([a, b, str(tmp_path / "nowhere")]).joined == []
+    assert part_folders(tmp_path) == []
 
 
-def test_a_cohort_names_the_parts(tmp_path):
+def test_a_missing_slice_between_parts_is_refused(tmp_path):
+    series(tmp_path / "ct", "a"), series(tmp_path / "ct", "b", first=7, number=5)
+    with pytest.raises(ValueError, match=r"1 slice\(s\) are missing near a/005.dcm"):
+        find_series(tmp_path / "ct")
+
+
+def test_a_cohort_has_one_scan_of_all_parts(tmp_path):
+    a, b, c = (series(tmp_path, name, first=6 * k, number=6) for k, name in enumerate("abc"))
+    other = series(tmp_path, "other", SeriesInstanceUID="1.2.3.99")
+    (
+        series(tmp_path / "patient", "1", SeriesInstanceUID="1.2.3.5"),
+        series(tmp_path / "patient", "2", 6, SeriesInstanceUID="1.2.3.5"),
+    )
+    cases = discover_folder(tmp_path)
+    assert [c["image"] for c in cases] == [a, other, str(tmp_path / "patient")]
+    assert [parts_of(c) for c in cases] == [[b, c], [], []]
+    assert not any("problem" in c for c in cases)
+    assert [dict(c) for c in find_inputs(str(tmp_path / "patient"))] == [{"image": str(tmp_path / "patient")}]
+
+
+def test_hash_and_stamp_cover_all_parts(tmp_path):
     a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
-    whole = series(tmp_path, "whole", SeriesInstanceUID="1.2.3.99")
-    problems = {c["image"]: c.get("problem") for c in discover_folder(tmp_path)}
-    assert problems == {
-        a: f"is a part of a series whose next slices are in {b}; put them into one folder",
-        b: f"is a part of a series whose next slices are in {a}; put them into one folder",
-        whole: None,
-    }
+    case = {"image": a, "parts": b}
+    before, counts = scan_hash(case), stamp(a, [b])
+    assert counts[0] == stamp(str(tmp_path))[0] == 12
+    (Path(b) / "003.dcm").write_bytes(b"other")
+    assert scan_hash(case) != before
+    assert stamp(a, [b]) != counts
+
+
+def test_one_part_alone_has_a_remark(tmp_path):
+    a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
+    (case,) = find_inputs(a)
+    assert "parts" not in case
+    assert f"other slices of its series are in {b}; set input to {tmp_path}" in case["remark"]
+    assert other_parts(Path(series(tmp_path, "other", SeriesInstanceUID="1.2.3.99"))) == []
+
+
+def test_images_of_a_data_set_are_whole_series(tmp_path):
+    series(tmp_path / "set" / "one", "1"), series(tmp_path / "set" / "one", "2", first=6)
+    assert find_case_files(tmp_path / "set", "image").files == {"one": tmp_path / "set" / "one"}
+    series(tmp_path / "mixed", "1"), series(tmp_path / "mixed", "2", first=6)
+    series(tmp_path / "mixed", "3", SeriesInstanceUID="1.2.3.99")
+    found = find_case_files(tmp_path / "mixed", "image")
+    assert list(found.files) == ["3"]
+    assert all("is a part of the series in" in line for line in found.problems)
+    with pytest.raises(InputError, match="is a DICOM series itself"):
+        find_case_files(tmp_path / "set" / "one", "image")
+
+
+def test_results_name_the_folders_of_a_joined_series(tmp_path):
+    from fakes import FakeRunner, Threshold, affine_of, ball_scan
+    from scripts.inference.pipeline import Pipeline
+    from scripts.inference.predict import PatchConfig
+
+    shape = (48, 50, 40)
+    data = ball_scan(shape, affine_of(shape, (0.6, 0.8, 2.0), np.eye(3)), [(0, 0, 0)], 9.0).transpose(2, 1, 0)
+    data = data + np.random.default_rng(0).integers(-150, -100, data.shape).astype(np.int16)
+    write_series(tmp_path / "all", data, **UID)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for n, file in enumerate(sorted((tmp_path / "all").iterdir())):
+        shutil.copy(file, tmp_path / "ab"[n > 19])
+    pipeline = Pipeline({"sagittal": [FakeRunner(Threshold())]}, PatchConfig((64, 64)))
+    log: list[str] = []
+    a, b = (str(tmp_path / name) for name in "ab")
+    segment_case(a, tmp_path / "out" / "a", pipeline, Outputs(preview=False), log=log.append, parts=[b], remarks=["of a CD"])
+    notes = json.loads((tmp_path / "out" / "cases" / "a.json").read_text(encoding="utf-8"))["notes"]
+    assert notes[0] == "of a CD"
+    assert any("a (20 files), b (20 files)" in note for note in notes)
+    assert any("a (20 files), b (20 files)" in line for line in log)
+    segment_case(str(tmp_path / "all"), tmp_path / "out" / "all", pipeline, Outputs(preview=False), log=log.append)
+    masks = [(tmp_path / "out" / f"{name}_fracture.nii.gz").read_bytes() for name in ("a", "all")]
+    assert masks[0] == masks[1]
+    assert read_header(a, parts=[b]).shape == (48, 50, 40)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..io.dicom_series import is_dicom
+from ..io.dicom_headers import is_dicom
 from ..io.formats import PICTURES, file_suffix, stem
+from ..io.split_series import find_split_series, part_folders
 from ..io.vertebra_folder import SEGMENTATIONS, vertebra_folder
 
 # Endings that tools append to the name of a case, by the content of the file; _0000 is a channel of nnU-Net.
@@ -83,7 +84,18 @@ class CaseFiles:
 
 
 def _is_series(folder: Path) -> bool:
-    return any(is_dicom(f) for f in sorted(folder.iterdir())[:5] if f.is_file())
+    return any(is_dicom(f) for f in sorted(folder.iterdir())[:5] if f.is_file()) or bool(part_folders(folder))
+
+
+def _without_parts(items: list[Path], found: CaseFiles) -> list[Path]:
+    """Items without folders that hold only a part of a series, each of which would be a scan that ends early."""
+    split = find_split_series(str(f) for f in items if f.is_dir())
+    reasons = dict(split.refused)
+    for group in split.joined:
+        remedy = "move them into a folder of their own, which is then read as one scan"
+        reasons |= {f: f"is a part of the series in {', '.join(o for o in group if o != f)}; {remedy}" for f in group}
+    found.problems += [f"{f}: {reasons[str(f)]}" for f in items if str(f) in reasons]
+    return [f for f in items if str(f) not in reasons]
 
 
 def _is_file(item: Path) -> bool:
@@ -107,6 +119,8 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
                 search.append(folder)
         except OSError as error:
             found.problems.append(f"{folder}: cannot be read ({error.strerror}); change its permissions")
+    if role == "image":
+        items = _without_parts(items, found)
     nested = not items or all(f.is_dir() for f in items)
     for folder in search if nested else []:
         below = _collect(folder, role, found)

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import atomic_write, ensure_same_settings, write_text
 from ..core.provenance import file_hash
-from ..inference.case_names import proposed_names
+from ..inference.case_names import proposed_names, scan_hash
 from ..inference.cohort import Segmenter
 from ..inference.config import read_config
+from ..inference.discovery import parts_of
 from ..inference.inputs import find_inputs, same_output
 from ..inference.pipeline import Pipeline
 from ..io.formats import VOLUMES
@@ -112,10 +113,10 @@ def _run(
             try:
                 if "problem" in case:
                     raise ValueError(case["problem"])
-                digest, path = file_hash(source), out / "cases" / f"{name}.json"
+                digest, path = scan_hash(case), out / "cases" / f"{name}.json"
                 result = _finished(path, digest)
                 if result is None:
-                    check = check_scan(source, pipeline, expect_hu, step)
+                    check = check_scan(source, pipeline, expect_hu, step, parts_of(case))
                     _draw(out, name, check, pipeline.post.threshold)
                     facts = {"case_path": name, "input": source, "input_sha256": digest}
                     result = {**facts, **check.as_json()}

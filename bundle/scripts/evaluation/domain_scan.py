@@ -115,7 +115,9 @@ def _panel(name: str, volume: NDArray, outputs: Outputs, index: int) -> Panel:
     return Panel(name, np.asarray(volume[index]).astype(np.int16), np.asarray(outputs.body[index] > HALF))
 
 
-def check_scan(source: str, pipeline: Pipeline, expect_hu: bool = True, step: Step | None = None) -> ScanCheck:
+def check_scan(
+    source: str, pipeline: Pipeline, expect_hu: bool = True, step: Step | None = None, parts: Sequence[str] = ()
+) -> ScanCheck:
     """Run the domain checks of one scan.
 
     All passes start from the scan on the working grid, so that they differ by their perturbation alone. Only the search for the
@@ -126,11 +128,12 @@ def check_scan(source: str, pipeline: Pipeline, expect_hu: bool = True, step: St
         pipeline: networks with outputs of vertebra and body.
         expect_hu: refuse values that are not HU.
         step: called with the name of every pass before it runs.
+        parts: folders with the other slices of a DICOM series.
 
     Raises:
         ValueError: one line; an unreadable scan, or one that is too large.
     """
-    start, header = time.perf_counter(), read_header(source, require_volume=expect_hu)
+    start, header = time.perf_counter(), read_header(source, require_volume=expect_hu, parts=parts)
     grid = pipeline.working_grid(header)
     if int(np.prod(grid.shape, dtype=np.int64)) > MAX_VOXELS:
         shown = " x ".join(map(str, grid.shape))

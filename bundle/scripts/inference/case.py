@@ -132,6 +132,8 @@ def segment_case(
     progress: Progress | None = None,
     log: Log = print,
     rules: GeometryRules = DEFAULT_RULES,
+    parts: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> dict:
     """Segment one scan and write its files.
 
@@ -148,6 +150,8 @@ def segment_case(
         progress: called with a phase, the part that is done, and the total.
         log: receives lines for the terminal.
         rules: assumed orientation and tolerance of positions.
+        parts: folders with the other slices of a DICOM series.
+        remarks: lines on the input, which become notes of the scan.
 
     Returns:
         The result, as in ``cases/<name>.json`` next to the masks, which is written last.
@@ -162,8 +166,8 @@ def segment_case(
         log(f"note: {text}")
 
     with timer("read"):
-        header = read_header(source, require_volume=expect_hu, rules=rules)
-    for text in header.notes:
+        header = read_header(source, require_volume=expect_hu, rules=rules, parts=parts)
+    for text in (*remarks, *header.notes):
         note(text)
     grid, patch = pipeline.working_grid(header), pipeline.patch
     by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or vertebrae is not None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from ..core.provenance import file_hash
 from ..io.formats import stem
-from .discovery import Scans, printable
+from .discovery import Scans, parts_of, printable
 from .inputs import shared_folder
 
 CASES = "cases"  # folder of the records
@@ -22,10 +23,12 @@ ITEMS = {"case", "case_path", "input", "input_stamp", "findings", "seconds", "me
 REPEATED = "listed twice; its first entry is used"
 
 
-def stamp(path: str) -> list[int]:
-    """Number of files, total size and latest modification of a scan; they change with its content."""
-    source = Path(path)
-    files = sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
+def stamp(path: str, parts: Sequence[str] = ()) -> list[int]:
+    """Number of files, total size and latest modification of a scan and its other folders; they change with its content."""
+    files: list[Path] = []
+    for source in map(Path, (path, *parts)):
+        own = [f for f in source.iterdir() if f.is_file()] if source.is_dir() else [source]
+        files += own or [f for f in source.rglob("*") if f.is_file()]  # folders of one series below a common one
     stats = [f.stat() for f in files]
     return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
 
@@ -45,6 +48,12 @@ def read_records(root: Path) -> dict[str, dict]:
     return records
 
 
+def scan_hash(case: Mapping[str, str]) -> str:
+    """SHA-256 of the content of a scan, with that of its other folders."""
+    digests = [file_hash(path) for path in (case["image"], *parts_of(case))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 @dataclass
 class _Source:
     """Scan of this run."""
@@ -60,7 +69,7 @@ class _Source:
     def stamp(self) -> list[int] | None:
         """Stamp, or None for a scan that cannot be opened."""
         try:
-            return stamp(self.case["image"])
+            return stamp(self.case["image"], parts_of(self.case))
         except OSError:
             return None
 
@@ -68,7 +77,7 @@ class _Source:
     def sha256(self) -> str:
         """Hash of the content; empty for a scan that cannot be read."""
         try:
-            return file_hash(self.case["image"])
+            return scan_hash(self.case)
         except OSError:
             return ""
 

@@ -25,16 +25,17 @@ from ..io.formats import NIFTI, VOLUMES, file_suffix
 from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, record_path, segment_case
-from .case_names import name_cases, read_records, stamp
-from .discovery import Scans, printable
+from .case_names import name_cases, read_records, scan_hash, stamp
+from .discovery import Scans, parts_of, printable
 from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
-from .inputs import find_inputs
+from .inputs import find_inputs, require_cases
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
 from .runtimes import Runner, load_runner
+from .segmented import Segmented
 from .tables import Account, earlier_problems, finished_cases, line, summarise
 
 logger = logging.getLogger(__name__)
@@ -63,26 +64,9 @@ def _problem(error: BaseException, source: str, folder: Path) -> str:
     return f"{source}: cannot be processed ({type(error).__name__}: {text}); export the scan again, or leave it out"
 
 
-class Segmented(list[dict]):
-    """Results of a run, one per scan, as in ``cases/*.json``.
-
-    Attributes:
-        problems: scans that could not be segmented, with ``case``, ``input`` and ``problem``.
-    """
-
-    def __init__(self, results: Iterable[dict], problems: Iterable[dict]) -> None:
-        super().__init__(results)
-        self.problems = list(problems)
-
-    @property
-    def exit_status(self) -> int:
-        """Exit status of the command: 1 where a scan could not be segmented."""
-        return int(bool(self.problems))
-
-
 def _input_stamp(case: Mapping[str, str]) -> list[int]:
     """Stamps of a scan and of its given mask of vertebrae, which decides what is a vertebra."""
-    return stamp(case["image"]) + _mask_stamp(case)
+    return stamp(case["image"], parts_of(case)) + _mask_stamp(case)
 
 
 def _mask_stamp(case: Mapping[str, str]) -> list[int]:
@@ -197,15 +181,7 @@ class Segmenter:
     def _find_cases(self) -> Scans:
         found = find_inputs(self.input, self.section) if self.cases is None else self.cases
         cases = Scans((dict(c) for c in found), getattr(found, "unused", ()))
-        if not cases and not Path(self.input).exists():
-            raise InputError(f"{self.input}: does not exist; correct the path of the scan, folder or datalist")
-        if not cases and Path(self.input).suffix == ".json":
-            raise InputError(f"{self.input}: {section_error(self.input, self.section)}; choose another file or section")
-        if not cases:
-            raise InputError(
-                f"{self.input}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
-                "a folder of these, or a datalist.json" + "".join(f"\n{line}" for line in cases.unused_lines())
-            )
+        require_cases(cases, self.input, self.section)
         for text in name_cases(cases, self.output):
             tqdm.write(f"note: {text}")
         if self.vertebrae == NO_MASKS:
@@ -357,11 +333,12 @@ class Segmenter:
                     **facts,
                     "input_stamp": _input_stamp(case),
                     "case_path": case["name"],
-                    "input_sha256": file_hash(source),
+                    "input_sha256": scan_hash(case),
                 }
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
                     process_bytes, case_facts, bar, tqdm.write, self.geometry,
+                    parts_of(case), [case["remark"]] if "remark" in case else (),
                 )  # fmt: skip
                 results.append(result)
                 tqdm.write(line(result))

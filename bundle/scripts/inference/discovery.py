@@ -7,16 +7,16 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
 
 from ..core.errors import InputError
 from ..data.datalist import SECTIONS, load_datalist
-from ..io.dicom_series import is_dicom
+from ..io.dicom_headers import is_dicom
 from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
-from ..io.split_series import parts_of_series
+from ..io.split_series import find_split_series, other_parts, part_folders
 
 MAX_PROBED = 200  # files of a folder that are opened in the search for a DICOM file
 MAX_DEPTH = 4  # folders below the input, in the search for scans that its own level does not hold
@@ -27,6 +27,7 @@ PAIR = "half of a pair of .hdr and .img, which is not read; convert it to .nii.g
 LOOSE = "a DICOM file outside the folder of a series; put the slices of its series into a folder of their own"
 NO_SCAN = "no scan"
 OUTPUT = "a result of an earlier segmentation, no scan"
+PART_SEPARATOR = "\n"  # of the folders in ``parts``
 OUTPUT_ENDINGS = ("_fracture", "_vertebrae", "_probability")
 RESERVED = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # folders of file systems, readable by few
 
@@ -40,7 +41,8 @@ class Scans(list[dict[str, str]]):
     """Scans, one dictionary each, and everything of the input that belongs to none of them.
 
     Args:
-        cases: ``image``, optionally ``vertebrae``, and ``problem`` where a scan cannot be read.
+        cases: ``image``, optionally ``vertebrae``, ``parts`` with the other folders of a DICOM series, ``remark`` with a note on the
+            input, and ``problem`` where a scan cannot be read.
         unused: files and folders with the reason why they are not used.
     """
 
@@ -170,7 +172,7 @@ def discover_folder(folder: Path) -> Scans:
                 scans.append({"image": name, "problem": problem})
             elif path.is_file() and is_output(path):
                 scans.unused.append((name, OUTPUT))
-            elif (path.is_file() and file_suffix(path) in VOLUMES) or is_series(path):
+            elif (path.is_file() and file_suffix(path) in VOLUMES) or is_series(path) or (path.is_dir() and part_folders(path)):
                 scans.append({"image": str(path)})
             elif path.is_dir():
                 scans.unused.append((name, _reason_of_folder(path, folder)))
@@ -182,11 +184,26 @@ def discover_folder(folder: Path) -> Scans:
             else:
                 problem = f"cannot be opened ({error.strerror}); change its permissions or move it elsewhere"
                 scans.append({"image": name, "problem": problem})
-    parts = parts_of_series([c["image"] for c in scans if "problem" not in c and Path(c["image"]).is_dir()])
-    for case in scans:
-        if others := parts.get(case["image"]):
-            case["problem"] = f"is a part of a series whose next slices are in {', '.join(others)}; put them into one folder"
+    _join(scans)
     return scans
+
+
+def _join(scans: Scans) -> None:
+    """Make one scan of the folders that hold parts of one series: the first gets the others as its ``parts``."""
+    split = find_split_series(c["image"] for c in scans if "problem" not in c and Path(c["image"]).is_dir())
+    others = {folder for group in split.joined for folder in group[1:]}
+    parts = {first: rest for first, *rest in split.joined}
+    scans[:] = [c for c in scans if c["image"] not in others]
+    for case in scans:
+        if case["image"] in parts:
+            case["parts"] = PART_SEPARATOR.join(parts[case["image"]])
+        elif case["image"] in split.refused:
+            case["problem"] = split.refused[case["image"]]
+
+
+def parts_of(case: Mapping[str, str]) -> list[str]:
+    """Folders with the other slices of a DICOM series, besides the ``image`` of a scan."""
+    return [p for p in case.get("parts", "").split(PART_SEPARATOR) if p]
 
 
 def discover_series(folder: Path) -> Scans:
@@ -194,6 +211,9 @@ def discover_series(folder: Path) -> Scans:
     scans = Scans([{"image": str(folder)}])
     if printable(folder) != str(folder):
         scans[0] = {"image": printable(folder), "problem": NOT_UTF8}
+    elif others := other_parts(folder):
+        shown, parent = ", ".join(map(printable, others)), printable(folder.resolve().parent)
+        scans[0]["remark"] = f"{folder}: other slices of its series are in {shown}; set input to {parent} to read them as one scan"
     for path in _visible(folder):
         if path.is_file() and file_suffix(path) in VOLUMES:
             scans.unused.append((printable(path), "lies in the folder of a DICOM series; move it elsewhere"))

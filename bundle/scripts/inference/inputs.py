@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..data.datalist import section_error
 from ..io.formats import VOLUMES, file_suffix, stem
+from ..io.split_series import part_folders
 from .discovery import NOT_UTF8, Scans, discover_datalist, discover_folder, discover_series, is_series, printable
 
 logger = logging.getLogger(__name__)
@@ -18,7 +20,8 @@ logger = logging.getLogger(__name__)
 def find_inputs(path: str, section: str = "testing") -> Scans:
     """Find the scans: one ``{"image": path}`` per scan, with ``vertebrae`` from a datalist.
 
-    A scan that cannot be one, such as a link to nothing, has its ``problem``; the attribute ``unused`` of the list names everything
+    A DICOM series in several folders is one scan: that of the common folder, where it holds nothing else, or else of the first folder,
+    with the others as ``parts``. A scan that cannot be one, such as a link to nothing, has its ``problem``; the attribute ``unused`` of the list names everything
     else of a folder, and the reason why it is not used.
 
     Args:
@@ -42,10 +45,30 @@ def find_inputs(path: str, section: str = "testing") -> Scans:
             return discover_series(source)
     except OSError as error:
         raise InputError(f"{printable(path)}: cannot be opened ({error.strerror}); change its permissions") from None
+    if source.is_dir() and printable(source) == str(source) and part_folders(source):
+        return Scans([{"image": str(source)}])
     if source.is_dir():
         return discover_folder(source)
     logger.warning("%s is not a scan, a folder of scans or a datalist", source)
     return Scans()
+
+
+def require_cases(cases: Scans, path: str, section: str = "testing") -> None:
+    """Refuse an input in which ``find_inputs`` found no scan.
+
+    Raises:
+        InputError: one line with the path and the remedy, and a line for each kind of file that is not used.
+    """
+    if cases:
+        return
+    if not Path(path).exists():
+        raise InputError(f"{path}: does not exist; correct the path of the scan, folder or datalist")
+    if Path(path).suffix == ".json":
+        raise InputError(f"{path}: {section_error(path, section)}; choose another file or section")
+    raise InputError(
+        f"{path}: contains no scan; set input to a file ({', '.join(VOLUMES)}), the folder of a DICOM series, "
+        "a folder of these, or a datalist.json" + "".join(f"\n{line}" for line in cases.unused_lines())
+    )
 
 
 def shared_folder(cases: list[dict[str, str]]) -> str:

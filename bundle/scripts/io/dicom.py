@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
+from .dicom_headers import TAGS, Header
 from .dicom_multiframe import open_frames
-from .dicom_series import TAGS, DicomSeries, Header, check_ct_slice, find_series
+from .dicom_series import DicomSeries, check_ct_slice, find_series
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 
 HU_RANGE = (-32768, 32767)

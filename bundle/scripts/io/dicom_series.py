@@ -4,25 +4,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import last_line
+from .dicom_headers import Header, read_headers
 from .dicom_multiframe import frame_headers, is_multiframe
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 from .slice_positions import arrange_slices
+from .split_series import counted, part_folders
 from .straight_grid import StraightGrid
 
-TAGS = (
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "PhotometricInterpretation",
+REQUIRED_TAGS = (
     "RescaleSlope",
     "RescaleIntercept",
     "ImagePositionPatient",
@@ -30,11 +26,8 @@ TAGS = (
     "PixelSpacing",
     "Rows",
     "Columns",
-    "NumberOfFrames",
 )
-REQUIRED_TAGS = TAGS[5:12]
 UNIT_TOLERANCE = 1e-2  # of the dot products of rows and columns
-Header = Any  # pydicom.Dataset
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class DicomSeries:
     """A CT series of checked geometry whose pixels are not decoded yet.
 
     Attributes:
-        folder: folder of the files.
+        folder: folder of the files, or the first or common one of several.
         files: slices in order of their position.
         headers: headers of these files, without pixels.
         shape: columns, rows, slices.
@@ -60,68 +53,6 @@ class DicomSeries:
     notes: list[str]
     straight: StraightGrid | None = None
     multiframe: Path | None = None
-
-
-def is_dicom(path: Path) -> bool:
-    """Return True for a file with the DICOM prefix."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _named(files: list[Path]) -> str:
-    return f"{len(files)} file(s), such as {files[0].name}" if len(files) > 1 else files[0].name
-
-
-def read_headers(folder: str | Path, notes: list[str] | None = None) -> list[tuple[Path, Header]]:
-    """Read the headers of all DICOM files directly in a folder; other files are skipped.
-
-    Args:
-        folder: folder of the files.
-        notes: receives a line for each kind of file that is skipped.
-
-    Raises:
-        ValueError: when pydicom is missing, a file is damaged, or the folder holds no DICOM file.
-    """
-    try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
-    except ImportError:
-        raise ValueError(f"{folder}: reading DICOM needs pydicom; pip install pydicom") from None
-    headers: list[tuple[Path, Header]] = []
-    twins: list[Path] = []
-    empty: list[Path] = []
-    other: list[Path] = []
-    for file in sorted(Path(folder).iterdir()):
-        if not file.is_file() or file.name == "DICOMDIR":
-            continue
-        if file.name.startswith("."):
-            twins.append(file)
-            continue
-        try:
-            if file.stat().st_size == 0:
-                empty.append(file)
-                continue
-            headers.append((file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))))
-        except InvalidDicomError:
-            other.append(file)
-        except OSError as error:
-            raise ValueError(f"{file}: cannot be opened ({error.strerror or last_line(error)}); change its permissions") from None
-        except Exception as error:  # struct, key and value errors of a file that ends inside an element
-            raise ValueError(
-                f"{file}: its DICOM header is damaged ({last_line(error)}), perhaps cut off; copy the series again"
-            ) from None
-    if not headers:
-        raise ValueError(f"{folder}: contains no DICOM file; expected the folder of one series")
-    if notes is not None:
-        if empty:
-            notes.append(f"{folder}: {_named(empty)}: empty (0 bytes), so slices may be missing at an end; copy the series again")
-        if twins:
-            notes.append(f"{folder}: {_named(twins)}: hidden, such as the `._` files of macOS; skipped")
-        if other:
-            notes.append(f"{folder}: {_named(other)}: no DICOM; skipped")
-    return headers
 
 
 def _numbers(file: Path, header: Header, tag: str, count: int) -> NDArray[np.float64]:
@@ -233,7 +164,8 @@ def _arrange(
     first = items[0][1]
     orientation = np.array(first.ImageOrientationPatient, np.float64)
     positions = np.array([[float(v) for v in h.ImagePositionPatient] for _, h in items])
-    names = [f.name for f, _ in items]
+    several = len({f.parent for f, _ in items}) > 1  # files of several folders may have one name
+    names = [f"{f.parent.name}/{f.name}" if several else f.name for f, _ in items]
     found = arrange_slices(positions, orientation, names, str(folder), rules.position_tolerance_mm)
     spacing = (float(first.PixelSpacing[1]), float(first.PixelSpacing[0]))  # of columns, of rows
     grid, corner = None, np.zeros(3)
@@ -249,18 +181,29 @@ def _arrange(
     return [items[i] for i in found.order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, grid, notes
 
 
-def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES) -> DicomSeries:
+def _read_folders(root: Path, parts: Sequence[str | Path], notes: list[str]) -> list[tuple[Path, Header]]:
+    """Headers of a folder, or of the folders that hold one series together."""
+    folders = [root, *map(Path, parts)] if parts else part_folders(root)
+    if not folders:
+        return read_headers(root, notes)
+    found = [item for folder in folders for item in read_headers(folder, notes)]
+    notes.append(f"{root}: {len(folders)} folders of one series are read as one scan: {counted(folders, [f for f, _ in found])}")
+    return found
+
+
+def find_series(folder: str | Path, rules: GeometryRules = DEFAULT_RULES, parts: Sequence[str | Path] = ()) -> DicomSeries:
     """Find the CT series in a folder, single slices or one enhanced CT; slices are ordered by position, never by name.
 
     Args:
-        folder: folder that holds one series; its localizers are left out.
+        folder: folder that holds one series, or the folders of its parts and nothing else; its localizers are left out.
         rules: tolerance of the positions.
+        parts: folders with the other slices of the series, as of ``find_split_series``.
 
     Raises:
         ValueError: one line; several series, another modality, repeated or missing slices, positions off one line, missing tags.
     """
     root, notes = Path(folder), []  # type: tuple[Path, list[str]]
-    found = read_headers(root, notes)
+    found = _read_folders(root, parts, notes)
     multiframe = [f for f, h in found if is_multiframe(h)]
     if len(multiframe) == 1 and len(found) == 1:
         found = [(multiframe[0], header) for header in frame_headers(multiframe[0])]

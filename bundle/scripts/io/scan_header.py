@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,19 +185,22 @@ def _check_extents(header: ScanHeader, require_volume: bool) -> None:
         )
 
 
-def read_header(path: str | Path, require_volume: bool = True, rules: GeometryRules = DEFAULT_RULES) -> ScanHeader:
+def read_header(
+    path: str | Path, require_volume: bool = True, rules: GeometryRules = DEFAULT_RULES, parts: Sequence[str] = ()
+) -> ScanHeader:
     """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
 
     Args:
         path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
         require_volume: whether a single slice or a few slices, such as a scout, are refused.
         rules: assumed orientation and tolerance of positions.
+        parts: folders with the other slices of a DICOM series.
 
     Raises:
         ValueError: one line with path, value and remedy.
     """
     try:
-        return _read_header(path, require_volume, rules)
+        return _read_header(path, require_volume, rules, parts)
     except MemoryError:
         raise
     except Exception as error:  # libraries raise errors of many kinds for fields that no writer sets
@@ -205,20 +209,21 @@ def read_header(path: str | Path, require_volume: bool = True, rules: GeometryRu
         raise ValueError(f"{path}: its header is damaged ({last_line(error)}); copy or convert it again") from None
 
 
-def _read_header(path: str | Path, require_volume: bool = True, rules: GeometryRules = DEFAULT_RULES) -> ScanHeader:
+def _read_header(path: str | Path, require_volume: bool, rules: GeometryRules, parts: Sequence[str]) -> ScanHeader:
     """Read the header of a scan without its voxels, and refuse a scan that cannot be segmented.
 
     Args:
         path: NIfTI, NRRD or MHA file, or the folder of one DICOM series.
         require_volume: whether a single slice or a few slices, such as a scout, are refused.
         rules: assumed orientation, and tolerance of the positions of DICOM slices.
+        parts: folders with the other slices of a DICOM series.
 
     Raises:
         ValueError: one line with path, value and remedy.
     """
     source = Path(path)
     if source.is_dir():
-        series = find_series(source, rules)
+        series = find_series(source, rules, parts)
         whole, dtype = series.multiframe is not None, np.dtype(np.int16 if series.multiframe is None else np.float32)
         header = ScanHeader(str(source), series.shape, series.affine, dtype, whole, tuple(series.notes), series=series)
     elif file_suffix(source) in VOLUMES:
