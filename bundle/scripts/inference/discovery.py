@@ -41,8 +41,8 @@ class Scans(list[dict[str, str]]):
     """Scans, one dictionary each, and everything of the input that belongs to none of them.
 
     Args:
-        cases: ``image``, optionally ``vertebrae``, ``parts`` with the other folders of a DICOM series, ``remark`` with a note on the
-            input, and ``problem`` where a scan cannot be read.
+        cases: ``image``, optionally ``vertebrae``, ``parts`` with the other folders of a DICOM series, ``remark`` with a note on
+            the input, and ``problem`` where a scan cannot be read.
         unused: files and folders with the reason why they are not used.
     """
 

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 def find_inputs(path: str, section: str = "testing") -> Scans:
     """Find the scans: one ``{"image": path}`` per scan, with ``vertebrae`` from a datalist.
 
-    A DICOM series in several folders is one scan: that of the common folder, where it holds nothing else, or else of the first folder,
-    with the others as ``parts``. A scan that cannot be one, such as a link to nothing, has its ``problem``; the attribute ``unused`` of the list names everything
-    else of a folder, and the reason why it is not used.
+    A DICOM series in several folders is one scan: that of the common folder, where it holds nothing else, or else of the first
+    folder, with the others as ``parts``. A scan that cannot be one, such as a link to nothing, has its ``problem``; the attribute
+    ``unused`` of the list names everything else of a folder, and the reason why it is not used.
 
     Args:
         path: a NIfTI, NRRD or MHA file; the folder of a DICOM series; a folder of such files and folders; or a datalist (JSON). A

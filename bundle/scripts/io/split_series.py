@@ -164,7 +164,7 @@ def find_split_series(folders: Iterable[str]) -> SplitSeries:
             if not {one, other} <= inside and _comparable(parts[one], parts[other]) and _collide(parts[one], parts[other]):
                 for this, that in ((one, other), (other, one)):
                     found.refused[this] = (
-                        f"has slices of one series at the same positions as other slices in {that}; keep one phase or reconstruction"
+                        f"has other slices at positions of slices in {that}, which are of the same series; keep one phase"
                     )
     found.joined.sort()
     return found
