@@ -132,8 +132,7 @@ def test_a_missing_slice_between_parts_is_refused(tmp_path):
 def test_a_cohort_has_one_scan_of_all_parts(tmp_path):
     a, b, c = (series(tmp_path, name, first=6 * k, number=6) for k, name in enumerate("abc"))
     other = series(tmp_path, "other", SeriesInstanceUID="1.2.3.99")
-    (
-        for name, first in (("1", 0), ("2", 6)):
+    for name, first in (("1", 0), ("2", 6)):
         series(tmp_path / "patient", name, first, SeriesInstanceUID="1.2.3.5")
     cases = discover_folder(tmp_path)
     assert [c["image"] for c in cases] == [a, other, str(tmp_path / "patient")]
