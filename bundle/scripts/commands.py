@@ -33,7 +33,7 @@ DATA: Table = {
     "check": ("data.checks.report:check", "problems in a datalist"),
     "preview": ("data.preview:preview", "one page with an overlay of every case"),
 }
-SEGMENT = ("inference.segment:segment", "fractured vertebrae in CT scans")
+SEGMENT = ("inference.segment:segment_command", "fractured vertebrae in CT scans")
 EXPORT = ("inference.export:export", "the network as TorchScript, ONNX or OpenVINO")
 TUNE = ("evaluation.tune_postprocessing:tune", "post-processing parameters tuned on validation cases")
 EVALUATION: Table = {

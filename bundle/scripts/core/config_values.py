@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import InputError
+
 Check = Callable[[Any], bool]
 
 
@@ -112,6 +114,20 @@ def value_problem(key: str, value: object) -> str | None:
     if rule is None or isinstance(value, Mapping) or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
         return None
     return None if rule.test(value) else f"must be {rule.words}"
+
+
+def refuse_values(values: Mapping[str, object]) -> None:
+    """Refuse values of a command line that are out of range.
+
+    Args:
+        values: values by id; None is that of the config.
+
+    Raises:
+        InputError: one line with the id, its value and the remedy.
+    """
+    for key, value in values.items():
+        if value is not None and (words := value_problem(str(key), value)):
+            raise InputError(f"{key}={value!r}: {words}")
 
 
 def require_values(values: Mapping[str, object]) -> None:

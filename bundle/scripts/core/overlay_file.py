@@ -13,8 +13,24 @@ from .config_overrides import type_problem
 from .config_values import value_problem
 from .deprecations import migrate_config
 from .errors import InputError, first_line, last_line
+from .paths import CONFIGS
 
 CLOSE = 0.8  # similarity of an unknown id to a known one above which it counts as misspelt
+
+
+def find_overlay(name: str) -> Path:
+    """File of an overlay.
+
+    Args:
+        name: a file, or a name below ``configs/``.
+
+    Raises:
+        InputError: when there is none.
+    """
+    for path in (Path(name), CONFIGS / name):
+        if path.is_file():
+            return path
+    raise InputError(f"{name}: no such config; must be a file, or a name below {CONFIGS}")
 
 
 def load_overlay(file: Path, base: Mapping[str, Any]) -> dict[str, Any]:

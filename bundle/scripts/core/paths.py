@@ -7,6 +7,7 @@ from pathlib import Path
 
 BUNDLE = Path(__file__).resolve().parents[2]
 SCRIPTS = BUNDLE / "scripts"
-SUITES = BUNDLE / "configs" / "experiments"
+CONFIGS = BUNDLE / "configs"
+SUITES = CONFIGS / "experiments"
 # "scripts" inside the bundle's folder, "spine_fracture.scripts" where the package is installed.
 PACKAGE = __name__.removesuffix(".core.paths")

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import is_full, remove_stale, write_text
 from ..core.provenance import file_hash
-from ..data.datalist import section_error
 from ..io.dicom import load_itk, load_packages
-from ..io.formats import NIFTI, VOLUMES, file_suffix
+from ..io.formats import NIFTI, file_suffix
 from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, record_path, segment_case
@@ -35,7 +34,7 @@ from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
 from .runtimes import Runner, load_runner
-from .segmented import Segmented
+from .segmented import Segmented, no_checkpoint
 from .tables import Account, earlier_problems, finished_cases, line, summarise
 
 logger = logging.getLogger(__name__)
@@ -262,7 +261,7 @@ class Segmenter:
             raise InputError(f"{self.output}: cannot be written to ({error.strerror}); choose another output") from None
         for file in (f for files in self.checkpoints.values() for f in files):
             if not Path(file).is_file():
-                raise InputError(f"{file}: no such checkpoint; train first or set `checkpoint` to a file with weights")
+                raise InputError(no_checkpoint(file))
 
     def run(self, strict: bool = False) -> Segmented:
         """Segment all scans; failures are isolated per scan.

@@ -4,30 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from ..core.config_package import localise
-from ..core.config_values import value_problem
+from ..core.config_values import refuse_values
 from ..core.deprecations import migrate_config
-from ..core.errors import InputError
-from ..core.overlay_file import load_overlay
-from ..core.paths import BUNDLE
+from ..core.overlay_file import find_overlay, load_overlay
+from ..core.paths import BUNDLE, CONFIGS
 from ..training.described_config import DescribedConfig, common_description, read_base
 
-CONFIGS = BUNDLE / "configs"
 BASE = "inference.yaml"
-
-
-def _overlay(name: str) -> Path:
-    paths = [Path(name), CONFIGS / name]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise InputError(f"{name}: no such config; must be a file, or a name below {CONFIGS}")
 
 
 def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any]) -> ConfigParser:
@@ -49,15 +38,13 @@ def read_config(overlays: Sequence[str] | str | None, values: Mapping[str, Any])
     names = [overlays] if isinstance(overlays, str) else list(overlays or [])
     merged = ConfigParser(config=read_base([BASE]))
     keys: list[str] = []
-    for file in [_overlay(name) for name in names]:
+    for file in [find_overlay(name) for name in names]:
         content = localise(load_overlay(file, merged.get()))
         keys += content
         for key, value in content.items():
             merge_kv(merged, key, value)
     given = localise(migrate_config({k: v for k, v in values.items() if v is not None}))
-    for key, value in given.items():
-        if words := value_problem(str(key), value):
-            raise InputError(f"{key}={value!r}: {words}")
+    refuse_values(given)
     merged.update({"bundle_root": str(BUNDLE), **given})
     config = dict(merged.get())
     found = common_description(ConfigParser(dict(config)).get_parsed_content("checkpoint"))

@@ -13,6 +13,7 @@ from ..data.datalist import section_error
 from ..io.formats import VOLUMES, file_suffix, stem
 from ..io.split_series import part_folders
 from .discovery import NOT_UTF8, Scans, discover_datalist, discover_folder, discover_series, is_series, printable
+from .segmented import not_found
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def require_cases(cases: Scans, path: str, section: str = "testing") -> None:
     if cases:
         return
     if not Path(path).exists():
-        raise InputError(f"{path}: does not exist; correct the path of the scan, folder or datalist")
+        raise InputError(not_found(path))
     if Path(path).suffix == ".json":
         raise InputError(f"{path}: {section_error(path, section)}; choose another file or section")
     raise InputError(

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import importlib.util
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, first_line
+from ..core.optional_packages import absent
 from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.weights_checksum import check_file
 from ..training.weights import load_weights
@@ -30,31 +30,10 @@ EXPORTS = {".ts": "TorchScript", ".onnx": "ONNX", ".xml": "OpenVINO IR"}
 MAX_REASON = 160  # characters of a library's message
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that PyTorch does not have on this machine.
-
-    Raises:
-        InputError: one line with the device and the remedy.
-    """
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device={device!r}: must be cpu, cuda, or one GPU such as cuda:1") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise InputError(f"device={device!r}: this machine has {count} GPU(s) that PyTorch can use; set device to cpu, or another")
-
-
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which reports conversions to its makers unless a user opts out by hand."""
-    absent = "openvino_telemetry" not in sys.modules
-    if absent:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reads as not installed
-    try:
+    with absent("openvino_telemetry"):
         import openvino
-    finally:
-        if absent:
-            del sys.modules["openvino_telemetry"]
     return openvino
 
 

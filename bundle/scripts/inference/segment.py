@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
 
+from ..core.config_values import refuse_values
 from ..core.errors import InputError
-from ..core.overlay_file import resolve
+from ..core.optional_packages import import_monai
+from ..core.overlay_file import find_overlay, resolve
 from ..data.datalist import SECTIONS
-from .cohort import Segmented
-from .config import read_config
-from .runtimes import check_device
+from .segmented import Segmented, no_checkpoint, not_found
 
 
 def segment(
@@ -108,5 +111,54 @@ def segment(
     if section not in SECTIONS:
         raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
     if device is not None:
-        check_device(device)
+        _check_device(device)
+    from .config import read_config
+
     return resolve(read_config(config, values), "segmenter").run()
+
+
+@wraps(segment)
+def segment_command(**options: Any) -> Segmented:
+    """Segment scans in a process of its own, in which MONAI may lack the packages that inference has no use for."""
+    _check(**options)
+    if options.get("config") is None:  # an overlay may name anything of MONAI
+        import_monai()
+    return segment(**options)
+
+
+def _check(
+    path: str,
+    *,
+    section: str = "testing",
+    checkpoint: str | Sequence[str] | None = None,
+    config: str | Sequence[str] | None = None,
+    device: str | None = None,
+    **values: Any,
+) -> None:
+    """Refuse options, files and an input without scan before PyTorch and MONAI are imported, which takes seconds.
+
+    The scans of a folder are found later, once.
+
+    Raises:
+        InputError: one line with option or file, value and remedy.
+    """
+    refuse_values(values)
+    for name in [config] if isinstance(config, str) else config or ():
+        find_overlay(name)
+    if not Path(path).is_dir() and section in SECTIONS:
+        if not Path(path).exists():
+            raise InputError(not_found(path))
+        from .inputs import find_inputs, require_cases
+
+        require_cases(find_inputs(path, section), path, section)
+    for file in [checkpoint] if isinstance(checkpoint, str) else checkpoint or ():
+        if not Path(file).is_file():
+            raise InputError(no_checkpoint(file))
+    if device is not None:
+        _check_device(device)
+
+
+def _check_device(device: str) -> None:
+    from .device import check_device  # imports PyTorch
+
+    check_device(device)
