@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from dicom_files import write_series, write_slice
 from scripts.io.dicom import read_series
-from scripts.io.dicom_series import find_series
-from scripts.io.dicom_source import read_sources
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -76,12 +74,6 @@ def test_an_enhanced_ct_of_a_tilted_gantry_is_resampled(tmp_path, volume):
     image, (note,) = read_series(tmp_path / "s")
     assert "tilted by 16.7 degrees" in note
     assert image.shape[1] > 5
-
-
-def test_no_dicom_seg_references_its_frames(tmp_path, volume):
-    write_enhanced(tmp_path / "s", volume)
-    with pytest.raises(ValueError, match="enhanced CT"):
-        read_sources(find_series(tmp_path / "s"), [0])
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def vertebra_of_segment(segment: Any) -> int | None:
 def _labels(
     series: DicomSeries, planes: Mapping[int, NDArray], numbers: Sequence[int], path: Path
 ) -> tuple[list[int], list[int], NDArray]:
-    """Segment number, 1 to n, of every pixel.
+    """Segment number, 1 to n, of every pixel of the stored slices.
 
     Args:
         series: source series.
@@ -75,7 +75,9 @@ def _labels(
     Raises:
         ValueError: when a slice is outside the series or has another size, or a number has no row.
     """
-    rows, columns = series.shape[1], series.shape[0]
+    columns, rows = series.shape[:2] if series.straight is None else series.straight.stored[:2]
+    if series.straight is not None:
+        planes = series.straight.stored_planes(planes)
     voxels = np.zeros(max(numbers, default=0) + 1, np.int64)
     slices = []
     for k in sorted(planes):
@@ -114,6 +116,11 @@ def _save(
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     sources = read_sources(series, slices, note)
+    if series.multiframe is not None:  # frames of one file are referred to by their order in it
+        frames = np.zeros((len(series.files), *labels.shape[1:]), labels.dtype)
+        for k, plane in zip(slices, labels, strict=True):
+            frames[int(series.headers[k].InstanceNumber) - 1] = plane
+        labels = frames
     segmentation = Segmentation(
         source_images=sources,
         pixel_array=labels,

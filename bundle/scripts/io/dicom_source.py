@@ -97,8 +97,24 @@ def repair(source: Any) -> list[str]:
     return lines
 
 
+def _complete_measures(source: Any, distance: float) -> None:
+    """Share the pixel measures of an enhanced CT, where each frame repeats them, and complete their slice thickness (mm)."""
+    shared = source.SharedFunctionalGroupsSequence[0] if source.get("SharedFunctionalGroupsSequence") else None
+    if shared is None:
+        return
+    for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        first = source.PerFrameFunctionalGroupsSequence[0]
+        if not shared.get(name) and first.get(name):  # equal in all frames, as checked when the series was read
+            setattr(shared, name, first.get(name))
+    measures = shared.get("PixelMeasuresSequence")
+    if measures and not measures[0].get("SliceThickness"):
+        measures[0].SliceThickness = f"{distance:.4f}"
+
+
 def read_sources(series: DicomSeries, slices: Sequence[int], note: Callable[[str], None] | None = None) -> list[Any]:
     """Headers of slices (index in order of position) with the attributes that a derived object must repeat.
+
+    An enhanced CT is one header, of all its frames.
 
     Args:
         series: source series.
@@ -110,27 +126,22 @@ def read_sources(series: DicomSeries, slices: Sequence[int], note: Callable[[str
     """
     import pydicom
 
-    if series.multiframe is not None:
-        raise ValueError(f"{series.folder}: is an enhanced CT, which no DICOM-SEG is written for; use the masks in NIfTI")
-    if series.straight is not None:
-        raise ValueError(
-            f"{series.folder}: its slices were resampled, and a DICOM-SEG cannot reference the result; use the masks in NIfTI"
-        )
     repaired: dict[str, None] = {}
-    sources = [pydicom.dcmread(series.files[k], stop_before_pixels=True) for k in slices]
-    for k, source in zip(slices, sources, strict=True):
+    files = [series.files[k] for k in slices] if series.multiframe is None else [series.multiframe]
+    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    for file, source in zip(files, sources, strict=True):
         missing = [name for name in REQUIRED if not source.get(name)]
         if missing:
-            raise ValueError(
-                f"{series.files[k]}: lacks {', '.join(missing)}, which a DICOM-SEG must reference; export the series again"
-            )
+            raise ValueError(f"{file}: lacks {', '.join(missing)}, which a DICOM-SEG must reference; export the series again")
         repaired.update(dict.fromkeys(repair(source)))
         for name in EMPTY_IF_ABSENT:
             if name not in source:
                 setattr(source, name, "")
         if source.PatientSex not in ("M", "F", "O"):  # highdicom refuses other values, of animals for instance
             source.PatientSex = ""
-        if not source.get("SliceThickness"):  # highdicom repeats it; the distance between the slices is a substitute
+        if series.multiframe is not None:
+            _complete_measures(source, float(spacing_of(series.affine)[2]))
+        elif not source.get("SliceThickness"):  # highdicom repeats it; the distance between the slices is a substitute
             source.SliceThickness = f"{spacing_of(series.affine)[2]:.4f}"
     if len({source.SOPInstanceUID for source in sources}) < len(sources):
         raise ValueError(

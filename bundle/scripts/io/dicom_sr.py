@@ -178,6 +178,8 @@ def _evidence(source: Any, segmentation: Any) -> list[Any]:
 
     others = []
     for item in segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence:
+        if item.ReferencedSOPInstanceUID == source.SOPInstanceUID:
+            continue
         other = Dataset()
         other.StudyInstanceUID, other.SeriesInstanceUID = source.StudyInstanceUID, source.SeriesInstanceUID
         other.SOPClassUID, other.SOPInstanceUID = item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ class StraightGrid:
         shifts: (stored slices, 2), columns and rows from the first pixel of the grid to the first pixel of a stored slice.
         distance: of the slices of the grid, in mm.
         first: corner of the grid (3,) in mm along columns, rows and normal, from the first pixel of the first stored slice.
+        nearest: slice of the grid nearest to each stored slice (stored slices,).
     """
 
     shape: tuple[int, int, int]
@@ -34,6 +35,7 @@ class StraightGrid:
     shifts: NDArray[np.float64]
     distance: float
     first: NDArray[np.float64]
+    nearest: NDArray[np.int64]
 
     @staticmethod
     def plan(size: tuple[int, int], spacing: tuple[float, float], offsets: NDArray[np.float64], distance: float) -> StraightGrid:
@@ -52,7 +54,9 @@ class StraightGrid:
         slices = int(np.floor(along[-1] / distance + 1e-6)) + 1
         at = np.interp(np.arange(slices) * distance, along, np.arange(len(along), dtype=float))
         first = np.array([low[0], low[1], 0.0])
-        return StraightGrid((width[0], width[1], slices), (*size, len(along)), Taps.at(at, len(along)), pixels, distance, first)
+        nearest = np.clip(np.rint(along / distance), 0, slices - 1).astype(np.int64)
+        shape = (width[0], width[1], slices)
+        return StraightGrid(shape, (*size, len(along)), Taps.at(at, len(along)), pixels, distance, first, nearest)
 
     def slabs(self, read: Callable[[int, int], NDArray], depth: int) -> Iterator[NDArray[np.float32]]:
         """Slices of the grid (slice, row, column) in HU, ``depth`` at a time.
@@ -66,6 +70,28 @@ class StraightGrid:
             first, last = int(self.taps.low[numbers[0]]), int(self.taps.high[numbers[-1]])
             stored = read(first, last + 1)
             yield np.stack([self._slice(n, stored, first) for n in numbers])
+
+    def stored_planes(self, planes: Mapping[int, NDArray]) -> dict[int, NDArray]:
+        """Labels of slices of the grid at the pixels of the stored slices, from the nearest voxel.
+
+        A stored slice of a tilted gantry lies in a slice of the grid, so that only its shift in plane is rounded, by at most half a
+        pixel. Where the distance varies, the nearest slice of the grid is at most half a distance away.
+
+        Args:
+            planes: labels (row, column) by slice of the grid.
+
+        Returns:
+            Labels (row, column) by stored slice, of those with a label.
+        """
+        columns, rows, _ = self.stored
+        found = {}
+        for index, number in enumerate(self.nearest):
+            if int(number) in planes:
+                left, top = (int(n) for n in np.rint(self.shifts[index]))
+                plane = planes[int(number)][top : top + rows, left : left + columns]
+                if plane.any():
+                    found[index] = plane
+        return found
 
     def _slice(self, number: int, stored: NDArray, first: int) -> NDArray[np.float32]:
         """One slice of the grid; where a single neighbour covers a pixel, its value counts alone."""
