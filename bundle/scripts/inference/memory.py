@@ -147,6 +147,8 @@ def plan_memory(
         widest = [min(n, math.ceil(MAX_EXTENT_MM / s)) for n, s in zip(grid.shape[:2], grid.spacing[:2], strict=True)]
         spine = SPINE_BYTES * widest[0] * widest[1] * grid.shape[2]
         dicom = DICOM_BYTES * header.voxels if header.series is not None else 0
+        if header.series is not None and header.series.multiframe is not None:
+            dicom += header.voxels  # labels of all frames, with vertebrae or not
         result = VERTEBRA_RESULT_BYTES * working + max(spine, dicom) + VIEW_BYTES
     for spool in (False, True):
         hu = 2 * working if by_vertebra and spool else 0  # the heights need HU at random places
