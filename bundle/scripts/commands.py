@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .core.bundle_command import check_bundle_command
-from .core.cli import HELP, VERSION, Table, declared, print_result, run
+from .core.cli import HELP, VERSION, Table, declared, print_text, run
 from .core.errors import InputError
 from .core.paths import BUNDLE
 from .core.provenance import version
@@ -152,8 +152,8 @@ def completion(shell: str = "bash") -> None:
         raise InputError(f"{shell}: must be bash or zsh")
     cases = "\n".join(f'    "{" ".join(words)}") words="{" ".join(following)}" ;;' for words, following in _names(COMMANDS).items())
     if shell == "zsh":
-        print_result("autoload -U +X bashcompinit && bashcompinit")
-    print_result(
+        print_text("autoload -U +X bashcompinit && bashcompinit")
+    print_text(
         f"""_spine_fracture() {{
   local words= typed= word
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do [[ $word == -* ]] && break; typed="${{typed:+$typed }}$word"; done

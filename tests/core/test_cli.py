@@ -152,9 +152,19 @@ def test_unwritable_folder_is_one_line(call, tmp_path):
 
 
 def test_a_reader_that_has_ended_is_no_error():
-    program = f"import sys; sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r}); from scripts.core.cli import print_result; "
-    program += "print_result('line' * 200_000)"
+    program = f"import sys; sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r}); from scripts.core.cli import print_text; "
+    program += "print_text('line' * 200_000)"
     command = f'{sys.executable} -c "{program}" | head -c 4'
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=120)
     assert done.stdout == "line"
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["make", "--help"], ["group", "make", "-h"]])
+def test_help_and_version_go_to_a_reader_that_may_end(call, monkeypatch, capsys, words):
+    printed: list[str] = []
+    monkeypatch.setattr(cli, "print_text", printed.append)
+    call(*words)
+    assert len(printed) == 1
+    assert printed[0]
+    assert capsys.readouterr().out == ""

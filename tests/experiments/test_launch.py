@@ -154,7 +154,7 @@ def test_workers_get_a_gpu_or_a_share_of_the_cores():
     assert worker_environments(1, [0, 3]) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}]
     threads = str(max(os.cpu_count() // 2, 1))
     assert worker_environments(2, None) == [{"OMP_NUM_THREADS": threads}] * 2
-    with pytest.raises(InputError, match="workers=0: must be at least 1"):
+    with pytest.raises(InputError, match="jobs=0: must be at least 1"):
         worker_environments(0, None)
 
 

@@ -241,7 +241,7 @@ def call(command: Callable, arguments: Sequence[str], name: str, implementation:
         InputError: one line, before anything runs; later only where a file or folder cannot be used.
     """
     if HELP & set(arguments):
-        print(help_text(command, name))
+        print_text(help_text(command, name))
         return None
     values, keywords = parse_arguments(command, arguments, name)
     function = implementation() if implementation else command
@@ -251,8 +251,8 @@ def call(command: Callable, arguments: Sequence[str], name: str, implementation:
         raise InputError(os_error_line(error)) from None
 
 
-def print_result(text: str) -> None:
-    """Print the result of a command; a reader that has ended, such as ``head``, is no error of it."""
+def print_text(text: str) -> None:
+    """Print a help text or the result of a command; a reader that has ended, such as ``head``, is no error of it."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -275,10 +275,10 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in (*HELP, "help"):
-        print(_list(table, name))
+        print_text(_list(table, name))
         return
     if words[0] in VERSION:
-        print(f"{name} {version()}")
+        print_text(f"{name} {version()}")
         return
     first = words[0]
     if first not in table:
@@ -287,7 +287,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     if isinstance(target, str):
         result = call(declared(target), words[1:], f"{name} {first}", lambda: load(target))
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
-            print_result(result)
+            print_text(result)
         if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named
             sys.exit(status)
     elif len(words) == 1:

@@ -115,7 +115,7 @@ OPTIONS: dict[str, str] = {
     "ignore_value": "ignore_index",
     "only": "members",
     "tolerance": "tolerance_mm",
-    "workers": "jobs",  # of `experiments run`; a command that has this option keeps it
+    "workers": "jobs",  # of `experiments run` and `search`; a command that has this option keeps it
 }
 
 REFERENCE = re.compile(r"(?<=[@%])([A-Za-z_]\w*)")

@@ -201,17 +201,17 @@ def _process_exists(pid: int) -> bool:
     return True
 
 
-def worker_environments(workers: int, gpus: Sequence[int] | None, option: str = "workers") -> list[dict[str, str]]:
+def worker_environments(jobs: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:
     """Variables of the processes of each worker: GPUs in turn, at least one worker for each, and an equal part of the CPU cores."""
-    if workers < 1:
-        raise InputError(f"{option}={workers}: must be at least 1")
+    if jobs < 1:
+        raise InputError(f"jobs={jobs}: must be at least 1")
     if gpus:
-        number = max(workers, len(gpus))
+        number = max(jobs, len(gpus))
         threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // number, 1))} if number > len(gpus) else {}
         return [{"CUDA_VISIBLE_DEVICES": str(gpus[k % len(gpus)]), **threads} for k in range(number)]
-    if workers == 1:
+    if jobs == 1:
         return [{}]
-    return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // workers, 1))} for _ in range(workers)]
+    return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1))} for _ in range(jobs)]
 
 
 @contextmanager

@@ -231,25 +231,25 @@ def search(
     storage: str | None = None,
     study: str | None = None,
     setting: str | None = None,
-    workers: int = 1,
+    jobs: int = 1,
     gpus: Sequence[int] | None = None,
     device: str | None = None,
 ) -> str:
     """Search hyper-parameters; the same command again resumes the study, or works on it at the same time.
 
     Args:
-        space: default, or the path of a YAML file.
+        space: name of a space (default), or the path of a YAML file.
         out: folder of the results; by default runs/search_SPACE in the current folder.
         dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are generated.
         trials: trials that the study has in the end, pruned and failed ones included; by default as in the space.
-        storage: sqlite:///FILE, journal:///FILE.log or postgresql://USER@HOST/NAME; by default OUT/study.db.
+        storage: address of the study, sqlite:///FILE, journal:///FILE.log or postgresql://USER@HOST/NAME; by default OUT/study.db.
         study: name of the study in the storage; by default that of the space.
-        setting: small or the path of a YAML file: sizes, and the phantoms.
-        workers: trials at once; with GPUS one per GPU.
+        setting: name (small) or the path of a YAML file: sizes, and the phantoms.
+        jobs: trials at once; with GPUS one per GPU.
         gpus: numbers of the GPUs to use.
-        device: cpu or cuda:N, for every trial; by default as PyTorch chooses.
+        device: PyTorch's name, cpu or cuda:N, for every trial; by default as PyTorch chooses.
     """
-    definition, environments = load_space(space, setting), worker_environments(workers, gpus)
+    definition, environments = load_space(space, setting), worker_environments(jobs, gpus)
     total = definition.content["trials"] if trials is None else trials
     if total < 1:
         raise InputError(f"trials={total}: must be at least 1")

@@ -111,7 +111,7 @@ def kit_run(
         jobs: runs at once, on one GPU as well.
         members: names of the members to run; by default those that were packed.
         seeds: seeds in place of those that were packed.
-        device: cpu or cuda:N; by default a GPU where there is one.
+        device: PyTorch's name, cpu or cuda:N; by default a GPU where there is one.
         start_minutes: as for `run`.
         scoring_minutes: as for `run`.
         scoring: False trains only; the weights are scored where the results are unpacked.

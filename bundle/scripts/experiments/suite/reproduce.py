@@ -55,7 +55,7 @@ def reproduce(
         run_dir: folder of a run, with config.yaml and record.json.
         out: folder of the new run; by default RUN_DIR/reproduced.
         dataset_dir: folder of the datalist, or the datalist, when it was moved.
-        device: cpu or cuda:N.
+        device: PyTorch's name, cpu or cuda:N.
         tolerance: largest difference of a weight that still counts as equal.
     """
     source = Path(run_dir).resolve()

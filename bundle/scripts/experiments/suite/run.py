@@ -166,12 +166,12 @@ def run(
         suite: ablation, comparison, folds, seeds, or the path of a YAML file.
         out: folder of all results; by default runs/SUITE in the current folder. Suites that share members may share it.
         dataset_dir: folder with a datalist.json, or such a file; without it the setting's phantoms are generated.
-        setting: small or full, or the path of a YAML file: sizes, and the phantoms.
+        setting: name (small or full) or the path of a YAML file: sizes, and the phantoms.
         members: names of the members to run, also with commas between them; by default all.
         seeds: seeds in place of the suite's.
         jobs: runs at once, which share the cores or the GPU; with GPUS at least one per GPU, in turn.
         gpus: numbers of the GPUs to use.
-        device: cpu or cuda:N, for every run; by default as PyTorch chooses.
+        device: PyTorch's name, cpu or cuda:N, for every run; by default as PyTorch chooses.
         minutes: wall-clock time of the whole suite. All trainings have an equal part of it instead of a number of epochs.
         start_minutes: of MINUTES, for each training outside its steps: start, data, last validation.
         scoring_minutes: of MINUTES, for the scores of all members; by default a quarter, none without scoring.
@@ -181,7 +181,7 @@ def run(
     chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
     definition = load_suite(suite, setting, chosen_seeds)
     chosen = chosen_members(definition, members)
-    environments = worker_environments(jobs, gpus, "jobs")
+    environments = worker_environments(jobs, gpus)
     budget, root = None, results_folder(out, definition.name)
     if minutes is not None:
         number = len(definition.runs(chosen))

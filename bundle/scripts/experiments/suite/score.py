@@ -39,7 +39,7 @@ def score(
         members: as for `run`.
         seeds: as for `run`.
         jobs: members at once.
-        device: cpu or cuda:N.
+        device: PyTorch's name, cpu or cuda:N.
         real_datalist: datalist of further scans, whose section testing is scored apart.
     """
     definition = load_suite(suite, setting, [seeds] if isinstance(seeds, int) else seeds)

@@ -169,7 +169,7 @@ def table(
         seeds: seeds in place of the suite's.
         cost: measure parameters, multiply-adds and the time of a volume; False leaves the columns out.
         rounds: passes of each network over that volume.
-        device: cpu or cuda:N, for the time of a volume.
+        device: PyTorch's name, cpu or cuda:N, for the time of a volume.
     """
     definition = load_suite(suite, setting, seeds)
     root = results_folder(out, definition.name)
