@@ -82,7 +82,7 @@ def test_options_in_slicer_have_the_defaults_of_the_config(bundle):
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
     shown = parser.get_parsed_content("displayable_configs")
-    assert shown == {"threshold": parser["threshold"], "min_volume_ml": parser["min_volume_ml"]}
+    assert shown == {**{k: parser[k] for k in ("threshold", "min_volume_ml", "check_hu")}, "assume_orientation": "none"}
 
 
 def test_model_is_three_dimensional_for_slicer(bundle):
@@ -113,6 +113,32 @@ def test_study_that_is_no_ct_is_rejected_by_name(scan, models, tmp_path, change,
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [False, "false"])
+def test_values_that_are_no_hu_are_an_option(scan, models, tmp_path, value):
+    image, path = nib.load(scan), str(tmp_path / "study.nii.gz")
+    grey = (np.asarray(image.dataobj).clip(-1000, 1000) + 1000) / 8
+    nib.save(nib.Nifti1Image(grey.astype(np.uint8), image.affine), path)
+    with pytest.raises(ValueError, match="8-bit"):
+        as_monai_label(small_config(models), path)
+    assert as_monai_label(small_config(models), path, check_hu=value)["pred"].shape[1:] == image.shape
+
+
+def test_an_orientation_is_assumed_as_by_inference(scan, models, tmp_path):
+    image = nib.load(scan)
+    bare = nib.Nifti1Image(np.asarray(image.dataobj), None, nib.Nifti1Header())
+    bare.header.set_zooms(image.header.get_zooms()[:3])
+    bare.set_sform(None, 0)
+    bare.set_qform(None, 0)
+    path = str(tmp_path / "study.nii.gz")
+    nib.save(bare, path)
+    for option in ({}, {"assume_orientation": "none"}):
+        with pytest.raises(ValueError, match="has no orientation"):
+            as_monai_label(small_config(models), path, **option)
+    data = as_monai_label(small_config(models), path, assume_orientation="ras ")
+    expected = np.diag([*image.header.get_zooms()[:3], 1.0])
+    np.testing.assert_allclose(data["image"].meta["original_affine"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("study", ["", 3])
 def test_missing_study_is_rejected(models, study):
     with pytest.raises(ValueError, match="no such study"):
@@ -120,7 +146,13 @@ def test_missing_study_is_rejected(models, study):
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"), [({"threshold": 1.5}, "threshold=1.5"), ({"min_volume_ml": "much"}, "min_volume_ml='much'")]
+    ("request_", "words"),
+    [
+        ({"threshold": 1.5}, "threshold=1.5"),
+        ({"min_volume_ml": "much"}, "min_volume_ml='much'"),
+        ({"check_hu": "perhaps"}, "check_hu='perhaps': must be true or false"),
+        ({"assume_orientation": "RRS"}, "assume_orientation='RRS': must be three letters"),
+    ],
 )
 def test_options_out_of_range_are_rejected(scan, models, request_, words):
     with pytest.raises(ValueError, match=words):

@@ -99,7 +99,12 @@ def test_info_has_model_labels_and_options(server):
     model = info["models"][NAME]
     assert info["labels"] == ["fractured vertebra"]
     assert (model["type"], model["labels"], model["dimension"]) == ("segmentation", {"fractured vertebra": 1}, 3)
-    assert {k: model["config"][k] for k in ("threshold", "min_volume_ml")} == {"threshold": 0.5, "min_volume_ml": 2.0}
+    assert {k: model["config"][k] for k in ("threshold", "min_volume_ml", "check_hu", "assume_orientation")} == {
+        "threshold": 0.5,
+        "min_volume_ml": 2.0,
+        "check_hu": True,
+        "assume_orientation": "none",
+    }
     assert model["config"]["device"]
     assert model["config"]["model_filename"] == ["model.pt"]
     assert set(info["trainers"]) == set(info["scoring"]) == {NAME}

@@ -24,6 +24,7 @@ from torch import nn
 from ..core.errors import InputError, refusal
 from ..core.geometry import spacing_of
 from ..io.ct_volume import Scan
+from ..io.geometry_rules import GeometryRules
 from ..io.scan_header import ScanHeader, read_header
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.findings import PostProcessing, connected_components
@@ -37,6 +38,20 @@ from .runtimes import Runner, TorchRunner, without_untrained
 from .vertebrae import find_scan_vertebrae
 
 logger = logging.getLogger(__name__)
+FLAGS = {"true": True, "1": True, "false": False, "0": False}  # MONAI Label sends options as text, too
+NO_ORIENTATION = ("", "none", "null")
+
+
+def _flag(name: str, value: object) -> bool:
+    """Value of an option that may be text.
+
+    Raises:
+        ValueError: for another text.
+    """
+    text = str(value).strip().lower()
+    if text not in FLAGS:
+        raise ValueError(f"{name}={value!r}: must be true or false")
+    return FLAGS[text]
 
 
 class ReadStudyd(MapTransform):
@@ -49,12 +64,21 @@ class ReadStudyd(MapTransform):
         keys: item with the path of the scan; it becomes a ``MetaTensor`` (1, I, J, K), int16, HU, on the scan's own grid.
         models: folder of the weights; the item ``model_filename`` chooses one, else ``model.pt``.
         network: network of the config, which the weights must fit.
-        expect_hu: reject scans whose values are not HU.
+        expect_hu: reject scans whose values are not HU; may be text.
+        assume_orientation: directions of the voxel axes, such as RAS, of files that declare none; None or "none" refuses these.
     """
 
-    def __init__(self, keys: KeysCollection, models: str, network: nn.Module, expect_hu: bool = True) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        models: str,
+        network: nn.Module,
+        expect_hu: bool | str = True,
+        assume_orientation: str | None = None,
+    ) -> None:
         super().__init__(keys)
-        self.models, self.network, self.expect_hu = Path(models), network, expect_hu
+        self.models, self.network = Path(models), network
+        self.expect_hu, self.assume_orientation = expect_hu, assume_orientation
 
     def _check_weights(self, requested: object) -> None:
         name = requested[0] if isinstance(requested, (list, tuple)) and requested else requested
@@ -83,8 +107,10 @@ class ReadStudyd(MapTransform):
     def _read(self, path: object) -> MetaTensor:
         if not isinstance(path, str) or not path:
             raise ValueError("no such study in the server's folder; choose one of its studies, or upload a scan")
-        header = read_header(path, require_volume=self.expect_hu)
-        scan = Scan(header, expect_hu=self.expect_hu)
+        code, expect_hu = self.assume_orientation, _flag("check_hu", self.expect_hu)
+        rules = GeometryRules(None if code is None or str(code).strip().lower() in NO_ORIENTATION else str(code).strip())
+        header = read_header(path, require_volume=expect_hu, rules=rules)
+        scan = Scan(header, expect_hu=expect_hu)
         for note in (*header.notes, *scan.warnings):
             logger.warning("note: %s", note)
         voxels = scan.slab(0, header.shape[2])
@@ -129,6 +155,7 @@ class ScanInferer(Inferer):
         search: arguments ``spacing``, ``search`` and ``coarse_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; numbers may be text.
         amp: half precision on a GPU.
+        expect_hu: False searches everywhere instead of along the spine, as dense bone is not known then; may be text.
     """
 
     def __init__(
@@ -138,10 +165,11 @@ class ScanInferer(Inferer):
         search: Mapping[str, Any] | None = None,
         post: Mapping[str, Any] | None = None,
         amp: bool = False,
+        expect_hu: bool | str = True,
     ) -> None:
         super().__init__()
         self.window, self.planes, self.amp = dict(window), list(planes), amp
-        self.search, self.post = dict(search or {}), dict(post or {})
+        self.search, self.post, self.expect_hu = dict(search or {}), dict(post or {}), expect_hu
 
     def _pipeline(self, network: nn.Module, device: torch.device) -> Pipeline:
         try:
@@ -149,7 +177,8 @@ class ScanInferer(Inferer):
             planes = self.planes if len(patch.size) == 2 else ["volume"]
             runner: Runner = dropout_runner(network, device, self.amp)
             runner = without_untrained(runner, runner(torch.rand(1, patch.num_context_slices, *patch.size)))
-            return Pipeline({plane: [runner] for plane in planes}, patch, post, **self.search)
+            search = self.search if _flag("check_hu", self.expect_hu) else {**self.search, "search": "all"}
+            return Pipeline({plane: [runner] for plane in planes}, patch, post, **search)
         except (TypeError, ValueError, InputError) as error:
             raise refusal(error) from None
 
