@@ -28,6 +28,7 @@ LOOSE = "a DICOM file outside the folder of a series; put the slices of its seri
 NO_SCAN = "no scan"
 OUTPUT = "a result of an earlier segmentation, no scan"
 PART_SEPARATOR = "\n"  # of the folders in ``parts``
+DETACHED = (".zraw", ".raw", ".raw.gz")  # endings of the voxels of a header beside them
 OUTPUT_ENDINGS = ("_fracture", "_vertebrae", "_probability")
 RESERVED = ("lost+found", "System Volume Information", "$RECYCLE.BIN")  # folders of file systems, readable by few
 
@@ -130,12 +131,17 @@ def _reason_of_folder(folder: Path, root: Path) -> str:
     return f"its {len(below)} scan(s) lie further down; set input to their folder: {shown}"
 
 
+def _header_names(name: str, ending: str) -> list[str]:
+    """Names that the header of a file of voxels with that ending may have."""
+    return [name[: -len(ending)] + header for header in (".mhd", ".nhdr")] if name.lower().endswith(ending) else []
+
+
 def _reason_of_file(file: Path) -> str | None:
-    """Reason why a file is no scan; None for the voxels of an MHD header."""
+    """Reason why a file is no scan; None for the voxels of an MHD or NHDR header."""
     suffix = file.suffix.lower()
     if suffix in (".hdr", ".img"):
         return PAIR
-    if suffix in (".raw", ".zraw") and file.with_suffix(".mhd").is_file():
+    if any(file.with_name(name).is_file() for ending in DETACHED for name in _header_names(file.name, ending)):
         return None
     return LOOSE if file.stat().st_size and _is_dicom(file) else NO_SCAN
 

@@ -164,7 +164,7 @@ def itk_geometry(path: Path | str, rules: GeometryRules) -> DeclaredGeometry:
         ValueError: one line; no orientation, a unit of another kind.
         OSError: for a file that cannot be read.
     """
-    is_nrrd = str(path).lower().endswith(".nrrd")
+    is_nrrd = str(path).lower().endswith((".nrrd", ".nhdr"))
     fields = _fields(path, ":" if is_nrrd else "=")
     key = "dimension" if is_nrrd else "ndims"
     if key not in fields:

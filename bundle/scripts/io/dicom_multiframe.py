@@ -101,7 +101,8 @@ def open_frames(file: Path, headers: Sequence[Any]) -> Callable[[int, int], NDAr
         stored = pydicom.dcmread(file).pixel_array
     except Exception as error:  # decoders have exceptions of their own
         raise ValueError(
-            f"{file}: its frames cannot be decoded ({last_line(error)}); export it uncompressed, or convert it to NIfTI"
+            f"{file}: its frames cannot be decoded ({last_line(error)}); export it uncompressed, or pip install "
+            "pylibjpeg pylibjpeg-libjpeg"
         ) from None
 
     def hu(header: Any) -> NDArray[np.float32]:

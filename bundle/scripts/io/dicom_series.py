@@ -96,18 +96,37 @@ def check_ct_slice(file: Path, header: Header) -> None:
     """
     modality = str(header.get("Modality", "")) or "none"
     if modality != "CT":
-        raise ValueError(f"{file}: Modality is {modality}; must be CT")
+        raise ValueError(f"{file}: Modality is {modality}; must be CT, as the networks are of CT in HU, so choose the CT series")
     if is_multiframe(header):
         raise ValueError(f"{file}: has several frames, beside other files of the series; put it into a folder of its own")
     photometric = str(header.get("PhotometricInterpretation", "")) or "none"
     if photometric != "MONOCHROME2":
-        raise ValueError(f"{file}: PhotometricInterpretation is {photometric}; must be MONOCHROME2 for a CT in HU")
+        raise ValueError(
+            f"{file}: PhotometricInterpretation is {photometric}; must be MONOCHROME2 for a CT in HU, so export the series again"
+        )
     missing = [tag for tag in REQUIRED_TAGS if header.get(tag) in (None, "")]
     if missing:
         raise ValueError(
             f"{file}: lacks {', '.join(missing)}, without which HU and position are undefined; export the series again"
         )
     _check_geometry(file, header)
+
+
+def _plane(items: list[tuple[Path, Header]]) -> str:
+    """Plane of the slices of a series, "" where they have several or none."""
+    try:
+        axes = np.array([h.ImageOrientationPatient for _, h in items], np.float64).reshape(-1, 2, 3)
+    except (AttributeError, TypeError, ValueError):
+        return ""
+    planes = set(np.abs(np.cross(axes[:, 0], axes[:, 1])).argmax(axis=1).tolist())
+    return ("sagittal", "coronal", "axial")[planes.pop()] if len(planes) == 1 else ""
+
+
+def _only_axial(by_series: dict[str, list[tuple[Path, Header]]]) -> str | None:
+    """UID of the only axial series of a folder whose other series are reformats of another plane; None leaves the choice to the user."""
+    planes = {uid: _plane(items) for uid, items in by_series.items()}
+    axial = [uid for uid, plane in planes.items() if plane == "axial" and len(by_series[uid]) > 1]
+    return axial[0] if len(axial) == 1 and all(p in ("sagittal", "coronal") for u, p in planes.items() if u != axial[0]) else None
 
 
 def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list[str]) -> list[tuple[Path, Header]]:
@@ -125,7 +144,11 @@ def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list
     by_series: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for file, header in slices:
         by_series[str(header.get("SeriesInstanceUID", ""))].append((file, header))
-    if len(by_series) > 1:
+    if len(by_series) > 1 and (kept := _only_axial(by_series)) is not None:
+        others = ", ".join(f"{uid} ({len(i)} files, {_plane(i) or 'single'})" for uid, i in by_series.items() if uid != kept)
+        notes.append(f"{folder}: the axial series {kept} ({len(by_series[kept])} files) is used; not used: {others}")
+        slices = by_series[kept]
+    elif len(by_series) > 1:
         counts = ", ".join(f"{uid} ({len(items)} files)" for uid, items in by_series.items())
         raise ValueError(f"{folder}: contains {len(by_series)} series: {counts}; put each series into its own folder")
     unique: dict[tuple[str, str], tuple[Path, Header]] = {}

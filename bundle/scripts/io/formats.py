@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from .declared_geometry import itk_geometry, nifti_geometry
 from .dicom import read_series, read_slice
+from .fast_gzip import register
 from .geometry_rules import DEFAULT_RULES
 
 NIFTI = (".nii.gz", ".nii")
-VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd")
+VOLUMES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
 SLICES = (*PICTURES, ".dcm")
+register()  # every reader of NIfTI files imports this module
 
 
 def file_suffix(path: Path | str) -> str:
