@@ -2,7 +2,7 @@
 """All pictures of docs/images that phantoms and the shipped weights determine: ``make images``; no scan of a patient.
 
 ``report.png`` also needs Chromium. Four pictures show other programs or long runs and are left as they are: ``monai_label.png``
-(``make_figures.py monai_label``, masks of MONAI Label's server), ``genant_heights.png`` (``make_genant_figure.py``), ``search.png``
+(``make_label_picture.py``, a session with MONAI Label's server), ``genant_heights.png`` (``make_genant_figure.py``), ``search.png``
 (plots of ``experiments search``) and ``tracking.png`` (pages of TensorBoard and MLflow).
 """
 
