@@ -26,11 +26,15 @@ torch.set_num_threads(1 if PARALLEL else 2)
 # Files of half a minute and more: they are begun first, so that no process works alone at the end.
 LONG = (
     "experiments/test_suite_runs.py",
-    "training/test_distributed.py",
     "training/test_interruption.py",
-    "experiments/test_search_workers.py",
-    "experiments/test_search.py",
+    "experiments/test_suite_stop.py",
     "training/test_resume.py",
+    "training/test_distributed.py",
+    "test_workflows.py",
+    "inference/test_runtimes.py",
+    "inference/test_cohort.py",
+    "experiments/test_search.py",
+    "experiments/test_search_workers.py",
 )
 
 

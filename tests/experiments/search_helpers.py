@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import search_worker
 import yaml
+from forked import Forked, start
 from scripts.experiments.search import open_storage
 from scripts.experiments.search_space import load_space, require_optuna
 
-WORKER = Path(__file__).with_name("search_worker.py")
 RATE = {"kind": "float", "low": 0.001, "high": 0.1, "log": True}
 
 
@@ -30,12 +27,9 @@ def load_study(space: str, out: Path, storage: str | None = None):
     return require_optuna().load_study(study_name=load_space(space).name, storage=open_storage(storage, out))
 
 
-def start_worker(folder: Path, name: str, **arguments) -> subprocess.Popen:
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(arguments))
-    with (folder / f"{name}.txt").open("w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, str(WORKER), str(file)], stdout=log, stderr=log, env=environment)
+def start_worker(folder: Path, name: str, **arguments) -> Forked:
+    """Start a worker whose output is in NAME.txt."""
+    return start(folder / f"{name}.txt", search_worker.work, arguments)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:

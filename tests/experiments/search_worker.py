@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker of a search with fake trainings: ``python search_worker.py FILE`` with the arguments of ``search`` as JSON."""
+"""Worker of a search with fake trainings, and the command of such a training."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
 
 
 def train(config: Path, folder: Path) -> None:
@@ -37,22 +34,20 @@ def train(config: Path, folder: Path) -> None:
 
 def command(run_id: str, config: Path, options: dict) -> list[str]:
     """Command line of the fake in place of ``launch.bundle_command``."""
-    return [sys.executable, "-S", __file__, "--train", str(config), str(options["ckpt_dir"])]
+    return [sys.executable, "-S", __file__, str(config), str(options["ckpt_dir"])]
 
 
-def main() -> None:
-    if sys.argv[1] == "--train":
-        import site
-
-        site.main()
-        train(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
+def work(arguments: dict) -> None:
+    """Run ``search`` and print its message."""
     from scripts.experiments.search import search
     from scripts.experiments.suite import stages
 
     stages.bundle_command = command
-    print(search(**json.loads(Path(sys.argv[1]).read_text())))
+    print(search(**arguments))
 
 
 if __name__ == "__main__":
-    main()
+    import site
+
+    site.main()
+    train(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
+from forked import Forked  # noqa: E402
 from scripts.experiments.search import search  # noqa: E402
 from scripts.experiments.search_report import effective_trials  # noqa: E402
 from scripts.experiments.suite import stages  # noqa: E402
@@ -23,11 +23,11 @@ from search_worker import command  # noqa: E402
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen]]:
+def start() -> Iterator[Callable[..., Forked]]:
     """Start workers; those of a failed test are killed."""
-    started: list[subprocess.Popen] = []
+    started: list[Forked] = []
 
-    def begin(folder: Path, name: str, **arguments) -> subprocess.Popen:
+    def begin(folder: Path, name: str, **arguments) -> Forked:
         started.append(start_worker(folder, name, **arguments))
         return started[-1]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites through the real entry points: runs, resume, tables, reproduction."""
+"""Suites through the real entry points: runs, missing stages, tables, reproduction; `test_suite_stop.py` stops and folds."""
 
 from __future__ import annotations
 
@@ -7,50 +7,23 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import launch
 from scripts.core.errors import InputError
 from scripts.experiments.suite import run as run_module
+from scripts.experiments.suite import stages
 from scripts.experiments.suite.config import config_hash, load_config
 from scripts.experiments.suite.record import read_record, write_record
 from scripts.experiments.suite.reproduce import reproduce
 from scripts.experiments.suite.run import run, status
 from scripts.experiments.suite.stages import is_finished
 from scripts.experiments.suite.table import table
-
-SUITE = """
-title: Tiny
-configs: [configs/train.yaml]
-overrides:
-  epochs: 2
-  steps_per_epoch: null
-  num_workers: 0
-  batch_size: 4
-  check_data: header
-  patch_size: [32, 48]
-  spacing: [4.0, 4.0, 4.0]
-reference: fused
-ticks: {ASPP: "network_def::use_aspp"}
-members:
-  fused:
-    label: Fused
-    overrides: {"network_def::features": [4, 4, 4, 4, 8], "network_def::fusion_channels": 8}
-    paper: {dice: 91.87, iou: 93.36}
-  broken:
-    label: Broken_one
-    overrides: {"optimizer::lr": "$1 / 0"}
-  plain:
-    label: Plain & simple
-    configs: [configs/network/unet.yaml]
-    overrides: {"network_def::features": [4, 4, 4, 4, 8, 4]}
-"""
+from tiny_suite import SUITE
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +41,12 @@ def ran(tiny_suite, phantom_set, tmp_path_factory) -> tuple[Path, str]:
     with pytest.raises(InputError) as caught:
         run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
     return out, str(caught.value)
+
+
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """Stages as forked processes: `ran` has those of the real command line."""
+    monkeypatch.setattr(stages, "launch", launch)
 
 
 def stamp(folder: Path) -> dict[str, float]:
@@ -108,7 +87,7 @@ def _suite(out: Path) -> str:
     return str(next(out.parent.glob("suite*/tiny.yaml")))
 
 
-def test_only_missing_stages_are_run(ran, tiny_suite, phantom_set, tmp_path):
+def test_only_missing_stages_are_run(forked, ran, tiny_suite, phantom_set, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(ran[0], out)
     before = stamp(out)
@@ -160,7 +139,7 @@ def test_tables_mark_failed_runs_and_separate_the_paper(ran, tiny_suite, phantom
     assert measured["plain"]["seconds"] > 0
 
 
-def test_a_run_folder_reproduces_itself_bit_by_bit(ran, tmp_path):
+def test_a_run_folder_reproduces_itself_bit_by_bit(forked, ran, tmp_path):
     message = reproduce(str(ran[0] / "members" / "plain_seed0"), out=str(tmp_path / "again"), device="cpu")
     assert "weights: equal, largest difference 0" in message
     facts = json.loads((tmp_path / "again" / "comparison.json").read_text())
@@ -192,61 +171,6 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
         table(str(tiny_suite), out=str(tmp_path / "none"))
     with pytest.raises(InputError, match="jobs=0"):
         run(str(tiny_suite), out=str(tmp_path), jobs=0)
-
-
-def test_sigterm_ends_all_processes_and_a_rerun_resumes(tiny_suite, phantom_set, tmp_path, bundle):
-    suite = tmp_path / "tiny.yaml"
-    suite.write_text(tiny_suite.read_text().replace("epochs: 2", "patience: 100\n  epochs: 20"))
-    command = [sys.executable, "-W", "ignore", "-m", "scripts.experiments", "run", str(suite), "--out", str(tmp_path / "out")]
-    command += ["--dataset_dir", str(phantom_set), "--members", "['plain']", "--device", "cpu"]
-    folder = tmp_path / "out" / "members" / "plain_seed0"
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(
-            command, cwd=bundle, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-        )
-
-    process = start()
-    limit = time.monotonic() + 1200
-    while not (folder / "state.pt").is_file() and time.monotonic() < limit:
-        time.sleep(0.1)
-        assert process.poll() is None, process.stdout.read()
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 1
-    assert "stopped; rerun the same command to resume from" in output
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, encoding="utf-8", errors="replace").stdout
-    assert str(folder) not in left
-    assert not (folder / "lock.json").exists()
-    epochs = len(list(csv.DictReader((folder / "history.csv").open())))
-    assert 0 < epochs < 20
-    output, _ = start().communicate(timeout=1800)
-    assert "1 of 1 runs of tiny are finished" in output
-    assert "plain_seed0: resumes" in output
-    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 21))
-
-
-def test_folds_are_pooled_and_their_ensemble_is_tested(tiny_suite, phantom_set, tmp_path):
-    suite = tmp_path / "folded.yaml"
-    text = tiny_suite.read_text().replace("epochs: 2", "epochs: 1").split("  broken:")[0]
-    suite.write_text(text + "folds: 2\n")
-    out = tmp_path / "out"
-    message = run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu", jobs=2)
-    assert "2 of 2 runs of folded are finished" in message
-    sections = [json.loads((out / "folds" / f"datalist_fold{k}.json").read_text()) for k in range(2)]
-    validation = [{c["patient"] for c in s["validation"]} for s in sections]
-    assert not validation[0] & validation[1]
-    table(str(suite), out=str(out), dataset_dir=str(phantom_set), rounds=1, device="cpu")
-    scored = {r["patient"] for r in csv.DictReader((out / "folded" / "cases.csv").open())}
-    assert scored == validation[0] | validation[1]
-    ensemble = out / "members" / "fused_seed0_ensemble"
-    assert read_record(ensemble)["state"] == "finished"
-    tested = {r["patient"] for r in csv.DictReader((ensemble / "evaluation" / "cases.csv").open())}
-    assert tested == {c["patient"] for c in sections[0]["testing"]}
-    assert "Fused, ensemble" in (out / "folded" / "table.md").read_text(encoding="utf-8")
-    before = (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns
-    run(str(suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
-    assert (ensemble / "evaluation" / "cases.csv").stat().st_mtime_ns == before
 
 
 def test_every_worker_has_a_gpu_of_its_own(monkeypatch, tiny_suite, phantom_set, tmp_path):
