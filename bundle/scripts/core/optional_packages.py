@@ -54,11 +54,18 @@ def absent(*names: str) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def import_nibabel() -> None:
+    """Import nibabel without pydicom, which it uses for DICOM headers inside NIfTI files; these stay bytes in this process."""
+    with absent("pydicom"):
+        import nibabel  # noqa: F401
+
+
 def import_monai() -> None:
     """Import PyTorch and MONAI without the packages that inference has no use for.
 
     For processes of inference alone: MONAI's readers, handlers and metrics stay without these packages until the process ends.
     """
+    import_nibabel()
     import torch  # noqa: F401  # its own imports are left as they are
 
     with absent(*UNUSED_BY_MONAI):

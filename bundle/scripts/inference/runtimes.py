@@ -122,9 +122,10 @@ class OpenVINORunner:
         if isinstance(model, nn.Module):
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes, which are constant in a window
-                converted = openvino.convert_model(
-                    model.float().cpu().eval(), example_input=torch.zeros(2, *shape), input=[-1, *shape]
-                )
+                example = torch.zeros(2, *shape)
+                # OpenVINO's own trace repeats the network to compare it with itself, which takes more time than the conversion.
+                traced = torch.jit.trace(model.float().cpu().eval(), example, strict=False, check_trace=False)
+                converted = openvino.convert_model(traced, example_input=example, input=[-1, *shape])
         else:
             converted = openvino_core().read_model(str(model))
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}

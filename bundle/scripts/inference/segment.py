@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.config_values import refuse_values
 from ..core.errors import InputError
-from ..core.optional_packages import import_monai
+from ..core.optional_packages import import_monai, import_nibabel
 from ..core.overlay_file import find_overlay, resolve
 from ..data.datalist import SECTIONS
 from .segmented import Segmented, no_checkpoint, not_found
@@ -148,6 +148,7 @@ def _check(
     if not Path(path).is_dir() and section in SECTIONS:
         if not Path(path).exists():
             raise InputError(not_found(path))
+        import_nibabel()
         from .inputs import find_inputs, require_cases
 
         require_cases(find_inputs(path, section), path, section)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds from the start of ``segment`` to the first window in the network, and of reading scans.
+
+    python benchmarks/reading.py start SCAN [--rounds 3]   # phases of a process, CPU seconds
+    python benchmarks/reading.py nifti [SCAN]              # zlib and ISA-L on one scan, a phantom of noise by default
+
+CPU seconds hardly depend on what else a machine does. Files are read once before they are timed.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fire
+import numpy as np
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+# Prints the CPU seconds of a process of ``segment`` at the ends of its phases, and stops at the first window.
+PROGRAM = """
+import os, sys
+def mark(phase):
+    print("phase", phase, sum(os.times()[:2]), flush=True)
+from scripts.inference import segment
+whole = segment.import_monai
+def import_monai():
+    mark("input checked")
+    whole()
+    mark("PyTorch and MONAI")
+    from scripts.inference import cohort, pipeline
+    mark("other modules")
+    load = cohort.Segmenter.pipeline
+    def loaded(self):
+        mark("config")
+        result = load(self)
+        mark("network")
+        return result
+    cohort.Segmenter.pipeline = loaded
+    def first(*_, **__):
+        mark("scan read")
+        os._exit(0)
+    pipeline.predict_slices = pipeline.predict_volume = first
+segment.import_monai = import_monai
+from scripts.commands import main
+main()
+"""
+
+
+def start(scan: str, rounds: int = 3) -> None:
+    """Print the median CPU seconds of each phase until the first window is in the network."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):  # the first fills the page cache
+        with tempfile.TemporaryDirectory() as out:
+            words = ["segment", str(Path(scan).resolve()), "--out", out]
+            done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=BUNDLE, capture_output=True, text=True, check=False)
+        lines = [line.split(" ") for line in done.stdout.splitlines() if line.startswith("phase")]
+        if not lines or lines[-1][1] != "scan":
+            raise SystemExit(done.stdout + done.stderr)
+        before = 0.0
+        for _, *phase, end in lines:
+            seconds.setdefault(" ".join(phase), []).append(float(end) - before)
+            before = float(end)
+    for phase, values in seconds.items():
+        print(f"{phase}: {statistics.median(values[1:]):.2f} s")
+    print(f"sum: {sum(statistics.median(v[1:]) for v in seconds.values()):.2f} CPU s, n = {rounds}")
+
+
+def _seconds(function: Callable[[], object], rounds: int) -> float:
+    """Median CPU seconds of this process; the first call is not counted."""
+    values = []
+    for _ in range(rounds + 1):
+        begin = time.process_time()
+        function()
+        values.append(time.process_time() - begin)
+    return statistics.median(values[1:])
+
+
+def nifti(scan: str | None = None, rounds: int = 3) -> None:
+    """Print the CPU seconds in which a compressed scan is read by zlib and by ISA-L, alone and as a scan with its checks."""
+    import nibabel as nib
+    from nibabel.openers import ImageOpener
+
+    sys.path.insert(0, str(BUNDLE))
+    from scripts.io import fast_gzip
+    from scripts.io.ct_volume import Scan, hu_slabs
+    from scripts.io.scan_header import read_header
+
+    with tempfile.TemporaryDirectory() as folder:
+        if scan is None:
+            scan = os.path.join(folder, "scan.nii.gz")
+            voxels = np.random.default_rng(0).normal(0, 20, (512, 512, 400)).astype(np.int16)
+            nib.save(nib.Nifti1Image(voxels, np.diag([0.8, 0.8, 1.0, 1.0])), scan)
+        print(f"{os.path.getsize(scan) / 1e6:.0f} MB")
+        header = read_header(scan)
+        works = {
+            "nibabel": lambda: np.asarray(nib.load(scan).dataobj),
+            "slabs": lambda: [None for _ in hu_slabs(header)],
+            "scan with checks": lambda: Scan(header, expect_hu=False).close(),
+        }
+        for name, work in works.items():
+            ImageOpener.compress_ext_map[".gz"] = (fast_gzip.STANDARD, fast_gzip.ARGUMENTS)
+            standard = _seconds(work, rounds)
+            fast_gzip.register()
+            fast = _seconds(work, rounds)
+            print(f"{name}: zlib {standard:.2f} s, ISA-L {fast:.2f} s, ratio {standard / fast:.2f}, n = {rounds}")
+
+
+if __name__ == "__main__":
+    fire.Fire({"start": start, "nifti": nifti})
