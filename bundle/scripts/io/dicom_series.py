@@ -101,9 +101,7 @@ def check_ct_slice(file: Path, header: Header) -> None:
         raise ValueError(f"{file}: has several frames, beside other files of the series; put it into a folder of its own")
     photometric = str(header.get("PhotometricInterpretation", "")) or "none"
     if photometric != "MONOCHROME2":
-        raise ValueError(
-            f"{file}: PhotometricInterpretation is {photometric}; must be MONOCHROME2 for a CT in HU, so export the series again"
-        )
+        raise ValueError(f"{file}: PhotometricInterpretation is {photometric}; must be MONOCHROME2, so export the series again")
     missing = [tag for tag in REQUIRED_TAGS if header.get(tag) in (None, "")]
     if missing:
         raise ValueError(
@@ -123,7 +121,7 @@ def _plane(items: list[tuple[Path, Header]]) -> str:
 
 
 def _only_axial(by_series: dict[str, list[tuple[Path, Header]]]) -> str | None:
-    """UID of the only axial series of a folder whose other series are reformats of another plane; None leaves the choice to the user."""
+    """UID of the only axial series of a folder whose other series are reformats of other planes; None where that is unclear."""
     planes = {uid: _plane(items) for uid, items in by_series.items()}
     axial = [uid for uid, plane in planes.items() if plane == "axial" and len(by_series[uid]) > 1]
     return axial[0] if len(axial) == 1 and all(p in ("sagittal", "coronal") for u, p in planes.items() if u != axial[0]) else None
