@@ -52,12 +52,12 @@ main()
 """
 
 
-def start(scan: str, rounds: int = 3) -> None:
-    """Print the median CPU seconds of each phase until the first window is in the network."""
+def start(scan: str, rounds: int = 3, runtime: str = "auto") -> None:
+    """Print the median CPU seconds of each phase until the first window is in the network on a backend of ``segment``."""
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds + 1):  # the first fills the page cache
         with tempfile.TemporaryDirectory() as out:
-            words = ["segment", str(Path(scan).resolve()), "--out", out]
+            words = ["segment", str(Path(scan).resolve()), "--out", out, "--runtime", runtime]
             done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=BUNDLE, capture_output=True, text=True, check=False)
         lines = [line.split(" ") for line in done.stdout.splitlines() if line.startswith("phase")]
         if not lines or lines[-1][1] != "scan":

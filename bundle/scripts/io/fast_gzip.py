@@ -12,7 +12,7 @@ from nibabel.openers import ImageOpener, Opener
 try:
     from isal import igzip
 except ImportError:  # optional, or no wheel for this machine
-    igzip = None
+    igzip = None  # type: ignore[assignment]
 
 STANDARD, ARGUMENTS = Opener.gz_def  # of nibabel
 
