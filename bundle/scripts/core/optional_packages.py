@@ -17,7 +17,6 @@ UNUSED_BY_MONAI = (
     "jsonschema",
     "matplotlib",
     "mlflow",
-    "nibabel",
     "onnx",
     "onnxruntime",
     "optuna",
