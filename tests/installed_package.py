@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,32 @@ def command(*words: str) -> str:
     return done.stdout
 
 
+SUITE = """title: One network
+configs: [configs/train.yaml]
+evaluate: [configs/evaluate.yaml]
+seeds: [0]
+reference: small
+overrides:
+  {epochs: 1, steps_per_epoch: 2, batch_size: 2, slices_per_volume: 2, num_workers: 0, check_data: "off", device: cpu,
+   patch_size: [64, 64], "network_def::features": [4, 8, 8, 16, 16], "network_def::aspp_rates": [1, 2, 4, 8]}
+members:
+  small: {label: Small network}
+"""
+
+
+def suite() -> None:
+    """Run a suite of one short training, and the command that it prints for its table."""
+    Path("suite.yaml").write_text(SUITE)
+    printed = command("experiments", "run", "suite.yaml", "--dataset_dir", "data", "--out", "suite")
+    line = next(row for row in printed.splitlines() if row.startswith("next:"))
+    done = subprocess.run(shlex.split(line.removeprefix("next:")), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{line}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Small network" in done.stdout
+    assert Path("suite/suite/table.md").is_file()
+
+
 def main() -> None:
-    """Segment a phantom by the command and from Python, score the result, and train two steps from the installed bundle."""
+    """Segment a phantom by the command and from Python, score it, train two steps from the installed bundle, run a suite."""
     import nibabel as nib
     import spine_fracture
 
@@ -55,6 +80,7 @@ def main() -> None:
             "--network_def::features", "[4,8,8,16,16]")  # fmt: skip
     assert Path("runs/own/model.pt").is_file()
     command("segment", str(scan), "--checkpoint", "runs/own/model.pt", "--out", "by-own-weights")
+    suite()
     print(f"the installed package works: {package}")
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ...core.config_package import localise
 from ...core.files import write_text
 from ...core.paths import BUNDLE
 from ...data.datalist import read_datalist
@@ -42,7 +43,7 @@ def multiply_adds(network: nn.Module, size: Sequence[int], channels: int = 1) ->
 
 def _prepare(folder: Path, case: dict[str, str], device: str | None) -> tuple[dict[str, Any], Callable[[], Any], str]:
     """Size of a run's network, a pass of it over a volume, and its device; the run's config is needed, its weights are not."""
-    parser = ConfigParser(load_config(folder / TRAINING.config))
+    parser = ConfigParser(localise(load_config(folder / TRAINING.config)))
     parser["bundle_root"], parser["dataset_dir"] = str(BUNDLE), str(Path(case["image"]).parent)
     parser["device"] = device or parser["device"]
     network, inferer = parser.get_parsed_content("network").eval(), parser.get_parsed_content("validate::inferer")

@@ -142,6 +142,15 @@ def execute_all(
         reporter.join()
 
 
+def suite_options(suite: str, root: Path, **options: object) -> str:
+    """Words that name a suite and its folder to another command; ``options`` without a value are left out."""
+    words = [quoted(suite), "--out", quoted(root)]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", quoted(list(value) if isinstance(value, tuple) else value)]
+    return " ".join(words)
+
+
 def run(
     suite: str,
     out: str | None = None,
@@ -218,8 +227,8 @@ def run(
         lines += [f"{len(notes['failed'])} failed; rerun the same command to repeat them:", *notes["failed"]]
         raise InputError("\n".join(lines))
     if done == len(runs):
-        option = f" --setting {quoted(setting)}" if setting else ""
-        lines.append(f"next: {command(f'experiments table {quoted(suite)} --out {quoted(root)}')}{option}")
+        given = suite_options(suite, root, dataset_dir=dataset_dir, setting=setting, seeds=chosen_seeds)
+        lines.append(f"next: {command(f'experiments table {given}')}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_table, write_text
-from ...core.program import command, quoted
+from ...core.program import command
 from ...evaluation.statistics import MIN_PATIENTS, Estimate, interval_text
 from .config import load_config
 from .cost import measure_cost
@@ -30,7 +30,7 @@ from .learning import (
 )
 from .record import read_record
 from .results import METRICS, Row, read_rows
-from .run import make_context, results_folder
+from .run import make_context, results_folder, suite_options
 from .stages import TRAINING, SuiteContext
 from .vertebra_scores import FOLDERS, VERTEBRA_RULES, machines, vertebra_table
 
@@ -173,14 +173,15 @@ def table(
     """
     definition = load_suite(suite, setting, seeds)
     root = results_folder(out, definition.name)
+    given = suite_options(suite, root, dataset_dir=dataset_dir, setting=setting, seeds=seeds)
     if not (root / "members").is_dir():
-        raise InputError(f"{root}: holds no runs; start with `{command(f'experiments run {quoted(suite)} --out {quoted(root)}')}`")
+        raise InputError(f"{root}: holds no runs; start with `{command(f'experiments run {given}')}`")
     context = make_context(definition, root, dataset_dir, device)
     rows, patients = read_rows(definition, root)
     if not patients:
         raise InputError(
             f"{root}: no run of {definition.name} is evaluated yet; "
-            f"see `{command(f'experiments status {quoted(suite)} --out {quoted(root)}')}`"
+            f"see `{command(f'experiments status {suite_options(suite, root, setting=setting)}')}`"
         )
     measured = measure_cost(definition, context, rounds, device) if cost else {}
     courses = read_courses(definition, root)
