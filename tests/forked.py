@@ -7,6 +7,7 @@ them takes none. Signals, exit status, output and files are those of any other p
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -86,7 +87,9 @@ def start(log: Path, target: Callable, *arguments: object, folder: Path = BUNDLE
     variables = {"OMP_NUM_THREADS": "1", **os.environ, **environment}
     process = context().Process(target=_enter, args=(log, variables, folder, target, arguments))
     process.start()
-    return Forked(process)
+    forked = Forked(process)
+    atexit.register(forked.kill)  # before multiprocessing waits for it: one that hangs fails its test, not the end of the tests
+    return forked
 
 
 def run_module(name: str, arguments: Sequence[str]) -> None:
