@@ -2,7 +2,8 @@
 """Processes forked from one that has imported the libraries, for tests of several processes whose start is not what is tested.
 
 Every command of its own imports PyTorch and MONAI, which takes ten seconds of processor time; a fork of a process that has
-them takes none. Signals, exit status, output and files are those of any other process.
+them takes none. Signals, exit status, output and files are those of any other process. Data workers (`num_workers` above 0)
+have a server of their own, for which such a process waits for ever: a test of them starts a command.
 """
 
 from __future__ import annotations
