@@ -157,3 +157,27 @@ def test_totals_equal_sums_of_resamples():
     whole, resampled = bootstrap.totals(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
     np.testing.assert_array_equal(whole, [9, 12])
     np.testing.assert_array_equal(resampled, bootstrap.weights @ np.array([[6, 8], [3, 4]]))
+
+
+@pytest.mark.parametrize("shift", [-0.2, 0.0, 0.3])
+def test_margin_of_equality_equals_that_of_two_t_tests(shift):
+    from scipy.stats import ttest_1samp
+
+    values = np.random.default_rng(4).normal(shift, 1.0, 400)
+    margin = Bootstrap([str(n) for n in range(400)], 4000).equal_within(values)
+    for bound, passes in ((1.1 * margin + 0.01, True), (0.9 * margin - 0.01, False)):
+        sides = (values + bound, "greater"), (values - bound, "less")
+        p = max(ttest_1samp(shifted, 0, alternative=side).pvalue for shifted, side in sides)
+        assert (p < 0.05) == passes
+
+
+def test_margin_of_equality_needs_patients_and_scales():
+    names = [str(n) for n in range(12)]
+    values = np.linspace(-0.1, 0.2, 12)
+    margin = Bootstrap(names).equal_within(values)
+    assert margin >= abs(values.mean())
+    assert Bootstrap(names).equal_within(3 * values) == pytest.approx(3 * margin)
+    assert Bootstrap(names).equal_within(-values) == pytest.approx(margin)
+    assert Bootstrap(names).equal_within(np.zeros(12)) == 0
+    assert np.isnan(Bootstrap(names[:9]).equal_within(values[:9]))
+    assert np.isnan(Bootstrap(["one"] * 12).equal_within(values))

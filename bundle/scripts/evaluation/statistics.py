@@ -133,6 +133,21 @@ class Bootstrap:
         estimate = self.estimate(value, resampled, int(present.sum()), len(np.unique(self.index[present])))
         return replace(estimate, left_out=int((~present).sum()))
 
+    def equal_within(self, differences: NDArray, alpha: float = 0.05) -> float:
+        """Smallest margin within which paired differences are shown to be equal; NaN for too few patients.
+
+        Two one-sided tests (Schuirmann 1987, doi:10.1007/BF01068419) at level ``alpha`` reject a mean difference outside a margin
+        where the interval of 1 - 2 ``alpha`` lies inside it; the margin is the larger end of that interval.
+
+        Args:
+            differences: one per observation (N,), without NaN.
+            alpha: level of each test.
+        """
+        if len(self.names) < MIN_PATIENTS:
+            return float("nan")
+        _, resampled = self.ratios(np.asarray(differences, float), np.ones(len(differences)))
+        return float(np.abs(np.percentile(resampled, [100 * alpha, 100 * (1 - alpha)])).max())
+
     def totals(self, values: NDArray) -> tuple[NDArray, NDArray]:
         """Sums (K,) of the columns of values (N, K) over all observations, and (samples, K) over each resample."""
         sums = np.stack([self._sums(column) for column in np.asarray(values, float).T], axis=-1)

@@ -24,7 +24,8 @@ UNKNOWN = "convergence unknown"
 LEARNING_RULES = (
     "The gain is that of a line fitted to the validation DSC of the last third of a training. Above "
     f"{GAIN:g}, and above its standard error, the training was cut off while it still learned; below, it had converged under its "
-    f"schedule. Fewer than {LEAST_VALIDATIONS} validations allow neither. No claim follows from a member that still learned or "
+    f"schedule, as had one that early stopping ended (plateau). Fewer than {LEAST_VALIDATIONS} validations allow neither. No claim "
+    "follows from a member that still learned or "
     "that marked nothing. With a learning rate that falls to 0 every curve becomes flat: a longer schedule may still score higher."
 )
 
@@ -37,7 +38,7 @@ class Course:
         run: name of the run.
         steps: optimizer steps; None for unknown.
         seconds: time of training, validations included.
-        by_time: True where a time limit ended it.
+        ended: "time" limit, "plateau" by early stopping, or "epochs".
         best: best validation DSC; NaN without a validation.
         gain: change of the validation DSC over the last third, by a fitted line; NaN where it cannot be fitted.
         error: standard error of the gain.
@@ -48,7 +49,7 @@ class Course:
     run: str
     steps: int | None
     seconds: float
-    by_time: bool
+    ended: str
     best: float
     gain: float
     error: float
@@ -60,6 +61,8 @@ class Course:
         """Verdict: converged, still learning, marks nothing, or unknown for too few validations."""
         if self.points and not self.best > 0:
             return "marks nothing"
+        if self.ended == "plateau":
+            return "converged"
         if not math.isfinite(self.gain):
             return UNKNOWN
         return "still learning" if self.gain > GAIN and self.gain > self.error else "converged"
@@ -97,7 +100,17 @@ def read_course(folder: Path) -> Course | None:
     gain, error = fitted_gain([(epoch, score) for epoch, _, score in points])
     best = max((score for *_, score in points), default=math.nan)
     seconds = float(facts.get("seconds") or time[-1])
-    return Course(folder.name, facts.get("steps"), seconds, bool(facts.get("by_time")), best, gain, error, points, losses)
+    return Course(
+        folder.name,
+        facts.get("steps"),
+        seconds,
+        facts.get("end") or ("time" if facts.get("by_time") else "epochs"),
+        best,
+        gain,
+        error,
+        points,
+        losses,
+    )
 
 
 def read_courses(suite: Suite, root: Path) -> dict[str, list[Course]]:
@@ -141,7 +154,7 @@ def course_table(suite: Suite, courses: Mapping[str, Sequence[Course]]) -> list[
             best = f"{100 * c.best:.1f}" if math.isfinite(c.best) else ""
             gain = f"{100 * c.gain:+.1f} ± {100 * c.error:.1f}" if math.isfinite(c.gain) else ""
             row = {"run": c.run, "steps": str(c.steps or "?"), "seconds": f"{c.seconds:.0f}"}
-            row |= {"ended by": "time" if c.by_time else "epochs", "validations": str(len(c.points))}
+            row |= {"ended by": c.ended, "validations": str(len(c.points))}
             rows.append(row | {"best validation DSC, %": best, "gain at the end, %": gain, "state": c.state})
     return rows
 

@@ -34,6 +34,7 @@ class Row:
     difference: Estimate | None = None  # mean difference of the DSC to the reference; None for the reference itself
     p: float | None = None  # Wilcoxon's signed rank test on patients
     p_holm: float | None = None  # adjusted for all rows (Holm 1979)
+    equal_within: float = float("nan")  # margin of the DSC within which it is shown to be equal to the reference
     detection: dict[str, float] = field(default_factory=dict)  # sensitivity and false positives per scan, means over seeds
     counts: dict[str, int] = field(default_factory=dict)  # their numerators and denominators, sums over seeds
     failed: dict[str, str] = field(default_factory=dict)  # reason by run, for runs without result
@@ -122,7 +123,8 @@ def read_rows(suite: Suite, root: Path, samples: int = 2000, ensemble: bool = Fa
         if row is reference or not shared:
             continue
         values = np.array([row.cases["dice"][c] - reference.cases["dice"][c] for c in shared])
-        row.difference = Bootstrap([patients[c] for c in shared], samples).mean(values)
+        bootstrap = Bootstrap([patients[c] for c in shared], samples)
+        row.difference, row.equal_within = bootstrap.mean(values), bootstrap.equal_within(values)
         row.p = paired_test(patient_means(values, [patients[c] for c in shared]))
         tested.append(row)
     for row, p in zip(tested, holm([r.p for r in tested if r.p is not None]), strict=True):

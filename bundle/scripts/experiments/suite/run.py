@@ -22,6 +22,7 @@ from ..launch import FolderLock, Variables, run_all, worker_environments
 from .budget import BUDGET_FILE, START_MINUTES, Budget, by_time, divide, stored_training
 from .definition import Run, Suite, load_suite
 from .ensemble import Notes, evaluate_ensemble
+from .length import with_length
 from .record import datalist_hash, read_history, read_record
 from .stages import EVALUATION, REAL, TRAINING, RunError, SuiteContext, execute, is_finished, pending_stages, prepare, run_configs
 
@@ -161,6 +162,8 @@ def run(
     jobs: int = 1,
     gpus: Sequence[int] | None = None,
     device: str | None = None,
+    steps: int | None = None,
+    until: str | None = None,
     minutes: float | None = None,
     start_minutes: float = START_MINUTES,
     scoring_minutes: float | None = None,
@@ -181,6 +184,8 @@ def run(
         jobs: runs at once, which share the cores or the GPU; with GPUS at least one per GPU, in turn.
         gpus: numbers of the GPUs to use.
         device: PyTorch's name, cpu or cuda:N, for every run; by default as PyTorch chooses.
+        steps: optimizer steps of every training, rounded up to whole epochs, without early stopping. With UNTIL: the most.
+        until: plateau ends every training by the early stopping of the default training, which is the paper's.
         minutes: wall-clock time of the whole suite. All trainings have an equal part of it instead of a number of epochs.
         start_minutes: of MINUTES, for each training outside its steps: start, data, last validation.
         scoring_minutes: of MINUTES, for the scores of all members; by default a quarter, none without scoring.
@@ -190,6 +195,7 @@ def run(
     chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
     definition = load_suite(suite, setting, chosen_seeds)
     chosen = chosen_members(definition, members)
+    definition = with_length(definition, chosen, steps, until, minutes)
     environments = worker_environments(jobs, gpus)
     budget, root = None, results_folder(out, definition.name)
     if minutes is not None:

@@ -203,6 +203,7 @@ def training_facts(folder: Path) -> dict[str, Any]:
     limit = re.search(r"max_minutes=([\d.]+) reached after (\d+) steps", facts["ended"])
     bars = re.findall(r"training \[\d+/\d+\]: \[\d+/(\d+)\]", text)
     facts["by_time"] = limit is not None
+    facts["end"] = "time" if limit else "plateau" if "within `patience`" in facts["ended"] else "epochs"
     facts["steps"] = int(limit[2]) if limit else len(rows) * int(bars[-1]) if bars else None
     return facts
 

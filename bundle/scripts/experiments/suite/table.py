@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ from monai.bundle import ConfigParser
 from ...core.errors import InputError
 from ...core.files import atomic_write, write_table, write_text
 from ...core.program import command
-from ...evaluation.statistics import MIN_PATIENTS, Estimate, interval_text
+from ...evaluation.statistics import MIN_PATIENTS, TOO_FEW, Estimate, interval_text
 from .config import load_config
 from .cost import measure_cost
 from .definition import Suite, load_suite
@@ -76,12 +77,13 @@ def _cells(
             values = [100 * v for v in row.seeds.get("dice", {}).values()]
             cells["DSC of the seeds"] = f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
         cells["DSC to reference"] = "reference" if row.variant.name == suite.reference else ""
-        cells["p (Holm)"] = ""
+        cells["p (Holm)"] = cells["equal within, %"] = ""
         if row.difference is not None and row.p_holm is not None:
             cells["DSC to reference"] = _interval(row.difference, "+")
             cells["p (Holm)"] = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+            cells["equal within, %"] = f"{100 * row.equal_within:.1f}" if math.isfinite(row.equal_within) else TOO_FEW
             if not (allows_claims(course) and allows_claims((courses or {}).get(suite.reference, ()))):
-                cells["p (Holm)"] = "no claim"
+                cells["p (Holm)"] = cells["equal within, %"] = "no claim"
         cells |= _rates(row) | course_cells(course)
         if entry := cost.get(row.variant.name):
             macs = entry["multiply_adds_g"]
@@ -129,7 +131,8 @@ def _notes(
         "healthy case scores 1 when its mask is empty, else 0. NSD at 1 mm.",
         f"Differences are to {suite.reference}; p by Wilcoxon's signed rank test on patients, adjusted for all rows (Holm). The "
         "column of the seeds is the range of the means of single seeds: a difference inside it may be variance due to "
-        "initialisation.",
+        "initialisation. Equal within: the smallest margin at which two one-sided tests at 5 % (bootstrap over patients, not "
+        "adjusted for several rows) show the mean DSC to differ by less; a large p alone shows no equality.",
         f"Data: SHA-256 {context.data[None][:16]}. Revision {str(record.get('git', '?'))[:10]}{changed}; "
         f"PyTorch {versions.get('torch', '?')}, MONAI {versions.get('monai', '?')}; {', '.join(hardware)}.",
     ]
