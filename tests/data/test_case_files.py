@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import write_series
 from scripts.core.errors import InputError
 from scripts.data.case_files import ENDINGS, case_name, content_of, file_of_case, find_case_files
 from scripts.io.label_maps import read_label_map
@@ -113,3 +114,18 @@ def test_an_unreadable_subfolder_is_one_line(tmp_path, monkeypatch):
     found = find_case_files(tmp_path, "image")
     assert len(found.files) == 1
     assert "p1: cannot be read (Permission denied); change its permissions" in found.problems[0]
+
+
+def test_a_folder_whose_series_is_refused_has_one_reason(tmp_path):
+    volume = np.zeros((12, 8, 8), np.int16)
+    common = {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.4", "PatientID": "p"}
+    for part, first in (("A", 0), ("B", 6)):
+        files = write_series(tmp_path / "p1" / part, volume, **common)
+        for k, file in enumerate(files):
+            if not first <= k < first + 6:
+                file.unlink()
+    touch(tmp_path, "p1/report/page.txt", "p2/ct.nii.gz")
+    found = find_case_files(tmp_path, "image")
+    assert not any(f"{tmp_path / 'p1'}: contains no image" in line for line in found.problems)
+    assert any("report: contains no image" in line for line in found.problems)
+    assert any("is a part of the series" in line for line in found.problems)

@@ -123,8 +123,9 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
         items = _without_parts(items, found)
     nested = not items or all(f.is_dir() for f in items)
     for folder in search if nested else []:
+        before = len(found.problems)
         below = _collect(folder, role, found)
-        if not below and role == "image":
+        if not below and role == "image" and len(found.problems) == before:  # else the reason is known
             found.problems.append(f"{folder}: contains no image; restore it, or delete the folder")
         items += below
     return items
