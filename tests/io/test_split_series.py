@@ -19,24 +19,36 @@ from scripts.inference.inputs import find_inputs
 from scripts.io.dicom_series import find_series
 from scripts.io.formats import read_volume
 from scripts.io.scan_header import read_header
-from scripts.io.split_series import find_split_series, other_parts, part_folders
+from scripts.io.split_series import find_split_series, part_folders, part_remarks
 
 pydicom = pytest.importorskip("pydicom")
 VOLUME = np.random.default_rng(0).integers(-900, 900, (12, 6, 5)).astype(np.int16)
-UID = {"SeriesInstanceUID": "1.2.3.77"}
+UID = {"SeriesInstanceUID": "1.2.3.77", "StudyInstanceUID": "1.2.3"}
 FRAME = {"FrameOfReferenceUID": "1.2.9"}
 
 
-def series(folder, name, first=0, number=6, beside=0.0, every=1, **changes):
-    """Slices ``first``, ``first + every``, ... of ``VOLUME``, shifted in plane by ``beside`` mm."""
+def series(folder, name, first=0, number=6, beside=0.0, every=1, start: float | None = None, numbered=None, **changes):
+    """Slices ``first``, ``first + every``, ... of ``VOLUME``, shifted in plane by ``beside`` mm.
+
+    ``start`` is the position of the first in slices, by default ``first``, and ``numbered`` its InstanceNumber; 0 writes none.
+    """
     numbers = range(first, first + every * number, every)
     write_series(folder / name, VOLUME[[k % len(VOLUME) for k in numbers]], step=NORMAL * 2.0 * every, **{**UID, **changes})
-    for file in (folder / name).iterdir():
+    for n, file in enumerate(sorted((folder / name).iterdir())):
         data = pydicom.dcmread(file)
-        shift = NORMAL * 2.0 * first + np.asarray(data.ImageOrientationPatient[:3], float) * beside
+        if numbered != 0:
+            data.InstanceNumber = (first + 1 if numbered is None else numbered) + n * every
+        shift = NORMAL * 2.0 * (first if start is None else start) + np.asarray(data.ImageOrientationPatient[:3], float) * beside
         data.ImagePositionPatient = [f"{v:.4f}" for v in np.asarray(data.ImagePositionPatient, float) + shift]
         data.save_as(file)
     return str(folder / name)
+
+
+def number_slices(folder):
+    for n, file in enumerate(sorted(folder.iterdir()), 1):
+        data = pydicom.dcmread(file)
+        data.InstanceNumber = n
+        data.save_as(file)
 
 
 def whole(folder):
@@ -72,6 +84,7 @@ def test_a_tilted_gantry_in_parts_is_joined(tmp_path):
     write_series(tmp_path / "all", VOLUME, step=step, **UID)
     for name in ("a", "b"):
         (tmp_path / "ct" / name).mkdir(parents=True)
+    number_slices(tmp_path / "all")
     for n, file in enumerate(sorted((tmp_path / "all").iterdir())):
         shutil.copy(file, tmp_path / "ct" / "ab"[n > 5])
     joined, expected = find_series(tmp_path / "ct"), find_series(tmp_path / "all")
@@ -110,7 +123,7 @@ def test_other_folders_are_scans_of_their_own(tmp_path, other):
 
 
 def test_differing_slices_at_one_position_are_refused(tmp_path):
-    a, b = series(tmp_path, "a", **FRAME), series(tmp_path, "b", first=3, **FRAME)
+    a, b = series(tmp_path, "a", **FRAME), series(tmp_path, "b", first=3, numbered=7, **FRAME)
     problems = {c["image"]: c.get("problem") for c in discover_folder(tmp_path)}
     assert set(problems) == {a, b}
     assert all("has other slices at positions of slices" in str(p) and "\n" not in str(p) for p in problems.values())
@@ -156,7 +169,7 @@ def test_one_part_alone_has_a_remark(tmp_path):
     (case,) = find_inputs(a)
     assert "parts" not in case
     assert f"other slices of its series are in {b}; set input to {tmp_path}" in case["remark"]
-    assert other_parts(Path(series(tmp_path, "other", SeriesInstanceUID="1.2.3.99"))) == []
+    assert part_remarks([series(tmp_path, "other", SeriesInstanceUID="1.2.3.99")]) == {}
 
 
 def test_images_of_a_data_set_are_whole_series(tmp_path):
@@ -180,6 +193,7 @@ def test_results_name_the_folders_of_a_joined_series(tmp_path):
     data = ball_scan(shape, affine_of(shape, (0.6, 0.8, 2.0), np.eye(3)), [(0, 0, 0)], 9.0).transpose(2, 1, 0)
     data = data + np.random.default_rng(0).integers(-150, -100, data.shape).astype(np.int16)
     write_series(tmp_path / "all", data, **UID)
+    number_slices(tmp_path / "all")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     for n, file in enumerate(sorted((tmp_path / "all").iterdir())):

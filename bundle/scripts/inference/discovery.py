@@ -16,7 +16,7 @@ from ..core.errors import InputError
 from ..data.datalist import SECTIONS, load_datalist
 from ..io.dicom_headers import is_dicom
 from ..io.formats import NIFTI, VOLUMES, file_suffix, stem
-from ..io.split_series import find_split_series, other_parts, part_folders
+from ..io.split_series import find_split_series, part_folders, part_remarks
 
 MAX_PROBED = 200  # files of a folder that are opened in the search for a DICOM file
 MAX_DEPTH = 4  # folders below the input, in the search for scans that its own level does not hold
@@ -195,16 +195,22 @@ def discover_folder(folder: Path) -> Scans:
 
 
 def _join(scans: Scans) -> None:
-    """Make one scan of the folders that hold parts of one series: the first gets the others as its ``parts``."""
+    """Make one scan of the folders that hold parts of one series: the first gets the others as its ``parts``.
+
+    Folders that look like parts and are not joined have a ``remark``.
+    """
     split = find_split_series(c["image"] for c in scans if "problem" not in c and Path(c["image"]).is_dir())
     others = {folder for group in split.joined for folder in group[1:]}
     parts = {first: rest for first, *rest in split.joined}
     scans[:] = [c for c in scans if c["image"] not in others]
     for case in scans:
-        if case["image"] in parts:
-            case["parts"] = PART_SEPARATOR.join(parts[case["image"]])
-        elif case["image"] in split.refused:
-            case["problem"] = split.refused[case["image"]]
+        image = case["image"]
+        if image in parts:
+            case["parts"] = PART_SEPARATOR.join(parts[image])
+        elif image in split.refused:
+            case["problem"] = split.refused[image]
+        if image in split.apart and image not in split.refused:
+            case["remark"] = f"{image}: {split.apart[image]}"
 
 
 def parts_of(case: Mapping[str, str]) -> list[str]:
@@ -212,14 +218,22 @@ def parts_of(case: Mapping[str, str]) -> list[str]:
     return [p for p in case.get("parts", "").split(PART_SEPARATOR) if p]
 
 
+def _add_remarks(scans: Scans) -> None:
+    """Name the folders beside those of the scans that may hold other slices of their series."""
+    folders = [c["image"] for c in scans if "problem" not in c and Path(c["image"]).is_dir()]
+    remarks = part_remarks(folders)
+    for case in scans:
+        if case["image"] in remarks:
+            case["remark"] = remarks[case["image"]]
+
+
 def discover_series(folder: Path) -> Scans:
     """Folder of one DICOM series as the only scan; its subfolders and other scans in it are not used."""
     scans = Scans([{"image": str(folder)}])
     if printable(folder) != str(folder):
         scans[0] = {"image": printable(folder), "problem": NOT_UTF8}
-    elif others := other_parts(folder):
-        shown, parent = ", ".join(map(printable, others)), printable(folder.resolve().parent)
-        scans[0]["remark"] = f"{folder}: other slices of its series are in {shown}; set input to {parent} to read them as one scan"
+    else:
+        _add_remarks(scans)
     for path in _visible(folder):
         if path.is_file() and file_suffix(path) in VOLUMES:
             scans.unused.append((printable(path), "lies in the folder of a DICOM series; move it elsewhere"))
@@ -247,6 +261,7 @@ def discover_datalist(file: Path, section: str, folder: Path | None = None) -> S
     """
     items = load_datalist(str(file), section)
     scans = Scans(_case(item, n, file.resolve(), section) for n, item in enumerate(items))
+    _add_remarks(scans)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         listed = {s: content.get(s) or [] for s in SECTIONS}

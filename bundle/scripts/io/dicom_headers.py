@@ -25,6 +25,7 @@ TAGS = (
     "PatientID",
     "StudyInstanceUID",
     "FrameOfReferenceUID",
+    "InstanceNumber",
 )
 Header = Any  # pydicom.Dataset
 
@@ -35,6 +36,11 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def is_localizer(header: Header) -> bool:
+    """True for a scout view."""
+    return "LOCALIZER" in [str(v).upper() for v in header.get("ImageType", None) or []]
 
 
 def _named(files: list[Path]) -> str:
