@@ -4,6 +4,8 @@
     python benchmarks/inference.py data --out DIR                          # phantoms to train the network, see below
     python benchmarks/inference.py scan --out DIR                          # a 512 x 512 x 600 torso with fractures
     python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, each in its own process
+    python benchmarks/inference.py compare --scan FILE --checkpoint bundle/models/model.pt --variants "['stock path','PyTorch','OpenVINO']" \
+        --grid "{'spacing': [1.5, 1.5, 1.5], 'patch_size': [128, 160]}"    # the shipped weights on their grid
     python benchmarks/inference.py decisions --scan FILE                   # shipped weights, by voxel and per vertebra, in turn
     python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, our path alone
 
@@ -183,6 +185,7 @@ def compare(
     variants: tuple[str, ...] = tuple(VARIANTS),
     config: list[str] | None = None,
     label: str | None = None,
+    grid: dict[str, list] | None = None,
 ) -> None:
     """Run variants one after another on the same scan with the same weights, and print ratios to the first one.
 
@@ -193,12 +196,13 @@ def compare(
         variants: names of ``VARIANTS``.
         config: overlays of the inference config that the weights were trained with.
         label: reference mask for a column of DSC.
+        grid: ``spacing`` and ``patch_size`` of the weights, in place of 1 mm and 256 x 256.
     """
     rows, masks = {}, {}
     reference = None if label is None else np.asarray(nib.load(label).dataobj) > 0
     for name in variants:
         folder = Path(out) / name.replace(" ", "_").replace(",", "")
-        rows[name] = _run(scan, checkpoint, folder, VARIANTS[name], config)
+        rows[name] = _run(scan, checkpoint, folder, VARIANTS[name] | (grid or {}), config)
         masks[name] = _mask(folder)
         print(f"{name}: {rows[name]['total']:.1f} s", file=sys.stderr, flush=True)
     first = next(iter(rows))
