@@ -5,7 +5,7 @@
     python benchmarks/inference.py scan --out DIR                          # a 512 x 512 x 600 torso with fractures
     python benchmarks/inference.py compare --scan FILE --checkpoint FILE   # stock path and ours, each in its own process
     python benchmarks/inference.py compare --scan FILE --checkpoint bundle/models/model.pt \
-        --variants "['stock path','PyTorch','OpenVINO']" --grid "{'spacing': [1.5, 1.5, 1.5], 'patch_size': [128, 160]}"    # the shipped weights on their grid
+        --variants "['stock path','PyTorch','OpenVINO']" --grid "{'spacing': [1.5, 1.5, 1.5], 'patch_size': [128, 160]}"
     python benchmarks/inference.py decisions --scan FILE                   # shipped weights, by voxel and per vertebra, in turn
     python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, our path alone
 
