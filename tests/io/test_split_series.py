@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import NORMAL, write_series
+from dicom_files import NORMAL, write_series, write_slice
 from scripts.core.errors import InputError
 from scripts.data.case_files import find_case_files
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.case_names import scan_hash, stamp
 from scripts.inference.discovery import discover_folder, parts_of
 from scripts.inference.inputs import find_inputs
+from scripts.io import split_series
 from scripts.io.dicom_series import find_series
 from scripts.io.formats import read_volume
 from scripts.io.scan_header import read_header
@@ -210,3 +211,101 @@ def test_results_name_the_folders_of_a_joined_series(tmp_path):
     masks = [(tmp_path / "out" / f"{name}_fracture.nii.gz").read_bytes() for name in ("a", "all")]
     assert masks[0] == masks[1]
     assert read_header(a, parts=[b]).shape == (48, 50, 40)
+
+
+PLAIN = {"FrameOfReferenceUID": "1.2.9", "numbered": 0}  # no InstanceNumber
+ANONYMOUS = {"StudyInstanceUID": None, "FrameOfReferenceUID": None}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        ({}, {"start": 0.5, "numbered": 7}, "InstanceNumber is not in the order"),
+        ({}, {"start": 0.5, "numbered": 1}, "InstanceNumber is not in the order"),
+        ({}, {"start": 0.3, "numbered": 1}, "InstanceNumber is not in the order"),
+        ({}, {"start": 6, "numbered": 1}, "InstanceNumber is not in the order"),  # two patients, one above the other
+        ({}, {"start": 6, "numbered": 70}, "their slices do not follow each other in even steps"),
+        ({}, {"start": 6.5, "numbered": 7}, "their slices do not follow each other in even steps"),
+        ({}, {"first": 6, "SOPInstanceUID": "1.2.3.4"}, "SOPInstanceUIDs repeat"),
+        ({"numbered": 0}, {"first": 6, "numbered": 0}, "without InstanceNumber and FrameOfReferenceUID"),
+        (ANONYMOUS, {"first": 6, **ANONYMOUS}, "without StudyInstanceUID and FrameOfReferenceUID"),
+        (PLAIN, {"start": 0.5, **PLAIN}, "they overlap"),
+        (PLAIN, {"start": 7, **PLAIN}, "their slices do not follow each other in even steps"),
+    ],
+    ids=str,
+)
+def test_doubtful_parts_are_named_but_not_joined(tmp_path, one, other, why):
+    a, b = series(tmp_path, "a", **one), series(tmp_path, "b", **other)
+    found = find_split_series([a, b])
+    assert (found.joined, found.refused) == ([], {})
+    cases = {c["image"]: c for c in discover_folder(tmp_path)}
+    assert not any("problem" in c or "parts" in c for c in cases.values())
+    for this, that in ((a, b), (b, a)):
+        assert f"{this}: has the SeriesInstanceUID of {that}, which is not joined with it ({why}" in cases[this]["remark"]
+        assert find_inputs(this)[0]["remark"] == cases[this]["remark"]
+    assert part_folders(tmp_path) == []
+
+
+def test_unnumbered_parts_of_one_frame_are_joined(tmp_path):
+    a, b = series(tmp_path, "a", **PLAIN), series(tmp_path, "b", start=6, **PLAIN)
+    assert find_split_series([a, b]).joined == [[a, b]]
+
+
+def test_each_phase_in_parts_is_joined_with_its_own(tmp_path):
+    names = [series(tmp_path, name, number=3, start=3 * (k % 2), numbered=1 + 3 * k) for k, name in enumerate("abcd")]
+    found = find_split_series(names)
+    assert found.joined == [names[:2], names[2:]]
+    assert set(found.apart) == set(names)
+
+
+def test_a_copy_within_a_part_does_not_hinder_the_join(tmp_path):
+    a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
+    shutil.copy(Path(a) / "003.dcm", Path(a) / "003 copy.dcm")
+    assert find_split_series([a, b]).joined == [[a, b]]
+
+
+def test_a_damaged_part_is_named_at_the_others(tmp_path):
+    a, b, c = (series(tmp_path, name, first=3 * k, number=3) for k, name in enumerate("abc"))
+    (Path(b) / "001.dcm").write_bytes((Path(b) / "001.dcm").read_bytes()[:150])
+    cases = {case["image"]: case for case in discover_folder(tmp_path)}
+    assert set(cases) == {a, b, c}
+    assert all(f"({b} cannot be read as one series)" in cases[f]["remark"] for f in (a, c))
+
+
+def test_dicomdir_and_scouts_do_not_hide_a_series(tmp_path):
+    a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
+    directory = pydicom.dcmread(Path(a) / "000.dcm")
+    for tag in ("SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"):
+        del directory[tag]
+    for folder in (a, b):
+        directory.save_as(Path(folder) / "DICOMDIR")
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.8"}
+    write_slice(Path(a) / "0.dcm", VOLUME[0], [0, 0, 0], **scout)
+    assert find_split_series([a, b]).joined == [[a, b]]
+    assert find_series(tmp_path).shape == (5, 6, 12)
+
+
+def test_many_siblings_are_searched_or_the_limit_is_named(tmp_path, monkeypatch):
+    a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
+    for n in range(250):
+        (tmp_path / f"empty{n}").mkdir()
+    assert f"other slices of its series are in {b}" in find_inputs(a)[0]["remark"]
+    monkeypatch.setattr(split_series, "MAX_SIBLINGS", 100)
+    assert f"the 252 folders in {tmp_path} were not searched" in find_inputs(a)[0]["remark"]
+
+
+def test_a_cohort_with_one_uid_is_not_read_for_parts(tmp_path, monkeypatch):
+    names = [series(tmp_path, f"{k:02d}", number=2) for k in range(split_series.MAX_PARTS + 1)]
+    monkeypatch.setattr(split_series, "read_headers", lambda folder: pytest.fail(f"{folder} was read"))
+    assert part_folders(tmp_path) == []
+    found = find_split_series(names)
+    assert found.joined == []
+    assert set(found.apart) == set(names)
+    assert "and 47 more, which is not joined with it (more than 50 folders have it)" in found.apart[names[0]]
+
+
+def test_parts_in_a_datalist_have_remarks(tmp_path):
+    a, b = series(tmp_path, "a"), series(tmp_path, "b", first=6)
+    (tmp_path / "list.json").write_text(json.dumps({"testing": [{"image": a}, {"image": "b"}]}), encoding="utf-8")
+    remarks = [case["remark"] for case in find_inputs(str(tmp_path / "list.json"))]
+    assert [f"other slices of its series are in {f}; " in text for f, text in zip((b, a), remarks, strict=True)] == [True, True]

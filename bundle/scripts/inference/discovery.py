@@ -224,7 +224,7 @@ def _add_remarks(scans: Scans) -> None:
     remarks = part_remarks(folders)
     for case in scans:
         if case["image"] in remarks:
-            case["remark"] = remarks[case["image"]]
+            case["remark"] = printable(remarks[case["image"]])
 
 
 def discover_series(folder: Path) -> Scans:

@@ -81,7 +81,7 @@ def _beside_line(positions: NDArray[np.float64], along: NDArray[np.float64], ste
 def obstacle(parts: Sequence[Part]) -> str:
     """Reason why folders of one key are not joined; "" where their slices are one series without doubt.
 
-    InstanceNumber must grow with the position in even steps, so that neither two phases nor two patients with one UID are joined,
+    InstanceNumber must follow the position in even steps, so that neither two phases nor two patients with one UID are joined,
     whose numbers repeat or begin again. Without these numbers the folders must be of one frame of reference and not overlap.
     """
     first = parts[0]
@@ -107,7 +107,7 @@ def obstacle(parts: Sequence[Part]) -> str:
     along, owners, positions = table[:, 0], table[:, 2], table[:, 3:]
     jumps = np.diff(table[:, 1]) if numbered else np.ones(len(table) - 1)
     if not len(jumps) or not (np.all(jumps > 0) or np.all(jumps < 0)):
-        return "InstanceNumber does not grow from slice to slice, as in two phases or two patients"
+        return "InstanceNumber is not in the order of the slices, as in two phases or two patients"
     if not numbered and np.count_nonzero(np.diff(owners)) >= len(set(owners)):
         return "they overlap, and without InstanceNumber may be of several acquisitions"
     jumps = np.abs(jumps)
