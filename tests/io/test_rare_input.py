@@ -92,12 +92,29 @@ def test_the_axial_series_of_a_folder_is_used(tmp_path):
     for n in range(3):
         scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.6"}
         write_slice(tmp_path / "s" / f"scout{n}.dcm", VOLUME[n], [0, 0, n], **scout)
-        write_slice(tmp_path / "s" / f"z{n}.dcm", VOLUME[n], [n, 0, 0], SeriesInstanceUID="1.2.7", ImageOrientationPatient=SAGITTAL)
+        write_slice(
+            tmp_path / "s" / f"z{n}.dcm", VOLUME[n], [n, 0, 109], SeriesInstanceUID="1.2.7", ImageOrientationPatient=SAGITTAL
+        )
     header = read_header(str(tmp_path / "s"), require_volume=False)
     assert header.shape == (5, 7, 6)
     notes = "\n".join(header.notes)
     assert "3 localizer(s) skipped" in notes
     assert "the axial series 1.2.5 (6 files) is used; not used: 1.2.7 (3 files, sagittal)" in notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "number", "modality"),
+    [(40, 3, "CT"), (40, 9, "CT"), (16, 9, "CT"), (7, 3, "MR")],  # axial slices of 12 mm
+    ids=["third", "third_of_fewer", "most_of_fewer", "no_ct"],
+)
+def test_an_axial_block_beside_reformats_is_refused(tmp_path, rows, number, modality):
+    write_series(tmp_path / "s", VOLUME, SeriesInstanceUID="1.2.5", Modality=modality)
+    pixels = np.zeros((rows, 5), np.int16)
+    for n in range(number):
+        sagittal = {"SeriesInstanceUID": "1.2.7", "ImageOrientationPatient": SAGITTAL}
+        write_slice(tmp_path / "s" / f"z{n}.dcm", pixels, [n, 0, 112], **sagittal)
+    with pytest.raises(ValueError, match=r"contains 2 series: .*put each series into its own folder"):
+        hu(tmp_path / "s")
 
 
 @pytest.mark.parametrize("orientation", [["1", "0", "0", "0", "1", "0"], None])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .dicom_headers import Header, read_headers
+from .dicom_headers import Header, is_localizer, read_headers
 from .dicom_multiframe import frame_headers, is_multiframe
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 from .slice_positions import arrange_slices
@@ -28,6 +28,8 @@ REQUIRED_TAGS = (
     "Columns",
 )
 UNIT_TOLERANCE = 1e-2  # of the dot products of rows and columns
+COVERED = 0.9  # of the height of reformats, by the axial series that is used in their place
+PADDED = 0.5  # the same, for an axial series of more slices than the reformat
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,44 @@ def _plane(items: list[tuple[Path, Header]]) -> str:
     return ("sagittal", "coronal", "axial")[planes.pop()] if len(planes) == 1 else ""
 
 
+def _heights(items: list[tuple[Path, Header]]) -> tuple[float, float]:
+    """Lowest and highest z of the corners of the slices of a series, mm."""
+    z = []
+    for _, h in items:
+        row, column = np.array(h.ImageOrientationPatient, np.float64).reshape(2, 3)[:, 2]
+        across, down = row * (h.Columns - 1) * float(h.PixelSpacing[1]), column * (h.Rows - 1) * float(h.PixelSpacing[0])
+        z += [float(h.ImagePositionPatient[2]) + shift for shift in (0.0, across, down, across + down)]
+    return min(z), max(z)
+
+
 def _only_axial(by_series: dict[str, list[tuple[Path, Header]]]) -> str | None:
-    """UID of the only axial series of a folder whose other series are reformats of other planes; None where that is unclear."""
+    """UID of the only axial series of a folder whose other series are reformats of other planes; None where that is unclear.
+
+    It must be of CT and show the height of the others, else it may be a small block of a scan. Reformats may be padded, so half of
+    their height is enough for a series of more slices.
+    """
     planes = {uid: _plane(items) for uid, items in by_series.items()}
     axial = [uid for uid, plane in planes.items() if plane == "axial" and len(by_series[uid]) > 1]
-    return axial[0] if len(axial) == 1 and all(p in ("sagittal", "coronal") for u, p in planes.items() if u != axial[0]) else None
+    if len(axial) != 1 or any(p not in ("sagittal", "coronal") for u, p in planes.items() if u != axial[0]):
+        return None
+    kept = by_series[axial[0]]
+    if any(str(h.get("Modality", "")) != "CT" for _, h in kept):
+        return None
+    try:
+        low, high = _heights(kept)
+        others = [(len(items), *_heights(items)) for uid, items in by_series.items() if uid != axial[0]]
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+    for number, bottom, top in others:
+        needed = PADDED if len(kept) > number else COVERED
+        if min(high, top) - max(low, bottom) < needed * (top - bottom):
+            return None
+    return axial[0]
 
 
 def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list[str]) -> list[tuple[Path, Header]]:
     """Slices of the only series, without localizers and copies."""
-    slices = [(f, h) for f, h in headers if "LOCALIZER" not in [str(v).upper() for v in h.get("ImageType", [])]]
+    slices = [(f, h) for f, h in headers if not is_localizer(h)]
     if not slices:
         raise ValueError(f"{folder}: contains only localizers; expected the folder of the axial series")
     if len(slices) < len(headers):
