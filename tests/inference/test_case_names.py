@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes import Threshold
-from scripts.inference.case_names import name_cases, read_records, stamp
+from scripts.inference.case_names import name_cases, read_records, scan_hash, stamp
 from scripts.inference.cohort import Segmenter
 from scripts.inference.discovery import Scans, is_output, is_series
 from scripts.inference.inputs import find_inputs
@@ -30,7 +30,7 @@ def run(out: Path, *paths: Path) -> list[str]:
         base = out / case["name"]
         record = {
             "case": base.name, "case_path": case["name"], "input": case["image"], "input_stamp": stamp(case["image"]),
-            "input_sha256": digest(case["image"]), "findings": [], "seconds": {}, "memory_mib": {}, "runtime": "",
+            "input_sha256": scan_hash(case), "findings": [], "seconds": {}, "memory_mib": {}, "runtime": "",
         }  # fmt: skip
         file(base.parent / "cases" / f"{base.name}.json", json.dumps(record))
     return [case["name"] for case in cases]
@@ -60,6 +60,43 @@ def test_equal_size_and_time_are_no_equal_content(tmp_path):
         os.utime(path, (1_000_000_000, 1_000_000_000))
     assert run(out, first) == ["ct"]
     assert run(out, second) != ["ct"]
+
+
+DETACHED = [
+    ("ct.mhd", "ElementDataFile = ct.raw\n"),
+    ("ct.nhdr", "NRRD0005\ndata file: ct.raw\n"),
+    ("ct.nrrd", "NRRD0005\nDATAFILE: ct.raw\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "header"), DETACHED)
+def test_equal_headers_of_two_patients_are_two_scans(tmp_path, name, header):
+    out, scans = tmp_path / "out", []
+    for patient in ("p1", "p2"):
+        scans.append(file(tmp_path / patient / name, header))
+        file(tmp_path / patient / "ct.raw", patient)
+        for path in (tmp_path / patient).iterdir():
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert run(out, scans[0]) == ["ct"]
+    assert run(out, scans[1]) != ["ct"]
+    shutil.move(tmp_path / "p1", tmp_path / "moved")
+    assert run(out, tmp_path / "moved" / name) == ["ct"]
+
+
+@pytest.mark.parametrize(("name", "header"), DETACHED)
+def test_voxels_that_change_beside_their_header(tmp_path, name, header):
+    out, scan = tmp_path / "out", file(tmp_path / name, header)
+    voxels = file(tmp_path / "ct.raw", "one")
+    run(out, scan)
+    cases = Scans([{"image": str(scan)}])
+    assert name_cases(cases, out) == []
+    assert cases[0]["sha256"]
+    for change in (lambda: file(voxels, "two"), voxels.unlink):
+        change()
+        cases = Scans([{"image": str(scan)}])
+        (note,) = name_cases(cases, out)
+        assert "has changed" in note
+        assert "sha256" not in cases[0]
 
 
 def test_moved_and_renamed_scan_keeps_its_name(tmp_path):

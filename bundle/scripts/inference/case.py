@@ -35,6 +35,7 @@ from .vertebra_files import write_dicom, write_probability, write_vertebra_masks
 from .vertebrae import ScanVertebrae, find_scan_vertebrae
 
 LABELS = {0: "background", 1: "fractured vertebra"}
+DICOM_ENDINGS = ("_seg.dcm", "_sr.dcm")
 NOT_CHECKED = "check_hu is false: values that are no HU are not refused"
 DESCRIPTION = "1 = fractured vertebra; research use only"
 Log = Callable[[str], None]
@@ -190,7 +191,8 @@ def segment_case(
         if write_seg and not dicom_seg.available():
             write_seg = False
             note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-        record_path(base).unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
+        for old in (record_path(base), *(base.with_name(base.name + ending) for ending in DICOM_ENDINGS)):
+            old.unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
         version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
         case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
         written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
@@ -198,7 +200,10 @@ def segment_case(
         scan.close()
         if instances is not None:
             instances.close()
-    return _write_result(case, plan, written, {**dict(facts or {}), "notes": notes})
+    files = [] if header.series is None else header.series.files
+    folders = {str(Path(f).resolve()) for f in ((source, *parts) if parts else {file.parent for file in files})}
+    joined = {"parts": sorted(folders)} if len(folders) > 1 else {}
+    return _write_result(case, plan, written, {**dict(facts or {}), **joined, "notes": notes})
 
 
 def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:

@@ -13,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ..core.provenance import file_hash
+from ..io.detached_voxels import voxel_files
 from ..io.formats import stem
 from .discovery import Scans, parts_of, printable
 from .inputs import shared_folder
+from .joined_folders import own_files, replaceable
 
 CASES = "cases"  # folder of the records
 DIGITS = 8  # of the SHA-256 of a scan, in the name of a scan whose name is taken
@@ -27,8 +29,7 @@ def stamp(path: str, parts: Sequence[str] = ()) -> list[int]:
     """Number of files, total size and latest modification of a scan and its other folders; they change with its content."""
     files: list[Path] = []
     for source in map(Path, (path, *parts)):
-        own = [f for f in source.iterdir() if f.is_file()] if source.is_dir() else [source]
-        files += own or [f for f in source.rglob("*") if f.is_file()]  # folders of one series below a common one
+        files += own_files(source) if source.is_dir() else [source, *voxel_files(source)]
     stats = [f.stat() for f in files]
     return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
 
@@ -49,8 +50,9 @@ def read_records(root: Path) -> dict[str, dict]:
 
 
 def scan_hash(case: Mapping[str, str]) -> str:
-    """SHA-256 of the content of a scan, with that of its other folders."""
-    digests = [file_hash(path) for path in (case["image"], *parts_of(case))]
+    """SHA-256 of the content of a scan, with that of its other folders or of the files of voxels that its header names."""
+    files = [case["image"], *map(str, voxel_files(case["image"])), *parts_of(case)]
+    digests = [file_hash(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -138,7 +140,7 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     The identity of a scan is its content: a scan that has a record there keeps the name of the record, also from another path, and
     gets the item ``sha256`` of that record. A new scan never gets a name that another scan has, in the folder or in this run: the
     first eight digits of the hash of its content follow it. The file at a path that was segmented, with another content by now,
-    keeps the name, so that its new result replaces that of a file that is gone.
+    keeps the name, so that its new result replaces that of a file that is gone; a part of a joined series gets a name of its own.
 
     Args:
         cases: scans, of which those that are listed twice are moved to ``unused``.
@@ -150,7 +152,9 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     _without_repeats(cases)
     records, notes = read_records(root), []
     paths = {name: os.path.abspath(str(record.get("input", ""))) for name, record in records.items()}
-    by_path = {path: name for name, path in paths.items()}
+    by_path: dict[str, list[str]] = defaultdict(list)
+    for name, path in paths.items():
+        by_path[path].append(name)
     by_size: dict[tuple, list[str]] = defaultdict(list)
     for name, record in records.items():
         by_size[tuple(record["input_stamp"][:2])].append(name)
@@ -158,7 +162,7 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     taken: dict[str, _Source] = {}
     for source in sources:
         same_size = by_size.get(tuple(source.stamp[:2]), []) if source.stamp else []
-        order = dict.fromkeys(n for n in (by_path.get(source.path), source.proposed, *same_size) if n in records)
+        order = dict.fromkeys(n for n in (*by_path.get(source.path, ()), source.proposed, *same_size) if n in records)
         known = next((n for n in order if n not in taken and source.is_content_of(records[n], paths[n])), None)
         if known is not None:
             taken[known] = source
@@ -166,15 +170,18 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     named = {id(source) for source in taken.values()}
     others = [s for s in sources if id(s) not in named]
     for source in sorted(others, key=lambda s: "problem" in s.case):  # which never takes the name of a sound scan
-        before = by_path.get(source.path)
-        if before is not None and before not in taken:
+        earlier = [n for n in by_path.get(source.path, ()) if n not in taken]
+        before = replaceable(source.case, {n: records[n] for n in earlier})
+        if before is not None:
             if source.stamp is not None:
                 notes.append(f"{source.case['image']}: has changed since it was segmented; the result {before} is replaced")
             taken[before] = source
             continue
         name = _free_name(source, [*records, *taken])
         taken[name] = source
-        if name != source.proposed and "problem" not in source.case:
+        if earlier and "problem" not in source.case:
+            notes.append(f"{source.case['image']}: is a part of the series of the result {earlier[0]}; outputs are named {name}")
+        elif name != source.proposed and "problem" not in source.case:
             notes.append(f"{source.case['image']}: another scan has the name {source.proposed}; its outputs are named {name}")
     for name, source in taken.items():
         source.case["name"] = name

@@ -29,6 +29,7 @@ from .discovery import Scans, parts_of, printable
 from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
 from .inputs import find_inputs, require_cases
+from .joined_folders import replaced_inputs, without_parts
 from .memory import parse_bytes, peak_resident
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
@@ -291,12 +292,13 @@ class Segmenter:
             if shard.first:
                 # All results of the folder, so that scans that are segmented one by one share tables and report.
                 folder = finished_cases(self.output, digest) | finished | {r["case_path"]: r for r in results}
-                ordered = sorted(folder.values(), key=lambda r: r["case_path"])
-                reused = len(folder) - len(results)
+                kept, left_out = without_parts(folder, {c["name"] for c in cases})
+                ordered = sorted(kept.values(), key=lambda r: r["case_path"])
+                reused = len(kept.keys() - {r["case_path"] for r in results})
                 account = Account(len(cases), len(results), len(finished), len(problems), tuple(cases.unused))
-                for text in cases.unused_lines():
+                for text in (*cases.unused_lines(), *(f"note: {reason}" for reason in left_out)):
                     tqdm.write(text)
-                listed = [*earlier_problems(self.output, {c["image"] for c in cases}, folder), *problems]
+                listed = [*earlier_problems(self.output, replaced_inputs(cases, kept.values()), folder), *problems]
                 tqdm.write(summarise(self.output, ordered, listed, settings, printable(self.input), reused, account))
         results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
         if not results and problems:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,23 +28,23 @@ def finished_cases(root: Path, digest: str) -> dict[str, dict]:
     return {name: record for name, record in read_records(root).items() if record.get("settings") == digest}
 
 
-def earlier_problems(root: Path, inputs: Collection[str], results: Collection[str]) -> list[dict[str, str]]:
+def earlier_problems(root: Path, replaced: Callable[[str], bool], results: Collection[str]) -> list[dict[str, str]]:
     """Rows of ``problems.csv`` that this run does not replace, so that scans that are segmented one by one share the table.
 
     Args:
         root: folder of the results.
-        inputs: scans of this run.
+        replaced: true for inputs of this run, see ``joined_folders.replaced_inputs``.
         results: names of the scans that have a result.
 
     Returns:
-        Rows of scans that still exist, are not of this run, and have no result.
+        Rows of scans that still exist, are not replaced, and have no result.
     """
     try:
         rows = read_table(root / "problems.csv")
     except (OSError, ValueError, csv.Error):
         return []
     rows = [row for row in rows if all(isinstance(row.get(column), str) for column in PROBLEM_COLUMNS)]
-    return [r for r in rows if r["input"] not in inputs and r["case"] not in results and os.path.lexists(r["input"])]
+    return [r for r in rows if r["case"] not in results and os.path.lexists(r["input"]) and not replaced(r["input"])]
 
 
 @dataclass(frozen=True)

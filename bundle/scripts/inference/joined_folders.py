@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans and records of one DICOM series in several folders: no folder counts twice in the tables of an output folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..io.dicom_headers import is_dicom
+from .discovery import parts_of
+
+Record = Mapping[str, object]
+
+
+def own_files(folder: Path) -> list[Path]:
+    """Files of a folder where its slices lie among them, else those of all folders below it, which hold one series together."""
+    own = [f for f in folder.iterdir() if f.is_file()]
+    slices = (f for f in own if f.name != "DICOMDIR" and not f.name.startswith(".") and is_dicom(f))
+    return own if any(slices) else [f for f in folder.rglob("*") if f.is_file()]
+
+
+def folders_of_case(case: Mapping[str, str]) -> set[str]:
+    """Real paths of a scan of this run: its file or folder, and its other folders."""
+    return {os.path.realpath(p) for p in (case["image"], *parts_of(case))}
+
+
+def folders_of_record(record: Record) -> set[str]:
+    """Real paths that a result was made from: the folders of a joined series, else its file or folder."""
+    parts = record.get("parts")
+    paths = [p for p in parts if isinstance(p, str)] if isinstance(parts, list) else []
+    return {os.path.realpath(p) for p in paths or [str(record.get("input", ""))]}
+
+
+def replaceable(case: Mapping[str, str], earlier: Mapping[str, Record]) -> str | None:
+    """Name of the result at the path of a scan that its own may replace, of most folders; None where there is none.
+
+    A result that is also of folders that are not of this scan stays: half a series must not replace the whole.
+
+    Args:
+        case: scan of this run.
+        earlier: results at its path, by name.
+    """
+    path, own = os.path.realpath(case["image"]), folders_of_case(case)
+    folders = {name: folders_of_record(record) for name, record in earlier.items()}
+    return max((n for n, f in folders.items() if path not in f or f <= own), key=lambda n: len(folders[n]), default=None)
+
+
+def replaced_inputs(cases: Sequence[Mapping[str, str]], records: Collection[Record]) -> Callable[[str], bool]:
+    """Predicate of the inputs of earlier problems that are outdated: those of scans of this run and of parts of joined series.
+
+    Args:
+        cases: scans of this run.
+        records: results of the output folder.
+    """
+    images = {os.path.realpath(c["image"]) for c in cases}
+    joined = (f for f in map(folders_of_record, records) if len(f) > 1)
+    known = images.union(*map(folders_of_case, cases), *joined)
+
+    def replaced(path: str) -> bool:
+        real = os.path.realpath(path)
+        return real in known or any(str(p) in images and _is_common(p) for p in Path(real).parents)
+
+    return replaced
+
+
+def _is_common(folder: Path) -> bool:
+    """True for a folder whose slices all lie in the folders below it."""
+    try:
+        return folder.is_dir() and any(f.parent != folder for f in own_files(folder))
+    except OSError:
+        return False
+
+
+def without_parts(results: Mapping[str, dict], current: Collection[str]) -> tuple[dict[str, dict], list[str]]:
+    """Results of which no two are of one folder: the one of most folders stays, among equals that of this run.
+
+    Args:
+        results: results of an output folder by name.
+        current: names of the scans of this run.
+
+    Returns:
+        Results for the tables, and a line for each that is left out.
+    """
+    folders = {name: folders_of_record(record) for name, record in results.items()}
+    order = sorted(results, key=lambda name: (-len(folders[name]), name not in current, name))
+    owner: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for name in order:
+        several = len(folders[name]) > 1
+        other = next((owner[f] for f in sorted(folders[name]) if f in owner and (several or len(folders[owner[f]]) > 1)), None)
+        if other is None:
+            owner.update(dict.fromkeys(folders[name], name))
+        else:
+            left_out[name] = other
+    notes = [
+        f"{name}: its slices are also those of {other}, a series in several folders; left out of the tables (delete "
+        f"cases/{other}.json to have it there instead)"
+        for name, other in sorted(left_out.items())
+    ]
+    return {name: record for name, record in results.items() if name not in left_out}, notes
