@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import write_series
 from fakes import FakeRunner, HuCodedOutputs
+from scripts.inference import vertebra_files
 from scripts.inference.case import Outputs, segment_case
 from scripts.inference.memory import plan_memory
 from scripts.inference.pipeline import Pipeline
@@ -157,6 +160,30 @@ def test_dicom_series_has_a_segmentation_and_a_report(tmp_path, spine):
     assert segmentation.Modality == "SEG"
     assert len(segmentation.SegmentSequence) == 4
     assert report.Modality == "SR"
+
+    for name in ("seg", "sr"):  # a series that no DICOM object can refer to replaces it
+        assert (tmp_path / "out" / f"ct_{name}.dcm").is_file()
+    shutil.rmtree(tmp_path / "series")
+    write_series(tmp_path / "series", hu, step=np.array([0, 0, 2.0]), **{**tags, "StudyInstanceUID": None})
+    result = segment(tmp_path / "series", tmp_path / "out" / "ct")
+    assert [n for n in result["notes"] if n.startswith("ct_seg.dcm was not written: ")]
+    assert not any("ct_sr.dcm" in n for n in result["notes"])
+    assert not list((tmp_path / "out").glob("*.dcm"))
+
+
+def test_a_failing_report_is_named_beside_its_segmentation(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise ValueError("no report")
+
+    monkeypatch.setattr(vertebra_files.dicom_seg, "write_vertebra_segmentation", lambda *arguments: None)
+    monkeypatch.setattr(vertebra_files.dicom_sr, "write_measurement_report", refuse)
+    lines: list[str] = []
+    vertebra_files.write_dicom(tmp_path / "ct", SimpleNamespace(), {}, SimpleNamespace(records=[]), "1", lines.append)
+    assert lines == ["ct_sr.dcm was not written: no report"]
+    (tmp_path / "ct_seg.dcm").write_bytes(b"earlier")
+    monkeypatch.setattr(vertebra_files.dicom_seg, "write_vertebra_segmentation", refuse)
+    vertebra_files.write_dicom(tmp_path / "ct", SimpleNamespace(), {}, SimpleNamespace(records=[]), "1", lines.append)
+    assert lines[1:] == ["ct_seg.dcm was not written: no report"]
 
 
 def test_preview_has_overlay_and_table_names(tmp_path, scan):

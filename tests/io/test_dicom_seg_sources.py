@@ -69,6 +69,38 @@ def test_a_dicom_seg_refers_to_frames_of_an_enhanced_ct(tmp_path):
     assert sorted(evidence) == sorted([uid, data.SOPInstanceUID])
 
 
+def test_a_localizer_frame_moves_no_segment(tmp_path):
+    labels, planes = labelled(tmp_path)
+    order = [0, *range(SHAPE[0])]
+    file = write_enhanced(tmp_path / "ct", np.zeros(SHAPE, np.int16), order, **{**IDENTIFIERS, **PATIENT})
+    source = pydicom.dcmread(file)
+    shared, frames = source.SharedFunctionalGroupsSequence[0], source.PerFrameFunctionalGroupsSequence
+    for frame in frames:
+        frame.PlaneOrientationSequence = shared.PlaneOrientationSequence
+    del shared.PlaneOrientationSequence
+    scout = (("CTImageFrameTypeSequence", "FrameType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+             ("PlaneOrientationSequence", "ImageOrientationPatient", ["1", "0", "0", "0", "0", "-1"]),
+             ("PlanePositionSequence", "ImagePositionPatient", ["-30", "-90", "130"]))  # fmt: skip
+    for sequence, tag, value in scout:
+        group = pydicom.Dataset()
+        setattr(group, tag, value)
+        setattr(frames[0], sequence, pydicom.Sequence([group]))
+    source.save_as(file)
+    series = find_series(tmp_path / "ct")
+    assert series.shape[2] == SHAPE[0]
+    write_vertebra_segmentation(tmp_path / "seg.dcm", series, planes, RECORDS, VERSION)
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    groups = data.SharedFunctionalGroupsSequence[0]
+    assert groups.PlaneOrientationSequence[0].ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+    numbers = [int(s.TrackingID.split()[1]) for s in data.SegmentSequence]
+    decoded = np.zeros(SHAPE, int)
+    for pixel, frame in zip(data.pixel_array, data.PerFrameFunctionalGroupsSequence, strict=True):
+        (reference,) = frame.DerivationImageSequence[0].SourceImageSequence
+        number = numbers[frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1]
+        decoded[order[int(reference.ReferencedFrameNumber) - 1]] += number * pixel
+    np.testing.assert_array_equal(decoded, labels)
+
+
 def test_pixel_measures_of_every_frame_are_enough(tmp_path):
     _, planes = labelled(tmp_path)
     file = write_enhanced(tmp_path / "ct", np.zeros(SHAPE, np.int16), range(SHAPE[0]), **{**IDENTIFIERS, **PATIENT})

@@ -111,11 +111,12 @@ def write_dicom(
     Raises:
         OSError: when a file cannot be written.
     """
-    seg, report = _path(base, "_seg.dcm"), _path(base, "_sr.dcm")
+    path = seg = _path(base, "_seg.dcm")
     try:
         dicom_seg.write_vertebra_segmentation(seg, series, planes, found.records, version, note)
-        dicom_sr.write_measurement_report(report, series, seg, found.records, version)
+        path = _path(base, "_sr.dcm")
+        dicom_sr.write_measurement_report(path, series, seg, found.records, version)
     except OSError:
         raise
     except Exception as error:
-        note(f"{(report if seg.is_file() else seg).name} was not written: {first_line(error)}")
+        note(f"{path.name} was not written: {first_line(error)}")

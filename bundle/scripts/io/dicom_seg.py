@@ -117,7 +117,7 @@ def _save(
 
     sources = read_sources(series, slices, note)
     if series.multiframe is not None:  # frames of one file are referred to by their order in it
-        frames = np.zeros((len(series.files), *labels.shape[1:]), labels.dtype)
+        frames = np.zeros((int(sources[0].NumberOfFrames), *labels.shape[1:]), labels.dtype)
         for k, plane in zip(slices, labels, strict=True):
             frames[int(series.headers[k].InstanceNumber) - 1] = plane
         labels = frames

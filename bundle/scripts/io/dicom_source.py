@@ -97,13 +97,19 @@ def repair(source: Any) -> list[str]:
     return lines
 
 
-def _complete_measures(source: Any, distance: float) -> None:
-    """Share the pixel measures of an enhanced CT, where each frame repeats them, and complete their slice thickness (mm)."""
+def _complete_measures(source: Any, distance: float, frame: int) -> None:
+    """Share the pixel measures of an enhanced CT, where each frame repeats them, and complete their slice thickness (mm).
+
+    Args:
+        source: header of the file, changed in place.
+        distance: distance of the slices in mm.
+        frame: index of a frame of the series, no localizer.
+    """
     shared = source.SharedFunctionalGroupsSequence[0] if source.get("SharedFunctionalGroupsSequence") else None
     if shared is None:
         return
     for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        first = source.PerFrameFunctionalGroupsSequence[0]
+        first = source.PerFrameFunctionalGroupsSequence[frame]
         if not shared.get(name) and first.get(name):  # equal in all frames, as checked when the series was read
             setattr(shared, name, first.get(name))
     measures = shared.get("PixelMeasuresSequence")
@@ -140,7 +146,7 @@ def read_sources(series: DicomSeries, slices: Sequence[int], note: Callable[[str
         if source.PatientSex not in ("M", "F", "O"):  # highdicom refuses other values, of animals for instance
             source.PatientSex = ""
         if series.multiframe is not None:
-            _complete_measures(source, float(spacing_of(series.affine)[2]))
+            _complete_measures(source, float(spacing_of(series.affine)[2]), int(series.headers[0].InstanceNumber) - 1)
         elif not source.get("SliceThickness"):  # highdicom repeats it; the distance between the slices is a substitute
             source.SliceThickness = f"{spacing_of(series.affine)[2]:.4f}"
     if len({source.SOPInstanceUID for source in sources}) < len(sources):
