@@ -76,6 +76,23 @@ def test_an_enhanced_ct_of_a_tilted_gantry_is_resampled(tmp_path, volume):
     assert image.shape[1] > 5
 
 
+def test_two_phases_of_an_enhanced_ct_are_refused(tmp_path, volume):
+    write_enhanced(tmp_path / "s", volume, [*range(6), *range(6)])
+    with pytest.raises(ValueError, match=r"s: frame 1 and frame 7 have the same position .*; keep one phase"):
+        read_series(tmp_path / "s")
+
+
+def test_localizer_frames_of_an_enhanced_ct_are_left_out(tmp_path, volume):
+    write_enhanced(tmp_path / "plain", volume)
+    file = write_enhanced(tmp_path / "s", volume, [0, *range(6)])
+    data = pydicom.dcmread(file)
+    data.PerFrameFunctionalGroupsSequence[0].CTImageFrameTypeSequence = item(FrameType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    data.save_as(file)
+    (expected, _), (image, notes) = (read_series(tmp_path / name) for name in ("plain", "s"))
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj))
+    assert [n for n in notes if "localizer" in n]
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

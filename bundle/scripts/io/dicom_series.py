@@ -179,10 +179,12 @@ def _select_series(folder: Path, headers: list[tuple[Path, Header]], notes: list
     elif len(by_series) > 1:
         counts = ", ".join(f"{uid} ({len(items)} files)" for uid, items in by_series.items())
         raise ValueError(f"{folder}: contains {len(by_series)} series: {counts}; put each series into its own folder")
-    unique: dict[tuple[str, str], tuple[Path, Header]] = {}
+    unique: dict[tuple[str, str, str], tuple[Path, Header]] = {}
+    frames = len({file for file, _ in slices}) < len(slices)  # of one file and UID; two at one position are two phases
     for file, header in slices:
         # Anonymisation may write one UID into every slice, so a copy must share the position, too.
-        key = (str(header.get("SOPInstanceUID", file)), str(header.get("ImagePositionPatient", file)))
+        number = str(header.InstanceNumber) if frames else ""
+        key = (str(header.get("SOPInstanceUID", file)), str(header.get("ImagePositionPatient", file)), number)
         unique.setdefault(key, (file, header))
     if len(unique) < len(slices):
         notes.append(f"{folder}: {len(slices) - len(unique)} file(s) repeat a slice under another name; skipped")
@@ -217,6 +219,8 @@ def _arrange(
     positions = np.array([[float(v) for v in h.ImagePositionPatient] for _, h in items])
     several = len({f.parent for f, _ in items}) > 1  # files of several folders may have one name
     names = [f"{f.parent.name}/{f.name}" if several else f.name for f, _ in items]
+    if len({f for f, _ in items}) < len(items):
+        names = [f"frame {h.InstanceNumber}" for _, h in items]
     found = arrange_slices(positions, orientation, names, str(folder), rules.position_tolerance_mm)
     spacing = (float(first.PixelSpacing[1]), float(first.PixelSpacing[0]))  # of columns, of rows
     grid, corner = None, np.zeros(3)
