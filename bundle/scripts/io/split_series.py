@@ -150,8 +150,8 @@ def part_remarks(folders: Iterable[str | Path]) -> dict[str, str]:
             text = f"the {len(beside)} folders in {parent} were not searched for other slices of its series"
             remarks.update((f, f"{f}: {text}") for f in together)
             continue
-        wanted = {_folder_key(Path(f)) for f in together} - {None}
-        found = find_split_series(str(f) for f in beside if len(beside) > 1 and _folder_key(f) in wanted)
+        keys = {_folder_key(Path(f)) for f in together} - {None}
+        found = find_split_series(str(f) for f in beside if len(beside) > 1 and _folder_key(f) in keys)
         for folder in together:
             own = str(Path(folder).resolve())
             others = [f for group in found.joined if own in group for f in group if f != own]
