@@ -251,6 +251,24 @@ def test_unnumbered_parts_of_one_frame_are_joined(tmp_path):
     assert find_split_series([a, b]).joined == [[a, b]]
 
 
+@pytest.mark.parametrize("downwards", [False, True])
+def test_any_distribution_over_folders_is_joined(tmp_path, downwards):
+    series(tmp_path, "all", number=12)
+    folders = np.random.default_rng(1).permutation([0, 1, 2] * 4)
+    for n, (file, k) in enumerate(zip(sorted((tmp_path / "all").iterdir()), folders, strict=True)):
+        data = pydicom.dcmread(file)
+        data.InstanceNumber = 40 - n if downwards else 7 + n
+        (tmp_path / "ct" / str(k)).mkdir(parents=True, exist_ok=True)
+        data.save_as(tmp_path / "ct" / str(k) / file.name)
+    assert [f.name for f in part_folders(tmp_path / "ct")] == ["0", "1", "2"]
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct").get_fdata(), read_volume(tmp_path / "all").get_fdata())
+
+
+def test_folders_of_scouts_alone_are_no_parts(tmp_path):
+    a, b = (series(tmp_path, name, first=6 * k, ImageType="LOCALIZER") for k, name in enumerate("ab"))
+    assert find_split_series([a, b]) == split_series.SplitSeries()
+
+
 def test_each_phase_in_parts_is_joined_with_its_own(tmp_path):
     names = [series(tmp_path, name, number=3, start=3 * (k % 2), numbered=1 + 3 * k) for k, name in enumerate("abcd")]
     found = find_split_series(names)

@@ -40,7 +40,8 @@ def is_dicom(path: Path) -> bool:
 
 def is_localizer(header: Header) -> bool:
     """True for a scout view."""
-    return "LOCALIZER" in [str(v).upper() for v in header.get("ImageType", None) or []]
+    kinds = header.get("ImageType") or []
+    return "LOCALIZER" in [str(v).upper() for v in ([kinds] if isinstance(kinds, str) else kinds)]
 
 
 def _named(files: list[Path]) -> str:
