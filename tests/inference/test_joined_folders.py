@@ -151,9 +151,32 @@ def test_own_slices_come_before_folders_below(tmp_path, patient):
     assert {f.name for f in own_files(tmp_path / "p")} == {"IM000", "DICOMDIR"}
 
 
+def test_a_folder_that_moved_counts_once(run, tmp_path):
+    run("p")
+    shutil.move(tmp_path / "in" / "p", tmp_path / "in" / "q")
+    run("q/a")
+    one_patient(tmp_path, "p")
+    run("q")
+    one_patient(tmp_path, "p")
+
+
+def record(path: str, *parts: str, digest: str = "") -> dict:
+    return {"input": path, "input_sha256": digest or path, **({"parts": {p: f"of {p}" for p in parts}} if parts else {})}
+
+
 def test_parts_that_arrive_before_leave_one_result():
-    records = {"b": {"input": "b", "parts": ["/b", "/c"]}, "a": {"input": "a", "parts": ["/a", "/b", "/c"]}, "z": {"input": "/z"}}
+    records = {"b": record("/b", "/b", "/c"), "a": record("/a", "/a", "/b", "/c"), "z": record("/z")}
     kept, notes = without_parts(records, {"a"})
     assert set(kept) == {"a", "z"}
     assert notes[0].startswith("b: ")
-    assert set(without_parts({**records, "y": {"input": "/z"}}, set())[0]) == {"a", "y", "z"}  # files, whose content may differ
+
+
+def test_single_files_and_copies_are_all_kept():
+    records = {"x": record("/z", digest="1"), "y": record("/z", digest="2"), "copy": record("/w", digest="1"), "old": {"input": ""}}
+    assert without_parts(records, set()) == (records, [])
+
+
+@pytest.mark.parametrize("parts", [None, [], "text", {}, {"/a": None}, 3])
+def test_damaged_parts_of_a_record_are_no_error(parts):
+    kept, notes = without_parts({"a": {"input": "/a", "parts": parts}, "b": record("/b")}, set())
+    assert (set(kept), notes) == ({"a", "b"}, [])

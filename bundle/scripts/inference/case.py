@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..core.config_values import require_values
 from ..core.errors import first_line
 from ..core.files import write_text
+from ..core.provenance import file_hash
 from ..io import dicom_seg
 from ..io.ct_volume import Scan
 from ..io.geometry_rules import DEFAULT_RULES, GeometryRules
@@ -202,7 +203,7 @@ def segment_case(
             instances.close()
     files = [] if header.series is None else header.series.files
     folders = {str(Path(f).resolve()) for f in ((source, *parts) if parts else {file.parent for file in files})}
-    joined = {"parts": sorted(folders)} if len(folders) > 1 else {}
+    joined = {"parts": {f: file_hash(f) for f in sorted(folders)}} if len(folders) > 1 else {}
     return _write_result(case, plan, written, {**dict(facts or {}), **joined, "notes": notes})
 
 

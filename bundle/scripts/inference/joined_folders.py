@@ -27,9 +27,19 @@ def folders_of_case(case: Mapping[str, str]) -> set[str]:
 
 def folders_of_record(record: Record) -> set[str]:
     """Real paths that a result was made from: the folders of a joined series, else its file or folder."""
+    return {os.path.realpath(p) for p in _parts(record) or [str(record.get("input", ""))]}
+
+
+def _parts(record: Record) -> dict[str, str]:
+    """Folders of a joined series with the hash of each; empty for other scans."""
     parts = record.get("parts")
-    paths = [p for p in parts if isinstance(p, str)] if isinstance(parts, list) else []
-    return {os.path.realpath(p) for p in paths or [str(record.get("input", ""))]}
+    return {str(p): str(digest) for p, digest in parts.items()} if isinstance(parts, dict) else {}
+
+
+def _identity(record: Record) -> set[str]:
+    """Paths and hashes of the content, which a folder keeps where it is moved between two runs."""
+    digests = _parts(record).values() or [str(record.get("input_sha256", ""))]
+    return folders_of_record(record) | {f"sha256 {d}" for d in digests if d}
 
 
 def replaceable(case: Mapping[str, str], earlier: Mapping[str, Record]) -> str | None:
@@ -73,7 +83,7 @@ def _is_common(folder: Path) -> bool:
 
 
 def without_parts(results: Mapping[str, dict], current: Collection[str]) -> tuple[dict[str, dict], list[str]]:
-    """Results of which no two are of one folder: the one of most folders stays, among equals that of this run.
+    """Results of which no two are of one folder, by path or content: that of most folders stays, among equals that of this run.
 
     Args:
         results: results of an output folder by name.
@@ -82,15 +92,16 @@ def without_parts(results: Mapping[str, dict], current: Collection[str]) -> tupl
     Returns:
         Results for the tables, and a line for each that is left out.
     """
-    folders = {name: folders_of_record(record) for name, record in results.items()}
-    order = sorted(results, key=lambda name: (-len(folders[name]), name not in current, name))
+    identity = {name: _identity(record) for name, record in results.items()}
+    number = {name: len(folders_of_record(record)) for name, record in results.items()}
+    order = sorted(results, key=lambda name: (-number[name], name not in current, name))
     owner: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for name in order:
-        several = len(folders[name]) > 1
-        other = next((owner[f] for f in sorted(folders[name]) if f in owner and (several or len(folders[owner[f]]) > 1)), None)
+        shared = (owner[key] for key in sorted(identity[name]) if key in owner)
+        other = next((o for o in shared if number[name] > 1 or number[o] > 1), None)
         if other is None:
-            owner.update(dict.fromkeys(folders[name], name))
+            owner.update(dict.fromkeys(identity[name] - owner.keys(), name))
         else:
             left_out[name] = other
     notes = [
