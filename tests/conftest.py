@@ -48,7 +48,8 @@ def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
     """Compile a network by ``torch.jit.script``.
 
     TorchScript identifies its built-in functions by ``id()`` and mistakes a later object at the address of a freed one for it
-    ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution. A copy lies elsewhere.
+    ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution. A copy lies elsewhere, and
+    an empty store of types has none whose methods were defined in part ("Can't redefine method").
     """
     for _ in range(3):
         try:
@@ -57,6 +58,7 @@ def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
             if not any(words in str(error) for words in ("builtin cannot be used as a value", "Can't redefine method")):
                 raise
             model = deepcopy(model)
+            torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
     return torch.jit.script(model)
 
 

@@ -62,16 +62,21 @@ class Report:
 
 @contextmanager
 def _limit(seconds: float) -> Iterator[None]:
+    """Stop after seconds of computing, or ten times as long by the clock, as a file that never ends takes no time of the CPU."""
+
     def stop(*_: object) -> None:
         raise HangError
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, 10 * seconds)}
+    before = {number: signal.signal(number, stop) for number in timers}
+    for timer, limit in timers.values():
+        signal.setitimer(timer, limit, 1.0)  # again, should a reader take the first for an error of the file
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def _class_of(kind: Callable, draw: random.Random, folder: Path) -> tuple[str, str]:

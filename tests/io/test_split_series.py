@@ -17,6 +17,7 @@ from scripts.inference.case_names import scan_hash, stamp
 from scripts.inference.discovery import discover_folder, parts_of
 from scripts.inference.inputs import find_inputs
 from scripts.io import split_series
+from scripts.io.dicom_headers import is_dicom
 from scripts.io.dicom_series import find_series
 from scripts.io.formats import read_volume
 from scripts.io.scan_header import read_header
@@ -327,3 +328,19 @@ def test_parts_in_a_datalist_have_remarks(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps({"testing": [{"image": a}, {"image": "b"}]}), encoding="utf-8")
     remarks = [case["remark"] for case in find_inputs(str(tmp_path / "list.json"))]
     assert [f"other slices of its series are in {f}; " in text for f, text in zip((b, a), remarks, strict=True)] == [True, True]
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="needs a file that never ends")
+def test_files_without_a_size_are_not_opened():
+    assert not is_dicom(Path("/proc/kmsg"))
+    assert part_remarks(["/proc", "/dev"]) == {}
+
+
+def test_siblings_of_a_folder_without_a_series_are_not_searched(tmp_path, monkeypatch):
+    seen: list[Path] = []
+    known = split_series._folder_key
+    monkeypatch.setattr(split_series, "_folder_key", lambda folder: seen.append(folder) or known(folder))
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    assert part_remarks([tmp_path / "a"]) == {}
+    assert seen == [tmp_path / "a"]

@@ -28,14 +28,15 @@ TAGS = (
     "InstanceNumber",
 )
 Header = Any  # pydicom.Dataset
+PREFIX_BYTES = 132  # preamble and "DICM"
 
 
 def is_dicom(path: Path) -> bool:
-    """Return True for a file with the DICOM prefix."""
-    if not path.is_file():
+    """Return True for a file with the DICOM prefix; files without a size, such as /proc/kmsg, may never end and are not opened."""
+    if not path.is_file() or path.stat().st_size < PREFIX_BYTES:
         return False
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return file.read(PREFIX_BYTES)[128:] == b"DICM"
 
 
 def is_localizer(header: Header) -> bool:

@@ -142,15 +142,15 @@ def part_remarks(folders: Iterable[str | Path]) -> dict[str, str]:
         by_parent[Path(folder).resolve().parent].append(str(folder))
     remarks: dict[str, str] = {}
     for parent, together in by_parent.items():
+        keys = {_folder_key(Path(f)) for f in together} - {None}
         try:
-            beside = [f for f in sorted(parent.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+            beside = [f for f in sorted(parent.iterdir()) if f.is_dir() and not f.name.startswith(".")] if keys else []
         except OSError:
             continue
         if len(beside) > MAX_SIBLINGS:
             text = f"the {len(beside)} folders in {parent} were not searched for other slices of its series"
             remarks.update((f, f"{f}: {text}") for f in together)
             continue
-        keys = {_folder_key(Path(f)) for f in together} - {None}
         found = find_split_series(str(f) for f in beside if len(beside) > 1 and _folder_key(f) in keys)
         for folder in together:
             own = str(Path(folder).resolve())
