@@ -8,12 +8,7 @@ from typing import Any
 
 from ..core.errors import last_line
 
-TAGS = (
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "PhotometricInterpretation",
+REQUIRED_TAGS = (
     "RescaleSlope",
     "RescaleIntercept",
     "ImagePositionPatient",
@@ -21,6 +16,14 @@ TAGS = (
     "PixelSpacing",
     "Rows",
     "Columns",
+)
+TAGS = (
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "PhotometricInterpretation",
+    *REQUIRED_TAGS,
     "NumberOfFrames",
     "PatientID",
     "StudyInstanceUID",

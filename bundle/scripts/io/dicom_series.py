@@ -11,22 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .dicom_headers import Header, is_localizer, read_headers
+from .dicom_headers import REQUIRED_TAGS, Header, is_localizer, read_headers
 from .dicom_multiframe import frame_headers, is_multiframe
 from .geometry_rules import DEFAULT_RULES, GeometryRules
 from .slice_positions import arrange_slices
 from .split_series import counted, part_folders
 from .straight_grid import StraightGrid
 
-REQUIRED_TAGS = (
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-)
 UNIT_TOLERANCE = 1e-2  # of the dot products of rows and columns
 COVERED = 0.9  # of the height of reformats, by the axial series that is used in their place
 PADDED = 0.5  # the same, for an axial series of more slices than the reformat
