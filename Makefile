@@ -69,9 +69,9 @@ test-slow: $(VENV)/.dev
 test-wheel: $(VENV)/.dev
 	rm -rf runs/wheel && mkdir -p runs
 	$(PY) -m build --outdir runs/wheel/dist . > runs/wheel.log 2>&1 || { cat runs/wheel.log; exit 1; }
-	folder=$$(mktemp -d) && $(PYTHON) -m venv $$folder/venv && mkdir $$folder/empty \
-		&& $$folder/venv/bin/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt runs/wheel/dist/*.whl \
-		&& (cd $$folder/empty && $$folder/venv/bin/python $(CURDIR)/tests/installed_package.py) && rm -rf $$folder
+	folder=$$(mktemp -d) && trap 'rm -rf '$$folder EXIT && $(PYTHON) -m venv $$folder/venv && mkdir $$folder/empty \
+		&& $$folder/venv/bin/python -m pip install --disable-pip-version-check -q --no-cache-dir --no-compile -c constraints.txt runs/wheel/dist/*.whl \
+		&& cd $$folder/empty && $$folder/venv/bin/python $(CURDIR)/tests/installed_package.py
 
 # The oldest versions that pyproject.toml allows, with those tests that touch every part.
 $(OLDEST)/.done: pyproject.toml constraints-oldest.txt
