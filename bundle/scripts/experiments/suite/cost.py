@@ -55,12 +55,14 @@ def _prepare(folder: Path, case: dict[str, str], device: str | None) -> tuple[di
 
 
 def measure_cost(suite: Suite, context: SuiteContext, rounds: int = 5, device: str | None = None) -> dict[str, dict[str, Any]]:
-    """Measure all variants of a suite on one volume of the test cases, round by round in turn; also written to cost.json.
+    """Measure the networks of a suite on one volume of the test cases, round by round in turn; also written to cost.json.
+
+    Members that are other programs are left out.
 
     Each network has ``rounds`` passes behind one that warms up; the shortest counts. By variant: parameters (10^6), multiply-adds
     (10^9, of one patch), seconds per volume, GPU memory (MiB) on a GPU.
     """
-    folders = {v.name: context.folder(suite.first_run(v)) for v in suite.variants}
+    folders = {v.name: context.folder(suite.first_run(v)) for v in suite.variants if v.needs is None}
     _, sections = read_datalist(context.datalists[None])
     case = next(c for section in ("testing", "validation", "training") for c in sections[section])
     prepared = {n: _prepare(f, case, device) for n, f in folders.items() if (f / TRAINING.config).is_file()}

@@ -21,7 +21,7 @@ from ...core.suggestions import suggest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRAINING_KEYS = ("training_configs", "training_overrides")
 SUITE_KEYS = ("title", "configs", "evaluate", "overrides", *TRAINING_KEYS, "seeds", "folds", "reference", "ticks", "members")
-VARIANT_KEYS = ("label", "configs", "overrides", *TRAINING_KEYS, "paper")
+VARIANT_KEYS = ("label", "configs", "evaluate", "overrides", *TRAINING_KEYS, "needs", "paper")
 SETTING_KEYS = ("phantom", "overrides", "members")
 
 
@@ -35,6 +35,8 @@ class Variant:
     training_configs: tuple[str, ...] = ()  # overlays of the training alone, such as another trainer
     overrides: Mapping[str, Any] = field(default_factory=dict)  # values by id, set last
     training_overrides: Mapping[str, Any] = field(default_factory=dict)  # values by id of the training alone
+    evaluate: tuple[str, ...] = ()  # overlays of the evaluation alone, after those of the suite
+    needs: str | None = None  # command of another program, without which the variant is left out
     paper: Mapping[str, float] = field(default_factory=dict)  # figures printed in the paper, in per cent, by metric
 
 
@@ -151,6 +153,8 @@ def _variant(name: object, content: object, file: Path) -> Variant:
         training_configs=config_paths(content.get("training_configs", []), file, source),
         overrides=dict(content.get("overrides") or {}),
         training_overrides=dict(content.get("training_overrides") or {}),
+        evaluate=config_paths(content.get("evaluate", []), file, source),
+        needs=content.get("needs"),
         paper=dict(content.get("paper") or {}),
     )
 

@@ -91,6 +91,7 @@ def _suite_files(suite: str, setting: str | None, definition: Suite) -> dict[str
     files: dict[str, Path] = {}
     file = find_file(suite, SUITES, "suite").resolve()
     used = [c for v in definition.variants for c in (*v.configs, *v.training_configs)]
+    used += [c for v in definition.variants for c in v.evaluate]
     used += [*definition.configs, *definition.training_configs, *definition.evaluate]
     if not file.is_relative_to(BUNDLE):
         files[f"suite/{file.name}"] = file
@@ -202,6 +203,10 @@ def pack(
     if definition.folds:
         raise InputError(f"{definition.name}: suites with folds cannot be packed; pack one without `folds`")
     chosen = chosen_members(definition, members)
+    if others := [v.name for v in definition.variants if v.name in chosen and v.needs]:
+        if members is not None:
+            raise InputError(f"members={others}: need another program, which an archive cannot hold; choose other --members")
+        chosen = [name for name in chosen if name not in others]
     runs = definition.runs(chosen)
     for run in runs:
         run_configs(definition, run)

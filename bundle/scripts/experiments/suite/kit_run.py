@@ -98,6 +98,8 @@ def kit_run(
     members: Sequence[str] | str | None = None,
     seeds: Sequence[int] | int | None = None,
     device: str | None = None,
+    steps: int | None = None,
+    until: str | None = None,
     start_minutes: float = START_MINUTES,
     scoring_minutes: float | None = None,
     scoring: bool = True,
@@ -112,6 +114,8 @@ def kit_run(
         members: names of the members to run; by default those that were packed.
         seeds: seeds in place of those that were packed.
         device: PyTorch's name, cpu or cuda:N; by default a GPU where there is one.
+        steps: as for `run`.
+        until: as for `run`.
         start_minutes: as for `run`.
         scoring_minutes: as for `run`.
         scoring: False trains only; the weights are scored where the results are unpacked.
@@ -131,10 +135,22 @@ def kit_run(
     problem = None
     try:
         message = run(
-            suite, out=str(out), dataset_dir=str(root / "data"), setting=setting, members=members or kit["members"],
-            seeds=kit["seeds"] if seeds is None else seeds, device=device, jobs=jobs, minutes=left, start_minutes=start_minutes,
-            scoring_minutes=scoring_minutes, scoring=scoring, real_datalist=real if scoring else None,
-        )  # fmt: skip
+            suite,
+            out=str(out),
+            dataset_dir=str(root / "data"),
+            setting=setting,
+            members=members or kit["members"],
+            seeds=kit["seeds"] if seeds is None else seeds,
+            device=device,
+            jobs=jobs,
+            minutes=left,
+            steps=steps,
+            until=until,
+            start_minutes=start_minutes,
+            scoring_minutes=scoring_minutes,
+            scoring=scoring,
+            real_datalist=real if scoring else None,
+        )
         print(message.split("\nnext:")[0], flush=True)
     except InputError as error:
         problem = error  # results of the other members travel all the same

@@ -23,6 +23,7 @@ from .budget import BUDGET_FILE, START_MINUTES, Budget, by_time, divide, stored_
 from .definition import Run, Suite, load_suite
 from .ensemble import Notes, evaluate_ensemble
 from .length import with_length
+from .needed_programs import installed_members
 from .record import datalist_hash, read_history, read_record
 from .stages import EVALUATION, REAL, TRAINING, RunError, SuiteContext, execute, is_finished, pending_stages, prepare, run_configs
 
@@ -194,7 +195,7 @@ def run(
     """
     chosen_seeds = [seeds] if isinstance(seeds, int) else seeds
     definition = load_suite(suite, setting, chosen_seeds)
-    chosen = chosen_members(definition, members)
+    chosen = installed_members(definition, chosen_members(definition, members), named=members is not None)
     definition = with_length(definition, chosen, steps, until, minutes)
     environments = worker_environments(jobs, gpus)
     budget, root = None, results_folder(out, definition.name)

@@ -87,7 +87,7 @@ def run_configs(suite: Suite, run: Run) -> tuple[dict[str, Any], dict[str, Any]]
     files = [*suite.configs, *variant.configs]
     training = merge_configs([*files, *suite.training_configs, *variant.training_configs], of_training, source)
     scoring = {**overrides, "save_masks": True, **({} if run.fold is None else {"section": "validation"})}
-    return training, merge_configs([*files, *suite.evaluate], scoring, f"{source}, evaluation")
+    return training, merge_configs([*files, *suite.evaluate, *variant.evaluate], scoring, f"{source}, evaluation")
 
 
 def prepare_training(folder: Path, content: Mapping[str, Any], data_sha256: str, facts: Mapping[str, object]) -> None:

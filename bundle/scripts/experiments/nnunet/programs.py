@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nnU-Net's commands: where they are, their environment, and their runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...core.errors import InputError
+from ..suite.needed_programs import find_command
+
+DATASET, DATASET_ID = "Dataset001_spine", "1"
+TRAINER = "LimitedTrainer"
+CONFIGURATION = "2d"
+FOLD = "0"
+VARIABLES = ("raw", "preprocessed", "results")
+
+
+def required_command(name: str) -> str:
+    """Path of a command; ``InputError`` with the remedy where it is not installed."""
+    path = find_command(name)
+    if path is None:
+        raise InputError(
+            f"{name}: is not installed; pip install 'nnunetv2>=2.8' here, or into another environment whose bin folder is on PATH"
+        )
+    return path
+
+
+def folders(folder: Path) -> dict[str, Path]:
+    """nnU-Net's folders of one run: raw data, preprocessed data, results."""
+    return {name: folder / name for name in VARIABLES}
+
+
+def environment(folder: Path, workers: int, minutes: float | None = None, seed: int = 0) -> dict[str, str]:
+    """Variables of nnU-Net's processes.
+
+    Args:
+        folder: folder of the run's data and results.
+        workers: processes that augment; 0 for none beside the training.
+        minutes: time of the training.
+        seed: seed of weights and batches.
+    """
+    variables = {f"nnUNet_{name}": str(path.resolve()) for name, path in folders(folder).items()}
+    variables |= {"nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(max(workers, 1))}
+    variables |= {"nnUNet_extTrainer": str(Path(__file__).parent / "trainer"), "SPINE_FRACTURE_SEED": str(seed)}
+    return variables | ({} if minutes is None else {"SPINE_FRACTURE_MINUTES": repr(minutes)})
+
+
+def run_command(words: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Run one of nnU-Net's commands, whose output goes where this process' goes.
+
+    Raises:
+        InputError: for a command that is not installed or fails.
+    """
+    command = [required_command(words[0]), *words[1:]]
+    print(f"$ {' '.join(command)}", flush=True)
+    # Variables that keep freed memory are of our processes; nnU-Net's fork, and the bundle on PYTHONPATH has names that it uses.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "PYTHONPATH"}
+    code = subprocess.run(command, env={**kept, **variables}, check=False).returncode
+    if code:
+        raise InputError(f"{words[0]}: exit status {code}; its message is above")
