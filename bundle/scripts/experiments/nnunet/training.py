@@ -78,7 +78,8 @@ def train(
         shutil.rmtree(home, ignore_errors=True)
         splits = write_dataset(sections, paths["raw"], ignore_index)
         processes = ["-npfp", str(max(workers, 1)), "-np", str(max(workers, 1))]
-        run_command(["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, *processes], variables)
+        planned = environment(home, max(workers, 1), minutes, seed)  # the planner takes the number for its threads
+        run_command(["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, *processes], planned)
         write_text(paths["preprocessed"] / DATASET / "splits_final.json", json.dumps(splits, indent=1) + "\n")
         write_text(done, json.dumps({"minutes": minutes}) + "\n")
     results = paths["results"] / DATASET / f"{TRAINER}__nnUNetPlans__{CONFIGURATION}" / f"fold_{FOLD}"

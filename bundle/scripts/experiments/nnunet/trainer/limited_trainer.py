@@ -31,8 +31,8 @@ class LimitedTrainer(nnUNetTrainer):
     in the folder of the checkpoints has a row per epoch; ``weights.pt`` the final weights.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")) -> None:  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)  # which looks up the arguments by these names
         self.limit = 60.0 * float(os.environ["SPINE_FRACTURE_MINUTES"])
         self.save_every = 1
         self.rows: list[dict[str, float]] = []

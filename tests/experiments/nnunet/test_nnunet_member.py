@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nnU-Net as a member of a suite: its data, its commands, its scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.core.errors import InputError
+from scripts.core.files import read_table
+from scripts.data.datalist import read_datalist
+from scripts.experiments.nnunet.dataset import write_dataset
+from scripts.experiments.nnunet.evaluation import evaluate
+from scripts.experiments.nnunet.training import time_of, train
+from scripts.experiments.suite.definition import load_suite
+from scripts.experiments.suite.needed_programs import find_command, installed_members
+from scripts.experiments.suite.run import run
+
+COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
+REAL = find_command("nnUNetv2_train")
+
+SUITE = """
+title: Beside nnU-Net
+configs: [configs/train.yaml]
+overrides: {epochs: 1, steps_per_epoch: 2, num_workers: 0, batch_size: 4, check_data: "off", patch_size: [32, 48], spacing: [4.0, 4.0, 4.0],
+            device: cpu}
+members:
+  fused:
+    label: Fused
+    overrides: {"network_def::features": [4, 4, 4, 4, 8], "network_def::fusion_channels": 8}
+  nnunet:
+    label: nnU-Net
+    needs: nnUNetv2_train
+    configs: [configs/nnunet/train.yaml]
+    evaluate: [configs/nnunet/evaluate.yaml]
+    overrides: {equal_time_to: fused}
+"""
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Folder on PATH with programs under the names of nnU-Net's."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in COMMANDS:
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("stand_in.py")}" {name} "$@"\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.fixture
+def suite_file(tmp_path):
+    path = tmp_path / "beside.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+def test_labels_and_grids_of_the_data_set(tmp_path):
+    affine = np.diag([-2.0, -1.0, 3.0, 1.0])
+    label = np.zeros((4, 5, 6), np.uint8)
+    label[1], label[2] = 1, 255
+    nib.save(nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), affine), tmp_path / "a.nii")  # no .nii.gz: a copy
+    nib.save(nib.Nifti1Image(label, affine), tmp_path / "label.nii.gz")
+    case = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "label.nii.gz")}
+    splits = write_dataset({"training": [case, case], "validation": [case], "testing": []}, tmp_path / "raw", 255)
+    assert splits == [{"train": ["case_0000", "case_0001"], "val": ["case_0002"]}]
+    folder = tmp_path / "raw" / "Dataset001_spine"
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "fracture": 1, "ignore": 2}
+    stored = nib.load(folder / "labelsTr" / "case_0001.nii.gz")
+    assert np.array_equal(np.asarray(stored.dataobj), np.where(label == 255, 2, label))
+    image = nib.load(folder / "imagesTr" / "case_0001_0000.nii.gz")
+    assert np.array_equal(image.affine, affine)
+    assert np.array_equal(np.asarray(image.dataobj).ravel(), np.arange(120))
+
+
+def test_a_data_set_without_ignored_voxels_has_no_label_for_them(phantom_set, tmp_path):
+    write_dataset(read_datalist(phantom_set)[1], tmp_path / "raw", 255)
+    content = json.loads((tmp_path / "raw" / "Dataset001_spine" / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "fracture": 1}
+
+
+def test_a_suite_trains_and_scores_it(commands, suite_file, phantom_set, tmp_path):
+    out = tmp_path / "out"
+    run(str(suite_file), out=str(out), dataset_dir=str(phantom_set))
+    folder = out / "members" / "nnunet_seed0"
+    record = json.loads((folder / "record.json").read_text())
+    seconds = sum(float(r["seconds"]) for r in read_table(out / "members" / "fused_seed0" / "history.csv"))
+    assert record["training"]["steps"] == 7
+    assert record["training"]["end"] == "time"
+    assert f"max_minutes={seconds / 60:.3f} " in record["training"]["ended"]
+    assert [r["val_fracture_dice"] for r in read_table(folder / "history.csv")] == ["0.1", "0.2"]
+    assert not (folder / "nnunet" / "raw").exists()
+    _, sections = read_datalist(phantom_set)
+    scored = {r["case"]: r for r in read_table(folder / "evaluation" / "cases.csv")}
+    assert len(scored) == len(sections["testing"])
+    for case in sections["testing"]:
+        name = Path(case["image"]).name.removesuffix(".nii.gz")
+        image, label = (np.asarray(nib.load(case[k]).dataobj) for k in ("image", "label"))
+        mask = np.asarray(nib.load(folder / "evaluation" / "masks" / f"{name}.nii.gz").dataobj)
+        assert np.array_equal(mask, image > 300)
+        valid = label != 255
+        hit = (mask > 0) & (label == 1) & valid
+        dice = 2 * hit.sum() / max(((mask > 0) & valid).sum() + (label == 1).sum(), 1)
+        assert float(scored[name]["dice"]) == pytest.approx(dice, abs=1e-4)
+
+
+def test_an_interrupted_training_is_resumed(commands, phantom_set, tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERRUPT", "1")
+    arguments = {"datalist": str(phantom_set), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), "minutes": 1.0}
+    with pytest.raises(InputError, match="nnUNetv2_train: exit status 3"):
+        train(**arguments)
+    assert not (tmp_path / "model.pt").exists()
+    train(**arguments)  # the program ends with 3 unless it is told to continue
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_probabilities_keep_the_axes(commands, phantom_set, tmp_path, monkeypatch):
+    seen = {}
+
+    def score(predictions, references, **options):
+        for path in sorted(Path(options["probabilities"]).iterdir()):
+            seen[path.name] = np.asarray(nib.load(path).dataobj), np.asarray(nib.load(Path(predictions) / path.name).dataobj)
+
+    monkeypatch.setattr("scripts.experiments.nnunet.evaluation.score", score)
+    evaluate(str(phantom_set), str(tmp_path), str(tmp_path))
+    assert seen
+    for probability, mask in seen.values():
+        assert np.array_equal(probability, mask * np.float32(0.75))
+
+
+def test_a_missing_mask_is_named(commands, phantom_set, tmp_path):
+    (commands / "nnUNetv2_predict").write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(InputError, match="predicted no mask"):
+        evaluate(str(phantom_set), str(tmp_path), str(tmp_path))
+
+
+def test_without_a_time_or_the_program_one_line_names_the_remedy(phantom_set, suite_file, tmp_path, monkeypatch):
+    arguments = {
+        "datalist": str(phantom_set),
+        "ckpt_dir": str(tmp_path / "nnunet_seed0"),
+        "output_dir": str(tmp_path / "nnunet_seed0"),
+    }
+    with pytest.raises(InputError, match="max_minutes: is null"):
+        train(**arguments)
+    with pytest.raises(InputError, match="equal_time_to=fused: .*fused_seed0 holds no finished training"):
+        train(**arguments, equal_time_to="fused")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if find_command(COMMANDS[0]) is None:
+        with pytest.raises(InputError, match="is not installed; pip install"):
+            train(**arguments, minutes=1.0)
+
+
+def test_time_is_that_of_the_member_with_the_same_seed(tmp_path):
+    folder = tmp_path / "other_seed1"
+    folder.mkdir()
+    (folder / "record.json").write_text(json.dumps({"stages": {"training": {"done": True}}}))
+    (folder / "history.csv").write_text("epoch,seconds\n1,30\n2,60\n")
+    assert time_of("other", tmp_path / "nnunet_seed1", 1) == pytest.approx(1.5)
+    with pytest.raises(InputError, match="other_seed0"):
+        time_of("other", tmp_path / "nnunet_seed0", 0)
+
+
+def test_members_without_their_program_are_left_out_and_named(suite_file, capsys):
+    suite_file.write_text(SUITE.replace("nnUNetv2_train\n", "no_such_program\n"))
+    suite = load_suite(str(suite_file))
+    assert installed_members(suite, ["fused", "nnunet"], named=False) == ["fused"]
+    assert "nnunet: needs no_such_program" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no_such_program"):
+        installed_members(suite, ["fused", "nnunet"], named=True)
+    with pytest.raises(InputError, match="no_such_program"):
+        installed_members(suite, ["nnunet"], named=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL is None, reason="nnU-Net v2 is not installed (nnUNetv2_train)")
+def test_the_real_program(phantom_set, tmp_path):
+    train(str(phantom_set), str(tmp_path), str(tmp_path), minutes=0.2)
+    rows = read_table(tmp_path / "history.csv")
+    rates = [float(r["learning_rate"]) for r in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert sum(float(r["seconds"]) for r in rows) >= 12
+    evaluate(str(phantom_set), str(tmp_path), str(tmp_path / "scores"))
+    assert read_table(tmp_path / "scores" / "cases.csv")
+
+
+def test_the_command_line_of_the_bundle_ends_in_one_line(phantom_set, tmp_path):
+    from scripts.core.paths import BUNDLE
+
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file"]
+    command += ["['configs/train.yaml','configs/nnunet/train.yaml']", "--dataset_dir", str(phantom_set)]
+    done = subprocess.run(
+        [*command, "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path)],
+        cwd=BUNDLE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "max_minutes: is null" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
