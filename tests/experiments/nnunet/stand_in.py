@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-DATA = Path(os.environ["nnUNet_raw"]) / "Dataset001_spine"
-PREPROCESSED = Path(os.environ["nnUNet_preprocessed"]) / "Dataset001_spine"
-RESULTS = Path(os.environ["nnUNet_results"]) / "Dataset001_spine" / "LimitedTrainer__nnUNetPlans__2d" / "fold_0"
+RAW, PREPROCESSED, TRAINED = (Path(os.environ[f"nnUNet_{name}"]) for name in ("raw", "preprocessed", "results"))
+DATA, PREPROCESSED = RAW / "Dataset001_spine", PREPROCESSED / "Dataset001_spine"
+RESULTS = TRAINED / "Dataset001_spine" / "LimitedTrainer__nnUNetPlans__2d" / "fold_0"
 
 
 def plan(words: list[str]) -> None:

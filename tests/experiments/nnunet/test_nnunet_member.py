@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scripts.core.errors import InputError
 from scripts.core.files import read_table
+from scripts.core.paths import BUNDLE
 from scripts.data.datalist import read_datalist
 from scripts.experiments.nnunet.dataset import write_dataset
 from scripts.experiments.nnunet.evaluation import evaluate
@@ -28,8 +29,8 @@ REAL = find_command("nnUNetv2_train")
 SUITE = """
 title: Beside nnU-Net
 configs: [configs/train.yaml]
-overrides: {epochs: 1, steps_per_epoch: 2, num_workers: 0, batch_size: 4, check_data: "off", patch_size: [32, 48], spacing: [4.0, 4.0, 4.0],
-            device: cpu}
+overrides: {epochs: 1, steps_per_epoch: 2, num_workers: 0, batch_size: 4, check_data: "off", device: cpu, patch_size: [32, 48],
+            spacing: [4.0, 4.0, 4.0]}
 members:
   fused:
     label: Fused
@@ -150,7 +151,7 @@ def test_without_a_time_or_the_program_one_line_names_the_remedy(phantom_set, su
     }
     with pytest.raises(InputError, match="max_minutes: is null"):
         train(**arguments)
-    with pytest.raises(InputError, match="equal_time_to=fused: .*fused_seed0 holds no finished training"):
+    with pytest.raises(InputError, match=r"equal_time_to=fused: .*fused_seed0 holds no finished training"):
         train(**arguments, equal_time_to="fused")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     if find_command(COMMANDS[0]) is None:
@@ -192,8 +193,6 @@ def test_the_real_program(phantom_set, tmp_path):
 
 
 def test_the_command_line_of_the_bundle_ends_in_one_line(phantom_set, tmp_path):
-    from scripts.core.paths import BUNDLE
-
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file"]
     command += ["['configs/train.yaml','configs/nnunet/train.yaml']", "--dataset_dir", str(phantom_set)]
     done = subprocess.run(
