@@ -129,3 +129,14 @@ def test_a_folder_whose_series_is_refused_has_one_reason(tmp_path):
     assert not any(f"{tmp_path / 'p1'}: contains no image" in line for line in found.problems)
     assert any("report: contains no image" in line for line in found.problems)
     assert any("is a part of the series" in line for line in found.problems)
+
+
+def test_series_that_may_continue_in_another_folder_have_a_remark(tmp_path):
+    volume = np.zeros((6, 8, 8), np.int16)
+    for part in ("A", "B"):  # the same numbers, as of two phases
+        write_series(tmp_path / "p1" / part, volume, StudyInstanceUID="1.2", FrameOfReferenceUID="1.4", PatientID="p")
+    found = find_case_files(tmp_path, "image")
+    assert len(found.files) == 2
+    assert len(found.remarks) == 2
+    assert all("has the SeriesInstanceUID of" in line for line in found.remarks)
+    assert find_case_files(tmp_path, "image").problems == []

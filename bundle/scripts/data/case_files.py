@@ -76,11 +76,13 @@ class CaseFiles:
         files: file, folder of a DICOM series, or folder of TotalSegmentator by case.
         problems: one line for each case that cannot be used.
         unused: one line for each file that has another content by its name.
+        remarks: one line for each series that may continue in another folder.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def _is_series(folder: Path) -> bool:
@@ -95,6 +97,7 @@ def _without_parts(items: list[Path], found: CaseFiles) -> list[Path]:
         remedy = "move them into a folder of their own, which is then read as one scan"
         reasons |= {f: f"is a part of the series in {', '.join(o for o in group if o != f)}; {remedy}" for f in group}
     found.problems += [f"{f}: {reasons[str(f)]}" for f in items if str(f) in reasons]
+    found.remarks += [f"{f}: {split.apart[str(f)]}" for f in items if str(f) in split.apart and str(f) not in reasons]
     return [f for f in items if str(f) not in reasons]
 
 

@@ -103,7 +103,7 @@ def _pair(images: str, labels: str | None) -> tuple[CaseFiles, CaseFiles, list[s
     """Images and masks by case, and one line for each that cannot be used."""
     scans = find_case_files(images, "image")
     masks = CaseFiles() if labels is None else find_case_files(labels, "mask")
-    for line in [*scans.unused, *(masks.unused if images != labels else [])]:
+    for line in [*scans.remarks, *scans.unused, *(masks.unused if images != labels else [])]:
         print(line)
     problems = [*scans.problems, *masks.problems]
     if labels is not None:
