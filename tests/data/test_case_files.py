@@ -131,7 +131,7 @@ def test_a_folder_whose_series_is_refused_has_one_reason(tmp_path):
     assert any("is a part of the series" in line for line in found.problems)
 
 
-def test_series_that_may_continue_in_another_folder_have_a_remark(tmp_path):
+def test_series_that_may_continue_elsewhere_have_a_remark(tmp_path):
     volume = np.zeros((6, 8, 8), np.int16)
     for part in ("A", "B"):  # the same numbers, as of two phases
         write_series(tmp_path / "p1" / part, volume, StudyInstanceUID="1.2", FrameOfReferenceUID="1.4", PatientID="p")

@@ -92,7 +92,7 @@ def trainer(monkeypatch, tmp_path):
     sys.modules.pop("limited_trainer", None)
 
 
-def test_the_time_ends_the_training_and_preparations_do_not_count(trainer, tmp_path):
+def test_the_time_ends_the_training_without_its_preparations(trainer, tmp_path):
     t = trainer()
     t.run_training()
     rows = json.loads((tmp_path / "history.json").read_text())

@@ -38,8 +38,8 @@ members:
   nnunet:
     label: nnU-Net
     needs: nnUNetv2_train
-    configs: [configs/nnunet/train.yaml]
-    evaluate: [configs/nnunet/evaluate.yaml]
+    configs: [configs/experiments/nnunet/train.yaml]
+    evaluate: [configs/experiments/nnunet/evaluate.yaml]
     overrides: {equal_time_to: fused}
 """
 
@@ -119,7 +119,7 @@ def test_an_interrupted_training_is_resumed(commands, phantom_set, tmp_path, mon
     with pytest.raises(InputError, match="nnUNetv2_train: exit status 3"):
         train(**arguments)
     assert not (tmp_path / "model.pt").exists()
-    train(**arguments)  # the program ends with 3 unless it is told to continue
+    train(**arguments)  # the program ends with status 3 without --c
     assert (tmp_path / "model.pt").is_file()
 
 
@@ -194,7 +194,7 @@ def test_the_real_program(phantom_set, tmp_path):
 
 def test_the_command_line_of_the_bundle_ends_in_one_line(phantom_set, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file"]
-    command += ["['configs/train.yaml','configs/nnunet/train.yaml']", "--dataset_dir", str(phantom_set)]
+    command += ["['configs/train.yaml','configs/experiments/nnunet/train.yaml']", "--dataset_dir", str(phantom_set)]
     done = subprocess.run(
         [*command, "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path)],
         cwd=BUNDLE,
