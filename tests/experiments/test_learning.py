@@ -17,12 +17,15 @@ from scripts.evaluation.statistics import auc
 from scripts.evaluation.vertebra_tables import DECISION_COLUMNS
 from scripts.experiments.suite.definition import Suite, load_suite
 from scripts.experiments.suite.learning import (
+    Course,
     allows_claims,
     course_cells,
     course_table,
     fitted_gain,
     learning_curves,
     learning_mark,
+    mean_gain,
+    member_state,
     read_course,
     read_courses,
 )
@@ -34,6 +37,7 @@ CURVES = {
     "converged": [0.1, 0.4, 0.6, 0.7, 0.75, 0.78, 0.8, 0.8, 0.801, 0.8, 0.799, 0.8],
     "still learning": [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55],
     "marks nothing": [0.0] * 12,
+    "has not learned": [0.01, 0.03, 0.05, *[0.06] * 9],
     "convergence unknown": [0.1, 0.5, 0.6],
 }
 
@@ -64,7 +68,7 @@ def trained(root: Path, name: str, scores: list[float], **record: object) -> Pat
 @pytest.fixture
 def made(tmp_path) -> tuple[Suite, Path]:
     suite = load_suite("comparison", None, [0])
-    suite = replace(suite, variants=suite.variants[:4])
+    suite = replace(suite, variants=suite.variants[:5])
     for variant, scores in zip(suite.variants, CURVES.values(), strict=True):
         trained(tmp_path, f"{variant.name}_seed0", scores)
     return suite, tmp_path
@@ -74,13 +78,15 @@ def test_states_of_the_end_of_a_training(made):
     suite, root = made
     courses = read_courses(suite, root)
     assert [courses[v.name][0].state for v in suite.variants] == list(CURVES)
-    assert [allows_claims(courses[v.name]) for v in suite.variants] == [True, False, False, True]
+    assert [allows_claims(courses[v.name]) for v in suite.variants] == [True, False, False, False, True]
     assert learning_mark(courses["msffnet"]) == ""
-    assert learning_mark([courses["unet"][0], courses["msffnet"][0]]) == "still learning (1 of 2)"
+    both = [courses[name][0] for name in ("unet", "msffnet")]
+    assert learning_mark(both) == "still learning"  # 15 % and 0 %
+    assert learning_mark([courses["unet_plus_plus"][0], *both]) == "marks nothing (1 of 3)"
     rows = course_table(suite, courses)
     assert rows[1]["steps"] == "240"
     assert (rows[1]["ended by"], rows[1]["seconds"]) == ("time", "48")
-    assert course_cells(courses["unet"]) == {"steps": "240", "gain at the end, %": "+15.0", "converged": "0 of 1"}
+    assert course_cells(courses["unet"]) == {"steps": "240", "gain at the end, %": "+15.0 ± 0.0", "converged": "no"}
     assert courses["msffnet"][0].points[0] == (2.0, 4.0, 0.1)
 
 
@@ -103,6 +109,20 @@ def test_noise_alone_is_no_learning():
     assert all(math.isnan(v) for v in fitted_gain([(k, 0.1) for k in range(5)]))
 
 
+def test_noise_of_one_seed_is_averaged_with_the_others():
+    def course(gain: float, error: float, ended: str = "epochs") -> Course:
+        return Course("run", 800, 1.0, ended, 0.8, gain, error, ((1.0, 1.0, 0.8),), ())
+
+    assert course(0.063, 0.061).state == "still learning"
+    seeds = [course(0.063, 0.061), course(-0.028, 0.004), course(0.007, 0.006)]
+    assert mean_gain(seeds) == pytest.approx((0.014, math.sqrt(0.061**2 + 0.004**2 + 0.006**2) / 3))
+    assert member_state(seeds) == "converged"
+    assert member_state([course(0.05, 0.03)] * 3) == "still learning"
+    assert member_state([course(0.05, 0.01), course(0.5, 0.0, "plateau")]) == "still learning"
+    assert mean_gain([course(0.05, 0.01), course(0.5, 0.2, "plateau")]) == pytest.approx((0.025, 0.005))
+    assert member_state([course(math.nan, math.nan), course(0.0, 0.0)]) == "convergence unknown"
+
+
 def test_a_training_that_has_not_ended_has_no_course(tmp_path):
     folder = trained(tmp_path, "unet_seed0", CURVES["converged"], stages={"training": {"done": False}})
     assert read_course(folder) is None
@@ -113,9 +133,9 @@ def test_members_that_still_learn_are_marked_and_no_claim(made):
     rows, _ = read_rows(suite, root)
     courses = read_courses(suite, root)
     cells = _cells(suite, rows, {}, root, courses)
-    assert cells[1]["Method"].endswith("[still learning (1 of 1)]")
-    assert [c["p (Holm)"] for c in cells] == ["", "no claim", "no claim", cells[3]["p (Holm)"]]
-    assert cells[3]["p (Holm)"] != "no claim"
+    assert cells[1]["Method"].endswith("[still learning]")
+    assert [c["p (Holm)"] for c in cells] == ["", "no claim", "no claim", "no claim", cells[4]["p (Holm)"]]
+    assert cells[4]["p (Holm)"] != "no claim"
     turned = replace(suite, reference="unet")
     assert {c["p (Holm)"] for c in _cells(turned, read_rows(turned, root)[0], {}, root, courses)} <= {"", "no claim"}
 
@@ -124,7 +144,7 @@ def test_all_curves_are_on_one_page(made):
     suite, root = made
     figure = learning_curves(suite, read_courses(suite, root))
     panels = [a for a in figure.axes if a.get_title()]
-    assert len(panels) == 4
+    assert len(panels) == 5
     assert panels[1].get_lines()[0].get_linestyle() == "--"
     assert list(panels[0].get_lines()[0].get_ydata()) == CURVES["converged"]
     assert learning_curves(suite, {v.name: [] for v in suite.variants}) is None
@@ -169,4 +189,4 @@ def test_seeds_are_averaged_by_vertebra(tmp_path):
     (line,) = vertebra_table(suite, tmp_path, "evaluation")
     assert line["sensitivity, %"].startswith("50.0")
     assert line["specificity, %"].startswith("50.0")
-    assert machines(suite, tmp_path).count("1 runs") == 2
+    assert machines(suite, tmp_path).count("1 run") == 2

@@ -20,13 +20,16 @@ SCORES = ("val_fracture_dice", "val_mean_dice")  # columns of history.csv, the f
 LAST = 1 / 3  # of the validations, over which the slope is fitted
 LEAST_VALIDATIONS = 6  # below it the end of the curve cannot be fitted
 GAIN = 0.02  # of the DSC over the last third: above it a training is still learning
-UNKNOWN = "convergence unknown"
+LEAST_DICE = 0.1  # of the best validation; below it a flat curve is that of a network that has not begun to learn
+CONVERGED, UNKNOWN = "converged", "convergence unknown"
+STILL_LEARNING, NOT_LEARNED, NOTHING = "still learning", "has not learned", "marks nothing"
 LEARNING_RULES = (
-    "The gain is that of a line fitted to the validation DSC of the last third of a training. Above "
-    f"{GAIN:g}, and above its standard error, the training was cut off while it still learned; below, it had converged under its "
-    f"schedule, as had one that early stopping ended (plateau). Fewer than {LEAST_VALIDATIONS} validations allow neither. No claim "
-    "follows from a member that still learned or "
-    "that marked nothing. With a learning rate that falls to 0 every curve becomes flat: a longer schedule may still score higher."
+    "The gain is that of a line fitted to the validation DSC of the last third of a training, with its standard error. A member "
+    f"was cut off while it still learned where the mean of its seeds is above {GAIN:g} and above its standard error; else it had "
+    "converged under its schedule, as had one that early stopping ended (plateau). It has not learned where the best validation "
+    f"DSC of a seed is below {LEAST_DICE:g}. Fewer than {LEAST_VALIDATIONS} validations allow neither. No claim follows from a "
+    "member that still learned, has not learned, or marked nothing. With a learning rate that falls to 0 every curve becomes flat: "
+    "a longer schedule may still score higher."
 )
 
 
@@ -58,14 +61,8 @@ class Course:
 
     @property
     def state(self) -> str:
-        """Verdict: converged, still learning, marks nothing, or unknown for too few validations."""
-        if self.points and not self.best > 0:
-            return "marks nothing"
-        if self.ended == "plateau":
-            return "converged"
-        if not math.isfinite(self.gain):
-            return UNKNOWN
-        return "still learning" if self.gain > GAIN and self.gain > self.error else "converged"
+        """State of this training alone; that of a member is of all its seeds."""
+        return member_state([self])
 
 
 def fitted_gain(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -122,15 +119,34 @@ def read_courses(suite: Suite, root: Path) -> dict[str, list[Course]]:
     return courses
 
 
+def mean_gain(courses: Sequence[Course]) -> tuple[float, float]:
+    """Mean gain of the seeds of a member and its standard error; 0 for those that early stopping ended, NaN if one is unknown."""
+    gains = [(0.0, 0.0) if c.ended == "plateau" else (c.gain, c.error) for c in courses]
+    values, errors = np.array(gains, float).reshape(-1, 2).T
+    return (float(values.mean()), float(np.sqrt((errors**2).sum()) / len(gains))) if gains else (math.nan, math.nan)
+
+
+def member_state(courses: Sequence[Course]) -> str:
+    """State of a member by the trainings of all seeds: one of the names above, with a count where it is of some seeds alone."""
+    flat = [NOTHING if not c.best > 0 else NOT_LEARNED for c in courses if c.points and not c.best >= LEAST_DICE]
+    if flat:
+        count = f" ({len(flat)} of {len(courses)})" if len(courses) > 1 else ""
+        return (NOTHING if set(flat) == {NOTHING} else NOT_LEARNED) + count
+    gain, error = mean_gain(courses)
+    if not math.isfinite(gain):
+        return UNKNOWN
+    return STILL_LEARNING if gain > GAIN and gain > error else CONVERGED
+
+
 def learning_mark(courses: Sequence[Course]) -> str:
-    """Mark of a variant for tables: the states of its trainings that allow no claim, empty when all have converged."""
-    states = [c.state for c in courses if c.state != "converged"]
-    return ", ".join(f"{state} ({states.count(state)} of {len(courses)})" for state in dict.fromkeys(states))
+    """Mark of a member for tables: its state where that allows no claim or is unknown, else empty."""
+    state = member_state(courses) if courses else CONVERGED
+    return "" if state == CONVERGED else state
 
 
 def allows_claims(courses: Sequence[Course]) -> bool:
-    """True unless a training of a variant was cut off while it learned, or marks nothing."""
-    return all(c.state in ("converged", UNKNOWN) for c in courses)
+    """True unless a member was cut off while it learned, has not learned or marks nothing."""
+    return learning_mark(courses) in ("", UNKNOWN)
 
 
 def course_cells(courses: Sequence[Course]) -> dict[str, str]:
@@ -138,11 +154,11 @@ def course_cells(courses: Sequence[Course]) -> dict[str, str]:
     if not courses:
         return {}
     steps = [c.steps for c in courses if c.steps]
-    gains = [100 * c.gain for c in courses if math.isfinite(c.gain)]
+    gain, error = mean_gain(courses)
     return {
         "steps": f"{np.mean(steps):.0f}" if steps else "",
-        "gain at the end, %": f"{np.mean(gains):+.1f}" if gains else "",
-        "converged": f"{sum(c.state == 'converged' for c in courses)} of {len(courses)}",
+        "gain at the end, %": f"{100 * gain:+.1f} ± {100 * error:.1f}" if math.isfinite(gain) else "",
+        "converged": "yes" if member_state(courses) == CONVERGED else "no",
     }
 
 
@@ -176,7 +192,7 @@ def learning_curves(suite: Suite, courses: Mapping[str, Sequence[Course]]) -> Fi
                 right.plot(*zip(*course.losses, strict=True), color="tab:gray", alpha=0.5, linewidth=0.8)
             if course.points:
                 epochs, _, scores = zip(*course.points, strict=True)
-                dashed = "--" if course.state == "still learning" else "-"
+                dashed = "--" if course.state == STILL_LEARNING else "-"
                 panel.plot(epochs, scores, dashed, color="tab:orange", marker=".", markersize=3)
         right.set(ylim=(0, top))
         right.tick_params(labelsize=6, colors="tab:gray")

@@ -112,4 +112,4 @@ def machines(suite: Suite, root: Path) -> str:
             devices = ", ".join(dict.fromkeys(machine.get("gpus") or [])) or f"{machine.get('processor', '?')}, no GPU"
             away = ", by an archive" if record.get("kit") else ""
             names[f"{machine.get('host', '?')} ({devices}; {machine.get('cores', '?')} cores{away})"] += 1
-    return "; ".join(f"{name}: {number} runs" for name, number in names.items())
+    return "; ".join(f"{name}: {number} run{'s' * (number > 1)}" for name, number in names.items())
