@@ -118,7 +118,7 @@ def test_other_settings_or_data_are_refused(ran, tiny_suite, phantom_set, tmp_pa
 def test_tables_mark_failed_runs_and_separate_the_paper(ran, tiny_suite, phantom_set):
     text = table(str(tiny_suite), out=str(ran[0]), dataset_dir=str(phantom_set), rounds=1, device="cpu")
     folder = ran[0] / "tiny"
-    assert "Broken_one [1 runs missing]" in text
+    assert "Broken_one [1 run missing]" in text
     assert "* broken_seed0: training: exit status" in text
     rows = list(csv.DictReader((folder / "table.csv").open()))
     assert [r["Method"].split(" [")[0] for r in rows] == ["Fused", "Broken_one", "Plain & simple"]

@@ -69,7 +69,7 @@ def _cells(
     lines, paper = [], [m for m in ("dice", "iou") if any(r.variant.paper for r in rows)]
     for row in rows:
         course = (courses or {}).get(row.variant.name, ())
-        marks = [f"{len(row.failed)} runs missing"] * bool(row.failed) + [learning_mark(course)]
+        marks = [f"{len(row.failed)} run{'s' * (len(row.failed) > 1)} missing"] * bool(row.failed) + [learning_mark(course)]
         label = row.label + "".join(f" [{mark}]" for mark in marks if mark)
         cells: dict[str, str] = {"Method": label, **{k: TICK * v for k, v in _ticks(suite, root, row).items()}}
         cells |= {f"{name}, %": _interval(row.estimates[m]) if m in row.estimates else "" for m, name in METRICS.items()}
