@@ -128,6 +128,14 @@ def test_a_training_that_has_not_ended_has_no_course(tmp_path):
     assert read_course(folder) is None
 
 
+def test_validations_without_a_score_do_not_count(tmp_path):
+    folder = trained(tmp_path, "unet_seed0", [math.nan, *CURVES["converged"]])
+    course = read_course(folder)
+    assert len(course.points) == len(CURVES["converged"])
+    assert course.best == max(CURVES["converged"])
+    assert course.state == "converged"
+
+
 def test_members_that_still_learn_are_marked_and_no_claim(made):
     suite, root = made
     rows, _ = read_rows(suite, root)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.files import read_table
 from scripts.data.datalist import read_datalist
-from scripts.experiments.nnunet.dataset import write_dataset
+from scripts.experiments.nnunet.dataset import write_dataset, write_image
 from scripts.experiments.nnunet.evaluation import evaluate
+from scripts.experiments.nnunet.programs import environment
 from scripts.experiments.nnunet.training import time_of, train
 from scripts.experiments.suite.definition import load_suite
-from scripts.experiments.suite.needed_programs import find_command, installed_members
+from scripts.experiments.suite.kit import pack
+from scripts.experiments.suite.needed_programs import begun_members, find_command, installed_members
 from scripts.experiments.suite.run import run
 
 COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
@@ -88,10 +91,24 @@ def test_labels_and_grids_of_the_data_set(tmp_path):
     assert np.array_equal(np.asarray(image.dataobj).ravel(), np.arange(120))
 
 
-def test_a_data_set_without_ignored_voxels_has_no_label_for_them(phantom_set, tmp_path):
-    write_dataset(read_datalist(phantom_set)[1], tmp_path / "raw", 7)
-    content = json.loads((tmp_path / "raw" / "Dataset001_spine" / "dataset.json").read_text())
-    assert content["labels"] == {"background": 0, "fracture": 1}
+def test_labels_of_other_values_and_without_any_are_refused(tmp_path):
+    image, label = str(tmp_path / "a.nii.gz"), str(tmp_path / "label.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), image)
+    nib.save(nib.Nifti1Image(np.full((4, 5, 6), 2, np.uint8), np.eye(4)), label)
+    for case, words in (({"image": image, "label": label}, r"contains \[2\]"), ({"image": image}, "has no label in section")):
+        with pytest.raises(InputError, match=words):
+            write_dataset({"training": [case], "validation": [case]}, tmp_path / "raw", 255)
+    with pytest.raises(InputError, match="no `validation` case"):
+        write_dataset({"training": [case], "validation": []}, tmp_path / "raw", 255)
+
+
+def test_images_in_other_units_are_copied_in_mm(tmp_path):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([0.002, 0.001, 0.003, 1.0]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "m.nii.gz")
+    write_image(str(tmp_path / "m.nii.gz"), tmp_path / "out.nii.gz")
+    assert not (tmp_path / "out.nii.gz").is_symlink()
+    assert nib.load(tmp_path / "out.nii.gz").header.get_zooms()[:3] == pytest.approx((2.0, 1.0, 3.0))
 
 
 def test_a_suite_trains_and_scores_it(commands, suite_file, phantom_set, tmp_path):
@@ -133,14 +150,48 @@ def test_probabilities_keep_the_axes(commands, phantom_set, tmp_path, monkeypatc
     seen = {}
 
     def score(predictions, references, **options):
+        """Keep probabilities and masks."""
         for path in sorted(Path(options["probabilities"]).iterdir()):
             seen[path.name] = np.asarray(nib.load(path).dataobj), np.asarray(nib.load(Path(predictions) / path.name).dataobj)
+        return SimpleNamespace(problems=[])
 
     monkeypatch.setattr("scripts.experiments.nnunet.evaluation.score", score)
     evaluate(str(phantom_set), str(tmp_path), str(tmp_path))
     assert seen
     for probability, mask in seen.values():
         assert np.array_equal(probability, mask * np.float32(0.75))
+
+
+def test_a_folder_with_other_settings_is_refused(commands, phantom_set, tmp_path):
+    arguments = {"datalist": str(phantom_set), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    train(**arguments, minutes=1.0)
+    train(**arguments)  # the time of the first call
+    for other in ({"minutes": 2.0}, {"seed": 1}):
+        with pytest.raises(InputError, match="holds a training with other settings"):
+            train(**arguments, **other)
+
+
+def test_images_of_one_name_are_refused(commands, phantom_set, tmp_path):
+    _, sections = read_datalist(phantom_set)
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({"testing": sections["testing"] * 2}))
+    with pytest.raises(InputError, match="several cases of `testing` are named"):
+        evaluate(str(datalist), str(tmp_path), str(tmp_path))
+
+
+def test_cases_without_a_score_are_no_success(commands, phantom_set, tmp_path, monkeypatch):
+    result = SimpleNamespace(problems=["a: other grid"])
+    monkeypatch.setattr("scripts.experiments.nnunet.evaluation.score", lambda *args, **options: result)
+    with pytest.raises(InputError, match="1 of 1 cases were not scored, see above; first: a: other grid"):
+        evaluate(str(phantom_set), str(tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize(("device", "seen", "expected"), [("cuda:1", "4,5", "5"), ("cuda:1", None, "1"), ("cuda", "4,5", None)])
+def test_the_gpu_of_the_device_is_the_first_that_it_sees(device, seen, expected, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert environment(tmp_path, 0, device=device).get("CUDA_VISIBLE_DEVICES") == expected
 
 
 def test_a_missing_mask_is_named(commands, phantom_set, tmp_path):
@@ -159,17 +210,35 @@ def test_without_a_time_or_the_program_one_line_names_the_remedy(phantom_set, su
         train(**arguments)
     with pytest.raises(InputError, match=r"equal_time_to=fused: .*fused_seed0 holds no finished training"):
         train(**arguments, equal_time_to="fused")
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    if find_command(COMMANDS[0]) is None:
-        with pytest.raises(InputError, match="is not installed; pip install"):
-            train(**arguments, minutes=1.0)
+    monkeypatch.setattr("scripts.experiments.nnunet.programs.find_command", lambda name: None)
+    with pytest.raises(InputError, match="is not installed; pip install"):
+        train(**arguments, minutes=1.0)
 
 
 def test_time_is_that_of_the_member_with_the_same_seed(tmp_path):
     finished(tmp_path / "other_seed1", 30.0, 60.0)
     assert time_of("other", tmp_path / "nnunet_seed1", 1) == pytest.approx(1.5)
+    record = {"stages": {"training": {"done": True}}, "machine": {"processor": "another", "gpus": []}}
+    (tmp_path / "other_seed1" / "record.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="was made with processor=another"):
+        time_of("other", tmp_path / "nnunet_seed1", 1)
     with pytest.raises(InputError, match="other_seed0"):
         time_of("other", tmp_path / "nnunet_seed0", 0)
+
+
+def test_tables_have_no_row_of_a_program_without_a_run(suite_file, tmp_path):
+    suite = load_suite(str(suite_file))
+    assert [v.name for v in begun_members(suite, tmp_path).variants] == ["fused"]
+    (tmp_path / "members" / "nnunet_seed0").mkdir(parents=True)
+    assert [v.name for v in begun_members(suite, tmp_path).variants] == ["fused", "nnunet"]
+
+
+def test_archives_and_folds_leave_other_programs_out(suite_file, phantom_set, tmp_path):
+    with pytest.raises(InputError, match="need another program, which an archive cannot hold"):
+        pack(str(suite_file), out=str(tmp_path / "kit.tar.gz"), dataset_dir=str(phantom_set), members="nnunet")
+    suite_file.write_text(SUITE + "folds: 2\n")
+    with pytest.raises(InputError, match="need another program, which has no ensemble"):
+        load_suite(str(suite_file))
 
 
 def test_members_without_their_program_are_left_out_and_named(suite_file, capsys):

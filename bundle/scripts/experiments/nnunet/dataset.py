@@ -22,12 +22,12 @@ IGNORED = 2  # nnU-Net's label to leave out is the highest one
 
 
 def write_image(image: str, target: Path) -> None:
-    """Image under nnU-Net's name: a link where the format is its own, else a copy."""
+    """Image under nnU-Net's name: a link where the file is as nnU-Net reads it, else a copy in mm."""
     target.unlink(missing_ok=True)
-    if image.endswith(ENDING):
+    volume = read_volume(Path(image))
+    if image.endswith(ENDING) and np.array_equal(nib.load(image).affine, volume.affine):
         os.symlink(Path(image).resolve(), target)
         return
-    volume = read_volume(Path(image))
     nib.save(nib.Nifti1Image(np.asarray(volume.dataobj), volume.affine), target)
 
 
@@ -35,6 +35,8 @@ def write_label(label: str, target: Path, ignore_index: int) -> bool:
     """Label with background 0, fracture 1 and ignored voxels as 2; True where some are ignored."""
     volume = read_volume(Path(label))
     values = np.asarray(volume.dataobj)
+    if others := sorted(set(np.unique(values).tolist()) - {0, 1, ignore_index}):
+        raise InputError(f"{label}: contains {others}; must contain 0, 1 and {ignore_index}")
     mapped = (values == 1).astype(np.uint8)
     mapped[values == ignore_index] = IGNORED
     nib.save(nib.Nifti1Image(mapped, volume.affine), target)
@@ -50,7 +52,7 @@ def write_dataset(sections: Mapping[str, Sequence[Mapping[str, str]]], raw: Path
         ignore_index: label of voxels without ground truth.
 
     Raises:
-        InputError: without cases in either section.
+        InputError: without cases in either section, for a case without label, or labels of other values.
     """
     for section in ("training", "validation"):
         if not sections[section]:
@@ -62,6 +64,8 @@ def write_dataset(sections: Mapping[str, Sequence[Mapping[str, str]]], raw: Path
     cases = [(section, case) for section in split for case in sections[section]]
     for number, (section, case) in enumerate(tqdm(cases, desc="data of nnU-Net", unit="scan")):
         name = f"case_{number:04d}"
+        if "label" not in case:
+            raise InputError(f"{case.get('image')}: has no label in section `{section}`; add it or remove the case")
         write_image(case["image"], folder / "imagesTr" / f"{name}_0000{ENDING}")
         ignored |= write_label(case["label"], folder / "labelsTr" / f"{name}{ENDING}", ignore_index)
         split[section].append(name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,16 +61,20 @@ def evaluate(
         empty_reference: rule for a reference without a fracture: score or exclude.
 
     Raises:
-        InputError: without cases, or when the command is missing or fails.
+        InputError: without cases, for images of equal names, cases that cannot be scored, or a command that is missing or fails.
     """
     file, sections = read_datalist(datalist)
     cases = sections[section]
     if not cases:
         raise InputError(f"{file}: has no `{section}` case")
-    masks = Path(output_dir) / "masks"
+    names = Counter(stem(case["image"]) for case in cases)
+    if repeated := [name for name, number in names.items() if number > 1]:
+        raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their images")
+    out = Path(output_dir).resolve()
+    masks = out / "masks"
     shutil.rmtree(masks, ignore_errors=True)
     masks.mkdir(parents=True)
-    with TemporaryDirectory(dir=output_dir) as name:
+    with TemporaryDirectory(dir=out) as name:
         images, predicted, probabilities = (Path(name) / part for part in ("images", "predicted", "probabilities"))
         for folder in (images, predicted, probabilities):
             folder.mkdir()
@@ -78,12 +83,12 @@ def evaluate(
         words = ["nnUNetv2_predict", "-i", str(images), "-o", str(predicted), "-d", DATASET_ID, "-c", CONFIGURATION, "-f", FOLD]
         words += ["-tr", TRAINER, "-device", device.split(":")[0], "--save_probabilities"]
         words += ["-npp", str(max(workers, 1)), "-nps", str(max(workers, 1))]
-        run_command(words, environment(Path(ckpt_dir) / "nnunet", workers))
+        run_command(words, environment(Path(ckpt_dir).resolve() / "nnunet", workers, device=device))
         _collect(cases, predicted, masks, probabilities)
-        score(
+        result = score(
             str(masks),
             str(file),
-            out=output_dir,
+            out=str(out),
             section=section,
             probabilities=str(probabilities),
             ignore_index=ignore_index,
@@ -91,3 +96,5 @@ def evaluate(
             min_overlap=min_overlap,
             empty_reference=empty_reference,
         )
+    if result.problems:
+        raise InputError(f"{len(result.problems)} of {len(cases)} cases were not scored, see above; first: {result.problems[0]}")

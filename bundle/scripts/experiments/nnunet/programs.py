@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...core.errors import InputError
+from ...core.paths import BUNDLE
 from ..suite.needed_programs import find_command
 
 DATASET, DATASET_ID = "Dataset001_spine", "1"
@@ -33,18 +35,23 @@ def folders(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in VARIABLES}
 
 
-def environment(folder: Path, workers: int, minutes: float | None = None, seed: int = 0) -> dict[str, str]:
+def environment(folder: Path, workers: int, minutes: float | None = None, seed: int = 0, device: str = "cpu") -> dict[str, str]:
     """Variables of nnU-Net's processes.
 
     Args:
         folder: folder of the run's data and results.
         workers: processes that augment; 0 for none beside the training.
         minutes: time of the training.
-        seed: seed of weights and batches.
+        seed: seed of the weights; batches depend on it without processes that augment.
+        device: cpu, cuda, or cuda:N, the Nth of the GPUs that this process sees.
     """
     variables = {f"nnUNet_{name}": str(path.resolve()) for name, path in folders(folder).items()}
     variables |= {"nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(max(workers, 1))}
     variables |= {"nnUNet_extTrainer": str(Path(__file__).parent / "trainer"), "SPINE_FRACTURE_SEED": str(seed)}
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number:  # nnU-Net takes the first GPU that it sees
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        variables["CUDA_VISIBLE_DEVICES"] = seen[int(number)] if len(seen) > int(number) and seen[0] else number
     return variables | ({} if minutes is None else {"SPINE_FRACTURE_MINUTES": repr(minutes)})
 
 
@@ -58,6 +65,8 @@ def run_command(words: Sequence[str], variables: Mapping[str, str]) -> None:
     print(f"$ {' '.join(command)}", flush=True)
     # Variables that keep freed memory are of our processes; nnU-Net's fork, and the bundle on PYTHONPATH has names that it uses.
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "PYTHONPATH"}
-    code = subprocess.run(command, env={**kept, **variables}, check=False).returncode
+    if sys.platform.startswith("linux"):  # it ends with this process, even where that is killed
+        command = [sys.executable, "-m", "scripts.experiments.launch", str(os.getpid()), *command]
+    code = subprocess.run(command, cwd=BUNDLE, env={**kept, **variables}, check=False).returncode
     if code:
         raise InputError(f"{words[0]}: exit status {code}; its message is above")

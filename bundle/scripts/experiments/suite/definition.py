@@ -179,6 +179,10 @@ def load_suite(name: str, setting: str | None = None, seeds: Collection[int] | N
     folds = content.get("folds")
     if folds is not None and (not isinstance(folds, int) or folds < 2):
         raise InputError(f"{source}: folds={folds!r}: must be a whole number of at least 2")
+    if folds is not None and (others := [v.name for v in variants if v.needs]):
+        raise InputError(
+            f"{source}: folds={folds}: members {', '.join(others)} need another program, which has no ensemble; remove them"
+        )
     overrides, by_variant, phantom = load_setting(setting)
     return Suite(
         name=file.stem,

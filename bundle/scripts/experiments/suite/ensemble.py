@@ -32,7 +32,7 @@ def evaluate_ensemble(suite: Suite, context: SuiteContext, variant: Variant, see
     hashes = [file_hash(w) for w in weights]
     if read_record(folder).get("weights_sha256") == hashes and (folder / EVALUATION.product).is_file():
         return
-    files = [*suite.configs, *variant.configs, *suite.evaluate, str(OVERLAY)]
+    files = [*suite.configs, *variant.configs, *suite.evaluate, *variant.evaluate, str(OVERLAY)]
     overrides = {**suite.overrides, **variant.overrides, "seed": seed, "save_masks": True, "checkpoints": weights}
     content = merge_configs(files, overrides, f"ensemble of {variant.name}")
     with FolderLock(folder) as lock:

@@ -92,7 +92,11 @@ def read_course(folder: Path) -> Course | None:
     facts = record.get("training") or training_facts(folder)
     name = next((s for s in SCORES if any(r.get(s) for r in rows)), "")
     time = np.cumsum([float(r.get("seconds") or 0) for r in rows])
-    points = tuple((float(r["epoch"]), float(t), float(r[name])) for r, t in zip(rows, time, strict=True) if r.get(name))
+    points = tuple(
+        (float(r["epoch"]), float(t), float(r[name]))
+        for r, t in zip(rows, time, strict=True)
+        if r.get(name) and math.isfinite(float(r[name]))
+    )
     losses = tuple((float(r["epoch"]), float(r["train_loss"])) for r in rows if r.get("train_loss"))
     gain, error = fitted_gain([(epoch, score) for epoch, _, score in points])
     best = max((score for *_, score in points), default=math.nan)
@@ -158,7 +162,7 @@ def course_cells(courses: Sequence[Course]) -> dict[str, str]:
     return {
         "steps": f"{np.mean(steps):.0f}" if steps else "",
         "gain at the end, %": f"{100 * gain:+.1f} ± {100 * error:.1f}" if math.isfinite(gain) else "",
-        "converged": "yes" if member_state(courses) == CONVERGED else "no",
+        "converged": {CONVERGED: "yes", UNKNOWN: "unknown"}.get(member_state(courses), "no"),
     }
 
 

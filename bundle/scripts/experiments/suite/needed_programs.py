@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import InputError
@@ -37,3 +38,9 @@ def installed_members(suite: Suite, chosen: Sequence[str], named: bool) -> list[
     for line in lines:
         print(f"{line}; left out", flush=True)
     return [name for name in chosen if name not in missing]
+
+
+def begun_members(suite: Suite, root: Path) -> Suite:
+    """Suite without members of other programs that have no run in a folder of results, as where they are not installed."""
+    begun = [v for v in suite.variants if not v.needs or any((root / "members" / r.name).is_dir() for r in suite.runs([v.name]))]
+    return replace(suite, variants=tuple(begun))

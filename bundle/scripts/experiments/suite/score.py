@@ -12,6 +12,7 @@ from ..launch import worker_environments
 from .config import write_config
 from .definition import load_suite
 from .ensemble import Notes
+from .needed_programs import installed_members
 from .run import add_real, chosen_members, execute_all, make_context, results_folder
 from .stages import EVALUATION, REAL, TRAINING, is_finished, run_configs
 
@@ -44,7 +45,7 @@ def score(
     """
     definition = load_suite(suite, setting, [seeds] if isinstance(seeds, int) else seeds)
     root = results_folder(out, definition.name)
-    runs = definition.runs(chosen_members(definition, members))
+    runs = definition.runs(installed_members(definition, chosen_members(definition, members), named=members is not None))
     folders = {run.name: root / "members" / run.name for run in runs}
     ready = [run for run in runs if TRAINING.is_done(folders[run.name])]
     if not ready:

@@ -29,6 +29,7 @@ from .learning import (
     learning_mark,
     read_courses,
 )
+from .needed_programs import begun_members
 from .record import read_record
 from .results import METRICS, Row, read_rows
 from .run import make_context, results_folder, suite_options
@@ -179,6 +180,7 @@ def table(
     given = suite_options(suite, root, dataset_dir=dataset_dir, setting=setting, seeds=seeds)
     if not (root / "members").is_dir():
         raise InputError(f"{root}: holds no runs; start with `{command(f'experiments run {given}')}`")
+    definition = begun_members(definition, root)
     context = make_context(definition, root, dataset_dir, device)
     rows, patients = read_rows(definition, root)
     if not patients:

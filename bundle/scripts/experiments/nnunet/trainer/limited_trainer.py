@@ -27,7 +27,8 @@ class LimitReachedError(Exception):
 class LimitedTrainer(nnUNetTrainer):
     """Trainer whose epochs, learning rate and end follow the time of ``SPINE_FRACTURE_MINUTES``; all else is nnU-Net's.
 
-    Time counts from the first step, validations and checkpoints included, over all calls of a resumed training. ``history.json``
+    Time counts from the first step, validations and checkpoints included, over all calls of a resumed training; that of an epoch
+    which was cut off is lost. ``history.json``
     in the folder of the checkpoints has a row per epoch; ``weights.pt`` the final weights.
     """
 
@@ -37,6 +38,8 @@ class LimitedTrainer(nnUNetTrainer):
         self.save_every = 1
         self.rows: list[dict[str, float]] = []
         self.before, self.begin = 0.0, perf_counter()
+        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net has taken all cores of a machine that may have other runs
+            torch.set_num_threads(int(threads))
         seed = int(os.environ.get("SPINE_FRACTURE_SEED", "0"))
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -88,12 +91,13 @@ class LimitedTrainer(nnUNetTrainer):
         """Write the row of the epoch, and end the training when its time is over."""
         values = {name: self.logger.get_value(name, step=-1) for name in ("train_losses", "lrs", "mean_fg_dice")}
         row = {"epoch": self.current_epoch + 1, "train_loss": values["train_losses"], "learning_rate": values["lrs"]}
-        row |= {"seconds": perf_counter() - self.epoch_begin, "val_fracture_dice": values["mean_fg_dice"]}
+        row |= {"val_fracture_dice": values["mean_fg_dice"]}
+        super().on_epoch_end()
+        row["seconds"] = perf_counter() - self.epoch_begin  # the checkpoint included
         self.rows.append({**{k: float(v) for k, v in row.items()}, "steps": self.num_iterations_per_epoch})
         partial = self.history_file.with_suffix(".partial")
         partial.write_text(json.dumps(self.rows))
         partial.replace(self.history_file)
-        super().on_epoch_end()
         if self.progress >= 1.0:
             raise LimitReachedError
 
@@ -110,7 +114,16 @@ class LimitedTrainer(nnUNetTrainer):
         super().on_train_end()
         network: nn.Module = self.network
         network = getattr(network, "_orig_mod", network)  # of a compiled one
-        torch.save({"model": network.state_dict()}, Path(self.output_folder) / "weights.pt")
+        partial = Path(self.output_folder) / "weights.partial"
+        torch.save({"model": network.state_dict()}, partial)
+        partial.replace(partial.with_suffix(".pt"))
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint under another name first: a process that is killed leaves no half one."""
+        partial = Path(f"{filename}.partial")
+        super().save_checkpoint(str(partial))
+        if partial.is_file():  # only one of several processes writes
+            partial.replace(filename)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Leave out nnU-Net's scores of the validation cases: the suite scores the test cases."""
