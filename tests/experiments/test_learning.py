@@ -118,6 +118,7 @@ def test_noise_of_one_seed_is_averaged_with_the_others():
     assert mean_gain(seeds) == pytest.approx((0.014, math.sqrt(0.061**2 + 0.004**2 + 0.006**2) / 3))
     assert member_state(seeds) == "converged"
     assert member_state([course(0.05, 0.03)] * 3) == "still learning"
+    assert member_state([course(0.05, 0.2)] * 3) == "convergence unknown"
     assert member_state([course(0.05, 0.01), course(0.5, 0.0, "plateau")]) == "still learning"
     assert mean_gain([course(0.05, 0.01), course(0.5, 0.2, "plateau")]) == pytest.approx((0.025, 0.005))
     assert member_state([course(math.nan, math.nan), course(0.0, 0.0)]) == "convergence unknown"

@@ -25,9 +25,10 @@ CONVERGED, UNKNOWN = "converged", "convergence unknown"
 STILL_LEARNING, NOT_LEARNED, NOTHING = "still learning", "has not learned", "marks nothing"
 LEARNING_RULES = (
     "The gain is that of a line fitted to the validation DSC of the last third of a training, with its standard error. A member "
-    f"was cut off while it still learned where the mean of its seeds is above {GAIN:g} and above its standard error; else it had "
-    "converged under its schedule, as had one that early stopping ended (plateau). It has not learned where the best validation "
-    f"DSC of a seed is below {LEAST_DICE:g}. Fewer than {LEAST_VALIDATIONS} validations allow neither. No claim follows from a "
+    f"was cut off while it still learned where the mean of its seeds is above {GAIN:g} and above its standard error; up to "
+    f"{GAIN:g} it had converged under its schedule, as had one that early stopping ended (plateau). It is unknown where the error "
+    f"is larger than such a gain, and below {LEAST_VALIDATIONS} validations. A member has not learned where the best validation "
+    f"DSC of a seed is below {LEAST_DICE:g}. No claim follows from a "
     "member that still learned, has not learned, or marked nothing. With a learning rate that falls to 0 every curve becomes flat: "
     "a longer schedule may still score higher."
 )
@@ -139,7 +140,9 @@ def member_state(courses: Sequence[Course]) -> str:
     gain, error = mean_gain(courses)
     if not math.isfinite(gain):
         return UNKNOWN
-    return STILL_LEARNING if gain > GAIN and gain > error else CONVERGED
+    if gain <= GAIN:
+        return CONVERGED
+    return STILL_LEARNING if gain > error else UNKNOWN
 
 
 def learning_mark(courses: Sequence[Course]) -> str:
