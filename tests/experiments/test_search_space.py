@@ -21,7 +21,7 @@ def test_the_first_trial_has_the_values_of_the_configs():
     small = load_space("default", "small")
     assert small.first()["learning_rate"] == 0.002
     assert small.first()["network_def::fusion_channels"] == 16
-    assert small.phantom["cases"] == 80
+    assert small.phantom["cases"] == 120
 
 
 def test_choices_may_be_lists_and_dictionaries(tmp_path):
