@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from ...core.errors import InputError
-from ...core.files import atomic_write, read_table, write_table, write_text
+from ...core.files import atomic_write, ensure_same_settings, read_table, write_table, write_text
 from ...data.datalist import read_datalist
 from ..suite.record import datalist_hash, machine, read_record
 from .dataset import write_dataset
@@ -43,14 +43,6 @@ def time_of(member: str, folder: Path, seed: int) -> float:
                 f"equal_time_to={member}: {path} was made with {name}={there[name]}, here is {here[name]}; set max_minutes"
             )
     return sum(float(row["seconds"]) for row in rows) / 60
-
-
-def _ensure_same(file: Path, settings: dict[str, object]) -> None:
-    """``InputError`` where the folder holds a training with other settings."""
-    before = json.loads(file.read_text(encoding="utf-8"))
-    changed = [f"{k}: {before.get(k)} and {v}" for k, v in settings.items() if before.get(k) != v]
-    if changed:
-        raise InputError(f"{file.parent}: holds a training with other settings ({'; '.join(changed)}); choose another --ckpt_dir")
 
 
 def train(
@@ -97,16 +89,16 @@ def train(
     variables = environment(home, workers, minutes, seed, device)
     settings: dict[str, object] = {"minutes": minutes, "seed": seed, "ignore_index": ignore_index}
     settings["data_sha256"] = datalist_hash(file, Path(ckpt_dir) / "hashes.json")
-    if done.is_file():
-        _ensure_same(done, settings)
-    else:
+    if not done.is_file():
         shutil.rmtree(home, ignore_errors=True)
+    ensure_same_settings(home, settings)
+    if not done.is_file():
         splits = write_dataset(sections, paths["raw"], ignore_index)
         processes = ["-npfp", str(max(workers, 1)), "-np", str(max(workers, 1))]
         planned = environment(home, max(workers, 1), minutes, seed, device)  # the planner takes the number for its threads
         run_command(["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, *processes], planned)
         write_text(paths["preprocessed"] / DATASET / "splits_final.json", json.dumps(splits, indent=1) + "\n")
-        write_text(done, json.dumps(settings) + "\n")
+        write_text(done, json.dumps({"minutes": minutes}) + "\n")
     results = paths["results"] / DATASET / f"{TRAINER}__nnUNetPlans__{CONFIGURATION}" / f"fold_{FOLD}"
     if not (results / "weights.pt").is_file():
         words = ["nnUNetv2_train", DATASET_ID, CONFIGURATION, FOLD, "-tr", TRAINER, "-device", device.split(":")[0]]
@@ -114,9 +106,8 @@ def train(
         resumed = ["--c"] if any(path.is_file() for path in checkpoints) else []
         run_command([*words, *resumed], variables)
     rows = json.loads((results / "history.json").read_text(encoding="utf-8"))
-    table = [
-        {c: row[c] if math.isfinite(row[c]) else "" for c in COLUMNS} for row in rows
-    ]  # 0 / 0 without a fracture in the patches
+    # Its Dice is 0 / 0 in an epoch without a fracture in the patches of validation.
+    table = [{c: row[c] if math.isfinite(row[c]) else "" for c in COLUMNS} for row in rows]
     write_table(out / "history.csv", table, list(COLUMNS))
     with atomic_write(Path(ckpt_dir) / "model.pt") as temporary:
         shutil.copyfile(results / "weights.pt", temporary)

@@ -17,7 +17,8 @@ from .definition import Suite
 def find_command(name: str) -> str | None:
     """Path of a command of this Python's environment or of PATH; None where it is not installed."""
     here = str(Path(sys.executable).parent)
-    return shutil.which(name, path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+    found = shutil.which(name, path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+    return None if found is None else os.path.abspath(found)  # of a relative folder on PATH
 
 
 def installed_members(suite: Suite, chosen: Sequence[str], named: bool) -> list[str]:
