@@ -78,3 +78,13 @@ def test_test_names_are_at_most_60_characters():
 def test_no_source_file_is_over_400_lines():
     long = [_id(f) for f in SOURCES if len(f.read_text(encoding="utf-8").splitlines()) > 400]
     assert not long
+
+
+def test_strings_with_placeholders_are_formatted():
+    wrong = []
+    for file in sorted((ROOT / "bundle" / "scripts").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        formatted = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in formatted]
+        wrong += [f"{_id(file)}:{n.lineno}: {n.value[:60]!r}" for n in texts if re.search(r"\{\w+[(.\[][^{}]*\}", n.value)]
+    assert not wrong, "\n".join(wrong)

@@ -126,6 +126,7 @@ def test_weights_that_mark_nothing_are_named_at_the_end(best, metrics, words, ca
     last = caplog.records[-1]
     assert (last.levelname == "WARNING") == (words is not None)
     assert words is None or (words in last.getMessage() and "--epochs" in last.getMessage())
+    assert "{" not in last.getMessage()
 
 
 def test_weights_without_a_score_are_not_called_useless():

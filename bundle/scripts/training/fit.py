@@ -120,7 +120,7 @@ def useless_weights(evaluator: Engine | None) -> str | None:
     what = "MARK NOTHING" if marked in (None, (0.0, 0.0)) else "MARK NO FRACTURE, only places outside of fractures"
     return (
         f"THE WEIGHTS {what}: {name} was 0 in every validation. Do not use them. Train for longer (--epochs, --steps_per_epoch), "
-        "start from the shipped weights (configs/finetune.yaml), and check the labels ({command('data preview')})"
+        f"start from the shipped weights (configs/finetune.yaml), and check the labels ({command('data preview')})"
     )
 
 
