@@ -15,6 +15,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.files import read_table
 from scripts.data.datalist import read_datalist
+from scripts.experiments.nnunet import programs
 from scripts.experiments.nnunet.dataset import write_dataset, write_image
 from scripts.experiments.nnunet.evaluation import evaluate
 from scripts.experiments.nnunet.programs import environment
@@ -109,6 +110,19 @@ def test_images_in_other_units_are_copied_in_mm(tmp_path):
     write_image(str(tmp_path / "m.nii.gz"), tmp_path / "out.nii.gz")
     assert not (tmp_path / "out.nii.gz").is_symlink()
     assert nib.load(tmp_path / "out.nii.gz").header.get_zooms()[:3] == pytest.approx((2.0, 1.0, 3.0))
+
+
+def test_epochs_are_in_the_history_while_it_trains(commands, phantom_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "WATCH_S", 0.05)
+    monkeypatch.setenv("WAIT_FOR", str(tmp_path / "history.csv"))
+    train(str(Path(phantom_set) / "datalist.json"), str(tmp_path), str(tmp_path), minutes=1.0)
+    assert len(read_table(tmp_path / "history.csv")) == 2
+
+
+def test_a_path_that_nnunet_would_divide_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "__file__", str(tmp_path / f"a{os.pathsep}b" / "programs.py"))
+    with pytest.raises(InputError, match="move the project to a path without it"):
+        environment(tmp_path, 0)
 
 
 def test_a_suite_trains_and_scores_it(commands, suite_file, phantom_set, tmp_path):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...core.errors import InputError
@@ -18,6 +19,7 @@ TRAINER = "LimitedTrainer"
 CONFIGURATION = "2d"
 FOLD = "0"
 VARIABLES = ("raw", "preprocessed", "results")
+WATCH_S = 5.0  # between two looks at what a running command has written
 
 
 def required_command(name: str) -> str:
@@ -44,10 +46,18 @@ def environment(folder: Path, workers: int, minutes: float | None = None, seed: 
         minutes: time of the training.
         seed: seed of the weights; batches depend on it without processes that augment.
         device: cpu, cuda, or cuda:N, the Nth of the GPUs that this process sees.
+
+    Raises:
+        InputError: where the path of this package cannot stand in a list of paths.
     """
+    trainers = str(Path(__file__).parent / "trainer")
+    if os.pathsep in trainers:
+        raise InputError(
+            f"{trainers}: nnU-Net divides lists of folders at {os.pathsep!r}; move the project to a path without it"
+        )
     variables = {f"nnUNet_{name}": str(path.resolve()) for name, path in folders(folder).items()}
     variables |= {"nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(max(workers, 1))}
-    variables |= {"nnUNet_extTrainer": str(Path(__file__).parent / "trainer"), "SPINE_FRACTURE_SEED": str(seed)}
+    variables |= {"nnUNet_extTrainer": trainers, "SPINE_FRACTURE_SEED": str(seed)}
     kind, _, number = device.partition(":")
     if kind == "cuda" and number:  # nnU-Net takes the first GPU that it sees
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -55,8 +65,13 @@ def environment(folder: Path, workers: int, minutes: float | None = None, seed: 
     return variables | ({} if minutes is None else {"SPINE_FRACTURE_MINUTES": repr(minutes)})
 
 
-def run_command(words: Sequence[str], variables: Mapping[str, str]) -> None:
+def run_command(words: Sequence[str], variables: Mapping[str, str], watch: Callable[[], None] | None = None) -> None:
     """Run one of nnU-Net's commands, whose output goes where this process' goes.
+
+    Args:
+        words: name of the command and its arguments.
+        variables: environment beside that of this process.
+        watch: called every few seconds while the command runs.
 
     Raises:
         InputError: for a command that is not installed or fails.
@@ -67,6 +82,15 @@ def run_command(words: Sequence[str], variables: Mapping[str, str]) -> None:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "PYTHONPATH"}
     if sys.platform.startswith("linux"):  # it ends with this process, even where that is killed
         command = [sys.executable, "-m", "scripts.experiments.launch", str(os.getpid()), *command]
-    code = subprocess.run(command, cwd=BUNDLE, env={**kept, **variables}, check=False).returncode
-    if code:
-        raise InputError(f"{words[0]}: exit status {code}; its message is above")
+    with subprocess.Popen(command, cwd=BUNDLE, env={**kept, **variables}) as process:
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=WATCH_S)
+                if watch is not None:
+                    watch()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise InputError(f"{words[0]}: exit status {process.returncode}; its message is above")

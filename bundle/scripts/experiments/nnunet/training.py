@@ -45,6 +45,17 @@ def time_of(member: str, folder: Path, seed: int) -> float:
     return sum(float(row["seconds"]) for row in rows) / 60
 
 
+def _write_history(results: Path, out: Path) -> list[dict[str, float]]:
+    """Write ``history.csv`` from the rows of the trainer, and return them; none before its first epoch has ended."""
+    path = results / "history.json"
+    rows: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    # Its Dice is 0 / 0 in an epoch without a fracture in the patches of validation.
+    table = [{c: row[c] if math.isfinite(row[c]) else "" for c in COLUMNS} for row in rows]
+    if table:
+        write_table(out / "history.csv", table, list(COLUMNS))
+    return rows
+
+
 def train(
     datalist: str,
     ckpt_dir: str,
@@ -104,11 +115,8 @@ def train(
         words = ["nnUNetv2_train", DATASET_ID, CONFIGURATION, FOLD, "-tr", TRAINER, "-device", device.split(":")[0]]
         checkpoints = [results / f"checkpoint_{name}.pth" for name in ("latest", "final")]
         resumed = ["--c"] if any(path.is_file() for path in checkpoints) else []
-        run_command([*words, *resumed], variables)
-    rows = json.loads((results / "history.json").read_text(encoding="utf-8"))
-    # Its Dice is 0 / 0 in an epoch without a fracture in the patches of validation.
-    table = [{c: row[c] if math.isfinite(row[c]) else "" for c in COLUMNS} for row in rows]
-    write_table(out / "history.csv", table, list(COLUMNS))
+        run_command([*words, *resumed], variables, watch=lambda: _write_history(results, out))
+    rows = _write_history(results, out)
     with atomic_write(Path(ckpt_dir) / "model.pt") as temporary:
         shutil.copyfile(results / "weights.pt", temporary)
     for name in ("raw", "preprocessed"):
