@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 from scripts.core import cli, deprecations
 from scripts.core.cli import run
 from scripts.core.errors import InputError
+from scripts.core.library_messages import LOGGERS
 
 
 def make(
@@ -134,6 +136,13 @@ def test_commands_of_a_group_run(call):
     assert call("group", "make", "a")["source"] == "a"
     with pytest.raises(InputError, match="mak: prog group has no such command; did you mean make"):
         call("group", "mak")
+
+
+def test_commands_leave_out_messages_without_a_remedy(call):
+    logger = logging.getLogger(LOGGERS[0])
+    logger.setLevel(logging.NOTSET)
+    call("several", "a")
+    assert not logger.isEnabledFor(logging.WARNING)
 
 
 def test_old_option_works_with_a_warning(call, monkeypatch, caplog):

@@ -21,6 +21,7 @@ from . import deprecations
 from .declaration import declaration
 from .errors import InputError
 from .files import os_error_line
+from .library_messages import silence
 from .paths import PACKAGE, SCRIPTS
 from .provenance import version
 from .suggestions import suggest
@@ -285,6 +286,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
         raise InputError(f"{first}: {name} has no such command; {suggest(first, table)}")
     target, _ = table[first]
     if isinstance(target, str):
+        silence()
         result = call(declared(target), words[1:], f"{name} {first}", lambda: load(target))
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
             print_text(result)
