@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 
 optuna = pytest.importorskip("optuna")
@@ -46,6 +48,16 @@ def test_suggested_values_lie_in_the_space(tmp_path):
     assert {d["batch_size"] for d in drawn} == {4, 8}
     assert all(0.001 <= d["learning_rate"] <= 0.1 for d in drawn)
     assert [p.stored(v) for p, v in zip(space.parameters, (0.01, 4, 8), strict=True)] == [0.01, 4, "large"]
+
+
+@pytest.mark.parametrize(("stride", "gate", "channels"), [(2, 0.1, 16), (4, None, 8), (4, 1.0, 32)])
+def test_open_choices_keep_the_size_of_the_image(stride, gate, channels):
+    names = {"fusion_stride": stride, "refinement_gate": gate, "fusion_channels": channels}
+    space = load_space("open_choices", "small")
+    values = space.values({f"network_def::{name}": value for name, value in names.items()})
+    network = ConfigParser(space.config(values, "trial")).get_parsed_content("network_def").eval()
+    assert network.decoder_in_stride == stride
+    assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
 
 
 BAD = {
