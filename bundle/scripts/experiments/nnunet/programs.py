@@ -19,7 +19,7 @@ TRAINER = "LimitedTrainer"
 CONFIGURATION = "2d"
 FOLD = "0"
 VARIABLES = ("raw", "preprocessed", "results")
-WATCH_S = 5.0  # between two looks at what a running command has written
+WATCH_S = 5.0  # between two calls of `watch` while a command runs
 
 
 def required_command(name: str) -> str:
