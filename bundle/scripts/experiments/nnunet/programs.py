@@ -52,9 +52,7 @@ def environment(folder: Path, workers: int, minutes: float | None = None, seed: 
     """
     trainers = str(Path(__file__).parent / "trainer")
     if os.pathsep in trainers:
-        raise InputError(
-            f"{trainers}: nnU-Net divides lists of folders at {os.pathsep!r}; move the project to a path without it"
-        )
+        raise InputError(f"{trainers}: nnU-Net divides lists of folders at {os.pathsep!r}; move the project to a path without it")
     variables = {f"nnUNet_{name}": str(path.resolve()) for name, path in folders(folder).items()}
     variables |= {"nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": str(max(workers, 1))}
     variables |= {"nnUNet_extTrainer": trainers, "SPINE_FRACTURE_SEED": str(seed)}
