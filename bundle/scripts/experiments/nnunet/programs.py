@@ -63,7 +63,7 @@ def environment(folder: Path, workers: int, minutes: float | None = None, seed: 
     return variables | ({} if minutes is None else {"SPINE_FRACTURE_MINUTES": repr(minutes)})
 
 
-def run_command(words: Sequence[str], variables: Mapping[str, str], watch: Callable[[], None] | None = None) -> None:
+def run_command(words: Sequence[str], variables: Mapping[str, str], watch: Callable[[], object] | None = None) -> None:
     """Run one of nnU-Net's commands, whose output goes where this process' goes.
 
     Args:
