@@ -288,11 +288,11 @@ def test_two_processes_stop_at_one_step_and_resume(bundle, cases, two, tmp_path)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
     with (tmp_path / "log.txt").open("wb") as log:
         process = subprocess.Popen([*FORKED, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not (tmp_path / "state.pt").is_file() and time.monotonic() < limit:
             time.sleep(0.01)
         process.terminate()
-        assert process.wait(40) != 0
+        assert process.wait(120) != 0
     printed = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
     assert printed.count("SIGTERM: training stopped in epoch") == 1
     assert (tmp_path / "state.pt").is_file()
