@@ -14,6 +14,7 @@ optuna = pytest.importorskip("optuna")
 
 from scripts.experiments.search import search  # noqa: E402
 from scripts.experiments.search_space import load_space, make_part  # noqa: E402
+from scripts.experiments.suite.config import merge_configs  # noqa: E402
 from search_helpers import RATE, write_space  # noqa: E402
 
 
@@ -57,6 +58,16 @@ def test_open_choices_keep_the_size_of_the_image(stride, gate, channels):
     values = space.values({f"network_def::{name}": value for name, value in names.items()})
     network = ConfigParser(space.config(values, "trial")).get_parsed_content("network_def").eval()
     assert network.decoder_in_stride == stride
+    assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
+
+
+def test_an_overlay_has_the_fixed_values_that_follow_a_searched_one():
+    space = load_space("open_choices", "small")
+    overlay = space.overlay({"network_def::fusion_stride": 4, "network_def::fusion_channels": 8})
+    assert overlay["network_def::transposed_stride"] == "@network_def::fusion_stride"
+    assert "epochs" not in overlay
+    content = merge_configs(["configs/train.yaml"], overlay, "overlay")  # train.yaml alone has another transposed stride
+    network = ConfigParser(content).get_parsed_content("network_def").eval()
     assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
 
 

@@ -89,7 +89,7 @@ def write_results(study: optuna.Study, space: Space, root: Path) -> list[str]:
         comments = [f"Overlay of {files}: the best of {len(rows)} trials of the search {study.study_name}."]
         comments += [f"{score} in epoch {best.user_attrs.get('best_epoch', '?')}. {note}", "Fixed values of the search:"]
         comments += [f"  {k}: {json.dumps(v, default=str)}" for k, v in space.overrides.items()] or ["  none"]
-        overlay = yaml.safe_dump(space.values(best.params), sort_keys=False, allow_unicode=True, width=120)
+        overlay = yaml.safe_dump(space.overlay(best.params), sort_keys=False, allow_unicode=True, width=120)
         write_text(root / "best.yaml", "".join(f"# {c}\n" for c in comments) + overlay)
         lines += [f"best: {score}; overlay {root / 'best.yaml'}", note]
     return lines + [line for line in (_plot(study, root / f"{name}.png") for name in PLOTS) if line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -151,6 +152,13 @@ class Space:
         """Values in the config for the values that the study stores of a trial."""
         chosen = [p for p in self.parameters if p.name in stored]
         return {p.name: p.values[stored[p.name]] if p.values else stored[p.name] for p in chosen}
+
+    def overlay(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of a trial with the fixed ones that refer to a searched id, without which another config may not fit them."""
+        values = self.values(stored)
+        names = "|".join(re.escape(name) for name in values)
+        fixed = {k: v for k, v in (self.content["fixed"] or {}).items() if isinstance(v, str)}
+        return {**values, **{k: v for k, v in fixed.items() if names and re.search(rf"@({names})(?![\w:])", v)}}
 
     def first(self) -> dict[str, Any]:
         """First trial: the values of the configs, as far as they lie in the space."""
