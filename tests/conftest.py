@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -48,17 +47,21 @@ def scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
     """Compile a network by ``torch.jit.script``.
 
     TorchScript identifies its built-in functions by ``id()`` and mistakes a later object at the address of a freed one for it
-    ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution. A copy lies elsewhere, and
-    an empty store of types has none whose methods were defined in part ("Can't redefine method").
+    ("builtin cannot be used as a value"); once in many whole suites that hits a list of a convolution, so the entries at the
+    addresses of attributes that are no functions are removed. An empty store of types has none whose methods were defined in part
+    ("Can't redefine method").
     """
-    for _ in range(3):
-        try:
-            return torch.jit.script(model)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in ("builtin cannot be used as a value", "Can't redefine method")):
-                raise
-            model = deepcopy(model)
-            torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    functions = torch.jit._builtins._get_builtin_table()
+    for module in model.modules():
+        for value in vars(module).values():
+            if not callable(value):
+                functions.pop(id(value), None)
+    try:
+        return torch.jit.script(model)
+    except RuntimeError as error:
+        if "Can't redefine method" not in str(error):
+            raise
+        torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
     return torch.jit.script(model)
 
 

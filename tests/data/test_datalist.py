@@ -36,6 +36,18 @@ def test_an_empty_section_has_a_reason(tmp_path, content, reason):
     assert bool(load_datalist(str(path), "training")) == (reason is None)
 
 
+def test_parts_are_left_out_by_name(tmp_path):
+    path = tmp_path / "datalist.json"
+    cases = [{"image": "a", "part": "phantom"}, {"image": "b", "part": "render"}, {"image": "c"}]
+    path.write_text(json.dumps({"training": cases, "testing": [{"image": "d"}]}))
+    assert [Path(c["image"]).name for c in load_datalist(str(path), "training", without=["render"])] == ["a", "c"]
+    with pytest.raises(InputError, match=r"no case of `training` is of the part 'rendr'; did you mean render\?"):
+        load_datalist(str(path), "training", without=["rendr"])
+    with pytest.raises(InputError, match="its cases name no part"):
+        load_datalist(str(path), "testing", without=["render"])
+    assert load_datalist(str(path), "validation", without=["render"]) == []  # empty for another reason
+
+
 def test_a_written_datalist_is_read_back_from_its_folder(tmp_path):
     case = {"image": str(tmp_path / "ct.nii.gz"), "patient": "p"}
     path = tmp_path / "set" / "datalist.json"

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import BUNDLE
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 
@@ -61,12 +62,12 @@ def test_open_choices_keep_the_size_of_the_image(stride, gate, channels):
     assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
 
 
-def test_an_overlay_has_the_fixed_values_that_follow_a_searched_one():
+def test_an_overlay_has_fixed_values_that_follow_a_searched_one():
     space = load_space("open_choices", "small")
     overlay = space.overlay({"network_def::fusion_stride": 4, "network_def::fusion_channels": 8})
     assert overlay["network_def::transposed_stride"] == "@network_def::fusion_stride"
     assert "epochs" not in overlay
-    content = merge_configs(["configs/train.yaml"], overlay, "overlay")  # train.yaml alone has another transposed stride
+    content = merge_configs([str(BUNDLE / "configs/train.yaml")], overlay, "overlay")  # train.yaml alone has another transposed stride
     network = ConfigParser(content).get_parsed_content("network_def").eval()
     assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from scripts.networks.weights_description import description_of
 from test_resume import same, workflow
 
@@ -54,6 +55,14 @@ def test_the_moving_average_is_saved_and_described(bundle, phantom_set, whole):
     assert description.outputs == ["background", "fracture", "vertebra", "body"]
     assert (description.neighbours, description.neighbour_mm) == (2, 6.0)
     assert description.recipe["moving_average"] is True
+
+
+@pytest.mark.parametrize(("patch", "canvas"), [([128, 160], [192, 232]), ([64, 80], [96, 120])])
+def test_the_canvas_follows_the_patch(bundle, patch, canvas):
+    files = [str(bundle / "configs" / name) for name in ("train.yaml", *RECIPE)]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser["patch_size"] = patch
+    assert parser.get_parsed_content("canvas") == canvas
 
 
 def test_batches_are_patches_of_the_window(bundle, phantom_set, tmp_path):

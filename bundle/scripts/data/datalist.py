@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.files import write_text
+from ..core.suggestions import suggest
 
 SECTIONS = ("training", "validation", "testing")
 FILE_KEYS = ("image", "label", "vertebrae")
@@ -43,7 +44,7 @@ def _absolute(cases: Sequence[Mapping], file: Path) -> list[dict[str, str]]:
     return [{k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()} for case in cases]
 
 
-def load_datalist(path: str, section: str) -> list[dict[str, str]]:
+def load_datalist(path: str, section: str, without: Sequence[str] = ()) -> list[dict[str, str]]:
     """Cases of one section with absolute paths.
 
     A missing or damaged file or section results in an empty list and a warning, not in an error: MONAI Label resolves the whole
@@ -52,12 +53,21 @@ def load_datalist(path: str, section: str) -> list[dict[str, str]]:
     Args:
         path: datalist, JSON; relative paths in it are relative to its folder.
         section: "training", "validation" or "testing".
+        without: parts of a merged set (key `part` of a case, written by ``data build``) that are left out.
+
+    Raises:
+        InputError: when a part to be left out is in no case of the section.
     """
     file = Path(path)
     cases, problem = _read_section(file, section)
     if problem:
         logger.warning("datalist %s %s", file, problem)
-    return _absolute(cases, file)
+    parts = sorted({str(case["part"]) for case in cases if "part" in case})
+    for name in without:
+        if cases and name not in parts:
+            known = suggest(name, parts) if parts else "its cases name no part, as those of `data build` do; rerun that command"
+            raise InputError(f"{file}: no case of `{section}` is of the part {name!r}; {known}")
+    return _absolute([case for case in cases if case.get("part") not in without], file)
 
 
 def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]]]]:

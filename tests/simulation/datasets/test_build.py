@@ -46,6 +46,9 @@ def test_merged_parts_pass_the_data_checks(recipe, phantom_set, tmp_path):
     preflight(sections, required=list(sections), source=path, level="full", label_values=[0, 1, 255])
     kinds = {case["image"].split("/")[-3] for cases in sections.values() for case in cases}
     assert kinds == {"phantom", "render", "simulate"}
+    training = load_datalist(path, "training")
+    assert all(f"/{case['part']}/" in case["image"] for case in training)
+    assert {case["part"] for case in load_datalist(path, "training", without=["render"])} == {"phantom", "simulate"}
 
 
 @pytest.mark.parametrize(

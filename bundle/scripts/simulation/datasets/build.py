@@ -78,7 +78,8 @@ def build(
     """Build a training set from phantoms, CTs rendered around real masks or surface meshes, and real CTs.
 
     Writes a folder per part into OUT, and datalist.json, vertebrae.csv, build.json (settings, and SHA-256 of settings, code and
-    voxels) and fingerprint.json (for compare_builds) of the merged set. Rerun the same command to resume.
+    voxels) and fingerprint.json (for compare_builds) of the merged set. Every case of the datalist names its part, so that a
+    training can leave one out. Rerun the same command to resume.
 
     Args:
         recipe: YAML with the options of each part, such as configs/data/simulated.yaml.
@@ -110,7 +111,7 @@ def build(
     for part, options in parts.items():
         written = PARTS[part](out=str(root / part), workers=workers, **options)
         for section, entries in read_datalist(written)[1].items():
-            merged[section] += entries
+            merged[section] += [{**case, "part": part} for case in entries]
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
     digest, fingerprints = identify(merged, root)
     write_fingerprints(root / FINGERPRINT, fingerprints)
