@@ -67,7 +67,7 @@ def test_an_overlay_has_fixed_values_that_follow_a_searched_one():
     overlay = space.overlay({"network_def::fusion_stride": 4, "network_def::fusion_channels": 8})
     assert overlay["network_def::transposed_stride"] == "@network_def::fusion_stride"
     assert "epochs" not in overlay
-    content = merge_configs([str(BUNDLE / "configs/train.yaml")], overlay, "overlay")  # train.yaml alone has another transposed stride
+    content = merge_configs([str(BUNDLE / "configs/train.yaml")], overlay, "overlay")
     network = ConfigParser(content).get_parsed_content("network_def").eval()
     assert network(torch.zeros(1, 1, 32, 48)).shape[2:] == (32, 48)
 
