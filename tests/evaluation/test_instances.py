@@ -35,6 +35,7 @@ def by_definition(predicted: np.ndarray, reference: np.ndarray) -> dict[str, flo
         "panoptic quality": sum(ious) / (tp + (num_p - tp) / 2 + (num_r - tp) / 2),
         "DSC per matched vertebra": sum(dices) / tp,
         "DSC per reference vertebra": sum(dices) / num_r,
+        "DSC of vertebrae as one": 2 * np.sum((predicted > 0) & (reference > 0)) / (np.sum(predicted > 0) + np.sum(reference > 0)),
     }
 
 
@@ -71,6 +72,25 @@ def test_fusion_of_two_vertebrae_lowers_recall():
     uneven = spine(20, 21)
     uneven[..., 46:48][uneven[..., 45:46].repeat(2, -1) == 21] = 21
     assert match_instances((uneven > 0).astype(np.uint8), uneven, AFFINE).counts == (1, 0, 1)
+
+
+def test_what_is_left_out_does_not_change_the_dsc_as_one():
+    predicted = spine(18, 19, 20, 21, 22, top=60, gap=4)
+    reference = renumbered(predicted, {v: v for v in (19, 20, 21, 22)})
+    assert match_instances(predicted, reference, AFFINE).together_dice == 1  # 18 at the border has no label
+    assert match_instances(predicted, reference, AFFINE, partial="count").together_dice < 0.95
+    cut = spine(19, 20, top=60)  # the end of the scan cuts 19
+    half = renumbered(cut, {20: 20})
+    half[:5][cut[:5] == 19] = 1
+    assert match_instances(half, cut, AFFINE).together_dice == 1
+    # Merged vertebrae and exchanged numbers are the same mask, half of them is not.
+    assert match_instances((REFERENCE > 0).astype(np.uint8), REFERENCE, AFFINE).together_dice == 1
+    first = renumbered(REFERENCE, {19: 1, 20: 2})
+    assert match_instances(first, REFERENCE, AFFINE).together_dice == pytest.approx(2 / 3)
+    sacrum = spine(23, 24, 26)
+    assert match_instances(renumbered(sacrum, {23: 1, 24: 2, 26: 3}), sacrum, AFFINE, partial="count").together_dice == 1
+    ignored = match_instances(sacrum, renumbered(sacrum, {23: 23, 26: 24}), AFFINE, partial="count", ignored=sacrum == 24)
+    assert ignored.together_dice == 1
 
 
 def test_two_halves_of_a_vertebra_are_false_positives():

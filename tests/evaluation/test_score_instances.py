@@ -32,6 +32,12 @@ def test_scores_and_tables(folders):
     rows = list(csv.DictReader((folders / "out" / "instances.csv").open()))
     cells = [(r["instance"], r["label"], r["result"]) for r in rows[:3]]
     assert cells == [("5", "19", "matched"), ("3", "20", "matched"), ("", "21", "missed")]
+    scans = list(csv.DictReader((folders / "out" / "scans.csv").open()))
+    assert [(r["case"], r["matched"], r["missed"], r["dice_as_one"]) for r in scans] == [
+        ("sub-1", "2", "1", "0.8"),
+        ("sub-2", "2", "1", "0.8"),
+    ]
+    assert "| sub-2 | 3 | 2 | 1 | 0 | 0 | 0.8 |" in str(scores)
     content = json.loads((folders / "out" / "summary.json").read_text())
     assert content["summary"]["recall"]["value"] == pytest.approx(4 / 6)
     assert "| vertebrae found (recall) | 0.667 |" in (folders / "out" / "summary.md").read_text()

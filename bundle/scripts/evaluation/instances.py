@@ -37,6 +37,8 @@ INSTANCE_DEFINITIONS = {
     "panoptic quality": "sum of the IoU of matched vertebrae / (TP + FP / 2 + FN / 2) = segmentation quality x f1",
     "DSC per matched vertebra": "mean DSC of vertebrae that have an instance",
     "DSC per reference vertebra": "mean DSC of all vertebrae; 0 for a missed one",
+    "DSC of vertebrae as one": "mean over scans of the DSC of all vertebrae together, whatever their numbers; voxels of what is "
+    "left out do not count",
     "instances": INSTANCE_RULES,
 }
 
@@ -70,11 +72,13 @@ class InstanceMatching:
         pairs: one per reference vertebra.
         false_positives: instances that match no vertebra.
         left_out: instances without a match that are not counted, with the reason.
+        together_dice: DSC of counted vertebrae and instances as one mask each; NaN where there is no voxel of either.
     """
 
     pairs: list[InstancePair]
     false_positives: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)
+    together_dice: float = float("nan")
 
     @property
     def counted(self) -> list[InstancePair]:
@@ -182,14 +186,42 @@ def match_instances(
         pairs.append(replace(pair, counted=partial == "count" or not pair.cut))
     matching = InstanceMatching(pairs)
     unmatched = [int(p) for p in np.flatnonzero(sizes) if p and p not in {pair.predicted for pair in pairs}]
-    if not unmatched:
-        return matching
     counted = [pair.label for pair in matching.counted]
-    reasons = _reasons(unmatched, counted, table, predicted, reference, affine, ignored) if partial == "leave_out" else {}
+    unknown = _unknown(predicted, reference, counted, ignored)
+    reasons: dict[int, str] = {}
+    if unmatched and partial == "leave_out":
+        reasons = _reasons(unmatched, counted, table, predicted, reference, affine, unknown)
     sacrum = {p for p in unmatched if 2 * table[LABELS["S1"], p] >= sizes[p]}
     matching.left_out = {p: "S1" if p in sacrum else reasons[p] for p in unmatched if p in sacrum or p in reasons}
     matching.false_positives = [p for p in unmatched if p not in matching.left_out]
+    uncounted = {pair.predicted for pair in pairs if not pair.counted}
+    outside = [int(p) for p in np.flatnonzero(sizes) if p and p not in matching.left_out and p not in uncounted]
+    matching.together_dice = _together_dice(table, counted, outside, unknown)
     return matching
+
+
+def _unknown(
+    predicted: NDArray[np.uint8], reference: NDArray[np.uint8], labels: Sequence[int], ignored: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
+    """Number of voxels (256,) of every instance where the reference is unknown; ``labels`` are the counted vertebrae."""
+    if ignored is None:
+        return np.zeros(256, np.int64)
+    return np.bincount(predicted[ignored & ~np.isin(reference, labels)], minlength=256)
+
+
+def _together_dice(table: NDArray[np.int64], labels: Sequence[int], instances: Sequence[int], unknown: NDArray[np.int64]) -> float:
+    """DSC of all counted vertebrae and all instances, each as one mask.
+
+    Args:
+        table: numbers of voxels (256, 256), see ``overlaps``.
+        labels: counted vertebrae.
+        instances: instances whose voxels outside every vertebra are false; those of the others do not count.
+        unknown: number of voxels (256,) of every instance where the reference is unknown.
+    """
+    both = int(table[list(labels), 1:].sum())
+    false = int(np.maximum(table[0, list(instances)] - unknown[list(instances)], 0).sum())
+    total = 2 * both + false + int(table[list(labels), 0].sum())
+    return 2 * both / total if total else float("nan")
 
 
 def _reasons(
@@ -199,14 +231,11 @@ def _reasons(
     predicted: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     affine: NDArray,
-    ignored: NDArray[np.bool_] | None,
+    unknown: NDArray[np.int64],
 ) -> dict[int, str]:
     """Reason by instance without a match that is not counted, see ``INSTANCE_RULES``; ``labels`` are the counted vertebrae."""
     sizes = table.sum(axis=0)
     others = [v for v in range(1, 256) if v not in labels]
-    unknown = np.zeros(256, np.int64)
-    if ignored is not None:
-        unknown = np.bincount(predicted[ignored & ~np.isin(reference, labels)], minlength=256)
     border, heights = _on_border(predicted), _heights(predicted, affine)
     centres = _heights(reference, affine)[list(labels)] if labels else np.array([np.nan])
     reasons = {}

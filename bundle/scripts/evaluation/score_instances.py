@@ -26,13 +26,18 @@ from .vertebra_summary import instance_estimates
 from .vertebra_tables import INSTANCE_COLUMNS, instance_rows
 
 
+SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_as_one")
+MAX_SCANS = 40  # rows of the table of scans in the summary
+
+
 @dataclass
 class InstanceScores:
     """Result of ``score_instances``; its text is the summary as Markdown.
 
     Attributes:
         matchings: instances by case.
-        estimates: precision, recall, F1, segmentation and panoptic quality, DSC per vertebra, with intervals over patients.
+        estimates: precision, recall, F1, segmentation and panoptic quality, DSC per vertebra and of all together, with intervals
+            over patients.
         problems: one line per case that could not be scored.
         out: folder of the tables, or None.
     """
@@ -42,9 +47,22 @@ class InstanceScores:
     problems: list[str] = field(default_factory=list)
     out: Path | None = None
 
+    @property
+    def scans(self) -> list[dict[str, object]]:
+        """One row per scan: numbers of vertebrae and instances, and the DSC of all vertebrae as one mask."""
+        rows = []
+        for name, m in self.matchings.items():
+            matched, false, missed = m.counts
+            row = (name, matched + missed, matched, missed, false, len(m.left_out), round(m.together_dice, 4))
+            rows.append(dict(zip(SCAN_COLUMNS, row, strict=True)))
+        return rows
+
     def __str__(self) -> str:
         lines = [INSTANCE_RULES, "", f"| {' | '.join(('vertebra instances', *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
         lines += [f"| {' | '.join(cells)} |" for cells in section_rows("vertebra instances", self.estimates)]
+        if len(self.matchings) <= MAX_SCANS:
+            lines += ["", f"| {' | '.join(c.replace('_', ' ') for c in SCAN_COLUMNS)} |", "| --- " * len(SCAN_COLUMNS) + "|"]
+            lines += [f"| {' | '.join(map(str, row.values()))} |" for row in self.scans]
         lines += [f"\n**{len(self.problems)} case(s) could not be scored.**"] if self.problems else []
         return "\n".join(lines) + "\n"
 
@@ -79,9 +97,9 @@ def score_instances(
     samples: int = 2000,
     seed: int = 0,
 ) -> InstanceScores:
-    """Score vertebra instances of any tool: precision, recall, F1, panoptic quality, and DSC per vertebra.
+    """Score vertebra instances of any tool: precision, recall, F1, panoptic quality, DSC per vertebra and of all together.
 
-    Writes instances.csv, summary.json and summary.md into OUT. A pair that cannot be scored is reported and skipped, and the
+    Writes instances.csv, scans.csv, summary.json and summary.md into OUT. A pair that cannot be scored is reported and skipped, and the
     command ends with status 1.
 
     Args:
@@ -127,6 +145,7 @@ def score_instances(
     if scores.out is not None:
         rows = [row for name, m in matchings.items() for row in instance_rows(name, CaseVertebrae([], m))]
         write_table(scores.out / "instances.csv", rows, INSTANCE_COLUMNS)
+        write_table(scores.out / "scans.csv", scores.scans, SCAN_COLUMNS)
         content = {
             "scored": len(matchings),
             "of": len(matchings) + len(problems),

@@ -165,7 +165,7 @@ def _f1(jaccard: Estimate) -> Estimate:
 def instance_estimates(
     matchings: Sequence[InstanceMatching], patients: Sequence[str], samples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Precision, recall, F1, segmentation and panoptic quality, and DSC per vertebra, over patients.
+    """Precision, recall, F1, segmentation and panoptic quality, DSC per vertebra and of all together, over patients.
 
     Args:
         matchings: instances of every case.
@@ -184,6 +184,7 @@ def instance_estimates(
         "panoptic quality": bootstrap.ratio(2 * iou, 2 * tp + fp + fn),
         "DSC per matched vertebra": bootstrap.ratio(dice, tp),
         "DSC per reference vertebra": bootstrap.ratio(dice, tp + fn),
+        "DSC of vertebrae as one": bootstrap.mean(np.array([m.together_dice for m in matchings])),
     }
 
 
