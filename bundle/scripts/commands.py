@@ -29,6 +29,7 @@ DATA: Table = {
     "build": ("simulation.datasets.build:build", "one training set from several sources, described by a YAML file"),
     "compare_builds": ("simulation.datasets.compare_builds:compare_builds", "two built training sets, within rounding"),
     "compact": ("data.compact:compact", "small copy of a data set, for machines reached through a narrow channel"),
+    "merge": ("data.merge:merge", "one datalist of several data sets"),
     "split": ("data.split:split", "training, validation and test cases, or folds, by patient"),
     "check": ("data.checks.report:check", "problems in a datalist"),
     "preview": ("data.preview:preview", "one page with an overlay of every case"),

@@ -25,7 +25,6 @@ from .vertebra_decisions import CaseVertebrae
 from .vertebra_summary import instance_estimates
 from .vertebra_tables import INSTANCE_COLUMNS, instance_rows
 
-
 SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_as_one")
 MAX_SCANS = 40  # rows of the table of scans in the summary
 
@@ -99,8 +98,8 @@ def score_instances(
 ) -> InstanceScores:
     """Score vertebra instances of any tool: precision, recall, F1, panoptic quality, DSC per vertebra and of all together.
 
-    Writes instances.csv, scans.csv, summary.json and summary.md into OUT. A pair that cannot be scored is reported and skipped, and the
-    command ends with status 1.
+    Writes instances.csv, scans.csv, summary.json and summary.md into OUT. A pair that cannot be scored is reported and skipped,
+    and the command ends with status 1.
 
     Args:
         predictions: folder of instance masks in any numbering, output folder of inference, or folders of TotalSegmentator.

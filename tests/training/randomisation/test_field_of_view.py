@@ -19,7 +19,8 @@ def extents(transform: RandFieldOfView, count: int = 400) -> torch.Tensor:
 
 def test_sizes_are_uniform_between_their_limits():
     shares = extents(RandFieldOfView(size=(0.4, 0.8), prob=1.0))
-    assert shares.min() >= 0.38 and shares.max() <= 0.82
+    assert shares.min() >= 0.38
+    assert shares.max() <= 0.82
     assert shares.mean(0).tolist() == pytest.approx([0.6, 0.6], abs=0.02)
     assert shares.std(0).tolist() == pytest.approx([0.4 / 12**0.5] * 2, abs=0.015)
     assert abs(torch.corrcoef(shares.T)[0, 1]) < 0.15
@@ -29,8 +30,10 @@ def test_the_box_is_everywhere_equally():
     image, label = torch.rand(600, 1, 40, 40), torch.ones(600, 1, 40, 40)
     inside = BatchRandomisation([RandFieldOfView(size=(0.5, 0.5), prob=1.0)]).randomise(image, label, range(600))[1] != 255
     share = inside.float().mean((0, 1))
-    assert torch.allclose(share, share.flip(0), atol=0.08) and torch.allclose(share, share.flip(1), atol=0.08)
-    assert share[20, 20] > 0.9 and share[0, 0] < 0.05
+    assert torch.allclose(share, share.flip(0), atol=0.08)
+    assert torch.allclose(share, share.flip(1), atol=0.08)
+    assert share[20, 20] > 0.9
+    assert share[0, 0] < 0.05
 
 
 def test_the_fraction_of_changed_samples_is_the_probability():
@@ -48,7 +51,8 @@ def test_outside_is_blank_without_loss_and_inside_is_unchanged():
     assert outside.any()
     assert (new[outside.expand_as(new)] == 0).all()
     inside = (ignored != 255).expand_as(new)
-    assert torch.allclose(new[inside], plain[inside], atol=1e-6) and torch.equal(ignored[ignored != 255], codes[ignored != 255])
+    assert torch.allclose(new[inside], plain[inside], atol=1e-6)
+    assert torch.equal(ignored[ignored != 255], codes[ignored != 255])
 
 
 @pytest.mark.parametrize(
