@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="max_minutes of the training")
     parser.add_argument("--steps", type=int, required=True, help="steps of the training, in its last line")
     parser.add_argument("--start", type=Path, help="initial weights of the training")
+    parser.add_argument("--options", default="", help="options of the training besides paths and time, as they were written")
     parser.add_argument("--machine", help="machine of a training elsewhere; this one when not given")
     parser.add_argument("--torch", help="version of PyTorch there")
     options = parser.parse_args()
@@ -70,7 +71,8 @@ def main() -> None:
         "data_sha256": build["sha256"],
         "recipe": options.recipe,
         "configs": list(CONFIGS),
-        "settings": {key: config[key] for key in SETTINGS},
+        "options": options.options,
+        "settings": {key: config.get_parsed_content(key) for key in SETTINGS},
         "best_epoch": int(best["epoch"]) if best else None,  # without validation cases the last weights are the model
         "best_val_mean_dice": round(float(best["val_mean_dice"]), 4) if best else None,
         "max_minutes": options.minutes,
