@@ -52,23 +52,62 @@ def test_parts_are_those_of_the_set_or_its_folder(tmp_path):
 
 
 def test_rows_of_vertebrae_are_those_of_each_set(tmp_path):
-    sets = [write_set(tmp_path / "one", "ab", 1), write_set(tmp_path / "two", "ab", 3)]
+    sets = [write_set(tmp_path / "one", "ab", 1), write_set(tmp_path / "two", "cd", 3)]
     path = merge([str(s) for s in sets], str(tmp_path / "out"), into="training")
+    evaluated = rows_by_case(Path(path).parent / "vertebrae.csv")  # the evaluation finds rows by the name of the label
+    assert [evaluated[name][20]["grade"] for name in "abcd"] == ["1", "1", "3", "3"]
     rows = rows_by_case(Path(path).parent / "vertebrae.csv")
     assert [rows_of_entry(rows, c)[20]["grade"] for c in load_datalist(path, "training")] == ["1", "1", "3", "3"]
     again = merge([path, str(write_set(tmp_path / "three", "x"))], str(tmp_path / "more"))
     rows = rows_by_case(Path(again).parent / "vertebrae.csv")
     assert [rows_of_entry(rows, c)[20]["grade"] for c in load_datalist(again, "training")] == ["1", "1", "3", "3"]
     assert sum(map(len, read_datalist(again)[1].values())) == 5
+    (sets[0] / "vertebrae.csv").unlink()
+    merge(str(sets[0]), str(tmp_path / "more"))
+    assert not (tmp_path / "more" / "vertebrae.csv").exists()  # that of the earlier merge
+
+
+def test_repeated_cases_and_lists_of_one_folder_are_kept(tmp_path):
+    one = write_set(tmp_path / "one", "ab")
+    repeated = read_datalist(one)[1]["training"] * 3
+    write_datalist(one / "repeated.json", {"training": repeated}, "three times")
+    path = merge([str(one), str(one / "repeated.json")], str(tmp_path / "out"))
+    assert (names(path, "training"), names(path, "testing")) == (["a"] * 4, ["b"])
+
+
+def test_cases_of_one_name_are_refused_where_one_has_grades(tmp_path):
+    one, two = write_set(tmp_path / "one", "ab"), write_set(tmp_path / "two", "ac")
+    for without in ((), (two,), (one,)):
+        for folder in without:
+            (folder / "vertebrae.csv").rename(folder / "other.csv")
+        with pytest.raises(InputError, match=r"one/labels/a.nii.gz and .*two/labels/a.nii.gz: have one name.*; rename"):
+            merge([str(one), str(two)], str(tmp_path / "out"), into="training")
+        for folder in without:
+            (folder / "other.csv").rename(folder / "vertebrae.csv")
+    for folder in (one, two):
+        (folder / "vertebrae.csv").unlink()
+    assert len(names(merge([str(one), str(two)], str(tmp_path / "out"), into="training"), "training")) == 4
+
+
+def test_one_patient_of_several_sets_is_named(tmp_path, capsys):
+    one, two = write_set(tmp_path / "one", "ab"), write_set(tmp_path / "two", "bc")
+    for folder in (one, two):
+        (folder / "vertebrae.csv").unlink()
+    merge([str(one), str(two)], str(tmp_path / "out"), into="training")
+    assert "1 patient(s) occur in several sets and count as one person each: b" in capsys.readouterr().err
 
 
 def test_sets_that_do_not_fit_are_refused(tmp_path):
-    one, two = str(write_set(tmp_path / "one")), str(write_set(tmp_path / "x" / "one", "ab", 3))
-    with pytest.raises(InputError, match=r"both have a case one/a; rename"):
-        merge([one, two], str(tmp_path / "out"))
-    other = str(write_set(tmp_path / "two", "bc"))
+    one, other = write_set(tmp_path / "one"), write_set(tmp_path / "two", "bc")
+    (one / "vertebrae.csv").unlink(), (other / "vertebrae.csv").unlink()
+    one, other = str(one), str(other)
     with pytest.raises(InputError, match=r"1 patient\(s\) in several sections: b in training and testing; put"):
         merge([one, other], str(tmp_path / "out"))
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    write_datalist(plain / "datalist.json", {"training": [{"image": "a.nii.gz"}], "testing": [{"image": "a.nii.gz"}]}, "twice")
+    with pytest.raises(InputError, match=r"plain/a.nii.gz: is in testing and training; put"):
+        merge(str(plain), str(tmp_path / "out"))
     with pytest.raises(InputError, match=r"did you mean training\?"):
         merge([one, other], str(tmp_path / "out"), into="trainig")
     with pytest.raises(InputError, match="has 1 values for 2 data sets; must"):

@@ -35,7 +35,9 @@ def by_definition(predicted: np.ndarray, reference: np.ndarray) -> dict[str, flo
         "panoptic quality": sum(ious) / (tp + (num_p - tp) / 2 + (num_r - tp) / 2),
         "DSC per matched vertebra": sum(dices) / tp,
         "DSC per reference vertebra": sum(dices) / num_r,
-        "DSC of vertebrae as one": 2 * np.sum((predicted > 0) & (reference > 0)) / (np.sum(predicted > 0) + np.sum(reference > 0)),
+        "DSC of all vertebrae in one mask": 2
+        * np.sum((predicted > 0) & (reference > 0))
+        / (np.sum(predicted > 0) + np.sum(reference > 0)),
     }
 
 
@@ -91,6 +93,11 @@ def test_what_is_left_out_does_not_change_the_dsc_as_one():
     assert match_instances(renumbered(sacrum, {23: 1, 24: 2, 26: 3}), sacrum, AFFINE, partial="count").together_dice == 1
     ignored = match_instances(sacrum, renumbered(sacrum, {23: 23, 26: 24}), AFFINE, partial="count", ignored=sacrum == 24)
     assert ignored.together_dice == 1
+    # False voxels count, though the cut vertebra, which does not count, is ignored.
+    wide = cut.copy()
+    wide[0, :, 30:40] = 20
+    labelled = match_instances(wide, cut, AFFINE).together_dice
+    assert match_instances(wide, cut, AFFINE, ignored=cut == 19).together_dice == labelled < 1
 
 
 def test_two_halves_of_a_vertebra_are_false_positives():

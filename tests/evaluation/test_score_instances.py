@@ -33,7 +33,7 @@ def test_scores_and_tables(folders):
     cells = [(r["instance"], r["label"], r["result"]) for r in rows[:3]]
     assert cells == [("5", "19", "matched"), ("3", "20", "matched"), ("", "21", "missed")]
     scans = list(csv.DictReader((folders / "out" / "scans.csv").open()))
-    assert [(r["case"], r["matched"], r["missed"], r["dice_as_one"]) for r in scans] == [
+    assert [(r["case"], r["matched"], r["missed"], r["dice_of_all"]) for r in scans] == [
         ("sub-1", "2", "1", "0.8"),
         ("sub-2", "2", "1", "0.8"),
     ]

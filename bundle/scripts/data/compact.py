@@ -31,8 +31,12 @@ def quantise(image: NDArray[np.floating], step_hu: float = STEP_HU) -> NDArray[n
 
 
 def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) -> dict[tuple[str, str], str]:
-    """Relative path in the copy of every file, by key and path; a file outside ``root`` is stored under ``others``."""
+    """Relative path in the copy of every file, by key and path; a file outside ``root`` is stored under ``others``.
+
+    It keeps its name, by which tables find it, unless another file there has that name.
+    """
     paths: dict[tuple[str, str], str] = {}
+    taken: set[str] = set()
     for case in cases:
         for key in FILE_KEYS:
             source = case.get(key)
@@ -41,8 +45,12 @@ def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) ->
             inside = os.path.relpath(source, root)
             name = Path(inside).name.split(".")[0]
             if inside.startswith(".."):
-                number = sum(k == key and p.startswith("others/") for (k, _), p in paths.items())
-                paths[key, source] = f"others/{key}s/{number:04d}_{name}{suffix}"
+                path = f"others/{key}s/{name}{suffix}"
+                if path in taken:
+                    number = sum(k == key and p.startswith("others/") for (k, _), p in paths.items())
+                    path = f"others/{key}s/{number:04d}_{name}{suffix}"
+                taken.add(path)
+                paths[key, source] = path
             else:
                 paths[key, source] = f"{Path(inside).parent.as_posix()}/{name}{suffix}"
     return paths

@@ -15,6 +15,7 @@ from ..core.suggestions import suggest
 
 SECTIONS = ("training", "validation", "testing")
 FILE_KEYS = ("image", "label", "vertebrae")
+PART = "part"  # key of a case for the set that it comes from
 IGNORE_INDEX = 255  # of training labels: voxels that are left out of loss and metrics
 EMPTY_SECTION = "has no"
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def load_datalist(path: str, section: str, without: Sequence[str] = ()) -> list[
     Args:
         path: datalist, JSON; relative paths in it are relative to its folder.
         section: "training", "validation" or "testing".
-        without: parts of a merged set (key `part` of a case, written by ``data build``) that are left out.
+        without: parts of a merged set (key `part` of a case, written by ``data build`` and ``data merge``) that are left out.
 
     Raises:
         InputError: when a part to be left out is in no case of the section.
@@ -62,12 +63,12 @@ def load_datalist(path: str, section: str, without: Sequence[str] = ()) -> list[
     cases, problem = _read_section(file, section)
     if problem:
         logger.warning("datalist %s %s", file, problem)
-    parts = sorted({str(case["part"]) for case in cases if "part" in case})
+    parts = sorted({str(case[PART]) for case in cases if PART in case})
     for name in without:
         if cases and name not in parts:
-            known = suggest(name, parts) if parts else "its cases name no part, as those of `data build` do; rerun that command"
+            known = suggest(name, parts) if parts else "its cases name no part; make it by `data merge` or `data build`"
             raise InputError(f"{file}: no case of `{section}` is of the part {name!r}; {known}")
-    return _absolute([case for case in cases if case.get("part") not in without], file)
+    return _absolute([case for case in cases if str(case.get(PART)) not in without], file)
 
 
 def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]]]]:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.suggestions import suggest
 from ..io.formats import stem
-from .datalist import SECTIONS, read_datalist, relative_case, write_datalist
+from .datalist import PART, SECTIONS, read_datalist, relative_case, write_datalist
 from .split import patient_leakage
 from .vertebra_table import FILE_NAME, rows_by_case, rows_of_entry, write_vertebra_table
 
@@ -28,17 +29,30 @@ def _sections(into: Sequence[str] | str, count: int) -> list[str]:
     return chosen
 
 
-def _name_in_table(entry: Mapping[str, str]) -> str:
-    """Name of a case that distinguishes the rows of several sets: that of its set and its own, see ``rows_of_entry``."""
-    file = Path(entry.get("vertebrae") or entry.get("label") or entry["image"])
-    return f"{file.parent.parent.name}/{stem(file)}"
+def _refuse_shared(merged: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Refuse patients and scans in several sections."""
+    leaking = patient_leakage(merged)
+    if leaking:
+        shown = "; ".join(f"{p} in {' and '.join(s)}" for p, s in list(leaking.items())[:MAX_SHOWN])
+        raise InputError(
+            f"{len(leaking)} patient(s) in several sections: {shown}; put sets of one patient into one section with --into, or "
+            "rename patients that have one name by chance"
+        )
+    sections: dict[str, set[str]] = {}
+    for section, cases in merged.items():
+        for case in cases:
+            sections.setdefault(case["image"], set()).add(section)
+    for image, found in sections.items():
+        if len(found) > 1:
+            raise InputError(f"{image}: is in {' and '.join(sorted(found))}; put its sets into one section with --into")
 
 
 def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = OWN) -> str:
     """Merge several data sets into one datalist, whose files stay where they are.
 
     Writes datalist.json and vertebrae.csv into OUT. Every case names its part, which is that of `build`, or the folder of its set;
-    a training can leave parts out by train::dataset::data::without. A patient in two sections is refused.
+    a training can leave parts out by train::dataset::data::without. A patient or a scan in two sections is refused, and so are two
+    cases of one name where a table of vertebrae describes one of them.
 
     Args:
         datalists: folders of data sets, or their datalists; several as "['a','b']".
@@ -54,30 +68,38 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
     path = Path(out) / "datalist.json"
     merged: dict[str, list[dict]] = {section: [] for section in SECTIONS}
     rows: dict[str, list[dict[str, str]]] = {}
-    source_of: dict[str, Path] = {}
+    file_of: dict[str, str] = {}  # by name, and the set of a patient
+    set_of: dict[str, Path] = {}
+    shared: set[str] = set()
     for name, target in zip(named, targets, strict=True):
-        file, sections = read_datalist(name)
-        if file.resolve() == path.resolve():
-            raise InputError(f"out={out}: is the folder of {file}; choose another folder")
-        table = file.parent / FILE_NAME
+        source, sections = read_datalist(name)
+        if source.resolve() == path.resolve():
+            raise InputError(f"out={out}: is the folder of {source}; choose another folder")
+        table = source.parent / FILE_NAME
         known = rows_by_case(table if table.is_file() else None)
         for section, entries in sections.items():
             for entry in entries:
-                merged[section if target == OWN else target].append({"part": file.resolve().parent.name, **entry})
-                found, case = rows_of_entry(known, entry), _name_in_table(entry)
-                if source_of.setdefault(case, file) != file and (found or case in rows):
-                    raise InputError(f"{source_of[case]} and {file}: both have a case {case}; rename the folder of one of them")
+                merged[section if target == OWN else target].append({PART: source.resolve().parent.name, **entry})
+                file = entry.get("label") or entry.get("vertebrae") or entry["image"]
+                case, found = stem(Path(file)), rows_of_entry(known, entry)
+                if file_of.setdefault(case, file) != file and (found or case in rows):
+                    raise InputError(
+                        f"{file_of[case]} and {file}: have one name, and {FILE_NAME} finds cases by it; rename one of them"
+                    )
                 if found:
                     rows[case] = [{**row, "case": case} for row in found.values()]
-    leaking = patient_leakage(merged)
-    if leaking:
-        shown = "; ".join(f"{p} in {' and '.join(s)}" for p, s in list(leaking.items())[:MAX_SHOWN])
-        raise InputError(
-            f"{len(leaking)} patient(s) in several sections: {shown}; put sets of one patient into one section with --into"
-        )
+                patient = str(entry.get("patient") or "")
+                if patient and set_of.setdefault(patient, source) != source:
+                    shared.add(patient)
+    _refuse_shared(merged)
+    if shared:
+        listed = ", ".join(sorted(shared)[:MAX_SHOWN]) + (", ..." if len(shared) > MAX_SHOWN else "")
+        print(f"warning: {len(shared)} patient(s) occur in several sets and count as one person each: {listed}", file=sys.stderr)
     if rows:
         write_vertebra_table(Path(out) / FILE_NAME, [row for found in rows.values() for row in found])
-    sources = ", ".join(str(file) for file in dict.fromkeys(map(str, named)))
+    else:
+        (Path(out) / FILE_NAME).unlink(missing_ok=True)  # of an earlier merge
+    sources = ", ".join(dict.fromkeys(map(str, named)))
     write_datalist(path, {s: [relative_case(c, path) for c in cases] for s, cases in merged.items()}, f"Merged from {sources}.")
     print(", ".join(f"{section} {len(cases)}" for section, cases in merged.items()))
     return str(path)

@@ -15,7 +15,7 @@ from ..core.geometry import spacing_of
 from ..io.formats import read_volume, stem
 from ..visualization.html_report import Html, element, figure, picture, table, text, write_page
 from .datalist import IGNORE_INDEX, SECTIONS, read_datalist
-from .vertebra_table import FILE_NAME, read_vertebra_table
+from .vertebra_table import FILE_NAME, rows_by_case
 
 DPI = 80
 MAX_SAMPLES = 20_000  # voxels of a case in the histogram
@@ -56,10 +56,11 @@ def _fractured_levels(source: Path) -> dict[str, list[str]]:
     """Level, grade and shape of every fractured vertebra by case; empty without a table of vertebrae."""
     levels: dict[str, list[str]] = {}
     path = source.with_name(FILE_NAME)
-    for row in read_vertebra_table(path) if path.is_file() else []:
-        if row["fractured"] == "1":
-            grading = " ".join(([f"grade {row['grade']}"] if row["grade"] else []) + [row["shape"]]).strip()
-            levels.setdefault(row["case"], []).append(row["level"] + (f" ({grading})" if grading else ""))
+    for case, rows in rows_by_case(path if path.is_file() else None).items():
+        for row in rows.values():
+            if row["fractured"] == "1":
+                grading = " ".join(([f"grade {row['grade']}"] if row["grade"] else []) + [row["shape"]]).strip()
+                levels.setdefault(case, []).append(row["level"] + (f" ({grading})" if grading else ""))
     return levels
 
 

@@ -37,8 +37,7 @@ INSTANCE_DEFINITIONS = {
     "panoptic quality": "sum of the IoU of matched vertebrae / (TP + FP / 2 + FN / 2) = segmentation quality x f1",
     "DSC per matched vertebra": "mean DSC of vertebrae that have an instance",
     "DSC per reference vertebra": "mean DSC of all vertebrae; 0 for a missed one",
-    "DSC of vertebrae as one": "mean over scans of the DSC of all vertebrae together, whatever their numbers; voxels of what is "
-    "left out do not count",
+    "DSC of all vertebrae in one mask": "mean over scans, regardless of labels; voxels of what is left out do not count",
     "instances": INSTANCE_RULES,
 }
 
@@ -187,26 +186,15 @@ def match_instances(
     matching = InstanceMatching(pairs)
     unmatched = [int(p) for p in np.flatnonzero(sizes) if p and p not in {pair.predicted for pair in pairs}]
     counted = [pair.label for pair in matching.counted]
-    unknown = _unknown(predicted, reference, counted, ignored)
-    reasons: dict[int, str] = {}
-    if unmatched and partial == "leave_out":
-        reasons = _reasons(unmatched, counted, table, predicted, reference, affine, unknown)
+    reasons = _reasons(unmatched, counted, table, predicted, reference, affine, ignored) if partial == "leave_out" else {}
     sacrum = {p for p in unmatched if 2 * table[LABELS["S1"], p] >= sizes[p]}
     matching.left_out = {p: "S1" if p in sacrum else reasons[p] for p in unmatched if p in sacrum or p in reasons}
     matching.false_positives = [p for p in unmatched if p not in matching.left_out]
     uncounted = {pair.predicted for pair in pairs if not pair.counted}
     outside = [int(p) for p in np.flatnonzero(sizes) if p and p not in matching.left_out and p not in uncounted]
+    unknown = np.zeros(256, np.int64) if ignored is None else np.bincount(predicted[ignored & (reference == 0)], minlength=256)
     matching.together_dice = _together_dice(table, counted, outside, unknown)
     return matching
-
-
-def _unknown(
-    predicted: NDArray[np.uint8], reference: NDArray[np.uint8], labels: Sequence[int], ignored: NDArray[np.bool_] | None
-) -> NDArray[np.int64]:
-    """Number of voxels (256,) of every instance where the reference is unknown; ``labels`` are the counted vertebrae."""
-    if ignored is None:
-        return np.zeros(256, np.int64)
-    return np.bincount(predicted[ignored & ~np.isin(reference, labels)], minlength=256)
 
 
 def _together_dice(table: NDArray[np.int64], labels: Sequence[int], instances: Sequence[int], unknown: NDArray[np.int64]) -> float:
@@ -216,10 +204,10 @@ def _together_dice(table: NDArray[np.int64], labels: Sequence[int], instances: S
         table: numbers of voxels (256, 256), see ``overlaps``.
         labels: counted vertebrae.
         instances: instances whose voxels outside every vertebra are false; those of the others do not count.
-        unknown: number of voxels (256,) of every instance where the reference is unknown.
+        unknown: number of voxels (256,) of every instance in what is unknown and no vertebra of the reference.
     """
     both = int(table[list(labels), 1:].sum())
-    false = int(np.maximum(table[0, list(instances)] - unknown[list(instances)], 0).sum())
+    false = int((table[0, list(instances)] - unknown[list(instances)]).sum())
     total = 2 * both + false + int(table[list(labels), 0].sum())
     return 2 * both / total if total else float("nan")
 
@@ -231,11 +219,14 @@ def _reasons(
     predicted: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     affine: NDArray,
-    unknown: NDArray[np.int64],
+    ignored: NDArray[np.bool_] | None,
 ) -> dict[int, str]:
     """Reason by instance without a match that is not counted, see ``INSTANCE_RULES``; ``labels`` are the counted vertebrae."""
     sizes = table.sum(axis=0)
     others = [v for v in range(1, 256) if v not in labels]
+    unknown = np.zeros(256, np.int64)
+    if ignored is not None:
+        unknown = np.bincount(predicted[ignored & ~np.isin(reference, labels)], minlength=256)
     border, heights = _on_border(predicted), _heights(predicted, affine)
     centres = _heights(reference, affine)[list(labels)] if labels else np.array([np.nan])
     reasons = {}

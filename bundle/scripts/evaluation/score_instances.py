@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from functools import wraps
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from .vertebra_decisions import CaseVertebrae
 from .vertebra_summary import instance_estimates
 from .vertebra_tables import INSTANCE_COLUMNS, instance_rows
 
-SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_as_one")
+SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_of_all")
 MAX_SCANS = 40  # rows of the table of scans in the summary
 
 
@@ -52,7 +53,8 @@ class InstanceScores:
         rows = []
         for name, m in self.matchings.items():
             matched, false, missed = m.counts
-            row = (name, matched + missed, matched, missed, false, len(m.left_out), round(m.together_dice, 4))
+            dice = None if isnan(m.together_dice) else round(m.together_dice, 4)
+            row: tuple[object, ...] = (name, matched + missed, matched, missed, false, len(m.left_out), dice)
             rows.append(dict(zip(SCAN_COLUMNS, row, strict=True)))
         return rows
 
@@ -61,7 +63,7 @@ class InstanceScores:
         lines += [f"| {' | '.join(cells)} |" for cells in section_rows("vertebra instances", self.estimates)]
         if len(self.matchings) <= MAX_SCANS:
             lines += ["", f"| {' | '.join(c.replace('_', ' ') for c in SCAN_COLUMNS)} |", "| --- " * len(SCAN_COLUMNS) + "|"]
-            lines += [f"| {' | '.join(map(str, row.values()))} |" for row in self.scans]
+            lines += [f"| {' | '.join('-' if v is None else str(v) for v in row.values())} |" for row in self.scans]
         lines += [f"\n**{len(self.problems)} case(s) could not be scored.**"] if self.problems else []
         return "\n".join(lines) + "\n"
 

@@ -184,7 +184,7 @@ def instance_estimates(
         "panoptic quality": bootstrap.ratio(2 * iou, 2 * tp + fp + fn),
         "DSC per matched vertebra": bootstrap.ratio(dice, tp),
         "DSC per reference vertebra": bootstrap.ratio(dice, tp + fn),
-        "DSC of vertebrae as one": bootstrap.mean(np.array([m.together_dice for m in matchings])),
+        "DSC of all vertebrae in one mask": bootstrap.mean(np.array([m.together_dice for m in matchings])),
     }
 
 

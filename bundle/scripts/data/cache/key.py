@@ -22,6 +22,8 @@ import monai
 import numpy as np
 import torch
 
+from ..datalist import PART
+
 FORMAT = 1  # of an entry; entries of another format are not used
 MTIME_RESOLUTION_S = 2.0  # a file younger than this may change again without a new time stamp
 DIGEST_CACHE = "files.json"
@@ -150,7 +152,7 @@ class FileDigests:
 def item_digest(item: Mapping[str, Any], digests: FileDigests) -> str:
     """SHA-256 of a case of the datalist: files by content, not by name, everything else by value."""
     parts = []
-    for key in sorted(item):
+    for key in sorted(set(item) - {PART}):
         values = item[key] if isinstance(item[key], (list, tuple)) else [item[key]]
         for value in values:
             if isinstance(value, (str, os.PathLike)) and Path(value).exists():

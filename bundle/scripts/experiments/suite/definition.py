@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRAINING_KEYS = ("training_configs", "training_overrides")
 SUITE_KEYS = ("title", "configs", "evaluate", "overrides", *TRAINING_KEYS, "seeds", "folds", "reference", "ticks", "members")
 VARIANT_KEYS = ("label", "configs", "evaluate", "overrides", *TRAINING_KEYS, "needs", "paper")
-SETTING_KEYS = ("phantom", "overrides", "members")
+SETTING_KEYS = ("phantom", "overrides", "members", "share_cache")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Suite:
     ticks: Mapping[str, str]  # id of a boolean by column, for a table with ticks
     variants: tuple[Variant, ...]  # rows in their order
     phantom: Mapping[str, Any] = field(default_factory=dict)  # arguments of ``scripts.data phantom`` where no data set is named
+    share_cache: bool = False  # trainings keep their preprocessed scans in one folder of the results
 
     def first_run(self, variant: Variant) -> Run:
         """Run of a variant with the first seed, and the first fold where there are folds."""
@@ -138,6 +139,15 @@ def load_setting(name: str | None) -> tuple[dict[str, Any], dict[str, dict[str, 
     return overrides, {k: dict(v or {}) for k, v in variants.items()}, phantom
 
 
+def shares_cache(name: str | None) -> bool:
+    """True for a setting whose trainings share the preprocessed scans; ``InputError`` when the value is not true or false."""
+    path = None if name is None else find_file(name, SUITES / "settings", "setting")
+    value = read_yaml(path, SETTING_KEYS).get("share_cache", False) if path else False
+    if not isinstance(value, bool):
+        raise InputError(f"{path}: share_cache={value!r}: must be true or false")
+    return value
+
+
 def _variant(name: object, content: object, file: Path) -> Variant:
     source = f"{file}, member {name}"
     content = {} if content is None else content
@@ -198,4 +208,5 @@ def load_suite(name: str, setting: str | None = None, seeds: Collection[int] | N
         ticks=dict(content.get("ticks") or {}),
         variants=tuple(replace(v, overrides={**v.overrides, **by_variant.get(v.name, {})}) for v in variants),
         phantom=phantom,
+        share_cache=shares_cache(setting),
     )

@@ -20,7 +20,7 @@ from ...core.deprecations import migrate_keys
 from ...core.errors import InputError
 from ...core.files import read_table, write_text
 from ...core.provenance import file_hash, revision, versions
-from ...data.datalist import read_datalist
+from ...data.datalist import PART, read_datalist
 
 
 def environment() -> dict[str, Any]:
@@ -53,6 +53,7 @@ def datalist_hash(datalist: Path, cache: Path) -> str:
         cached = dict(json.loads(cache.read_text(encoding="utf-8")))
     total, hashes = hashlib.sha256(), dict(cached)
     files = [(s, k, Path(c[k])) for s, cases in sections.items() for c in cases for k in ("image", "label") if k in c]
+    total.update("".join(str(c[PART]) for cases in sections.values() for c in cases if PART in c).encode())
     for section, kind, path in tqdm(files, desc="hashing data", unit="file", disable=len(files) < 500):
         if not path.exists():
             raise InputError(f"{path}: named by {datalist} and not there; restore it or fix the datalist")

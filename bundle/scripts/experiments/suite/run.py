@@ -15,7 +15,7 @@ from typing import Any
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings, write_text
 from ...core.program import command, quoted
-from ...data.datalist import read_datalist
+from ...data.datalist import load_datalist, read_datalist
 from ...data.split import split
 from ...simulation.datasets.phantom import phantom
 from ..launch import FolderLock, Variables, run_all, worker_environments
@@ -63,7 +63,16 @@ def make_context(suite: Suite, root: Path, dataset_dir: str | None, device: str 
             split(str(datalist), out=str(root / "folds" / "datalist.json"), folds=suite.folds)
         datalists |= dict(enumerate(folds))
     data = {k: datalist_hash(p, root / "hashes.json") for k, p in datalists.items()}
-    return SuiteContext(root, datalists, data, options={"device": device} if device else {})
+    cache = root / "cache" if suite.share_cache else None
+    return SuiteContext(root, datalists, data, options={"device": device} if device else {}, cache=cache)
+
+
+def check_parts(configs: Sequence[Mapping[str, Any]], datalist: Path) -> None:
+    """Refuse trainings without a part that the datalist does not name, before the first training."""
+    for config in configs:
+        data = config.get("train", {}).get("dataset", {}).get("data")
+        if isinstance(data, Mapping) and data.get("without"):
+            load_datalist(str(datalist), "training", data["without"])
 
 
 def run_state(folder: Path) -> str:
@@ -207,9 +216,9 @@ def run(
         budget = Budget(minutes, training, time.monotonic() + 60 * minutes)
         definition = by_time(definition, training)
     runs = definition.runs(chosen)
-    for r in runs:  # a wrong id in the last config is an error before the first training
-        run_configs(definition, r)
+    configs = [run_configs(definition, r)[0] for r in runs]  # a wrong id in the last one is an error before the first training
     context = add_real(make_context(definition, root, dataset_dir, device), real_datalist)
+    check_parts(configs, context.datalists[None])
     for r in runs:
         prepare(definition, r, context)
     if budget is not None:

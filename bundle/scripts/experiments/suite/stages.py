@@ -54,6 +54,7 @@ class SuiteContext:
     stages: tuple[Stage, ...] = (TRAINING, EVALUATION, REAL)  # stages that are run
     real: Path | None = None  # datalist of scans that are scored apart
     real_sha256: str = ""  # hash of its cases
+    cache: Path | None = None  # folder of the preprocessed scans of all trainings; None: every training has its own in memory
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
@@ -140,6 +141,8 @@ def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | Non
     options: dict[str, object] = {"dataset_dir": datalist.parent, "datalist": datalist}
     options |= {"ckpt_dir": folder, "output_dir": (folder / stage.product).parent}
     options |= {"resume": True} if stage is TRAINING else {"section": "testing"} if stage is REAL else {}
+    if stage is TRAINING and context.cache is not None:
+        options["cache_dir"] = context.cache.resolve()
     command = bundle_command(stage.run_id, folder / stage.config, {**options, **context.options})
     outcome = launch(command, folder / "log.txt", context.environment, poll)
     stages = record.setdefault("stages", {})

@@ -15,7 +15,7 @@ from ...core.errors import InputError, first_line
 from ...core.files import write_text
 from ...core.provenance import versions
 from ...core.suggestions import suggest
-from ...data.datalist import SECTIONS, read_datalist, relative_case, write_datalist
+from ...data.datalist import PART, SECTIONS, read_datalist, relative_case, write_datalist
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
 from .fingerprint import FILE_NAME as FINGERPRINT
 from .fingerprint import code_hash, identify, machine, settings_hash, write_fingerprints
@@ -111,7 +111,7 @@ def build(
     for part, options in parts.items():
         written = PARTS[part](out=str(root / part), workers=workers, **options)
         for section, entries in read_datalist(written)[1].items():
-            merged[section] += [{**case, "part": part} for case in entries]
+            merged[section] += [{**case, PART: part} for case in entries]
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
     digest, fingerprints = identify(merged, root)
     write_fingerprints(root / FINGERPRINT, fingerprints)
