@@ -15,6 +15,7 @@ import pytest
 import torch
 from forked import launch
 from scripts.core.errors import InputError
+from scripts.experiments.launch import Outcome
 from scripts.experiments.suite import run as run_module
 from scripts.experiments.suite import stages
 from scripts.experiments.suite.config import config_hash, load_config
@@ -171,6 +172,27 @@ def test_bad_input_is_one_line(tiny_suite, tmp_path):
         table(str(tiny_suite), out=str(tmp_path / "none"))
     with pytest.raises(InputError, match="jobs=0"):
         run(str(tiny_suite), out=str(tmp_path), jobs=0)
+
+
+def test_a_part_that_the_data_lack_is_refused_at_once(phantom_set, tmp_path):
+    with pytest.raises(InputError, match=r"no case of `training` is of the part 'render'; its cases name no part"):
+        run("recipe", out=str(tmp_path / "out"), dataset_dir=str(phantom_set), setting="small_recipe", members="recipe,no_masks")
+    assert not (tmp_path / "out" / "members").exists()
+
+
+@pytest.mark.parametrize(("setting", "shared"), [("small_recipe", True), ("small", False)])
+def test_trainings_of_a_setting_share_a_cache(setting, shared, monkeypatch, phantom_set, tmp_path):
+    options: dict[str, dict] = {}
+
+    def command(run_id, config, values):
+        options[run_id] = dict(values)
+        return [run_id]
+
+    monkeypatch.setattr(stages, "bundle_command", command)
+    monkeypatch.setattr(stages, "launch", lambda *_: Outcome(1, 0.1, None, False))
+    with pytest.raises(InputError, match="failed"):
+        run("recipe", out=str(tmp_path), dataset_dir=str(phantom_set), setting=setting, members="recipe", seeds=0)
+    assert options["training"].get("cache_dir") == (tmp_path / "cache" if shared else None)
 
 
 def test_every_worker_has_a_gpu_of_its_own(monkeypatch, tiny_suite, phantom_set, tmp_path):

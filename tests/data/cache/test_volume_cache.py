@@ -31,7 +31,7 @@ from monai.transforms import (
 )
 from scripts.core.errors import InputError
 from scripts.data.cache import entry as cache_entry
-from scripts.data.cache.key import config_digest
+from scripts.data.cache.key import FileDigests, config_digest, item_digest
 from scripts.data.cache.volume_cache import VolumeCache, cached_dataset
 
 
@@ -300,3 +300,12 @@ def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, t
         cached = batches(str(tmp_path), workers)
         assert len(cached) == len(expected)
         assert all(torch.equal(a, b) for a, b in zip(cached, expected, strict=True))
+
+
+def test_the_set_that_a_case_comes_from_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "render").mkdir()  # a folder of that name is not read
+    (tmp_path / "ct.nii.gz").write_bytes(b"scan")
+    digests = FileDigests(tmp_path / "cache")
+    case = {"image": str(tmp_path / "ct.nii.gz"), "patient": "p"}
+    assert item_digest(case | {"part": "render"}, digests) == item_digest(case, digests) != item_digest({"patient": "p"}, digests)
