@@ -27,8 +27,8 @@ from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 CARD = ROOT / "docs" / "model_card"
-MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.9
-MASK_SHA256 = "6950b8fe3b3a605379f3f5ed4faec6069251f1818726a620aa8f12c2c4117ac0"
+MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.14
+MASK_SHA256 = "9272428110333f56bd5e229d4fe98d49b4bdd819dd9d083c53b55455c42208d7"
 MACHINE = ("2.13.0+cpu", "AVX512")  # of MASK: version of PyTorch, instruction set
 
 

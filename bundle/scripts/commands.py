@@ -61,6 +61,7 @@ LABEL: Table = {"serve": ("label.serve:serve", "MONAI Label's server with this b
 WEIGHTS: Table = {
     "show": ("training.describe_weights:show", "description that a file of weights carries"),
     "describe": ("training.describe_weights:describe", "copy of a file of weights with a description"),
+    "average": ("training.average_weights:average", "mean of the weights before and after a training"),
 }
 INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
 ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "inference": INFERENCE, "label": LABEL}
