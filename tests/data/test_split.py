@@ -116,6 +116,16 @@ def test_small_sets_fill_every_section(n):
     assert all(sections.values())
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+@pytest.mark.parametrize("fractions", [(0, 0, 1), (1, 0, 0), (0.8, 0, 0.2), (0.5, 0.5, 0), (0, 0.5, 0.5)])
+def test_a_fraction_of_zero_leaves_a_section_empty(n, fractions):
+    sections = split_by_patient([str(k) for k in range(n)], [k % 2 == 0 for k in range(n)], fractions=fractions)
+    sizes = [len(part) for part in sections.values()]
+    assert sum(sizes) == n
+    assert all(size == 0 for size, fraction in zip(sizes, fractions, strict=True) if fraction == 0)
+
+
+
 @pytest.mark.parametrize("patient", [["p1"], {"id": 1}, 1.5, True])
 def test_patient_that_is_no_text_is_one_line(tmp_path, patient):
     file = tmp_path / "datalist.json"

@@ -69,10 +69,11 @@ def split_by_patient(
     section_of: dict[str, str] = {}
     for stratum in _strata(patients, fractured, seed):
         ends = np.round(np.cumsum(fractions) * len(stratum)).astype(int)
-        # Rounding must not leave a small section empty while the stratum has patients for it.
+        # Rounding must not leave a small section empty while the stratum has patients for it; a fraction of 0 does.
         if len(stratum) >= 3:
-            ends[0] = min(ends[0], len(stratum) - 2)
-            ends[1] = min(max(ends[1], ends[0] + 1), len(stratum) - 1)
+            validation, testing = (int(f > 0) for f in fractions[1:])
+            ends[0] = min(ends[0], len(stratum) - validation - testing)
+            ends[1] = min(max(ends[1], ends[0] + validation), len(stratum) - testing) if validation else ends[0]
         for k, patient in enumerate(stratum):
             section_of[patient] = SECTIONS[int(np.searchsorted(ends, k, side="right").clip(0, 2))]
     return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
