@@ -125,7 +125,6 @@ def test_a_fraction_of_zero_leaves_a_section_empty(n, fractions):
     assert all(size == 0 for size, fraction in zip(sizes, fractions, strict=True) if fraction == 0)
 
 
-
 @pytest.mark.parametrize("patient", [["p1"], {"id": 1}, 1.5, True])
 def test_patient_that_is_no_text_is_one_line(tmp_path, patient):
     file = tmp_path / "datalist.json"
