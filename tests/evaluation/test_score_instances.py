@@ -60,7 +60,9 @@ def test_unusable_files_are_reported_and_others_scored(folders, capsys):
     save(folders / "predictions" / "sub-1_ct_vertebrae.nii.gz", np.full((10, 10, 60), 0.5, np.float32))
     with pytest.raises(InputError, match="1 of 2 cases were not scored"):
         score_instances_command(str(folders / "predictions"), str(folders / "references"), samples=20)
-    assert "contains fractions" in "".join(capsys.readouterr())
+    printed = capsys.readouterr()
+    assert "contains fractions" in "".join(printed)
+    assert "| sub-2 | 3 | 2 | 1 | 0 | 0 | 0.8 |" in printed.out  # the other case is scored, and its scores are written nowhere
     (folders / "predictions" / "sub-2_ct_vertebrae.nii.gz").unlink()
     with pytest.raises(InputError, match=r"contains fractions|has no prediction"):
         score_instances(str(folders / "predictions"), str(folders / "references"))

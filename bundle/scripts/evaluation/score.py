@@ -276,5 +276,7 @@ def score_command(*args, **kwargs) -> str:
     if result.problems:
         total = len(result.cases) + len(result.problems)
         written = f"; the others are in {result.out}" if result.out else ""
+        if not result.out:
+            print(result)  # scores of the others, which are written nowhere
         raise InputError(f"{len(result.problems)} of {total} cases were not scored, see above{written}")
     return str(result.out / "summary.md") if result.out else str(result)

@@ -168,5 +168,8 @@ def score_instances_command(*args, **kwargs) -> str:
     result = score_instances(*args, **kwargs)
     if result.problems:
         total = len(result.matchings) + len(result.problems)
-        raise InputError(f"{len(result.problems)} of {total} cases were not scored, see above")
+        written = f"; the others are in {result.out}" if result.out else ""
+        if not result.out:
+            print(result)  # scores of the others, which are written nowhere
+        raise InputError(f"{len(result.problems)} of {total} cases were not scored, see above{written}")
     return str(result.out / "summary.md") if result.out else str(result)
