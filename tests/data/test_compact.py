@@ -10,8 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.compact import HU_RANGE, compact, quantise
-from scripts.data.datalist import SECTIONS, read_datalist
+from scripts.data.compact import HU_RANGE, compact, quantise, stored_paths
+from scripts.data.datalist import SECTIONS, load_datalist, read_datalist
+from scripts.data.merge import merge
+from scripts.data.vertebra_table import rows_by_case, rows_of_entry
+from scripts.io.formats import stem
 from scripts.simulation.datasets.phantom import phantom
 
 
@@ -77,6 +80,22 @@ def test_scans_outside_the_folder_are_copied_once(source, tmp_path):
     path = Path(compact(str(tmp_path / "list"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0]))
     assert len(files(path.parent)) == 3
     assert len(read_datalist(path)[1]["training"]) == 2
+
+
+def test_a_merged_set_keeps_its_grades(source, tmp_path):
+    merged = merge(str(source), str(tmp_path / "merged"), into="training")
+    copy = Path(compact(merged, str(tmp_path / "copy"), spacing=[4.0, 4.0, 4.0], workers=1))
+    rows = rows_by_case(copy.parent / "vertebrae.csv")
+    cases = load_datalist(str(copy), "training")
+    assert len(cases) == 3
+    assert all(rows_of_entry(rows, case) and rows[stem(Path(case["label"]))] for case in cases)
+
+
+def test_files_of_one_name_from_two_folders_are_both_copied(tmp_path):
+    cases = [{"image": str(tmp_path / folder / "images/a.nii.gz")} for folder in ("one", "two", "three")]
+    paths = stored_paths(cases, tmp_path / "set", ".nii.gz")
+    assert len(set(paths.values())) == 3
+    assert paths["image", cases[0]["image"]] == "others/images/a.nii.gz"
 
 
 def test_a_damaged_scan_is_left_out_by_name(source, tmp_path, capsys):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.preview import preview
+from scripts.data.preview import _fractured_levels, preview
+from scripts.data.vertebra_table import write_vertebra_table
 
 
 def test_the_page_shows_every_case_and_is_self_contained(phantom_set, tmp_path):
@@ -20,6 +21,12 @@ def test_the_page_shows_every_case_and_is_self_contained(phantom_set, tmp_path):
     assert re.search(r"L\d \(grade 3 (wedge|biconcave|crush)\)", page)
     assert "no fracture" in page
     assert re.search(r"<td>training</td><td>2</td><td>2</td>", page)
+
+
+def test_levels_of_a_built_set_are_found_by_the_name_of_a_case(tmp_path):
+    row = {"case": "render/one", "label": 20, "level": "L1", "fractured": 1, "grade": 2, "shape": "wedge"}
+    write_vertebra_table(tmp_path / "vertebrae.csv", [row])
+    assert _fractured_levels(tmp_path / "datalist.json")["one"] == ["L1 (grade 2 wedge)"]
 
 
 def test_a_damaged_case_is_named_and_an_error(phantom_set, tmp_path):

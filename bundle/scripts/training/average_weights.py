@@ -15,9 +15,9 @@ from .weights import flat_state, read_weights
 USE = ("network", "spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "outputs", "plane")
 
 
-def _check(path: str, state: dict, description: WeightsDescription | None, first: str, others: tuple) -> None:
+def _check(path: str, state: dict, description: WeightsDescription | None, first: str, reference: tuple) -> None:
     """Refuse weights of another network or another input than those of the first file."""
-    expected, expected_description = others
+    expected, expected_description = reference
     shapes, own = ({k: tuple(v.shape) for k, v in s.items()} for s in (expected, state))
     if different := sorted(k for k in shapes.keys() | own.keys() if shapes.get(k) != own.get(k)):
         raise InputError(f"{path}: is of another network than {first}, {different[0]}; must be weights of one network")
@@ -33,7 +33,7 @@ def average(weights: Sequence[str], *, out: str, shares: Sequence[float] | None 
     """Write the mean of the weights of several files, such as those before and after a fine-tuning.
 
     Weights of one network and input, of which one training started from the other; means of trainings from different random
-    weights mark nothing. The description is that of the last file.
+    weights are of no use. The description is that of the last file.
 
     Args:
         weights: files of weights (.pt), at least two, as "['a.pt','b.pt']".
