@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from functools import wraps
-from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,8 @@ from .statistics import Estimate
 from .tables import ESTIMATE_COLUMNS, section_rows
 from .vertebra_decisions import CaseVertebrae
 from .vertebra_summary import instance_estimates
-from .vertebra_tables import INSTANCE_COLUMNS, instance_rows
+from .vertebra_tables import INSTANCE_COLUMNS, SCAN_COLUMNS, SCANS, instance_rows, scan_row
 
-SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_of_all")
 MAX_SCANS = 40  # rows of the table of scans in the summary
 
 
@@ -50,13 +48,7 @@ class InstanceScores:
     @property
     def scans(self) -> list[dict[str, object]]:
         """One row per scan: numbers of vertebrae and instances, and the DSC of all vertebrae as one mask."""
-        rows = []
-        for name, m in self.matchings.items():
-            matched, false, missed = m.counts
-            dice = None if isnan(m.together_dice) else round(m.together_dice, 4)
-            row: tuple[object, ...] = (name, matched + missed, matched, missed, false, len(m.left_out), dice)
-            rows.append(dict(zip(SCAN_COLUMNS, row, strict=True)))
-        return rows
+        return [scan_row(name, m) for name, m in self.matchings.items()]
 
     def __str__(self) -> str:
         lines = [INSTANCE_RULES, "", f"| {' | '.join(('vertebra instances', *ESTIMATE_COLUMNS))} |", "| --- " * 5 + "|"]
@@ -146,7 +138,7 @@ def score_instances(
     if scores.out is not None:
         rows = [row for name, m in matchings.items() for row in instance_rows(name, CaseVertebrae([], m))]
         write_table(scores.out / "instances.csv", rows, INSTANCE_COLUMNS)
-        write_table(scores.out / "scans.csv", scores.scans, SCAN_COLUMNS)
+        write_table(scores.out / SCANS, scores.scans, SCAN_COLUMNS)
         content = {
             "scored": len(matchings),
             "of": len(matchings) + len(problems),

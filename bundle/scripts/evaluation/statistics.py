@@ -153,8 +153,8 @@ class Bootstrap:
         sums = np.stack([self._sums(column) for column in np.asarray(values, float).T], axis=-1)
         return sums.sum(axis=0), self.weights @ sums
 
-    def auc(self, scores: NDArray, positive: NDArray[np.bool_]) -> Estimate:
-        """Estimate of the function ``auc``, with the wider of two intervals at each end."""
+    def areas(self, scores: NDArray, positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Function ``auc`` of every resample (samples,); NaN where one has a single class."""
         positive = np.asarray(positive, bool)
         values, rank = np.unique(np.asarray(scores, float), return_inverse=True)
         shape = len(self.names), max(len(values), 1)
@@ -169,9 +169,13 @@ class Bootstrap:
                 return (p * (np.cumsum(q, axis=1) - q / 2)).sum(axis=1) / (p.sum(axis=1) * q.sum(axis=1))
 
         # Products of floats are computed by BLAS, those of integers are not.
-        blocks = [area(self.weights[k : k + AUC_BLOCK].astype(float)) for k in range(0, len(self.weights), AUC_BLOCK)]
-        values, n = np.concatenate(blocks), len(positive)
-        estimate = self.estimate(auc(scores, positive), values, n, len(self.names), min_patients=1)
+        return np.concatenate([area(self.weights[k : k + AUC_BLOCK].astype(float)) for k in range(0, len(self.weights), AUC_BLOCK)])
+
+    def auc(self, scores: NDArray, positive: NDArray[np.bool_]) -> Estimate:
+        """Estimate of the function ``auc``, with the wider of two intervals at each end."""
+        positive = np.asarray(positive, bool)
+        values = self.areas(scores, positive)
+        estimate = self.estimate(auc(scores, positive), values, len(positive), len(self.names), min_patients=1)
         return widened(estimate, auc_interval(estimate.value, int(positive.sum()), int((~positive).sum())))
 
     @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables per vertebra of an evaluation: ``vertebrae.csv``, ``instances.csv``, reliability and confusion of grades."""
+"""Tables of vertebrae of an evaluation: ``vertebrae.csv``, ``instances.csv``, ``scans.csv``, reliability, confusion of grades."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.files import write_table
+from .instances import InstanceMatching
 from .vertebra_decisions import CaseVertebrae, VertebraDecision
 from .vertebra_summary import VertebraSummary
 
@@ -21,6 +22,8 @@ DECISION_COLUMNS = (
     "predicted_level", "measured_grade", "measured_shape", "loss_from_neighbours", "loss_from_posterior",
 )  # fmt: skip
 INSTANCE_COLUMNS = ("case", "instance", "result", "label", "iou", "dice")
+SCANS = "scans.csv"
+SCAN_COLUMNS = ("case", "vertebrae", "matched", "missed", "false_positives", "left_out", "dice_of_all")
 
 
 def _cell(value: object) -> object:
@@ -58,8 +61,16 @@ def instance_rows(case: str, vertebrae: CaseVertebrae) -> list[dict[str, object]
     return rows + [{"case": case, "instance": p, "result": result} for p, result in sorted(results.items())]
 
 
+def scan_row(case: str, matching: InstanceMatching) -> dict[str, object]:
+    """Row of ``SCAN_COLUMNS``: numbers of vertebrae and instances, and the DSC of all vertebrae as one mask (None: no voxel)."""
+    matched, false, missed = matching.counts
+    dice = None if np.isnan(matching.together_dice) else round(matching.together_dice, 4)
+    cells = (case, matched + missed, matched, missed, false, len(matching.left_out), dice)
+    return dict(zip(SCAN_COLUMNS, cells, strict=True))
+
+
 def write_vertebra_tables(out: str | Path, cases: Sequence[tuple[str, CaseVertebrae]]) -> None:
-    """Write ``vertebrae.csv`` and, where the predictions have instances, ``instances.csv``.
+    """Write ``vertebrae.csv`` and, where the predictions have instances, ``instances.csv`` and ``scans.csv``.
 
     Args:
         out: folder.
@@ -70,8 +81,10 @@ def write_vertebra_tables(out: str | Path, cases: Sequence[tuple[str, CaseVerteb
     rows = [row for case, v in cases for row in instance_rows(case, v)]
     if rows:
         write_table(root / "instances.csv", rows, INSTANCE_COLUMNS)
+        write_table(root / SCANS, [scan_row(c, v.instances) for c, v in cases if v.instances is not None], SCAN_COLUMNS)
     else:
-        (root / "instances.csv").unlink(missing_ok=True)
+        for name in ("instances.csv", SCANS):
+            (root / name).unlink(missing_ok=True)
 
 
 def refuse_foreign_table(out: str | Path) -> None:

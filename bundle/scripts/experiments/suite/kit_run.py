@@ -26,7 +26,8 @@ COLLECT_MINUTES = 0.2  # of the time, at least, for the parts; five per cent of 
 PLAIN = (
     "config.yaml", "evaluate.yaml", "record.json", "history.csv", "training_curve.png",
     *(f"{folder}/{name}" for folder in ("evaluation", "evaluation_real") for name in (
-        "cases.csv", "fractures.csv", "detections.csv", "vertebrae.csv", "instances.csv", "summary.json", "summary.md")),
+        "cases.csv", "fractures.csv", "detections.csv", "vertebrae.csv", "instances.csv", "scans.csv",
+        "summary.json", "summary.md")),
 )  # fmt: skip
 LOG_BYTES = 40_000
 
