@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ..postprocessing.measurements import OUTSIDE, FindingMeasurements
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
 from ..visualization.vertebra_views import save_vertebra_views
+from .concurrency import MemoryRoom
 from .given_vertebrae import read_given_vertebrae
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
 from .pipeline import Pipeline
@@ -40,6 +42,7 @@ DICOM_ENDINGS = ("_seg.dcm", "_sr.dcm")
 NOT_CHECKED = "check_hu is false: values that are no HU are not refused"
 DESCRIPTION = "1 = fractured vertebra; research use only"
 Log = Callable[[str], None]
+DRAWING = threading.Lock()  # Matplotlib draws in one thread at a time
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def segment_case(
     rules: GeometryRules = DEFAULT_RULES,
     parts: Sequence[str] = (),
     remarks: Sequence[str] = (),
+    room: MemoryRoom | None = None,
 ) -> dict:
     """Segment one scan and write its files.
 
@@ -154,6 +158,7 @@ def segment_case(
         rules: assumed orientation and tolerance of positions.
         parts: folders with the other slices of a DICOM series.
         remarks: lines on the input, which become notes of the scan.
+        room: memory that is shared with other scans in progress.
 
     Returns:
         The result, as in ``cases/<name>.json`` next to the masks, which is written last.
@@ -178,33 +183,34 @@ def segment_case(
     )
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
-    spool = base.parent if plan.spool else None
-    with timer("read"):
-        count = None if progress is None else lambda n: progress("reading", n, header.shape[2])
-        scan = Scan(header, spool, expect_hu, count)
-    for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
-        note(text)
-    instances = None
-    try:
-        instances = read_given_vertebrae(vertebrae, header, rules)
-        predicted = pipeline(scan, grid, timer, progress)
-        write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
-        if write_seg and not dicom_seg.available():
-            write_seg = False
-            note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-        for old in (record_path(base), *(base.with_name(base.name + ending) for ending in DICOM_ENDINGS)):
-            old.unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
-        version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
-        case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
-        written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
-    finally:
-        scan.close()
-        if instances is not None:
-            instances.close()
-    files = [] if header.series is None else header.series.files
-    folders = {str(Path(f).resolve()) for f in ((source, *parts) if parts else {file.parent for file in files})}
-    joined = {"parts": {f: file_hash(f) for f in sorted(folders)}} if len(folders) > 1 else {}
-    return _write_result(case, plan, written, {**dict(facts or {}), **joined, "notes": notes})
+    with nullcontext() if room is None else room.hold(plan):
+        spool = base.parent if plan.spool else None
+        with timer("read"):
+            count = None if progress is None else lambda n: progress("reading", n, header.shape[2])
+            scan = Scan(header, spool, expect_hu, count)
+        for text in scan.warnings if expect_hu else (*scan.warnings, NOT_CHECKED):
+            note(text)
+        instances = None
+        try:
+            instances = read_given_vertebrae(vertebrae, header, rules)
+            predicted = pipeline(scan, grid, timer, progress)
+            write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
+            if write_seg and not dicom_seg.available():
+                write_seg = False
+                note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
+            for old in (record_path(base), *(base.with_name(base.name + ending) for ending in DICOM_ENDINGS)):
+                old.unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
+            version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
+            case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
+            written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
+        finally:
+            scan.close()
+            if instances is not None:
+                instances.close()
+        files = [] if header.series is None else header.series.files
+        folders = {str(Path(f).resolve()) for f in ((source, *parts) if parts else {file.parent for file in files})}
+        joined = {"parts": {f: file_hash(f) for f in sorted(folders)}} if len(folders) > 1 else {}
+        return _write_result(case, plan, written, {**dict(facts or {}), **joined, "notes": notes})
 
 
 def _write_findings(case: _Case, write_seg: bool) -> dict[str, list]:
@@ -266,7 +272,7 @@ def _draw(
     """Write the overlay of the findings and, with vertebrae, the overview and the viewer."""
     if not case.outputs.preview or case.outputs.statistics_only:
         return
-    with case.timer("picture"):
+    with DRAWING, case.timer("picture"):
         try:
             if found is not None and found.records:
                 save_vertebra_views(case.base, case.scan, case.grid, found.labels, found.origin, found.records, case.base.name)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..core.config_values import require_values
 from ..core.errors import InputError, first_line
 from ..core.files import is_full, remove_stale, write_text
 from ..core.provenance import file_hash
@@ -25,6 +26,7 @@ from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, record_path, segment_case
 from .case_names import name_cases, read_records, scan_hash, stamp
+from .concurrency import Cancellation, MemoryRoom, map_concurrently
 from .discovery import Scans, parts_of, printable
 from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
@@ -97,6 +99,7 @@ class Segmenter:
         geometry: arguments of ``GeometryRules``.
         max_memory: memory limit, such as "4G"; scans that need more are held in a temporary file, or rejected.
         overwrite: segment finished scans again.
+        concurrent_scans: scans in progress at the same time: some are read or written while the networks predict one.
         cases: scans as ``find_inputs`` returns them; None: those of ``input``.
 
     Raises:
@@ -123,8 +126,10 @@ class Segmenter:
         max_memory: str | float | None = None,
         overwrite: bool = False,
         cases: Sequence[Mapping[str, str]] | None = None,
+        concurrent_scans: int = 2,
     ) -> None:
         try:
+            require_values({"concurrent_scans": concurrent_scans})
             self.patch = PatchConfig.from_config(window or {"size": (256, 256)})
             self.post = PostProcessing.from_config(post or {})
             self.outputs = Outputs(**dict(outputs or {}))
@@ -141,6 +146,7 @@ class Segmenter:
         self.search, self.runtime = dict(search or {}), dict(runtime or {})
         self.input, self.output, self.vertebrae, self.section = input, Path(output), vertebrae, section
         self.expect_hu, self.overwrite, self.cases = expect_hu, overwrite, cases
+        self.concurrent_scans = concurrent_scans
         try:  # before weights are read and compiled
             Pipeline({plane: [] for plane in self.checkpoints}, self.patch, self.post, channels=channels, **self.search)
         except (TypeError, ValueError) as error:
@@ -322,10 +328,9 @@ class Segmenter:
         elif any(file_suffix(c["image"]) not in NIFTI for c in cases):
             load_itk()
 
-        process_bytes = peak_resident()
-        results: list[dict] = []
-        problems: list[dict] = []
-        for case in tqdm(cases, desc="scans", unit="scan", disable=True if len(cases) < 2 else None):
+        process_bytes, room, cancellation = peak_resident(), MemoryRoom(self.limit), Cancellation()
+
+        def segment(case: Mapping[str, str]) -> tuple[dict | None, str]:
             bar, source, base = ProgressBar(case["name"]), case["image"], self.output / case["name"]
             try:
                 if "problem" in case:
@@ -338,16 +343,27 @@ class Segmenter:
                 }
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
-                    process_bytes, case_facts, bar, tqdm.write, self.geometry,
-                    parts_of(case), [case["remark"]] if "remark" in case else (),
+                    process_bytes, case_facts, cancellation.watched(bar), tqdm.write, self.geometry,
+                    parts_of(case), [case["remark"]] if "remark" in case else (), room,
                 )  # fmt: skip
-                results.append(result)
                 tqdm.write(line(result))
+                return result, ""
             except Exception as error:  # readers raise errors of many kinds for a damaged file, and the next scan may be sound
                 logger.debug("%s", source, exc_info=True)
                 problem = _problem(error, source, base.parent)
-                problems.append({"case": case["name"], "input": source, "problem": problem})
                 tqdm.write(problem)
+                return None, problem
             finally:
                 bar.close()
-        return results, problems
+
+        results: dict[int, dict] = {}
+        problems: dict[int, dict] = {}
+        found = map_concurrently(segment, cases, self.concurrent_scans, cancellation)
+        for index, (result, problem) in tqdm(
+            found, desc="scans", unit="scan", total=len(cases), disable=True if len(cases) < 2 else None
+        ):
+            if result is not None:
+                results[index] = result
+            else:
+                problems[index] = {"case": cases[index]["name"], "input": cases[index]["image"], "problem": problem}
+        return [results[n] for n in sorted(results)], [problems[n] for n in sorted(problems)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -71,6 +72,7 @@ class Pipeline:
         self.runners, self.patch, self.post, self.spacing = runners, patch, post or PostProcessing(), tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
         self._outputs: tuple[str, ...] | None = None
+        self._lock = threading.Lock()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ class Pipeline:
     def __call__(
         self, scan: Scan, grid: WorkingGrid, timer: PhaseTimer | None = None, progress: Progress | None = None
     ) -> Probabilities:
-        """Predict the probabilities of a scan.
+        """Predict the probabilities of a scan; of several threads one after the other.
 
         Args:
             scan: voxels.
@@ -116,9 +118,10 @@ class Pipeline:
             with timer("resample"):
                 return sample(scan.slab, grid, indices)
 
-        before, start = timer.seconds.get("resample", 0.0), time.perf_counter()
-        predicted = self._predict(sampler, grid, spine, progress)
-        elapsed = time.perf_counter() - start
+        with self._lock:
+            before, start = timer.seconds.get("resample", 0.0), time.perf_counter()
+            predicted = self._predict(sampler, grid, spine, progress)
+            elapsed = time.perf_counter() - start
         timer.seconds["network"] = elapsed - (timer.seconds.get("resample", 0.0) - before)
         return predicted
 
