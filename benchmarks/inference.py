@@ -7,6 +7,7 @@
     python benchmarks/inference.py compare --scan FILE --checkpoint bundle/models/model.pt \
         --variants "['stock path','PyTorch','OpenVINO']" --grid "{'spacing': [1.5, 1.5, 1.5], 'patch_size': [128, 160]}"
     python benchmarks/inference.py decisions --scan FILE                   # shipped weights, by voxel and per vertebra, in turn
+    python benchmarks/inference.py cohort --scans DIR --rounds 3           # shipped weights, scans one by one and two at a time
     python benchmarks/inference.py growth --scan FILE --checkpoint FILE    # 100 to 2000 slices, our path alone
 
 The network: ``cd bundle && python -m monai.bundle run training --dataset_dir DIR --ckpt_dir DIR --config_file
@@ -129,7 +130,7 @@ def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str
         parser.get_parsed_content("loaded_weights")
         parser.get_parsed_content("evaluator").run()
     else:
-        result = parser.get_parsed_content("segmenter").run()[0]
+        result = dict(parser.get_parsed_content("segmenter").run()[0])
     seconds = time.perf_counter() - start
     report = {k: result.get(k) for k in ("seconds", "windows", "memory_mib", "runtime")}
     print("RESULT" + json.dumps({"total": seconds, "peak": peak_resident(), "imports": before, **report}))
@@ -234,6 +235,39 @@ def compare(
     )
 
 
+def cohort(
+    scans: str, rounds: int = 3, numbers: tuple[int, ...] = (1, 2), runtime: str = "torch", out: str = "runs/cohort_benchmark"
+) -> None:
+    """Run the shipped weights on a folder with scans one by one and several at a time, in turn, and print ratios to the first.
+
+    Args:
+        scans: folder of CTs.
+        rounds: runs of each.
+        numbers: values of ``concurrent_scans``.
+        runtime: inference backend.
+        out: folder of the masks.
+    """
+    checkpoint, count = str(ROOT / "bundle" / "models" / "model.pt"), len(list(Path(scans).glob("*.nii.gz")))
+    rows: dict[int, list[dict]] = {n: [] for n in numbers}
+    grid = {"spacing": [1.5, 1.5, 1.5], "patch_size": [128, 160], "runtime": runtime}
+    for n in range(rounds):
+        for number in numbers if n % 2 == 0 else reversed(numbers):
+            row = _run(scans, checkpoint, Path(out) / str(number), {**grid, "concurrent_scans": number}, None)
+            rows[number].append(row)
+            print(f"round {n + 1}, {number} at a time: {row['total']:.1f} s", file=sys.stderr, flush=True)
+    print(
+        f"{count} scans\n\n| scans at a time | s (range) | s per scan | times as fast (range) | peak MiB |\n" + "| --- " * 5 + "|"
+    )
+    for number in numbers:
+        totals = [row["total"] for row in rows[number]]
+        ratios = [a["total"] / b for a, b in zip(rows[numbers[0]], totals, strict=True)]
+        peak = max(row["peak"] for row in rows[number]) / 2**20
+        print(
+            f"| {number} | {np.median(totals):.1f} ({min(totals):.1f} to {max(totals):.1f}) | {np.median(totals) / count:.1f} | "
+            f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {peak:.0f} |"
+        )
+
+
 def growth(
     scan: str,
     checkpoint: str,
@@ -279,4 +313,6 @@ def growth(
 
 
 if __name__ == "__main__":
-    fire.Fire({"data": data, "scan": scan, "compare": compare, "decisions": decisions, "growth": growth, "child": child})
+    fire.Fire(
+        {"data": data, "scan": scan, "compare": compare, "decisions": decisions, "cohort": cohort, "growth": growth, "child": child}
+    )
