@@ -44,6 +44,7 @@ PARTS: dict[str, tuple[float, str]] = {
     "correctness": (2.0, "gpu_parts.correctness:run"),
     "full_width": (4.0, "gpu_parts.training:full_width"),
     "long_inference": (5.0, "gpu_parts.inference:long_scan"),
+    "cohort": (5.0, "gpu_parts.inference:cohort"),
 }
 ENOUGH = {
     "machine": 20.0,
@@ -223,7 +224,7 @@ def main(
     targets: dict[str, tuple[float, str | Part]] = {n: PARTS[n] for n in names}
     settings = Settings(device, minutes, str(Path(out).resolve()))
     beside: dict[str, str | Part] = {}
-    if {"inference", "long_inference", "correctness"} & set(names):
+    if {"inference", "long_inference", "correctness", "cohort"} & set(names):
         beside["scans"] = BESIDE["scans"]
     if "compiled" in names and settings.short and settings.cuda:
         beside["compiler"] = BESIDE["compiler"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from .settings import CHECKPOINT, Row, Settings, attempt
 from .timing import MIB, peak_mib, reset_peak, synchronize
 
 DRAWN = ("picture",)  # after the masks are written
+COHORT, TEST_COHORT = 10, 2  # scans of a cohort on a GPU, and in a test on a CPU
 OURS, STOCK = "this bundle", "MONAI's stock path"
 
 
@@ -27,24 +29,32 @@ def values_of(settings: Settings, scan: Path, out: Path, device: str) -> dict[st
     return {**values, "device": device, "amp": device.startswith("cuda")}
 
 
-def ours(settings: Settings, scan: Path, out: Path, device: str | None = None, **values: Any) -> dict[str, Any]:
-    """Segment a scan with the command's function; the result with the seconds by phase and ``total``, all of the command.
+def segmented(
+    settings: Settings, scans: Path, out: Path, device: str | None = None, **values: Any
+) -> tuple[list[dict[str, Any]], float]:
+    """Segment scans with the command's function; their results, and the seconds of all of the command.
 
     Args:
         settings: settings of the part.
-        scan: CT.
+        scans: CT, or folder of CTs.
         out: folder of the masks.
         device: PyTorch device; None for that of the settings.
         values: further ids of inference.yaml.
     """
     device = device or settings.device
-    parser = read_config(None, {**values_of(settings, scan, out, device), **values})
+    parser = read_config(None, {**values_of(settings, scans, out, device), **values})
     segmenter = parser.get_parsed_content("segmenter")
     synchronize(device)
     begin = time.perf_counter()
-    result = segmenter.run()[0]
+    results = list(segmenter.run())
     synchronize(device)
-    return {**result, "total": time.perf_counter() - begin}
+    return results, time.perf_counter() - begin
+
+
+def ours(settings: Settings, scan: Path, out: Path, device: str | None = None, **values: Any) -> dict[str, Any]:
+    """Segment one scan; the result with the seconds by phase and ``total``, all of the command. Arguments: ``segmented``."""
+    (result,), total = segmented(settings, scan, out, device, **values)
+    return {**result, "total": total}
 
 
 def stock(settings: Settings, scan: Path, out: Path) -> dict[str, Any]:
@@ -137,3 +147,27 @@ def short_scan(settings: Settings, row: Row) -> None:
 def long_scan(settings: Settings, row: Row) -> None:
     """Measure a scan of 512 x 512 x 600 voxels."""
     _compare(settings, row, LONG, repeats=2 if settings.cuda else 1)
+
+
+def cohort(settings: Settings, row: Row) -> None:
+    """Measure copies of the shorter scan, one by one and several at a time."""
+    folder, scan = Path(settings.out) / "cohort", wait_for(settings, SHORT)
+    folder.mkdir(parents=True, exist_ok=True)
+    _warm_up(row, OURS, lambda: ours(settings, wait_for(settings, SMALL), folder / "warm_up"))
+    copies = folder / "scans"
+    copies.mkdir(exist_ok=True)
+    for n in range(COHORT if settings.cuda else TEST_COHORT):
+        if not (copies / f"scan_{n}.nii.gz").exists():
+            shutil.copyfile(scan, copies / f"scan_{n}.nii.gz")
+    first: list[float] = []
+
+    def measure(number: int) -> dict[str, Any]:
+        reset_peak(settings.device)
+        results, total = segmented(settings, copies, folder / str(number), concurrent_scans=number)
+        first.append(total)
+        columns = {"scans": len(results), "s": total, "scans/s": len(results) / total, "times as fast": first[0] / total}
+        return {**columns, "GPU MiB": peak_mib(settings.device), "host MiB": round(peak_resident() / MIB)}
+
+    for number in (1, 2, 4):
+        if not first or settings.left() > 1.2 * first[0]:
+            attempt(row, "cohort", {"scans at a time": number}, lambda number=number: measure(number))

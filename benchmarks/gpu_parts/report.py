@@ -21,6 +21,7 @@ TITLES = {
     "kernels": "Kernels of a training step",
     "inference": "Inference, from file to masks",
     "inference phases": "Seconds by phase of inference",
+    "cohort": "Scans of a cohort, one by one and several at a time",
 }
 
 

@@ -182,9 +182,12 @@ def test_training_parts_yield_their_rows_on_a_cpu(tmp_path):
 
 @pytest.mark.slow
 def test_other_parts_yield_their_rows_on_a_cpu(tmp_path):
-    found = on_cpu("inference,correctness,full_width,long_inference", tmp_path)
+    found = on_cpu("inference,correctness,full_width,long_inference,cohort", tmp_path)
     paths = [r["path"] for r in rows(found, "inference") if r["run"]]
     assert paths == ["this bundle", "MONAI's stock path"] * 2
+    cohort = rows(found, "cohort")
+    assert [(r["scans at a time"], r["scans"]) for r in cohort] == [(1, 2), (2, 2), (4, 2)]
+    assert all(r["scans/s"] == pytest.approx(2 / r["s"]) for r in cohort)
     stock = next(r for r in rows(found, "inference") if r.get("times as long as ours"))
     assert 0 <= stock["DSC to ours"] <= 1
     assert {"read", "network", "write"} <= set(rows(found, "inference phases")[0])
