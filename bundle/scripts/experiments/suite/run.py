@@ -42,6 +42,10 @@ def resolve_datalist(name: str, phantoms: Mapping[str, Any], root: Path, dataset
         return root / "compact" / "datalist.json"
     if dataset_dir is None and not phantoms:
         raise InputError(f"{name}: no data; expected --dataset_dir DIR, or --setting small, which generates phantoms to compare on")
+    if dataset_dir is None and (root / "settings.json").is_file() and not (root / "data").exists():
+        raise InputError(
+            f"{root}: was begun with --dataset_dir and has no phantoms of its own; repeat that option, or choose another --out"
+        )
     if dataset_dir is None:
         with FolderLock(root / "data", wait=lambda: True):  # only one machine generates them
             phantom(str(root / "data"), **phantoms)
