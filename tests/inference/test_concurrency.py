@@ -42,7 +42,13 @@ def segmenter(scans: Path, out: Path, **kwargs) -> Segmenter:
     weights = out.parent / "model.pt"
     torch.save(Threshold().state_dict(), weights)
     arguments = {"window": {"size": (32, 48)}, "runtime": {"runtime": "torch"}, "search": {"spacing": (2.0, 2.0, 2.0)}}
-    return Segmenter(Threshold(), str(weights), str(scans), str(out), **{**arguments, "outputs": {"preview": False}, **kwargs})
+    return Segmenter(
+        Threshold(),
+        str(weights),
+        str(scans),
+        str(out),
+        **{**arguments, "outputs": {"preview": False}, "concurrent_scans": 2, **kwargs},
+    )
 
 
 def masks(folder: Path) -> dict[str, bytes]:

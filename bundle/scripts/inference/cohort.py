@@ -126,7 +126,7 @@ class Segmenter:
         max_memory: str | float | None = None,
         overwrite: bool = False,
         cases: Sequence[Mapping[str, str]] | None = None,
-        concurrent_scans: int = 2,
+        concurrent_scans: int = 1,
     ) -> None:
         try:
             require_values({"concurrent_scans": concurrent_scans})
