@@ -6,7 +6,7 @@
 
 All of nnU-Net is its own code: reading, cropping, resampling, tiles with half overlap, export on the grid of the scan. Only its
 plans are written here: grid, patch and widths near those of the shipped weights, two classes. Its weights are random, which changes
-no time: it predicts every tile of a scan. Each run is a process of its own, in turn; its imports are timed apart.
+no time: it predicts every tile of a scan. Each run is a process of its own, in turn; imports are not timed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,6 @@ def plans(patch: list[int], spacing: list[float], features: list[int]) -> dict[s
 
 def child(scan: str, out: str, mirror: bool, device: str, threads: int) -> None:
     """Run nnU-Net's predictor in this process and print its times and memory as JSON; needs nnunetv2."""
-    start = time.perf_counter()
     for name in ("raw", "preprocessed", "results"):
         os.environ.setdefault(f"nnUNet_{name}", str(Path(out, name)))
     import torch
@@ -84,7 +83,6 @@ def child(scan: str, out: str, mirror: bool, device: str, threads: int) -> None:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    imports = time.perf_counter() - start
     torch.set_num_threads(threads)
     model = Path(out, "model")
     (model / "fold_0").mkdir(parents=True, exist_ok=True)
@@ -112,7 +110,7 @@ def child(scan: str, out: str, mirror: bool, device: str, threads: int) -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     gpu = torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else 0.0
-    print("RESULT" + json.dumps({"total": seconds, "imports": imports, "peak": peak, "gpu": gpu, "parameters": parameters}))
+    print("RESULT" + json.dumps({"total": seconds, "peak": peak, "gpu": gpu, "parameters": parameters}))
 
 
 def _run_nnunet(python: str, scan: Path, out: Path, mirror: bool, device: str, threads: int) -> dict[str, float]:
@@ -129,11 +127,9 @@ def _run_bundle(scan: Path, out: Path, device: str) -> dict[str, float]:
     """Run the shipped weights by ``benchmarks/inference.py``, whose clock starts after the imports as well."""
     from inference import _run
 
-    start = time.perf_counter()
     options = {"spacing": [SPACING[0], *SPACING], "patch_size": PATCH, "runtime": "torch", "device": device}
     row = _run(str(scan), str(ROOT / "bundle" / "models" / "model.pt"), out, options, None)
-    wall = time.perf_counter() - start
-    return {"total": row["total"], "imports": wall - row["total"], "peak": row["peak"] / 2**20}
+    return {"total": row["total"], "peak": row["peak"] / 2**20}
 
 
 def compare(
@@ -174,15 +170,15 @@ def compare(
             print(f"round {n + 1}, {side}: {row['total']:.1f} s", file=sys.stderr, flush=True)
             (root / "rows.json").write_text(json.dumps(rows, indent=1))
     first = sides[0]
-    print("| from file to file | s (range) | times as fast (range) | start of the process (s) | peak MiB | ratio |")
-    print("| --- " * 6 + "|")
+    print("| from file to file | s (range) | times as fast (range) | peak MiB | ratio |")
+    print("| --- " * 5 + "|")
     for side in sides:
         totals, peaks = ([r[key] for r in rows[side]] for key in ("total", "peak"))
         ratios = [a["total"] / b["total"] for a, b in zip(rows[first], rows[side], strict=True)]
         memory = median(peaks) / median(r["peak"] for r in rows[first])
         print(
             f"| {side} | {median(totals):.1f} ({min(totals):.1f} to {max(totals):.1f}) "
-            f"| {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {median(r['imports'] for r in rows[side]):.1f} "
+            f"| {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
             f"| {median(peaks):.0f} | {memory:.2f} |"
         )
     sizes = [r["parameters"] for side in sides for r in rows[side] if "parameters" in r]
