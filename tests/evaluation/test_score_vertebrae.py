@@ -13,7 +13,13 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_table
 from scripts.core.vertebrae import LEVELS
 from scripts.evaluation.score import score, score_command
-from scripts.evaluation.vertebra_tables import DECISION_COLUMNS, decision_row, instance_rows, refuse_foreign_table
+from scripts.evaluation.vertebra_tables import (
+    DECISION_COLUMNS,
+    decision_row,
+    instance_rows,
+    refuse_foreign_table,
+    write_vertebra_tables,
+)
 from vertebra_files import SHAPE, record, renumbered, save, spine, write_inference, write_reference
 
 ALL = "decisions per vertebra: all grades"
@@ -69,6 +75,10 @@ def test_output_of_inference_has_decisions_and_instances(data):
     assert rows == {key: {k: str(v) for k, v in row.items()} for key, row in rows_of(result).items()}
     results = [r["result"] for r in csv.DictReader((data / "out" / "instances.csv").open())]
     assert results == ["matched"] * 8
+    scans = [
+        (r["case"], r["vertebrae"], r["missed"], r["dice_of_all"]) for r in csv.DictReader((data / "out" / "scans.csv").open())
+    ]
+    assert scans == [(case, "4", "0", "1.0") for case in ("a", "b")]
     content = json.loads((data / "out" / "summary.json").read_text())
     assert content["summary"][ALL]["sensitivity"]["events"] == 2
     assert sum(b["n"] for b in content["reliability"]) == 8
@@ -123,9 +133,18 @@ def test_scan_without_a_found_vertebra(data):
     table = (data / "predictions" / "vertebrae.csv").read_text()
     write_inference(data / "predictions", cases)
     (data / "predictions" / "vertebrae.csv").write_text("\n".join(x for x in table.splitlines() if not x.startswith("b_")) + "\n")
-    rates = run(data).summary.sections[ALL]
+    rates = run(data, str(data / "out")).summary.sections[ALL]
+    scans = {r["case"]: (r["matched"], r["missed"], r["dice_of_all"]) for r in csv.DictReader((data / "out" / "scans.csv").open())}
+    assert scans["b"] == ("0", "4", "0.0")
     assert (rates["missed vertebrae"].events, rates["missed vertebrae"].n) == (4, 8)
     assert (rates["sensitivity"].events, rates["sensitivity"].n) == (1, 3)
+
+
+def test_tables_of_instances_do_not_outlive_a_run_without(tmp_path):
+    for name in ("instances.csv", "scans.csv"):
+        (tmp_path / name).write_text("case\na\n")
+    write_vertebra_tables(tmp_path, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["vertebrae.csv"]
 
 
 def test_rows_by_label_without_instances(data):

@@ -15,7 +15,7 @@ from fakes import Threshold, affine_of, ball_scan, save, with_tissue
 from scripts.core.errors import InputError
 from scripts.inference import cohort
 from scripts.inference.cohort import Segmenter
-from scripts.inference.concurrency import Cancellation, MemoryRoom, map_concurrently
+from scripts.inference.concurrency import Cancellation, MemoryBudget, map_concurrently
 from scripts.inference.memory import MIB, SLACK, MemoryPlan
 from scripts.inference.pipeline import Pipeline
 
@@ -123,18 +123,18 @@ def test_an_interruption_ends_the_scans_in_progress(scans, tmp_path, monkeypatch
     assert {n.split("_")[0] for n in names if n.endswith(".nii.gz")} <= finished
 
 
-def test_room_is_given_within_the_limit_only():
-    room, order = MemoryRoom(1000 * MIB), []
+def test_scans_are_admitted_within_the_limit_only():
+    budget, order = MemoryBudget(1000 * MIB), []
     release, inside = threading.Event(), threading.Event()
 
     def first() -> None:
-        with room.hold(plan(600)):
+        with budget.hold(plan(600)):
             inside.set()
             assert release.wait(WAIT)
             order.append("first ends")
 
     def second(size: int, name: str) -> None:
-        with room.hold(plan(size)):
+        with budget.hold(plan(size)):
             order.append(name)
 
     holder = threading.Thread(target=first)
@@ -151,17 +151,17 @@ def test_room_is_given_within_the_limit_only():
     assert order == ["small beside it", "first ends", "large after it"]
 
 
-def test_a_scan_alone_always_has_room():
-    with MemoryRoom(10 * MIB).hold(plan(5000)):
+def test_a_single_scan_is_always_admitted():
+    with MemoryBudget(10 * MIB).hold(plan(5000)):
         pass
 
 
-def test_room_is_returned_after_an_error():
-    room = MemoryRoom(700 * MIB)
+def test_memory_is_returned_after_an_error():
+    budget = MemoryBudget(700 * MIB)
     for _ in range(3):
-        with pytest.raises(ValueError, match="broken"), room.hold(plan(500)):
+        with pytest.raises(ValueError, match="broken"), budget.hold(plan(500)):
             raise ValueError("broken")
-    assert room._held == []
+    assert budget._held == []
 
 
 def test_a_cancelled_progress_raises_and_others_report():

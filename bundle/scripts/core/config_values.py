@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "coarse_threshold": _number(PROBABILITY, 0, 1, between=True),
     "min_volume_ml": _number("a volume in ml, 0 or more", 0, 1e5),
     "min_width_mm": _number("a distance in mm, or 0 for any width", 0, MAX_MM),
-    "concurrent_scans": _number("a whole number of 1 or more", 1, 64, whole=True),
+    "concurrent_scans": _number("a whole number from 1 to 64", 1, 64, whole=True),
     "largest": _number("1 or more, or None for all", 1, MAX_COUNT, whole=True, none=True),
     "hu_window": _numbers("two values in HU, the second above the first", (2,), lambda v: abs(v) < 1e6, rising=True),
     "neighbours": _number("0 or more, slices on each side", 0, 64, whole=True),

@@ -28,7 +28,7 @@ from ..postprocessing.measurements import OUTSIDE, FindingMeasurements
 from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
 from ..visualization.vertebra_views import save_vertebra_views
-from .concurrency import MemoryRoom
+from .concurrency import MemoryBudget
 from .given_vertebrae import read_given_vertebrae
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
 from .pipeline import Pipeline
@@ -139,7 +139,7 @@ def segment_case(
     rules: GeometryRules = DEFAULT_RULES,
     parts: Sequence[str] = (),
     remarks: Sequence[str] = (),
-    room: MemoryRoom | None = None,
+    budget: MemoryBudget | None = None,
 ) -> dict:
     """Segment one scan and write its files.
 
@@ -158,7 +158,7 @@ def segment_case(
         rules: assumed orientation and tolerance of positions.
         parts: folders with the other slices of a DICOM series.
         remarks: lines on the input, which become notes of the scan.
-        room: memory that is shared with other scans in progress.
+        budget: memory that is shared with other scans in progress.
 
     Returns:
         The result, as in ``cases/<name>.json`` next to the masks, which is written last.
@@ -183,7 +183,7 @@ def segment_case(
     )
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if room is None else room.hold(plan):
+    with nullcontext() if budget is None else budget.hold(plan):
         spool = base.parent if plan.spool else None
         with timer("read"):
             count = None if progress is None else lambda n: progress("reading", n, header.shape[2])

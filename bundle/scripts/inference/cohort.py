@@ -26,7 +26,7 @@ from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
 from .case import Outputs, record_path, segment_case
 from .case_names import name_cases, read_records, scan_hash, stamp
-from .concurrency import Cancellation, MemoryRoom, map_concurrently
+from .concurrency import Cancellation, MemoryBudget, map_concurrently
 from .discovery import Scans, parts_of, printable
 from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
@@ -328,7 +328,7 @@ class Segmenter:
         elif any(file_suffix(c["image"]) not in NIFTI for c in cases):
             load_itk()
 
-        process_bytes, room, cancellation = peak_resident(), MemoryRoom(self.limit), Cancellation()
+        process_bytes, budget, cancellation = peak_resident(), MemoryBudget(self.limit), Cancellation()
 
         def segment(case: Mapping[str, str]) -> tuple[dict | None, str]:
             bar, source, base = ProgressBar(case["name"]), case["image"], self.output / case["name"]
@@ -344,7 +344,7 @@ class Segmenter:
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
                     process_bytes, case_facts, cancellation.watched(bar), tqdm.write, self.geometry,
-                    parts_of(case), [case["remark"]] if "remark" in case else (), room,
+                    parts_of(case), [case["remark"]] if "remark" in case else (), budget,
                 )  # fmt: skip
                 tqdm.write(line(result))
                 return result, ""

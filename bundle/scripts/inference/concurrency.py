@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class MemoryRoom:
+class MemoryBudget:
     """Memory that scans share; a scan waits until its predicted peak fits beside those that are in memory.
 
     Args:
@@ -36,7 +36,7 @@ class MemoryRoom:
 
     @contextmanager
     def hold(self, plan: MemoryPlan) -> Iterator[None]:
-        """Hold the memory of a scan during the block. A scan that is alone always has room: its plan obeys the limit itself."""
+        """Hold the memory of a scan during the block. A single scan is always admitted: its plan obeys the limit itself."""
         own = plan.peak - plan.base
         with self._changed:
             self._changed.wait_for(lambda: self._fits(plan))

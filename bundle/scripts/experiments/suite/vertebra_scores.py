@@ -93,8 +93,8 @@ def _rows(folders: Mapping[int, Path]) -> VertebraRows:
     return {seed: read_table(f / TABLE) for seed, f in folders.items() if (f / TABLE).is_file()}
 
 
-def _cells(folders: Mapping[int, Path], reference: Mapping[int, Path] | None) -> dict[str, str]:
-    """Cells of one member from its evaluations by seed and those of the reference member; empty without a table of vertebrae."""
+def _cells(folders: Mapping[int, Path], reference: VertebraRows | None) -> dict[str, str]:
+    """Cells of one member from its evaluations by seed and the reference member's rows; empty without a table of vertebrae."""
     rows = _rows(folders)
     if not any(rows.values()):
         return {}
@@ -116,7 +116,7 @@ def _cells(folders: Mapping[int, Path], reference: Mapping[int, Path] | None) ->
     clear = [1 - float(np.mean(flagged[k])) for k in intact]
     cells["specificity, %"] = _estimate(clear, [patients[k] for k in intact], len(rows))
     cells["AUC"] = _auc(rows)
-    cells["AUC to reference"] = "" if reference is None else _auc_difference(rows, _rows(reference))
+    cells["AUC to reference"] = "" if reference is None else _auc_difference(rows, reference)
     cells["vertebra DSC, %"] = f"{100 * np.mean([np.mean(v) for v in dice.values()]):.1f} (n {len(dice)})" if dice else ""
     scans = [read_cases(f) for f in folders.values() if (f / "cases.csv").is_file()]
     values = [float(r["dice"]) for table in scans for r in table.values() if r.get("dice")]
@@ -165,11 +165,12 @@ def vertebra_table(suite: Suite, root: Path, folder: str) -> list[dict[str, str]
     """Row of every member with a table of vertebrae in ``folder`` of its runs; empty where none has one."""
     lines = []
     folders = {v.name: _folders(suite, root, v.name, folder) for v in suite.variants}
-    first = folders[suite.reference]
+    reference = _rows(folders[suite.reference]), _dice_of_all(folders[suite.reference])
     for variant in suite.variants:
-        own, is_reference = folders[variant.name], variant.name == suite.reference
-        if cells := _cells(own, None if is_reference else first):
-            cells |= _dice_cells(_dice_of_all(own), None if is_reference else _dice_of_all(first), _patients(own))
+        own = folders[variant.name]
+        rows, dice = (None, None) if variant.name == suite.reference else reference
+        if cells := _cells(own, rows):
+            cells |= _dice_cells(_dice_of_all(own), dice, _patients(own))
             lines.append({"Method": variant.label, **cells})
     columns = dict.fromkeys(k for line in lines for k in line)
     return [{c: line.get(c, "") for c in columns if any(other.get(c) for other in lines)} for line in lines]
