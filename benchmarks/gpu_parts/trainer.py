@@ -15,6 +15,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from scripts.training.gradient_clipping import GradientClipping
+from scripts.training.graphed_step import graphed_step
 from scripts.training.moving_average import MovingAverage
 
 from .settings import Row, Settings
@@ -25,13 +26,14 @@ SYNCHRONISING = "synchronizing CUDA operation"
 SHOWN = 12  # rows of a table
 
 
-def build_trainer(settings: Settings, training: Training, steps: int) -> SupervisedTrainer:
+def build_trainer(settings: Settings, training: Training, steps: int, graphed: bool = True) -> SupervisedTrainer:
     """MONAI's trainer with the loss, optimizer, randomisation and handlers of shipped.yaml, without files and schedule.
 
     Args:
         settings: settings of the part.
         training: network and batch.
         steps: steps of its only epoch, each on the same batch of the loader.
+        graphed: as a CUDA graph, where there is a GPU.
     """
     parser = training.parser
     return SupervisedTrainer(
@@ -44,24 +46,28 @@ def build_trainer(settings: Settings, training: Training, steps: int) -> Supervi
         prepare_batch=training.prepare,
         inferer=SimpleInferer(),
         train_handlers=[GradientClipping(training.max_norm), MovingAverage(training.network)],
+        iteration_update=graphed_step("auto" if graphed else False, settings.device),
         amp=settings.cuda,
         amp_kwargs={"dtype": torch.bfloat16},
     )
 
 
-def trainer_rate(settings: Settings, training: Training, deterministic: bool, warm_up: int = 5, blocks: int = 4) -> list[float]:
+def trainer_rate(
+    settings: Settings, training: Training, deterministic: bool, graphed: bool = True, warm_up: int = 5, blocks: int = 4
+) -> list[float]:
     """Seconds per step of the trainer in blocks of steps.
 
     Args:
         settings: settings of the part.
         training: network and batch.
         deterministic: deterministic algorithms as in train.yaml; else the fastest of cuDNN.
+        graphed: as a CUDA graph.
         warm_up: steps that are not counted.
         blocks: blocks of steps.
     """
     length = (10 if settings.short else 25) if settings.cuda else 1
     warm_up = warm_up if settings.cuda else 1
-    trainer = build_trainer(settings, training, warm_up + blocks * length)
+    trainer = build_trainer(settings, training, warm_up + blocks * length, graphed)
     times: list[float] = []
 
     def completed(engine: Any) -> None:

@@ -144,28 +144,29 @@ def _eager_rows(settings: Settings, row: Row, network: str, overlays: Sequence[s
     attempt(row, "phases", {"network": network, "phase": "all"}, lambda: _phases(settings, row, network, overlays))
 
 
-def _trainer(settings: Settings, row: Row, deterministic: bool) -> None:
+def _trainer(settings: Settings, row: Row, network: str, overlays: Sequence[str], deterministic: bool, graphed: bool) -> None:
     dtype = "bfloat16" if settings.cuda else "float32"
 
     def measure() -> dict[str, Any]:
         reset_peak(settings.device)
-        training = Training(settings)
-        seconds = trainer_rate(settings, training, deterministic)
+        training = Training(settings, overlays)
+        seconds = trainer_rate(settings, training, deterministic, graphed)
         return _columns(settings, training, seconds, training.operations(), dtype)
 
-    mode = "the package's trainer" + (", deterministic" if deterministic else "")
-    attempt(row, "training", {"network": SHIPPED, "mode": mode, "dtype": dtype}, measure)
+    mode = "the package's trainer" + (", CUDA graph" if graphed else "") + (", deterministic" if deterministic else "")
+    attempt(row, "training", {"network": network, "mode": mode, "dtype": dtype}, measure)
 
 
 def shipped(settings: Settings, row: Row) -> None:
     """Measure the network and batch of the shipped weights, and the package's trainer; the most important rows first."""
     _eager_rows(settings, row, SHIPPED, ())
-    _trainer(settings, row, deterministic=False)
+    for graphed in (True, False):
+        _trainer(settings, row, SHIPPED, (), deterministic=False, graphed=graphed)
     _graphs(settings, row, SHIPPED, ())
     attempt(row, "randomisation", {"transform": "all"}, lambda: _transforms(settings, row))
     if settings.cuda:
         attempt(row, "synchronisations", {"line": "all"}, lambda: synchronisations(settings, row))
-    _trainer(settings, row, deterministic=True)
+    _trainer(settings, row, SHIPPED, (), deterministic=True, graphed=True)
     _measure(settings, row, SHIPPED, "eager", "float32", _eager(settings, (), "float32", False))
     if settings.cuda:
         attempt(row, "kernels", {"kernel": "all"}, lambda: kernels(settings, row))
@@ -185,6 +186,7 @@ def full_width(settings: Settings, row: Row) -> None:
     """Measure the widths of the standard U-Net, compiled last."""
     overlays = (FULL_WIDTH,)
     _eager_rows(settings, row, FULL, overlays)
+    _trainer(settings, row, FULL, overlays, deterministic=False, graphed=True)
     _graphs(settings, row, FULL, overlays)
     _measure(settings, row, FULL, "eager", "float32", _eager(settings, overlays, "float32", False))
     _measure(settings, row, FULL, "compiled", "bfloat16", _compile(settings, overlays, "bfloat16", False))

@@ -56,7 +56,7 @@ class EpochScalars:
 
     def __call__(self, engine: Engine, writer) -> None:
         """Write the scalars of an epoch."""
-        writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
+        writer.add_scalar("learning_rate", float(self.optimizer.param_groups[0]["lr"]), engine.state.epoch)
         for name, value in engine.state.metrics.items():
             if isinstance(value, (int, float)):
                 writer.add_scalar(name, value, engine.state.epoch)
@@ -124,7 +124,7 @@ class TrainingHistory:
         row: dict[str, float] = {
             "epoch": engine.state.epoch,
             "train_loss": self._loss_sum / max(self._loss_n, 1),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "seconds": round(self._before + time.perf_counter() - self._start, 2),
         }
         self._loss_sum, self._loss_n, self._before = 0.0, 0, 0.0

@@ -30,5 +30,5 @@ class IgnoreIndexLoss(nn.Module):
         prediction = prediction[:, : self.classes]
         valid = target != self.ignore_index
         background = torch.zeros_like(prediction)
-        background[:, 0] = CERTAIN_LOGIT
+        background.select(1, 0).fill_(CERTAIN_LOGIT)
         return self.loss(torch.where(valid, prediction, background), torch.where(valid, target, torch.zeros_like(target)))

@@ -8,6 +8,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..core.errors import InputError
 
@@ -45,3 +46,14 @@ class MovingAverage(EMAHandler):
     def _set_momentum(self, engine: Engine, name: str) -> None:
         spanned = self.memory * engine.state.iteration
         setattr(engine.state, name, max(self.momentum, min(1.0, 1.0 / spanned)))
+
+    def _update_ema_model(self, engine: Engine, name: str) -> None:
+        """Update all weights and running statistics in few operations; counters are copied."""
+        update = get_ema_multi_avg_fn(1.0 - getattr(engine.state, name))
+        average, current = ([*m.parameters(), *m.buffers()] for m in (self.ema_model, self.model))
+        pairs = [(a.detach(), c.detach()) for a, c in zip(average, current, strict=True)]
+        floating = [(a, c) for a, c in pairs if a.is_floating_point()]
+        update([a for a, _ in floating], [c for _, c in floating], 0)
+        for a, c in pairs:
+            if not a.is_floating_point():
+                a.copy_(c)

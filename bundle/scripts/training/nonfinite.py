@@ -44,7 +44,7 @@ class NonFiniteLoss:
         if value is None or math.isfinite(value):
             return
         cases = self._save_batch(engine, value)
-        where = f"epoch {engine.state.epoch}, step {engine.state.iteration}"
+        where = "epoch {}, step {}".format(*self._step(engine))
         named = f"; cases: {', '.join(cases)}" if cases else ""
         engine.state.failure = (  # type: ignore[attr-defined]
             f"{self.output_dir / (NAME + '.json')}: the loss was {value} in {where}{named}; "
@@ -52,13 +52,18 @@ class NonFiniteLoss:
         )
         engine.terminate(skip_completed=True)
 
+    @staticmethod
+    def _step(engine: Engine) -> tuple[int, int]:
+        """Epoch and iteration of the loss, which may be reported a step later (``DelayedLoss``)."""
+        return getattr(engine.state, "loss_step", (engine.state.epoch, engine.state.iteration))
+
     def _save_batch(self, engine: Engine, value: float) -> list[str]:
-        batch = engine.state.batch
+        batch = getattr(engine.state, "loss_batch", engine.state.batch)
         batch = batch if isinstance(batch, Mapping) else {}
         names = list(batch.get("case", []))
         tensors = {k: torch.as_tensor(batch[k]).detach().cpu() for k in ("image", "label") if k in batch}
         report = {
-            "epoch": engine.state.epoch, "iteration": engine.state.iteration, "loss": str(value),
+            "epoch": self._step(engine)[0], "iteration": self._step(engine)[1], "loss": str(value),
             "samples": [self._sample(tensors, names, i) for i in range(len(next(iter(tensors.values()), [])))],
         }  # fmt: skip
         if not is_main():  # the error line has the cases of this process

@@ -54,11 +54,12 @@ class OutputLoss(nn.Module):
                 f"configs/vertebra_loss.yaml: the network has {prediction.shape[1]} outputs, expected {NUM_CLASSES + 1} to "
                 f"{len(OUTPUTS)}; set auxiliary_outputs to [vertebra] or more, for other networks network_def::out_channels"
             )
+        self.to(prediction.device)  # once: a copy in every step waits for the device
         codes, result = target.long(), {}
         for channel, name in enumerate(OUTPUTS[: prediction.shape[1]]):
             if name == "background":
                 continue
-            labels = getattr(self, f"_{name}").to(prediction.device)[codes]
+            labels = getattr(self, f"_{name}")[codes]
             if channel < NUM_CLASSES:
                 logits = prediction[:, :NUM_CLASSES]
             else:  # the sigmoid of a logit is the softmax over it and 0

@@ -24,6 +24,7 @@ from ..core.errors import InputError, first_line
 from .checkpoint import delete_state, read_state, write_checkpoint
 from .distributed.processes import is_main, rank, world_size
 from .fit import end_of_training
+from .graphed_step import release
 from .run_folder import FINISHED_STATE, LENGTHS, finish, restart
 from .shutdown import GracefulShutdown
 
@@ -258,6 +259,7 @@ class TrainingState:
             for name, item in self._stateful().items():
                 if name != "time_limit" or name in content:  # states of version 0.7 have none
                     item.load_state_dict(content[name])
+                    release(item)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(
                 f"{file}: does not fit this run ({first_line(error)}); set --resume False to start from scratch"
