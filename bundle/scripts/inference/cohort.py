@@ -169,7 +169,7 @@ class Segmenter:
         loaded: dict[str, Runner] = {}
         for name in dict.fromkeys(c for files in self.checkpoints.values() for c in files):
             network = copy.deepcopy(self.network) if loaded else self.network
-            loaded[name] = load_runner(network, name, shape, **self.runtime)
+            loaded[name] = load_runner(network, name, shape, batch_size=self.patch.sw_batch_size, **self.runtime)
             loaded[name](torch.zeros(self.patch.sw_batch_size, *shape))  # its memory counts before the first scan
         return {plane: [loaded[c] for c in files] for plane, files in self.checkpoints.items()}
 

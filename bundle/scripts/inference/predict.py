@@ -175,6 +175,8 @@ def predict_slices(
     chunk_size = max(SAMPLE_BYTES // (2 * patch.num_context_slices * slice_voxels), 1)
     slices = sorted(k for k, starts in windows.items() if starts)
     context = np.array(slice_offsets(patch.neighbours, patch.neighbour_step))
+    device = getattr(runners[0], "device", torch.device("cpu"))
+    weights = patch.weights.to(device)
     crop = (slice(None), *_box(grid.before, grid.size))
     for first in range(0, len(slices), chunk_size):
         chunk = slices[first : first + chunk_size]
@@ -191,22 +193,22 @@ def predict_slices(
             for k in {k for k, _ in part} - set(inputs):
                 channels = k + context
                 rows = np.searchsorted(sampled, np.clip(channels, 0, shape[axis] - 1))
-                scaled = patch.scale_intensity(torch.from_numpy(np.ascontiguousarray(hu[rows])))
-                scaled[torch.from_numpy((channels < 0) | (channels >= shape[axis]))] = 0
+                scaled = patch.scale_intensity(torch.from_numpy(np.ascontiguousarray(hu[rows])).to(device, non_blocking=True))
+                scaled[np.flatnonzero((channels < 0) | (channels >= shape[axis])).tolist()] = 0
                 inputs[k] = _pad(scaled, grid)
             batch = torch.stack([inputs[k][(slice(None), *_box(s, patch.size))] for k, s in part])
             for (k, start), logits in zip(part, predict_batch(runners, batch, patch), strict=True):
                 if k not in sums:
-                    sums[k] = torch.zeros(len(logits) + 1, *grid.padded)
+                    sums[k] = torch.zeros(len(logits) + 1, *grid.padded, device=device)
                 box = (slice(None), *_box(start, patch.size))
-                sums[k][:-1][box] += logits.cpu() * patch.weights
-                sums[k][-1:][box] += patch.weights
+                sums[k][:-1][box] += logits * weights
+                sums[k][-1:][box] += weights
                 remaining[k] -= 1
             if count is not None:
                 count(len(part))
             for k in [k for k in sums if remaining[k] == 0]:
                 del inputs[k]
-                yield k, _probabilities(sums.pop(k))[crop].numpy()
+                yield k, _probabilities(sums.pop(k))[crop].cpu().numpy()
 
 
 def predict_volume(

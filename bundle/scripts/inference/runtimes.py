@@ -48,10 +48,11 @@ def openvino_core() -> Any:
 
 
 class Runner(Protocol):
-    """Network on a backend."""
+    """Network on a backend; its logits are on its device."""
 
     name: str
     num_outputs: int
+    device: torch.device
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_outputs, *size), float32, of a batch (B, C, *size); the first of ``outputs.OUTPUTS``."""
@@ -66,7 +67,7 @@ class TrainedOutputs:
     """
 
     def __init__(self, runner: Runner, num_outputs: int) -> None:
-        self.runner, self.num_outputs, self.name = runner, num_outputs, runner.name
+        self.runner, self.num_outputs, self.name, self.device = runner, num_outputs, runner.name, getattr(runner, "device", torch.device("cpu"))
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network."""
@@ -81,12 +82,16 @@ class TorchRunner:
         device: device of the network.
         amp: half precision on a GPU, bfloat16 on a CPU.
         compiled: use ``torch.compile``.
+        batch_size: smaller batches are padded to this size on a GPU, where every size costs seconds the first time.
     """
 
     num_outputs = 0  # set by the smoke test
 
-    def __init__(self, network: nn.Module, device: torch.device, amp: bool = False, compiled: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, device: torch.device, amp: bool = False, compiled: bool = False, batch_size: int = 1
+    ) -> None:
         self.device, self.amp = device, amp
+        self.batch_size = 1 if device.type == "cpu" else batch_size
         self.network = network.to(device).eval()
         if not isinstance(network, torch.jit.ScriptModule):
             if any(isinstance(m, nn.Conv2d) for m in network.modules()):
@@ -99,11 +104,13 @@ class TorchRunner:
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network."""
-        batch = batch.to(self.device, non_blocking=True)
+        batch, count = batch.to(self.device, non_blocking=True), len(batch)
+        if count < self.batch_size:
+            batch = torch.cat([batch, batch[-1:].expand(self.batch_size - count, *batch.shape[1:])])
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype) if self.amp else contextlib.nullcontext():
-            return self.network(batch).float().cpu()
+            return self.network(batch)[:count].float()
 
 
 class OpenVINORunner:
@@ -116,6 +123,7 @@ class OpenVINORunner:
     """
 
     num_outputs = 0  # set by the smoke test
+    device = torch.device("cpu")
 
     def __init__(self, model: str | Path | nn.Module, shape: Sequence[int], precision: str = "float32") -> None:
         openvino = import_openvino()
@@ -144,6 +152,7 @@ class OnnxRunner:
     """ONNX file in ONNX Runtime on the CPU."""
 
     num_outputs = 0  # set by the smoke test
+    device = torch.device("cpu")
 
     def __init__(self, path: str | Path) -> None:
         import onnxruntime
@@ -180,6 +189,7 @@ def load_runner(
     precision: str = "auto",
     amp: bool = False,
     compiled: bool = False,
+    batch_size: int = 1,
 ) -> Runner:
     """Load a checkpoint into a backend, which has the outputs that were trained, see ``outputs.OUTPUTS``.
 
@@ -192,6 +202,7 @@ def load_runner(
         precision: precision of OpenVINO: "float32", "bfloat16", or "auto" for float32.
         amp: half precision in PyTorch.
         compiled: use ``torch.compile``.
+        batch_size: windows per batch; on a GPU all batches have this size.
 
     Raises:
         InputError: for a missing checkpoint, one of another network, a missing library, or a value out of range.
@@ -203,7 +214,7 @@ def load_runner(
         raise InputError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
     precision = "float32" if precision == "auto" else precision
     if file.suffix.lower() in EXPORTS:
-        return _smoke_test(_load_export(file, shape, device, runtime, precision, amp), shape, file)
+        return _smoke_test(_load_export(file, shape, device, runtime, precision, amp, batch_size), shape, file)
     load_weights(network, checkpoint, device)
     if runtime == "auto":
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
@@ -213,11 +224,17 @@ def load_runner(
     if runtime == "openvino":
         _require("openvino", "runtime=openvino")
     use_openvino = runtime == "openvino"
-    runner: Runner = OpenVINORunner(network, shape, precision) if use_openvino else TorchRunner(network, device, amp, compiled)
+    runner: Runner
+    if use_openvino:
+        runner = OpenVINORunner(network, shape, precision)
+    else:
+        runner = TorchRunner(network, device, amp, compiled, batch_size)
     return _smoke_test(runner, shape, file)
 
 
-def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool) -> Runner:
+def _load_export(
+    file: Path, shape: Sequence[int], device: torch.device, runtime: str, precision: str, amp: bool, batch_size: int
+) -> Runner:
     """Backend of an exported file."""
     kind = file.suffix.lower()
     if not file.is_file():
@@ -232,7 +249,7 @@ def _load_export(file: Path, shape: Sequence[int], device: torch.device, runtime
             return OpenVINORunner(file, shape, precision)
         if kind == ".onnx":
             return OnnxRunner(file)
-        return TorchRunner(torch.jit.load(str(file), map_location=device), device, amp)
+        return TorchRunner(torch.jit.load(str(file), map_location=device), device, amp, batch_size=batch_size)
     except Exception as error:
         reason = first_line(error)[:MAX_REASON]
         raise InputError(f"{file}: cannot be run ({reason}); export it again for this version") from None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import atomic_write
+from .fast_gzip import compressed
 from .scan_header import ScanHeader
 
 LABEL_COLOURS = ((0.0, 0.0, 0.0, 0.0), (1.0, 0.62, 0.11, 1.0), (0.22, 0.83, 0.33, 1.0), (0.3, 0.6, 1.0, 1.0))
@@ -104,12 +105,7 @@ def open_slice_writer(
         names: names of the label values.
     """
     header = _header(scan, dtype, description, names)
-    # Without time and name in the gzip header, equal masks are equal files.
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as file,
-    ):
+    with atomic_write(path) as temporary, temporary.open("wb") as raw, compressed(raw) as file:
         stored_header = BytesIO()
         header.write_to(stored_header)
         file.write(stored_header.getvalue().ljust(int(header["vox_offset"]), b"\0"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..core.genant import ZONES, central_third, heights_from_columns
-from .vertebra_frame import MAX_GAP_MM, FrameError, axis_samples, body_axes, body_footprint, endplate_surface, frame_points
+from .vertebra_frame import MAX_GAP_MM, FrameError, axis_samples, body_axes, body_footprint, endplate_surface, sample_frame
 from .vertebra_piece import VertebraPiece
 
 MIN_HEIGHT_MM = 3.0  # mean height of a body; a vertebra plana has more
@@ -67,8 +67,7 @@ def _columns(piece: VertebraPiece, centre: NDArray, axes: NDArray) -> BodyColumn
     Raises:
         FrameError: when there is no solid body.
     """
-    points = frame_points(centre, axes, piece.affine)
-    solid = ndimage.map_coordinates(piece.solid, points, order=1)
+    solid = sample_frame(piece.solid, centre, axes, piece.affine)
     footprint, depth = body_footprint(solid, piece.label)
     top, bottom = endplate_surface(solid, 1), endplate_surface(solid, -1)
     # A column near the pedicles can extend into an articular process: it is limited to the height of the body.
@@ -128,7 +127,7 @@ def without_cut_columns(piece: VertebraPiece, body: BodyColumns) -> BodyColumns:
 def gaps_to_neighbours(piece: VertebraPiece, body: BodyColumns) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Distances (X, Y) in mm from the upper and the lower endplate to the next vertebra, at most ``MAX_GAP_MM``."""
     other = ((piece.labels > 0) & (piece.labels != piece.label)).astype(np.float32)
-    others = ndimage.map_coordinates(other, frame_points(body.centre, body.axes, piece.affine), order=1) > 0.5
+    others = sample_frame(other, body.centre, body.axes, piece.affine) > 0.5
     above, below = axis_samples(2) - body.top[..., None], body.bottom[..., None] - axis_samples(2)
     upper, lower = (np.where(others & (d > 0), d, MAX_GAP_MM).min(axis=2) for d in (above, below))
     return upper, lower

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..core.genant import ZONES, central_third
+from ..core.threads import map_in_threads
 from .body_frame import BodyColumns, fitted_body, gaps_to_neighbours, tilt_error, without_cut_columns
 from .endplate_edges import CtSampler, endplate_from_ct
 from .trabecular import trabecular_bone
@@ -133,30 +134,30 @@ def _measurements(
     ct = hu if hu is None or isinstance(hu, CtSampler) else CtSampler(hu, affine)
     predicted = body is not None and np.issubdtype(body.dtype, np.floating)
     boxes = ndimage.find_objects(labels)
-    pieces: dict[int, VertebraPiece | FrameError] = {}
-    for label in order:
+
+    def piece_of(label: int) -> VertebraPiece | FrameError:
         try:
-            pieces[label] = cut_out(labels, affine, label, boxes[label - 1] if 0 < label <= len(boxes) else None, body)
+            return cut_out(labels, affine, label, boxes[label - 1] if 0 < label <= len(boxes) else None, body)
         except FrameError as error:
-            pieces[label] = error
-    results = {}
-    for k, label in enumerate(order):
-        piece = pieces[label]
-        if label not in chosen:
-            continue
+            return error
+
+    pieces = dict(zip(order, map_in_threads(piece_of, order), strict=True))
+
+    def measured(label: int) -> BodyMeasurement:
+        piece, k = pieces[label], order.index(label)
         if isinstance(piece, FrameError):
-            results[label] = BodyMeasurement(note=str(piece))
-            continue
+            return BodyMeasurement(note=str(piece))
         # Of a neighbour that is cut by the border, the mask may contain only posterior elements.
         centres = [
             other.centre if isinstance(other, VertebraPiece) and other.radius > MIN_RADIUS_FRACTION * piece.radius else None
             for other in (pieces[order[i]] if 0 <= i < len(order) else None for i in (k - 1, k + 1))
         ]
         try:
-            results[label] = _measure(piece, centres[0], centres[1], ct, predicted)
+            return _measure(piece, centres[0], centres[1], ct, predicted)
         except FrameError as error:
-            results[label] = BodyMeasurement(centroid_mm=_triple(piece.centre), note=str(error))
-    return results
+            return BodyMeasurement(centroid_mm=_triple(piece.centre), note=str(error))
+
+    return dict(zip(chosen, map_in_threads(measured, chosen), strict=True))
 
 
 def measure_vertebrae(

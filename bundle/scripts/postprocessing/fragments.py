@@ -16,8 +16,21 @@ from .probability_map import Probabilities
 
 HALF, OUTSIDE = 0.5, 0.49  # probability at the surface of a vertebra, and the highest outside of the instances
 MIN_FRAGMENT_ML = 0.3  # of a separate part of a vertebra that is kept
+KEPT_BYTES = 40  # of slices kept for the second pass, per voxel of the working grid; less than finding the vertebrae took there
 VertebraSlice = tuple[int, tuple[slice, slice], NDArray[np.uint8]]
+Corner = tuple[int, int]
 FindingSlice = tuple[int, tuple[slice, slice], NDArray[np.float32], NDArray, NDArray[np.bool_]]
+
+
+def _common(one: Corner, first: NDArray, other: Corner, second: NDArray) -> tuple[NDArray, NDArray]:
+    """Parts of two boxes of a slice, given by their first row and column, that cover the same voxels."""
+    low = [max(a, b) for a, b in zip(one, other, strict=True)]
+    ends = ([c + n for c, n in zip(corner, part.shape, strict=True)] for corner, part in ((one, first), (other, second)))
+    high = [max(min(a, b), n) for a, b, n in zip(*ends, low, strict=True)]
+    return tuple(
+        part[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))]
+        for corner, part in ((one, first), (other, second))
+    )  # type: ignore[return-value]
 
 
 class SliceComponents:
@@ -27,7 +40,7 @@ class SliceComponents:
         self.parent: list[int] = []
         self.voxels: list[int] = []
         self.finding: list[int] = []
-        self._previous: tuple[int, NDArray[np.int32]] | None = None
+        self._previous: tuple[int, Corner, NDArray[np.int32]] | None = None
 
     def _root(self, n: int) -> int:
         while self.parent[n] != n:
@@ -35,27 +48,37 @@ class SliceComponents:
             n = self.parent[n]
         return n
 
-    def add(self, k: int, mask: NDArray[np.bool_], numbers: NDArray) -> None:
-        """Add the next slice (J, I): its index, the mask and the number of the finding at every voxel."""
+    def add(self, k: int, mask: NDArray[np.bool_], numbers: NDArray, corner: Corner = (0, 0)) -> int:
+        """Add the next slice and return the number of its components.
+
+        Args:
+            k: index of the slice.
+            mask: mask (J, I) in a box of the slice.
+            numbers: number of the finding (J, I) in the box.
+            corner: first row and column of the box.
+        """
         flat, count = label_components(mask)
         first = len(self.parent)
         if count:
             indices = np.flatnonzero(flat)
             ids = flat.ravel()[indices]
-            order = np.unique(ids, return_index=True)[1]
+            one_of = np.empty(count + 1, np.int64)
+            one_of[ids[::-1]] = indices[::-1]  # the first voxel of every component
             self.parent += range(first, first + count)
             self.voxels += np.bincount(ids, minlength=count + 1)[1:].tolist()
-            self.finding += numbers.ravel()[indices[order]].tolist()
+            self.finding += numbers.ravel()[one_of[1:]].tolist()
         numbered = np.where(flat > 0, flat + first, 0).astype(np.int32)
         if self._previous is not None and self._previous[0] == k - 1:
-            before = self._previous[1]
-            both = (before > 0) & (numbered > 0)
-            for a, b in np.unique(np.stack([before[both], numbered[both]]), axis=1).T - 1:
-                one, other = self._root(int(a)), self._root(int(b))
+            before, after = _common(self._previous[1], self._previous[2], corner, numbered)
+            both = (before > 0) & (after > 0)
+            pairs = np.unique(before[both].astype(np.int64) << 32 | after[both])
+            for pair in pairs.tolist():
+                one, other = self._root((pair >> 32) - 1), self._root((pair & 0xFFFFFFFF) - 1)
                 if one != other:
                     self.parent[other] = one
                     self.voxels[one] += self.voxels[other]
-        self._previous = (k, numbered)
+        self._previous = (k, corner, numbered)
+        return count
 
     def small_fragments(self, min_voxels: float) -> NDArray[np.bool_]:
         """Mask of the components, in the order of ``add``: True where they belong to a fragment of fewer than ``min_voxels``
@@ -125,28 +148,47 @@ def vertebra_slices(
     inside = np.where(labels > 0, probability, np.minimum(probability, np.float16(OUTSIDE)))
     extended = _extended(labels)
 
-    def numbers_of(values: NDArray[np.float32], nearest: NDArray) -> NDArray[np.uint8]:
-        return np.where(values > HALF, nearest, 0).astype(np.uint8)
+    def slices() -> Iterator[VertebraSlice]:
+        for k, box, values, nearest in restore(inside, origin, grid, extended):
+            assert nearest is not None
+            numbers = np.where(values > HALF, nearest, 0).astype(np.uint8)
+            if (part := _filled(numbers)) is not None:
+                (rows, columns), (j, i) = part, (box[0].start, box[1].start)
+                shifted = (slice(j + rows.start, j + rows.stop), slice(i + columns.start, i + columns.stop))
+                yield k, shifted, np.ascontiguousarray(numbers[part])
 
     # Neighbours touch each other; vertebrae of even and odd numbers do not touch their like.
-    components = (SliceComponents(), SliceComponents())
-    for k, _, values, nearest in restore(inside, origin, grid, extended):
-        assert nearest is not None
-        numbers = numbers_of(values, nearest)
-        for parity, part in enumerate(components):
-            part.add(k, (numbers > 0) & (numbers % 2 == parity), numbers)
+    components, counts = (SliceComponents(), SliceComponents()), []
+    kept: list[VertebraSlice] | None = []
+    left = KEPT_BYTES * labels.size
+    for k, box, numbers in slices():
+        corner = (box[0].start, box[1].start)
+        parities = numbers % 2
+        counts.append([part.add(k, (numbers > 0) & (parities == p), numbers, corner) for p, part in enumerate(components)])
+        left -= numbers.size
+        if kept is not None:
+            kept.append((k, box, numbers))
+        if left < 0:
+            kept = None  # a scan that is much finer than the working grid is resampled a second time
     drop = [part.small_fragments(1000 * MIN_FRAGMENT_ML / voxel_mm3) for part in components]
     offset = [0, 0]
-    for k, box, values, nearest in restore(inside, origin, grid, extended):
-        assert nearest is not None
-        numbers = numbers_of(values, nearest)
+    for (k, box, numbers), count in zip(slices() if kept is None else kept, counts, strict=True):
         for parity in (0, 1):
-            flat, count = label_components((numbers > 0) & (numbers % 2 == parity))
-            lookup = np.concatenate([[False], drop[parity][offset[parity] : offset[parity] + count]])
-            offset[parity] += count
-            if lookup.any():
-                numbers[lookup[flat]] = 0
+            dropped = drop[parity][offset[parity] : offset[parity] + count[parity]]
+            offset[parity] += count[parity]
+            if dropped.any():
+                flat, _ = label_components((numbers > 0) & (numbers % 2 == parity))
+                numbers[np.concatenate([[False], dropped])[flat]] = 0
         yield k, box, numbers
+
+
+def _filled(numbers: NDArray[np.uint8]) -> tuple[slice, slice] | None:
+    """Smallest box (rows, columns) of what is not 0, None where all is 0."""
+    rows = np.flatnonzero(numbers.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(numbers[rows[0] : rows[-1] + 1].any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _extended(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -69,6 +69,15 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
     return np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3][:, None, None, None]
 
 
+def sample_frame(volume: NDArray, centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.floating]:
+    """Values (X, Y, T) of a volume at the samples of a frame, linear between voxels, 0 outside; without their coordinates."""
+    extent = [axis_samples(i) for i in range(3)]
+    inverse = np.linalg.inv(affine)
+    matrix = inverse[:3, :3] @ axes * STEP_MM
+    offset = inverse[:3, :3] @ (axes @ np.array([e[0] for e in extent]) + centre) + inverse[:3, 3]
+    return ndimage.affine_transform(volume, matrix, offset, output_shape=tuple(len(e) for e in extent), order=1)
+
+
 def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
     """Centre of the body of a vertebra, its thickest part.
 
@@ -198,9 +207,8 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
     # Of a neighbour that is cut by the border, the mask may contain only posterior elements.
     centres = [n[0] if n is not None and n[2] > MIN_RADIUS_FRACTION * radius else None for n in neighbours]
     axes = body_axes(centre, centroid, *centres)
-    points = frame_points(centre, axes, affine)
-    mask = ndimage.map_coordinates((labels == label).astype(np.float32), points, order=1)
-    obstacles = ndimage.map_coordinates(((labels > 0) & (labels != label)).astype(np.float32), points, order=1)
+    mask = sample_frame((labels == label).astype(np.float32), centre, axes, affine)
+    obstacles = sample_frame(((labels > 0) & (labels != label)).astype(np.float32), centre, axes, affine)
     footprint, depth = body_footprint(mask, label)
 
     top, bottom = endplate_surface(mask, 1), endplate_surface(mask, -1)

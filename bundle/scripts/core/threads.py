@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Independent pieces of work in threads, for libraries that compute without the interpreter: NumPy, SciPy, zlib."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+MAX_THREADS = 16  # beyond these, the interpreter between the calls of the libraries is the limit
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int | None = None) -> list[Result]:
+    """Results of a function in the order of the items, computed side by side.
+
+    Args:
+        function: function of an item that changes nothing the others read.
+        items: items.
+        threads: number of threads; None for the usable cores, at most ``MAX_THREADS``.
+
+    Raises:
+        Exception: the first one, in the order of the items, that the function raises.
+    """
+    threads = min(threads or min(usable_cores(), MAX_THREADS), len(items))
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads, thread_name_prefix="piece") as pool:
+        return list(pool.map(function, items))
