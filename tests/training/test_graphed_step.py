@@ -54,7 +54,9 @@ def batches(sizes=(4, 4, 4, 4, 4, 2)):
 def train(update, epochs=2, sizes=(4, 4, 4, 4, 4, 2), **kwargs):
     """Weights, losses as reported in every step, and the trainer."""
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 1, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 1, 1)
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     schedule = WarmupCosine(optimizer, warmup=3)
     trainer = SupervisedTrainer(

@@ -67,7 +67,12 @@ class TrainedOutputs:
     """
 
     def __init__(self, runner: Runner, num_outputs: int) -> None:
-        self.runner, self.num_outputs, self.name, self.device = runner, num_outputs, runner.name, getattr(runner, "device", torch.device("cpu"))
+        self.runner, self.num_outputs, self.name, self.device = (
+            runner,
+            num_outputs,
+            runner.name,
+            getattr(runner, "device", torch.device("cpu")),
+        )
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the network."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, find_objects, gaussian_filter1d, map_coordinates, maximum_filter1d, percentile_filter
+from scipy.ndimage import find_objects, gaussian_filter1d, map_coordinates, maximum_filter1d, percentile_filter
 
 from ..core.components import label_components
 
@@ -76,10 +76,10 @@ def spine_bodies(body: NDArray, spacing: Sequence[float], at_border: bool = True
     if not mask.any():
         return mask
     reach = [max(round(mm / s), 1) for mm, s in zip((3.0, 3.0, MAX_DISC_MM / 2), spacing, strict=True)]
-    closed = mask
-    for axis, n in enumerate(reach):
-        closed = binary_dilation(closed, np.ones([2 * n + 1 if a == axis else 1 for a in range(3)], bool))
-    chains, count = label_components(closed)
+    closed = mask.view(np.uint8)
+    for axis, n in enumerate(reach):  # a dilation by a box, in a time that does not depend on its size
+        closed = maximum_filter1d(closed, 2 * n + 1, axis=axis, mode="constant")
+    chains, count = label_components(closed > 0)
     boxes = find_objects(chains)
     volume = np.bincount(chains[mask], minlength=count + 1)
     order = sorted(range(1, count + 1), key=lambda n: -int(volume[n]))

@@ -40,12 +40,13 @@ class Segment:
 def _valleys(profile: NDArray[np.float64], first: int, longest: int) -> NDArray[np.float64]:
     """Depth (longest + 1,) of the deepest valley inside segments that begin at ``first``, by length."""
     part = profile[first : first + longest + 1]
-    left = np.maximum.accumulate(part)
     depth = np.zeros(longest + 1)
-    for length in range(2, len(part)):
-        inside = part[: length + 1]
-        right = np.maximum.accumulate(inside[::-1])[::-1]
-        depth[length] = float((np.minimum(left[: length + 1], right) - inside).max())
+    inside = np.tri(len(part), dtype=bool)  # points of every length
+    values = np.where(inside, part, -np.inf)
+    right = np.maximum.accumulate(values[:, ::-1], axis=1)[:, ::-1]
+    wall = np.minimum(np.maximum.accumulate(part), right)
+    depth[: len(part)] = np.where(inside, wall - part, 0.0).max(axis=1)
+    depth[:2] = 0.0
     return depth
 
 
@@ -81,27 +82,28 @@ def cut_profile(profile: NDArray[np.float64], width: NDArray[np.float64] | None 
         reach = min(longest, count - 1 - i)
         valley = _valleys(profile, i, reach)
         peak = np.maximum.accumulate(profile[i : i + reach + 1])
-        for length in range(1, reach + 1):
-            j = i + length
-            cut = profile[j] if j < count - 1 else 0.0
-            if peak[length] < EMPTY_PEAK:
-                best = int(np.argmin(cost[i]))
-                value = cost[i, best] + EMPTY_COST + cut
-                if value < cost[j, 0]:
-                    cost[j, 0], previous[j, 0], empty_from[j] = value, best, i
-            elif length >= shortest:
-                total = cost[i] + ratio[length]
-                best = int(np.argmin(total))
-                middle = (i + j) // 2
-                expected = length * step_mm if width is None else max(LENGTH_PER_WIDTH * width[middle], MIN_PITCH_MM)
-                value = total[best] + WIDTH_WEIGHT * np.log(length * step_mm / expected) ** 2 + cut + VALLEY_WEIGHT * valley[length]
-                if value < cost[j, length]:
-                    cost[j, length], previous[j, length] = value, best
+        length = np.arange(1, reach + 1)
+        stop = i + length
+        cut = np.where(stop < count - 1, profile[stop], 0.0)
+        empty = peak[1:] < EMPTY_PEAK
+        best = int(np.argmin(cost[i]))
+        value = cost[i, best] + EMPTY_COST + cut
+        better = stop[empty & (value < cost[stop, 0])]
+        cost[better, 0], previous[better, 0], empty_from[better] = value[better - i - 1], best, i
+        whole = length[~empty & (length >= shortest)]
+        if len(whole):
+            total = cost[i] + ratio[whole]
+            before = np.argmin(total, axis=1)
+            middle = i + whole // 2
+            expected = whole * step_mm if width is None else np.maximum(LENGTH_PER_WIDTH * width[middle], MIN_PITCH_MM)
+            fit = WIDTH_WEIGHT * np.log(whole * step_mm / expected) ** 2
+            cost[i + whole, whole] = total[np.arange(len(whole)), before] + fit + cut[whole - 1] + VALLEY_WEIGHT * valley[whole]
+            previous[i + whole, whole] = before
     segments: list[Segment] = []
-    at, length = count - 1, int(np.argmin(cost[count - 1]))
+    at, last = count - 1, int(np.argmin(cost[count - 1]))
     while at > 0:
-        start = int(empty_from[at]) if length == 0 else at - length
-        if length:
+        start = int(empty_from[at]) if last == 0 else at - last
+        if last:
             segments.append(Segment(start, at))
-        at, length = start, int(previous[at, length])
+        at, last = start, int(previous[at, last])
     return segments[::-1]

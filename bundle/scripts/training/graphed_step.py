@@ -107,7 +107,8 @@ class GraphedStep:
                 self._fail((str(error).strip().splitlines() or [type(error).__name__])[0])
                 engine.optimizer.zero_grad(set_to_none=True)
                 return self._eager(engine, image, label)
-        assert self.image is not None and self.label is not None
+        assert self.image is not None
+        assert self.label is not None
         if image.shape != self.image.shape:
             return self._eager(engine, image, label)  # the last batch of an epoch may be smaller
         self.image.copy_(image, non_blocking=True)
