@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed NIfTI by ISA-L where python-isal is installed, else by zlib: read in less than half of the time, written in a tenth."""
+"""Compressed NIfTI by ISA-L where python-isal is installed, else by zlib: read in half of the time, written in a tenth."""
 
 from __future__ import annotations
 
