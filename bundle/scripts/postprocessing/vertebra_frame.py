@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..core.genant import BodyHeights, heights_from_columns
 STEP_MM = 1.0  # between the samples of a frame
 HALF_EXTENT_MM = (34.0, 34.0, 46.0)  # to each side of the centre of the body: lateral, anterior, along the spine
 MAX_GAP_MM = 16.0  # of deformable tissue beyond an endplate without a neighbour
+NEGLIGIBLE = 0.01  # of a probability, beside a surface at one half
 MIN_BODY_AREA_MM2 = 60
 MIN_BODY_HEIGHT_MM = 6
 MIN_RADIUS_FRACTION = 0.65  # of the radius of the body, for a neighbour whose body is in the mask
@@ -70,12 +72,36 @@ def frame_points(centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.
 
 
 def sample_frame(volume: NDArray, centre: NDArray, axes: NDArray, affine: NDArray) -> NDArray[np.floating]:
-    """Values (X, Y, T) of a volume at the samples of a frame, linear between voxels, 0 outside; without their coordinates."""
+    """Values (X, Y, T) of a volume at the samples of a frame, linear between voxels, 0 outside.
+
+    Only samples near voxels above ``NEGLIGIBLE`` are computed; most of a frame lies beside the vertebra.
+    """
     extent = [axis_samples(i) for i in range(3)]
+    result = np.zeros([len(e) for e in extent], volume.dtype)
+    box = _occupied(volume)
+    if box is None:
+        return result
     inverse = np.linalg.inv(affine)
     matrix = inverse[:3, :3] @ axes * STEP_MM
-    offset = inverse[:3, :3] @ (axes @ np.array([e[0] for e in extent]) + centre) + inverse[:3, 3]
-    return ndimage.affine_transform(volume, matrix, offset, output_shape=tuple(len(e) for e in extent), order=1)
+    first = inverse[:3, :3] @ (axes @ np.array([e[0] for e in extent]) + centre) + inverse[:3, 3]
+    first = first - [s.start for s in box]
+    corners = np.array(list(itertools.product(*((0, s.stop - s.start - 1) for s in box))))
+    reached = np.linalg.solve(matrix, (corners - first).T)
+    low = np.maximum(np.floor(reached.min(axis=1)).astype(int), 0)
+    high = np.minimum(np.ceil(reached.max(axis=1)).astype(int) + 1, result.shape)
+    if (low < high).all():
+        part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        offset = first + matrix @ low
+        result[part] = ndimage.affine_transform(volume[box], matrix, offset, output_shape=tuple(high - low), order=1)
+    return result
+
+
+def _occupied(volume: NDArray) -> tuple[slice, ...] | None:
+    """Box of the voxels above ``NEGLIGIBLE`` with a margin that interpolation reaches, None where there are none."""
+    boxes = ndimage.find_objects((volume > NEGLIGIBLE).astype(np.uint8))
+    if not boxes:
+        return None
+    return tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in boxes[0])
 
 
 def body_centre(labels: NDArray, affine: NDArray, label: int) -> tuple[NDArray[np.floating], NDArray[np.floating], float]:
