@@ -203,3 +203,18 @@ while runners:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("handled") == 3
+
+
+def test_batches_padded_to_one_size_have_the_same_logits():
+    torch.manual_seed(0)
+    runner = runtimes.TorchRunner(network(), torch.device("cpu"), batch_size=4)
+    batch = torch.rand(3, 1, 32, 48)
+    assert runner.batch_size == 1  # a CPU computes no window in vain
+    expected = runner(batch)
+    runner.batch_size = 4  # as on a GPU
+    seen = []
+    runner.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    found = runner(batch)
+    assert seen == [4]
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -110,3 +110,16 @@ print(available(), ImageOpener.compress_ext_map[".gz"] == Opener.gz_def)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
     assert done.stdout == "False True\n", done.stderr
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_equal_content_is_an_equal_file_of_any_reader(tmp_path, monkeypatch, installed):
+    if not installed:
+        monkeypatch.setattr(fast_gzip, "igzip", None)
+    files = [tmp_path / name for name in ("a.nii.gz", "b.nii.gz")]
+    for path in files:
+        with path.open("wb") as raw, fast_gzip.compressed(raw) as file:
+            for start in range(0, len(CONTENT), 70_000):
+                file.write(CONTENT[start : start + 70_000])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert gzip.decompress(files[0].read_bytes()) == CONTENT

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as profile_settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
-from scripts.postprocessing.vertebra_cuts import MAX_LENGTH_MM, MIN_LENGTH_MM, Segment, cut_profile
+from scripts.postprocessing.vertebra_cuts import MAX_LENGTH_MM, MIN_LENGTH_MM, Segment, _valleys, cut_profile
 
 
 def profile_of(heights, gap: float = 6.0, disc: float = 0.0, blur: float = 1.0, margin: int = 12) -> tuple[np.ndarray, list[float]]:
@@ -125,3 +125,14 @@ def test_a_slow_rise_belongs_to_its_body(length):
     segments = cut_profile(profile, np.full(len(profile), 36.0))
     assert len(segments) == 2
     assert profile[segments[1].start] < 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_valleys_are_the_deepest_inside_every_length(seed):
+    profile = np.random.default_rng(seed).random(40)
+    depth = _valleys(profile, 5, 20)
+    for length in range(2, 21):
+        part = profile[5 : 5 + length + 1]
+        expected = max(min(part[: k + 1].max(), part[k:].max()) - part[k] for k in range(len(part)))
+        assert depth[length] == pytest.approx(expected)
+    assert depth[:2].tolist() == [0.0, 0.0]

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import BUNDLE
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
+from scripts.core.errors import InputError
+from scripts.training.fit import fit
 from scripts.training.gradient_clipping import GradientClipping
 from scripts.training.graphed_step import GraphedStep, graphed_step
 from scripts.training.history import loss_of
+from scripts.training.nonfinite import NonFiniteLoss
 from scripts.training.schedule import WarmupCosine
 
 
@@ -51,17 +57,19 @@ def batches(sizes=(4, 4, 4, 4, 4, 2)):
         yield {"image": image, "label": (image > 0.5).float()}
 
 
-def train(update, epochs=2, sizes=(4, 4, 4, 4, 4, 2), **kwargs):
+def train(update, epochs=2, sizes=(4, 4, 4, 4, 4, 2), device="cpu", **kwargs):
     """Weights, losses as reported in every step, and the trainer."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 1, 1)
     )
+    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     schedule = WarmupCosine(optimizer, warmup=3)
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"), max_epochs=epochs, train_data_loader=list(batches(sizes)), network=network, optimizer=optimizer,
-        loss_function=torch.nn.BCEWithLogitsLoss(), train_handlers=[GradientClipping(1.0)], iteration_update=update, **kwargs,
+        device=torch.device(device), max_epochs=epochs, train_data_loader=list(batches(sizes)), network=network,
+        optimizer=optimizer, loss_function=torch.nn.BCEWithLogitsLoss(),
+        train_handlers=[GradientClipping(1.0)], iteration_update=update, **kwargs,
     )  # fmt: skip
     losses = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(loss_of(e.state.output)))
@@ -133,5 +141,45 @@ def test_bad_settings_are_refused(enabled, message):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a GPU")
-def test_a_graph_of_a_gpu_trains_like_plain_steps():  # pragma: no cover - no GPU in CI
-    assert isinstance(graphed_step("auto", "cuda"), GraphedStep)
+def test_a_graph_of_a_gpu_trains_like_plain_steps():
+    plain, graphed = train(None, device="cuda")[0], train(graphed_step("auto", "cuda"), device="cuda")[0]
+    assert equal(plain, graphed)
+
+
+def test_nonfinite_loss_is_reported_with_its_own_batch(tmp_path):
+    sizes = [4] * 8
+    data = list(batches(sizes))
+    data[5]["image"][0, 0, 0, 0] = float("nan")
+    for number, batch in enumerate(data):
+        batch["case"] = [f"case_{number}"] * 4
+    network = torch.nn.Conv2d(1, 1, 1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"), max_epochs=1, train_data_loader=data, network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1), loss_function=torch.nn.BCEWithLogitsLoss(),
+        train_handlers=[NonFiniteLoss(str(tmp_path))], iteration_update=Repeated(),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"the loss was nan in epoch 1, step 6; cases: case_5"):
+        fit(trainer)
+    report = json.loads((tmp_path / "nonfinite_batch.json").read_text())
+    assert (report["epoch"], report["iteration"]) == (1, 6)
+    assert report["samples"][0]["image_not_finite"] == 1
+
+
+def test_steps_of_the_recipe_read_no_value_on_the_host():
+    """What a graph can hold: on the meta device every operation that depends on values raises."""
+    parser = ConfigParser()
+    names = ("train.yaml", "vertebra_loss.yaml", "vertebrae.yaml", "randomisation.yaml", "shipped.yaml")
+    parser.read_config([str(BUNDLE / "configs" / name) for name in names])
+    parser.read_meta(str(BUNDLE / "configs" / "metadata.json"))
+    for key, value in {
+        "bundle_root": str(BUNDLE),
+        "device": "$torch.device('cpu')",
+        "network_def::features": [4, 4, 8, 8, 8],
+    }.items():
+        parser[key] = value
+    network = parser.get_parsed_content("network").to("meta").train()
+    loss = parser.get_parsed_content("vertebra_loss")
+    image, label = torch.rand(2, 5, 64, 64, device="meta"), torch.zeros(2, 1, 64, 64, device="meta")
+    loss(network(image), label).backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    assert all(p.grad is not None for p in network.parameters())

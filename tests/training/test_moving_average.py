@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from scripts.core.errors import InputError
 from scripts.training.moving_average import MovingAverage
 
@@ -74,3 +75,23 @@ def test_continuation_from_a_state_is_the_same():
 def test_bad_numbers_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name}={value}"):
         MovingAverage(torch.nn.Linear(1, 1), **{name: value})
+
+
+def test_average_equals_that_of_ignite():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3))
+    ours, theirs = MovingAverage(network), EMAHandler(network, handle_buffers="update")
+    engine = Engine(lambda *_: None)
+    for momentum in (1.0, 0.3, 0.01, 0.0005):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.rand(4, 1, 8, 8))
+        engine.state.momentum = momentum
+        for handler in (ours, theirs):
+            handler._update_ema_model(engine, "momentum")
+    first, second = ours.ema_model.state_dict(), theirs.ema_model.state_dict()
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-7)
+    assert int(first["1.num_batches_tracked"]) == 4

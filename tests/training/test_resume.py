@@ -16,7 +16,8 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
 from scripts.training.checkpoint import read_state, write_checkpoint
-from scripts.training.resume import comparable, renumbered
+from scripts.training.graphed_step import release
+from scripts.training.resume import comparable, renumbered, without_graph
 from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
@@ -206,3 +207,21 @@ def test_every_case_occurs_once_an_epoch():
     for sampler.epoch in (1, 2):
         assert sorted(np.array(list(sampler)) % 7) == list(range(7))
     assert list(EpochSampler(range(3), shuffle=False)) == [0, 1, 2]
+
+
+def test_graph_of_another_device_is_undone():
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer.param_groups[0].update(lr=torch.tensor(0.03), capturable=True)  # as a state from a GPU has them
+    release(optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.03)
+    assert not isinstance(optimizer.param_groups[0]["lr"], torch.Tensor)
+    assert optimizer.param_groups[0]["capturable"] is False
+    release(torch.nn.Linear(1, 1))  # other objects of a state stay as they are
+
+
+def test_choice_of_a_graph_is_no_setting_of_a_run():
+    step = "train::trainer::iteration_update::"
+    graphed = {f"{step}_target_": '"scripts.training.graphed_step.graphed_step"', f"{step}enabled": '"auto"', "seed": "0"}
+    assert without_graph(graphed) == {"seed": "0"}
+    adversarial = {f"{step}_target_": '"scripts.training.adversarial.SegmentationStep"', f"{step}smoothing": "0.1"}
+    assert without_graph(adversarial) == adversarial

@@ -47,7 +47,15 @@ REARRANGED = (
     "imports",
     "early_stop",
 )
+GRAPHED = "graphed_step"
 SCALERS = ("scaler", "g_scaler", "d_scaler")  # attributes of MONAI's trainers, of adversarial ones of their state
+
+
+def without_graph(settings: dict[str, str]) -> dict[str, str]:
+    """Settings without the choice of a CUDA graph, which concerns speed and is absent before version 0.16."""
+    step = "train::trainer::iteration_update::"
+    graphed = GRAPHED in settings.get(f"{step}_target_", "")
+    return {k: v for k, v in settings.items() if not (graphed and k.startswith(step))}
 
 
 def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -127,7 +135,7 @@ class TrainingState:
         self.val_handlers, self.seed, self.resume = list(val_handlers), seed, resume
         self.minutes, self.data = minutes, data
         config = running_config()
-        self.settings = training_relevant(config, MAY_CHANGE)
+        self.settings = without_graph(training_relevant(config, MAY_CHANGE))
         self.lengths = {k: config[k] for k in LENGTHS if isinstance(config.get(k), (int, float, type(None))) and k in config}
         self.stop = GracefulShutdown()
         self._saved, self._random, self._start = time.monotonic(), None, 0

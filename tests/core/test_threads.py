@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work in threads has the results, their order and the errors of a loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from scripts.core.threads import map_in_threads, usable_cores
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 8])
+def test_results_are_in_the_order_of_the_items(threads):
+    def late(n: int) -> int:
+        time.sleep(0.002 * (5 - n))
+        return n * n
+
+    assert map_in_threads(late, range(5), threads) == [0, 1, 4, 9, 16]
+
+
+def test_no_items_are_no_results():
+    assert map_in_threads(str, []) == []
+
+
+def test_items_are_in_progress_together():
+    barrier = threading.Barrier(3, timeout=10)
+    assert len(map_in_threads(lambda _: barrier.wait(), range(3), threads=3)) == 3
+
+
+def test_first_error_in_the_order_of_the_items_is_raised():
+    def fails(n: int) -> int:
+        if n in (1, 3):
+            raise ValueError(n)
+        return n
+
+    for threads in (1, 4):
+        with pytest.raises(ValueError, match=r"^1$"):
+            map_in_threads(fails, range(4), threads)
+
+
+def test_there_is_a_usable_core():
+    assert usable_cores() >= 1
