@@ -215,7 +215,9 @@ def _obstacle(obstacles: NDArray, surface: NDArray, direction: int) -> NDArray[n
     return surface + direction * np.maximum(ndimage.gaussian_filter(gap, 1.5), 1.5)
 
 
-def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None) -> VertebraFrame:
+def find_frame(
+    labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None, limits: bool = True
+) -> VertebraFrame:
     """Find the frame of a vertebra.
 
     Args:
@@ -224,6 +226,7 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
         label: value of the vertebra.
         above: value of the next vertebra towards the head, if there is one.
         below: value of the next vertebra towards the feet, if there is one.
+        limits: find ``ceiling`` and ``floor``; without it they are the endplates.
 
     Raises:
         FrameError: when the mask contains no whole body of the vertebra.
@@ -234,7 +237,6 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
     centres = [n[0] if n is not None and n[2] > MIN_RADIUS_FRACTION * radius else None for n in neighbours]
     axes = body_axes(centre, centroid, *centres)
     mask = sample_frame((labels == label).astype(np.float32), centre, axes, affine)
-    obstacles = sample_frame(((labels > 0) & (labels != label)).astype(np.float32), centre, axes, affine)
     footprint, depth = body_footprint(mask, label)
 
     top, bottom = endplate_surface(mask, 1), endplate_surface(mask, -1)
@@ -245,5 +247,8 @@ def find_frame(labels: NDArray, affine: NDArray, label: int, above: int | None =
         median = sign * np.median(sign * surface[footprint])
         surface[footprint] = sign * np.minimum(sign * surface[footprint], sign * median + 5.0)
     top, bottom = _extrapolate(top, footprint, 2.0), _extrapolate(bottom, footprint, 2.0)
-    ceiling, floor = _obstacle(obstacles, top, 1), _obstacle(obstacles, bottom, -1)
+    ceiling, floor = top, bottom
+    if limits:
+        obstacles = sample_frame(((labels > 0) & (labels != label)).astype(np.float32), centre, axes, affine)
+        ceiling, floor = _obstacle(obstacles, top, 1), _obstacle(obstacles, bottom, -1)
     return VertebraFrame(label, centre, axes, footprint, depth, top, bottom, ceiling, floor, mask)
