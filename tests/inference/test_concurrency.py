@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_series
 from fakes import Threshold, affine_of, ball_scan, save, with_tissue
 from scripts.core.errors import InputError
 from scripts.inference import cohort
@@ -202,3 +203,27 @@ def test_an_error_leaves_out_what_has_not_begun():
 def test_a_number_of_scans_below_1_is_refused(scans, tmp_path, value):
     with pytest.raises(InputError, match="concurrent_scans"):
         segmenter(scans, tmp_path / "out", concurrent_scans=value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_series_side_by_side_have_the_segmentations_of_each(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom", reason="the extra `dicom-seg` is not installed")
+    affine = affine_of(SHAPE, (2.0, 2.0, 2.0))
+    for n in range(3):
+        data = with_tissue(ball_scan(SHAPE, affine, [(n - 2, 0, 8 * n - 16)], 13.0) - 150)
+        volume = np.where(data > 300, 700, data).astype(np.int16).transpose(2, 1, 0)
+        uids = {"SeriesInstanceUID": f"1.2.{n + 3}", "StudyInstanceUID": f"1.3.{n + 3}", "FrameOfReferenceUID": f"1.4.{n + 3}"}
+        names = {"PatientID": f"p{n}", "PatientName": f"P^{n}", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}
+        write_series(tmp_path / "series" / f"s{n}", volume, PixelSpacing=["2.0", "2.0"], **uids, **names)
+    found: dict[int, dict[str, tuple]] = {}
+    for number in (1, 3):
+        out = tmp_path / str(number)
+        results = segmenter(tmp_path / "series", out, concurrent_scans=number, outputs={"preview": False, "dicom_seg": True}).run()
+        assert [r["case"] for r in results] == ["s0", "s1", "s2"]
+        assert not [note for r in results for note in r["notes"] if "was not written" in note]
+        segmentations = {p.name: pydicom.dcmread(p) for p in sorted(out.glob("*_seg.dcm"))}
+        found[number] = {name: (d.PatientID, d.pixel_array.tobytes()) for name, d in segmentations.items()}
+    assert len(found[1]) == 3
+    assert found[1] == found[3]
+    assert [patient for patient, _ in found[3].values()] == ["p0", "p1", "p2"]

@@ -50,6 +50,8 @@ def unsupported(engine: SupervisedTrainer) -> str | None:
     """Reason why the step of a trainer cannot be captured, or None."""
     if engine.amp and engine.amp_kwargs.get("dtype", torch.float16) == torch.float16:
         return "float16 scales the loss by a factor that changes; use --amp_dtype '$torch.bfloat16' or --amp False"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "the training is distributed"
     if engine.accumulation_steps > 1:
         return "gradients are accumulated over several batches"
     if engine.compile:
