@@ -60,8 +60,8 @@ def vertebral_bodies(
         part = labels[crop]
         sampled = np.ascontiguousarray(part[tuple(slice(None, None, n) for n in stride)])
         try:
-            neighbours = (v if v is not None and boxes[v] is not None else None for v in (above, below))
-            frame = find_frame(sampled, coarse, label, *neighbours, limits=False)
+            upper, lower = (v if v is not None and boxes[v] is not None else None for v in (above, below))
+            frame = find_frame(sampled, coarse, label, upper, lower, limits=False)
         except FrameError as error:
             unknown[label] = str(error)
             continue
