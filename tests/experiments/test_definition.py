@@ -13,7 +13,7 @@ from scripts.experiments.suite.config import config_differences, config_hash, lo
 from scripts.experiments.suite.definition import load_suite, read_yaml
 from scripts.experiments.suite.stages import run_configs
 
-SHIPPED = ("ablation", "comparison", "folds", "recipe", "seeds", "shipped")
+SHIPPED = ("ablation", "comparison", "decoder", "folds", "recipe", "seeds", "shipped")
 MODULES = ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")
 
 
@@ -70,7 +70,7 @@ def test_the_comparison_trains_all_networks_alike():
         assert [k for k in others if not (name == "spinegan" and k.startswith(adversarial))] == [], name
 
 
-@pytest.mark.parametrize("name", ["shipped", "recipe"])
+@pytest.mark.parametrize("name", ["shipped", "recipe", "decoder"])
 def test_the_small_recipe_keeps_schedule_and_randomisation(name):
     alone, small = (load_suite(name, setting, [0]) for setting in (None, "small_recipe"))
     sizes = {"spacing", "patch_size", "steps_per_epoch", "batch_size", "epochs", "val_interval"}

@@ -38,3 +38,13 @@ def test_no_line_crosses_a_label(number, equal):
             assert not any(box.contains(*point) for box in boxes for point in along)
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[k + 1 :])
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_long_titles_stay_inside_the_figure(number):
+    title = "The networks on the data and by the recipe of the shipped weights, with one small budget"
+    figure = critical_difference(rows(number, False), {f"c{j}": f"p{j}" for j in range(12)}, title)
+    FigureCanvasAgg(figure).draw()
+    box = figure.axes[0].title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.y1

@@ -206,7 +206,7 @@ def test_a_number_of_scans_below_1_is_refused(scans, tmp_path, value):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dicom_series_side_by_side_have_the_segmentations_of_each(tmp_path):
+def test_dicom_series_side_by_side_equal_those_one_by_one(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom", reason="the extra `dicom-seg` is not installed")
     affine = affine_of(SHAPE, (2.0, 2.0, 2.0))

@@ -36,6 +36,19 @@ def test_gradients_reach_every_parameter_in_the_first_step(spatial_dims):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_decoder_has_the_given_width(spatial_dims):
+    default, wide = net(spatial_dims), net(spatial_dims, decoder_channels=12, auxiliary_outputs=AUXILIARY)
+    assert (default.decoder.head.in_channels, wide.decoder.head.in_channels) == (FEATURES[0], 12)
+    assert net(spatial_dims, decoder_channels=FEATURES[0]).state_dict().keys() == default.state_dict().keys()
+    image = torch.rand(2, 1, *[24] * spatial_dims)
+    out = wide.eval()(image)
+    assert out.shape == (2, 4, *[24] * spatial_dims)
+    torch.testing.assert_close(scripted(wide)(image), out)
+    wide.train()(image).square().sum().backward()
+    assert all(p.grad is not None for p in wide.parameters())
+
+
 @pytest.mark.parametrize("auxiliary", [AUXILIARY[:1], AUXILIARY])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_auxiliary_outputs_are_untrained_and_independent(spatial_dims, auxiliary):
@@ -132,6 +145,7 @@ def test_padding_replicates_the_border():
         ({"fusion_stride": 3}, "fusion_stride=3"),
         ({"fusion_channels": 10}, "multiple of 4"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"decoder_channels": 0}, "decoder_channels=0; must be at least 1, or null"),
         ({"fusion_stride": 4}, "must be equal to 4"),
         ({"auxiliary_outputs": ["body"]}, r"auxiliary_outputs=\['body'\]: must be one of \[\], \[vertebra\]"),
         ({"auxiliary_outputs": None}, r"auxiliary_outputs=\[None\]: must be one of"),

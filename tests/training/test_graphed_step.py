@@ -23,7 +23,7 @@ from scripts.training.schedule import WarmupCosine
 
 
 class Repeated(GraphedStep):
-    """Graph on a CPU: its replay computes the step anew from the same tensors."""
+    """Graph on a CPU: its replay repeats the computation of the step on the same tensors."""
 
     def _side_stream(self):
         return nullcontext()

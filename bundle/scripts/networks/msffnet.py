@@ -51,6 +51,7 @@ class MSFFNet(nn.Module):
             and learn slowly.
         fusion_stride: size of the image divided by the size of the fused map: 2, 4, 8 or 16.
         encoder_strides: strides of the three bottleneck encoders.
+        decoder_channels: channels of the last layers of the decoder, transposed convolution and before; None: ``features[0]``.
         transposed_stride: stride of the transposed convolution. ``fusion_stride`` times the product of ``encoder_strides`` must
             be four times this.
         aspp_rates: dilation of each ASPP branch.
@@ -98,6 +99,7 @@ class MSFFNet(nn.Module):
         norm: str | tuple = "batch",
         dropout: float = 0.0,
         vertebra_output: bool | None = None,
+        decoder_channels: int | None = None,
     ) -> None:
         super().__init__()
         if vertebra_output is not None:
@@ -116,6 +118,8 @@ class MSFFNet(nn.Module):
             raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; must be 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MSFFNet: dropout={dropout}; must be a probability of at least 0 and below 1.")
+        if decoder_channels is not None and decoder_channels < 1:
+            raise ValueError(f"MSFFNet: decoder_channels={decoder_channels}; must be at least 1, or null for features[0].")
         width = fusion_channels or max(8 * math.ceil(2 * features[0] / 8), 32)
         if width % 4:
             raise ValueError(f"MSFFNet: fusion_channels={width}; must be a multiple of 4 (four levels are concatenated).")
@@ -151,7 +155,7 @@ class MSFFNet(nn.Module):
             self.refinement_gate = nn.Parameter(torch.tensor(float(refinement_gate)))
         self.decoder = SegmentationDecoder(
             in_channels=width,
-            hidden_channels=features[0],
+            hidden_channels=decoder_channels or features[0],
             out_channels=out_channels + num_auxiliary,
             in_stride=fusion_stride,
             encoder_strides=encoder_strides,

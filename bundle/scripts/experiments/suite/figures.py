@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import nibabel as nib
@@ -20,7 +21,13 @@ from .definition import Suite
 from .results import METRICS, Row, patient_matrix
 from .stages import SuiteContext
 
+CHARACTERS_PER_INCH = 13  # of a title, with a margin
 BAR_STEP, LABEL_STEP = 0.16, 0.4  # of the critical-difference plot, in its own units
+
+
+def wrapped(title: str, figure: Figure) -> str:
+    """Title in lines that fit the width of a figure."""
+    return "\n".join(textwrap.wrap(title, int(CHARACTERS_PER_INCH * figure.get_figwidth())))
 
 
 def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
@@ -37,7 +44,7 @@ def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:
         axis.plot([position] * len(means), means, "D", color="tab:orange", markersize=5, markeredgecolor="white")
     axis.set_xticks(range(len(shown)), [r.label for r in shown], rotation=30, ha="right")
     axis.set(ylabel=METRICS[metric], ylim=(-0.03, 1.03))
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(wrapped(title, figure), fontsize=9)
     axis.plot([], [], ".", color="tab:blue", label="case, mean over seeds")
     axis.plot([], [], "D", color="tab:orange", label="mean over cases of one seed")
     axis.grid(axis="y", alpha=0.3)
@@ -102,7 +109,8 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
         text = f"{shown[column].label} ({mean_ranks[column]:.2f})"
         axis.text(edge, y, f" {text} ", ha="left" if right else "right", va="center", fontsize=8)
     friedman = f", Friedman p = {friedmanchisquare(*values.T).pvalue:.2g}" if n > 2 else ""
-    axis.set_title(f"{title}: mean rank of the DSC over {len(values)} patients{friedman}", fontsize=9)
+    heading = f"{title}: mean rank of the DSC over {len(values)} patients{friedman}"
+    axis.set_title(wrapped(heading, figure), fontsize=9)
     axis.set_axis_off()
     return figure
 
@@ -140,5 +148,5 @@ def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number:
                 where = "" if mask.any() else "nothing marked"
             mark_pane(panel, 0, "\n".join(t for t in (name if panel in axes[0] else "", where) if t), size=6.0)
     title = f"From the worst to the best DSC of {reference_row.label}; seed {suite.seeds[0]}   (research use only)"
-    figure.suptitle(title, color="white", fontsize=8)
+    figure.suptitle(wrapped(title, figure), color="white", fontsize=8)
     return figure

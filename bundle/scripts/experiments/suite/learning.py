@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import linregress
 
 from .definition import Suite
+from .figures import wrapped
 from .record import read_history, read_record
 from .stages import TRAINING, training_facts
 
@@ -212,5 +213,5 @@ def learning_curves(suite: Suite, courses: Mapping[str, Sequence[Course]]) -> Fi
         panel.set_axis_off()
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("validation DSC (orange, dashed while still learning); training loss (gray)", fontsize=7)
-    figure.suptitle(suite.title, fontsize=9)
+    figure.suptitle(wrapped(suite.title, figure), fontsize=9)
     return figure
