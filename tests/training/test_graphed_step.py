@@ -104,6 +104,20 @@ def test_loss_is_named_by_its_own_step_and_batch():
     assert named == [((1, 2), True), ((1, 2), False), ((1, 3), False), ((1, 5), True)]
 
 
+@pytest.mark.parametrize(("sizes", "captured"), [((4, 4, 4, 2), [4]), ((4, 2), [4]), ((2, 2, 2, 2, 4, 4), [2, 4])])
+def test_the_largest_batches_are_captured(sizes, captured):
+    made = []
+
+    class Recorded(Repeated):
+        def _capture(self, engine, image, label):
+            made.append(len(image))
+            return super()._capture(engine, image, label)
+
+    graphed = train(Recorded(), epochs=3, sizes=sizes)[0]
+    assert made == captured
+    assert equal(train(None, epochs=3, sizes=sizes)[0], graphed)
+
+
 def test_schedule_reaches_the_captured_optimizer():
     trainer = train(Repeated())[2]
     rate = trainer.optimizer.param_groups[0]["lr"]

@@ -68,7 +68,7 @@ def release(optimizer: Any) -> None:
 
 
 class GraphedStep:
-    """Step of a trainer, captured after the first steps and replayed for every batch of the same shape.
+    """Step of a trainer, captured after the first steps and replayed for every batch of the largest size so far.
 
     The batch is prepared (moved, randomised) outside the graph. Events within the step are fired while it is captured: what their
     handlers do on the device is repeated, their Python code is not. The reported loss is that of the step before, so that no step
@@ -85,7 +85,7 @@ class GraphedStep:
         self.label: torch.Tensor | None = None
         self._output: dict[str, Any] = {}
         self._replay: Callable[[], None] | None = None
-        self._steps, self._failed = 0, False
+        self._steps, self._largest, self._failed = 0, 0, False
         self._loss = DelayedLoss()
         self._stream: Any = None
 
@@ -99,9 +99,10 @@ class GraphedStep:
             self._prepare(engine)
         self._steps += 1
         image, label = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
-        if self._steps <= self.warm_up:
+        self._largest = max(self._largest, len(image))
+        if self._steps <= self.warm_up or len(image) < self._largest:  # the last batch of an epoch may be smaller
             return self._eager(engine, image, label)
-        if self._replay is None:
+        if self.image is None or image.shape != self.image.shape:
             engine.state.output = None  # its graph would keep the stream of the gradients
             try:
                 self._replay = self._capture(engine, image, label)
@@ -111,8 +112,7 @@ class GraphedStep:
                 return self._eager(engine, image, label)
         assert self.image is not None
         assert self.label is not None
-        if image.shape != self.image.shape:
-            return self._eager(engine, image, label)  # the last batch of an epoch may be smaller
+        assert self._replay is not None
         self.image.copy_(image, non_blocking=True)
         self.label.copy_(label, non_blocking=True)
         self._replay()
