@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scripts.evaluation.statistics import auc
 from scripts.evaluation.vertebra_tables import DECISION_COLUMNS
 from scripts.experiments.suite.definition import Suite, load_suite
@@ -157,6 +158,18 @@ def test_all_curves_are_on_one_page(made):
     assert panels[1].get_lines()[0].get_linestyle() == "--"
     assert list(panels[0].get_lines()[0].get_ydata()) == CURVES["converged"]
     assert learning_curves(suite, {v.name: [] for v in suite.variants}) is None
+
+
+def test_labels_of_learning_curves_stay_inside_the_page(made):
+    suite, root = made
+    suite = replace(suite, variants=suite.variants[:2])  # the smallest page
+    figure = learning_curves(replace(suite, title=f"{suite.title}, " * 3), read_courses(suite, root))
+    assert figure is not None
+    FigureCanvasAgg(figure).draw()
+    for text in (figure._supylabel, figure._supxlabel, figure._suptitle):
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, text.get_text()
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, text.get_text()
 
 
 def decisions(folder: Path, flagged: list[int], probability: list[float]) -> None:

@@ -25,9 +25,10 @@ CHARACTERS_PER_INCH = 13  # of a title, with a margin
 BAR_STEP, LABEL_STEP = 0.16, 0.4  # of the critical-difference plot, in its own units
 
 
-def wrapped(title: str, figure: Figure) -> str:
-    """Title in lines that fit the width of a figure."""
-    return "\n".join(textwrap.wrap(title, int(CHARACTERS_PER_INCH * figure.get_figwidth())))
+def wrapped(title: str, figure: Figure, upright: bool = False) -> str:
+    """Title in lines that fit the width of a figure, or its height where they stand ``upright``."""
+    inches = figure.get_figheight() if upright else figure.get_figwidth()
+    return "\n".join(textwrap.wrap(title, int(CHARACTERS_PER_INCH * inches)))
 
 
 def box_plot(rows: Sequence[Row], title: str, metric: str = "dice") -> Figure:

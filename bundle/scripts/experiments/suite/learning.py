@@ -212,6 +212,7 @@ def learning_curves(suite: Suite, courses: Mapping[str, Sequence[Course]]) -> Fi
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     figure.supxlabel("epoch", fontsize=8)
-    figure.supylabel("validation DSC (orange, dashed while still learning); training loss (gray)", fontsize=7)
+    label = "validation DSC (orange, dashed while still learning); training loss (gray)"
+    figure.supylabel(wrapped(label, figure, upright=True), fontsize=7)
     figure.suptitle(wrapped(suite.title, figure), fontsize=9)
     return figure
