@@ -39,5 +39,10 @@ def test_first_error_in_the_order_of_the_items_is_raised():
             map_in_threads(fails, range(4), threads)
 
 
-def test_there_is_a_usable_core():
-    assert usable_cores() >= 1
+@pytest.mark.parametrize(("limit", "most"), [("1", 1), ("0", 1), ("1,2", None), ("", None), ("100000", None)])
+def test_threads_of_a_process_are_limited_as_those_of_libraries(monkeypatch, limit, most):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = usable_cores()
+    assert cores >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert usable_cores() == (cores if most is None else most)

@@ -194,7 +194,9 @@ def predict_slices(
                 channels = k + context
                 rows = np.searchsorted(sampled, np.clip(channels, 0, shape[axis] - 1))
                 scaled = patch.scale_intensity(torch.from_numpy(np.ascontiguousarray(hu[rows])).to(device, non_blocking=True))
-                scaled[np.flatnonzero((channels < 0) | (channels >= shape[axis])).tolist()] = 0
+                outside = np.flatnonzero((channels < 0) | (channels >= shape[axis])).tolist()
+                if outside:  # seldom; on a GPU every indexing waits
+                    scaled[outside] = 0
                 inputs[k] = _pad(scaled, grid)
             batch = torch.stack([inputs[k][(slice(None), *_box(s, patch.size))] for k, s in part])
             for (k, start), logits in zip(part, predict_batch(runners, batch, patch), strict=True):

@@ -62,11 +62,11 @@ class SliceComponents:
         if count:
             indices = np.flatnonzero(flat)
             ids = flat.ravel()[indices]
-            one_of = np.empty(count + 1, np.int64)
-            one_of[ids[::-1]] = indices[::-1]  # the first voxel of every component
+            first_voxel = np.empty(count + 1, np.int64)
+            first_voxel[ids[::-1]] = indices[::-1]
             self.parent += range(first, first + count)
             self.voxels += np.bincount(ids, minlength=count + 1)[1:].tolist()
-            self.finding += numbers.ravel()[one_of[1:]].tolist()
+            self.finding += numbers.ravel()[first_voxel[1:]].tolist()
         numbered = np.where(flat > 0, flat + first, 0).astype(np.int32)
         if self._previous is not None and self._previous[0] == k - 1:
             before, after = _common(self._previous[1], self._previous[2], corner, numbered)
