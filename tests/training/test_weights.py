@@ -52,24 +52,6 @@ def test_every_failure_names_the_file(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_fewer_input_channels_become_the_middle_ones(tmp_path):
-    source = network().eval()
-    torch.save(source.state_dict(), tmp_path / "w.pt")
-    wider = nn.Sequential(nn.Conv2d(5, 3, 1), nn.BatchNorm2d(3)).eval()
-    with pytest.raises(InputError, match=r"shape \(3, 1, 1, 1\), network_def expects \(3, 5, 1, 1\)"):
-        load_weights(wider, str(tmp_path / "w.pt"))
-    load_weights(wider, str(tmp_path / "w.pt"), widen=True)
-    batch = torch.rand(2, 5, 8, 8)
-    torch.testing.assert_close(wider(batch), source(batch[:, 2:3]))
-    for shape in ((2, 3), (5, 4)):  # an even number has no middle channel; another width is another network
-        other = nn.Sequential(nn.Conv2d(shape[0], shape[1], 1), nn.BatchNorm2d(shape[1]))
-        with pytest.raises(InputError, match="another network"):
-            load_weights(other, str(tmp_path / "w.pt"), widen=True)
-    torch.save(wider.state_dict(), tmp_path / "wide.pt")
-    with pytest.raises(InputError, match="another network"):
-        load_weights(network(), str(tmp_path / "wide.pt"), widen=True)
-
-
 SMALL = {"features": (4, 4, 8, 8, 8), "fusion_channels": 8, "aspp_rates": (1, 2)}
 
 

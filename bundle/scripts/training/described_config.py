@@ -33,6 +33,7 @@ INPUT = ("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "ch
 CHOICES = ("min_volume_ml", "min_width_mm")  # of post-processing: another value needs no line
 OUTPUT_ARGUMENTS = ("out_channels", "auxiliary_outputs")  # weights are matched to them by ``match_outputs``
 FREE_ARGUMENTS = (*OUTPUT_ARGUMENTS, "dropout", "vertebra_output")
+WIDENED_ARGUMENTS = ("in_channels", "decoder_channels")  # initial weights are adapted by ``wider_weights``
 VOLUMES = {"inference": "spatial_3d/inference.yaml", "training": "spatial_3d/train.yaml"}
 CHANNELS = "$2 * @neighbours + 1"
 
@@ -145,7 +146,7 @@ class DescribedConfig:
             raise InputError(_refusal("network_def::_target_", target, stored["_target_"], file))
         for name in [k for k in given if k not in FREE_ARGUMENTS]:
             value, trained = self._value(f"network_def::{name}"), stored.get(name, _default(stored, name))
-            if value != trained and not (name == "in_channels" and self.training):
+            if value != trained and not (name in WIDENED_ARGUMENTS and self.training):
                 raise InputError(_refusal(f"network_def::{name}", value, trained, file))
         known = target is not None and network_class(str(stored["_target_"])) is None
         network = {**stored, "_target_": target} if known else network_config(description, file)
@@ -153,7 +154,8 @@ class DescribedConfig:
             network["in_channels"] = CHANNELS
         if "auxiliary_outputs" in network:
             network["auxiliary_outputs"] = "@auxiliary_outputs"
-        return network | {k: v for k, v in given.items() if k in FREE_ARGUMENTS}
+        kept = (*FREE_ARGUMENTS, "decoder_channels") if self.training else FREE_ARGUMENTS
+        return network | {k: v for k, v in given.items() if k in kept}
 
     def _merge_volumes(self, merged: dict[str, Any]) -> None:
         """Merge the overlay of 3D patches below the values that the user gives; the network and its window are described."""

@@ -17,6 +17,7 @@ from ..networks.outputs import NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
 from ..networks.renamed_weights import with_present_names
 from ..networks.weights_checksum import check_file, check_finite
 from ..networks.weights_description import WeightsDescription, canonical_class, description_of
+from .wider_weights import widen_decoder, widen_inputs
 
 logger = logging.getLogger(__name__)
 PICKLE = b"\x80"  # first byte of a pickle; the archives of torch.save begin with another
@@ -36,26 +37,6 @@ def weight_problem(network: nn.Module, state: object) -> str | None:
         first = f"lacks {missing[0]}" if missing else f"has an extra {extra[0]}"
         return f"belongs to another network: it {first} ({len(missing)} missing, {len(extra)} extra tensors)"
     return None
-
-
-def widen_inputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Adapt a state dict of fewer input channels: they become the middle ones, and the weights of the new ones are 0.
-
-    A network of single slices is continued as one of 2.5D with the same output. Weights that differ otherwise are unchanged.
-
-    Args:
-        network: network with more input channels.
-        state: flat state dict; not changed.
-    """
-    expected, result = network.state_dict(), dict(state)
-    for key, value in state.items():
-        shape = expected[key].shape if key in expected else value.shape
-        added = shape[1] - value.shape[1] if len(shape) == value.dim() > 2 else 0
-        if added > 0 and added % 2 == 0 and shape == (value.shape[0], shape[1], *value.shape[2:]):
-            result[key] = value.new_zeros(shape)
-            result[key][:, added // 2 : added // 2 + value.shape[1]] = value
-            logger.info("%s has %d input channels, expected %d: the new ones are 0", key, value.shape[1], shape[1])
-    return result
 
 
 def match_outputs(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -141,7 +122,7 @@ def load_weights(
         network: network, changed in place and returned.
         path: checkpoint; None leaves the network unchanged.
         device: where the tensors are mapped to.
-        widen: accept weights of fewer input channels, see ``widen_inputs``.
+        widen: accept weights of fewer input channels or narrower last layers, see ``wider_weights``.
         exact: refuse weights with more or fewer auxiliary outputs, see ``match_outputs``.
 
     Raises:
@@ -154,7 +135,7 @@ def load_weights(
     state: object = content
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
         state = with_present_names(network, state)
-        state = widen_inputs(network, state) if widen else state
+        state = widen_inputs(network, widen_decoder(network, state)) if widen else state
         state = state if exact else match_outputs(network, state)
     problem = weight_problem(network, state)
     if problem:
