@@ -8,7 +8,9 @@ import pytest
 import torch
 from fakes import FakeRunner, Threshold, affine_of, ball_scan, on_whole_grid, predict, save
 from monai.inferers import SliceInferer, SlidingWindowInferer
-from scripts.inference.predict import PatchConfig, predict_batch
+from scripts.inference.predict import PatchConfig, predict_batch, predict_slices, predict_volume
+from scripts.inference.windows import WindowGrid
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPE = (28, 70, 90)
 
@@ -87,6 +89,44 @@ def test_slice_context_is_blank_outside_the_scan(scan_path, step):
         for channel, row in zip(batches[k], k + step * np.arange(-2, 3), strict=True):
             inside = 0 <= row < SHAPE[0]
             torch.testing.assert_close(channel, image[row] if inside else torch.zeros_like(channel))
+
+
+class Waits(TorchDispatchMode):
+    """Operations whose result the program needs before it goes on, for which a GPU's queue is emptied."""
+
+    NAMES = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        boolean = name.startswith("aten.index") and any(getattr(t, "dtype", None) == torch.bool for t in (args[1] or []))
+        if name.startswith(self.NAMES) or boolean:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [(16, 24), (16, 16, 24)])
+def test_no_batch_waits_for_the_device(size):
+    shape, runner = (24, 40, 60), FakeRunner(Threshold())
+    patch = PatchConfig(size, blend="gaussian", sw_batch_size=2)
+    grid = WindowGrid.plan(shape[-len(patch.size) :], patch.size, 0.25)
+
+    def sampler(indices):
+        return np.full([len(i) for i in indices], 300, np.int16)
+
+    with Waits() as waits:
+        if len(size) == 3:
+            slices = list(predict_volume(sampler, shape, grid.all(), grid, patch, [runner]))
+        else:
+            windows = {k: grid.all() for k in range(shape[0])}
+            slices = list(predict_slices(sampler, shape, 0, windows, grid, patch, [runner]))
+        assert not waits.found
+        torch.ones(2).sum().item()
+    assert waits.found == ["aten._local_scalar_dense.default"]  # what a wait would look like
+    assert len(slices) == shape[0]
 
 
 def test_mirrored_passes_and_ensembles_average_probabilities(network):

@@ -143,6 +143,11 @@ def _probabilities(sums: torch.Tensor) -> torch.Tensor:
     return torch.where(weight > 0, torch.sigmoid(total / weight.clamp_min(1e-9)), 0.0)
 
 
+def _device(runners: Sequence[Runner]) -> torch.device:
+    """Device of the logits, on which windows are blended."""
+    return getattr(runners[0], "device", torch.device("cpu"))
+
+
 def predict_slices(
     sampler: Sampler,
     shape: Sequence[int],
@@ -175,7 +180,7 @@ def predict_slices(
     chunk_size = max(SAMPLE_BYTES // (2 * patch.num_context_slices * slice_voxels), 1)
     slices = sorted(k for k, starts in windows.items() if starts)
     context = np.array(slice_offsets(patch.neighbours, patch.neighbour_step))
-    device = getattr(runners[0], "device", torch.device("cpu"))
+    device = _device(runners)
     weights = patch.weights.to(device)
     crop = (slice(None), *_box(grid.before, grid.size))
     for first in range(0, len(slices), chunk_size):
@@ -232,12 +237,14 @@ def predict_volume(
     depth, size = patch.size[0], grid.padded[1:]
     crop = _box(grid.before[1:], grid.size[1:])
     rows = sorted(by_row)
-    sums, num_outputs, base = torch.zeros(0), 0, rows[0] if rows else 0
+    device = _device(runners)
+    weights = patch.weights.to(device)
+    sums, num_outputs, base = torch.zeros(0, device=device), 0, rows[0] if rows else 0
     for number, first in enumerate(rows):
         inside = np.clip(np.arange(first, first + depth) - grid.before[0], -1, shape[0])
         sampled = np.unique(inside[(inside >= 0) & (inside < shape[0])])
-        hu = torch.from_numpy(sampler([sampled, np.arange(shape[1]), np.arange(shape[2])]))
-        image = torch.zeros(depth, *size)
+        hu = torch.from_numpy(sampler([sampled, np.arange(shape[1]), np.arange(shape[2])])).to(device)
+        image = torch.zeros(depth, *size, device=device)
         offset = int(np.argmax(inside >= 0))
         image[(slice(offset, offset + len(sampled)), *crop)] = patch.scale_intensity(hu)
         starts = by_row[first]
@@ -247,13 +254,13 @@ def predict_volume(
             outputs = predict_batch(runners, batch, patch)
             if not num_outputs:
                 num_outputs = outputs.shape[1]
-                sums = torch.zeros(num_outputs + 1, 0, *size)
+                sums = torch.zeros(num_outputs + 1, 0, *size, device=device)
             missing = first + depth - (base + sums.shape[1])
-            sums = torch.cat([sums, torch.zeros(num_outputs + 1, missing, *size)], dim=1)
+            sums = torch.cat([sums, torch.zeros(num_outputs + 1, missing, *size, device=device)], dim=1)
             for start, logits in zip(part, outputs, strict=True):
                 box = (slice(None), slice(first - base, first - base + depth), *_box(start[1:], patch.size[1:]))
-                sums[:-1][box] += logits.cpu() * patch.weights
-                sums[-1:][box] += patch.weights
+                sums[:-1][box] += logits * weights
+                sums[-1:][box] += weights
             if count is not None:
                 count(len(part))
         until = rows[number + 1] if number + 1 < len(rows) else first + depth
@@ -261,6 +268,6 @@ def predict_volume(
         for n in range(done):
             index = base + n - grid.before[0]
             if 0 <= index < shape[0]:
-                yield index, _probabilities(sums[:, n])[(slice(None), *crop)].numpy()
+                yield index, _probabilities(sums[:, n])[(slice(None), *crop)].cpu().numpy()
         complete = until >= first + depth
         sums, base = (sums[:, :0], until) if complete else (sums[:, done:].clone(), base + done)
