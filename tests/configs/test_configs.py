@@ -15,6 +15,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 OVERLAYS = [
     *(f"ablation/no_{m}.yaml" for m in ("ffm", "sem", "aspp", "rcbam", "rbrab", "lprab")),
     "network/full_width.yaml",
+    "network/wide_decoder.yaml",
     "network/unet.yaml",
     "demo.yaml",
 ]
@@ -38,12 +39,18 @@ def test_overlays_override_ids_that_exist(bundle, overlay):
     for key in ConfigParser.load_config_file(str(bundle / "configs" / overlay)):
         parent = key.rsplit("::", 1)[0]
         assert parent in base, f"{overlay} overrides {key}, which train.yaml does not have"
-        if key.startswith("network_def::use_"):
-            continue
     network = merged(bundle, "train.yaml", overlay).get_parsed_content("network_def")
-    outputs = 2 if overlay.startswith("network/") else 3  # MSFFNet has a vertebra output
+    outputs = 2 if overlay == "network/unet.yaml" else 3  # MSFFNet has a vertebra output
     if "full_width" not in overlay:
         assert network.eval()(torch.rand(1, 1, 32, 32)).shape == (1, outputs, 32, 32)
+
+
+@pytest.mark.parametrize("features", [[16, 32, 64, 128, 256], [4, 4, 8, 8, 8]])
+def test_wide_last_layers_follow_the_widths_of_the_encoder(bundle, features):
+    parser = merged(bundle, "train.yaml", "network/wide_decoder.yaml")
+    parser["network_def::features"] = features
+    assert parser.get_parsed_content("network_def").decoder.head.weight.shape[1] == 3 * features[0]
+    assert merged(bundle, "inference.yaml", "network/wide_decoder.yaml").get_parsed_content("network_def::decoder_channels") == 48
 
 
 def test_2d_image_overlay_overrides_ids_that_exist(bundle):

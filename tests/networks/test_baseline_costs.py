@@ -251,6 +251,9 @@ BY_HAND = {
 }
 
 
+MSFFNETS = ("full_width", "wide_decoder")
+
+
 def overlaid(bundle, name: str) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / f) for f in ("train.yaml", f"network/{name}.yaml")])
@@ -261,15 +264,15 @@ def overlaid(bundle, name: str) -> ConfigParser:
 def test_every_network_overlay_has_a_count_by_hand(bundle):
     assert {p.stem for p in (bundle / "configs" / "network").glob("*.yaml")} == {
         *BY_HAND,
-        "full_width",
+        *MSFFNETS,
         "spinegan",  # test_spine_gan.py
     }
 
 
-@pytest.mark.parametrize("name", [*BY_HAND, "full_width"])
+@pytest.mark.parametrize("name", [*BY_HAND, *MSFFNETS])
 def test_overlay_builds_a_network_for_the_training_config(bundle, name):
     parser = overlaid(bundle, name)
-    if name != "full_width":
+    if name not in MSFFNETS:
         assert parser.get_parsed_content("network")(torch.rand(2, 1, 40, 33)).shape == (2, NUM_CLASSES, 40, 33)
         return
     with torch.device("meta"):

@@ -50,6 +50,7 @@ TRAININGS = {
     "fcn": (["network/fcn.yaml", "spatial_25d.yaml"], {"network_def::features": [4, 4, 4, 4, 4]}),
     "unet_plus_plus": (["network/unet_plus_plus.yaml"], {"network_def::features": [4, 4, 4, 4, 4]}),
     "ablation": (["ablation/no_aspp.yaml"], {}),
+    "wide": (["network/wide_decoder.yaml", "vertebrae.yaml"], {}),
 }
 
 
