@@ -118,8 +118,11 @@ def test_ablation_overlays_switch_exactly_one_module(bundle):
 
 def test_train_and_inference_have_the_same_network_and_input(bundle):
     train, inference = merged(bundle, "train.yaml"), merged(bundle, "inference.yaml")
-    for key in ("network_def", "spacing", "hu_window", "patch_size", "bundle_root"):
+    for key in ("spacing", "hu_window", "patch_size", "bundle_root"):
         assert train[key] == inference[key]
+    last_layers = inference["network_def"].pop("decoder_channels")
+    assert last_layers["checkpoint"] == "@checkpoint"  # in training those of the config
+    assert train["network_def"] == inference["network_def"]
 
 
 def test_recipe_is_the_papers(bundle):

@@ -9,7 +9,7 @@ from monai.networks.nets import BasicUNet
 from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
 from scripts.networks.outputs import AUXILIARY, UNTRAINED_LOGIT
-from scripts.training.checkpoint_shape import auxiliary_outputs_of, neighbours_of
+from scripts.training.checkpoint_shape import auxiliary_outputs_of, decoder_channels_of, neighbours_of
 from scripts.training.weights import load_weights
 from torch import nn
 
@@ -81,6 +81,18 @@ def test_auxiliary_outputs_are_those_of_the_checkpoint(tmp_path, number):
     path = str(tmp_path / "a.pt")
     for ensemble in ([path, "gone.pt"], {"sagittal": path, "axial": "gone.pt"}, {"sagittal": [path, "gone.pt"]}):
         assert auxiliary_outputs_of(ensemble) == names
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("width", [None, 12])
+def test_last_layers_are_those_of_the_checkpoint(tmp_path, spatial_dims, width):
+    net = MSFFNet(spatial_dims=spatial_dims, **SMALL, decoder_channels=width)
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    expected = width or SMALL["features"][0]
+    assert decoder_channels_of(str(tmp_path / "w.pt")) == decoder_channels_of([str(tmp_path / "w.pt"), "gone.pt"]) == expected
+    load_weights(MSFFNet(spatial_dims=spatial_dims, **SMALL, decoder_channels=expected), str(tmp_path / "w.pt"), exact=True)
+    torch.save(BasicUNet(spatial_dims=2, features=(4, 4, 4, 4, 4, 4)).state_dict(), tmp_path / "unet.pt")
+    assert decoder_channels_of(str(tmp_path / "unet.pt")) is decoder_channels_of("gone.pt") is None
 
 
 @pytest.mark.parametrize("content", [None, b"no archive", {"other.weight": torch.zeros(3)}, [1]])

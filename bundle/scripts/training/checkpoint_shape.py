@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs and input channels of stored weights, so that evaluation and inference need no options for them."""
+"""Outputs, input channels and last layers of stored weights, so that evaluation and inference need no options for them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def auxiliary_outputs_of(checkpoint: object) -> list[str]:
     head = (_stored_tensors(file) or {}).get(HEAD) if file is not None else None
     count = len(head) if isinstance(head, torch.Tensor) else len(OUTPUTS)
     return list(OUTPUTS[NUM_CLASSES : max(min(count, len(OUTPUTS)), NUM_CLASSES)])
+
+
+def decoder_channels_of(checkpoint: object) -> int | None:
+    """Channels of the last layers of the MSFFNet whose weights a checkpoint has, its ``decoder_channels``.
+
+    Args:
+        checkpoint: path; of an ensemble a list or dictionary of paths, whose first file counts. For a file that is missing, of
+            another network, or exported to ONNX or OpenVINO None is returned, the network's default.
+    """
+    file = _first(checkpoint)
+    head = (_stored_tensors(file) or {}).get(HEAD) if file is not None else None
+    return int(head.shape[1]) if isinstance(head, torch.Tensor) and head.dim() >= 4 else None
 
 
 def neighbours_of(checkpoint: object) -> int:
