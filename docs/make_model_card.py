@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="max_minutes of the training")
     parser.add_argument("--steps", type=int, required=True, help="steps of the training, in its last line")
     parser.add_argument("--start", type=Path, help="initial weights of the training")
+    parser.add_argument("--overlays", nargs="*", default=[], help="further overlays, such as network/wide_decoder.yaml")
     parser.add_argument("--options", default="", help="options of the training besides paths and time, as they were written")
     parser.add_argument("--machine", help="machine of a training elsewhere; this one when not given")
     parser.add_argument("--torch", help="version of PyTorch there")
@@ -58,7 +59,8 @@ def main() -> None:
                 part[key] = [Path(p).name for p in ([part[key]] if isinstance(part[key], str) else part[key])]
     (CARD / "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
     config = ConfigParser()
-    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in CONFIGS])
+    configs = [*CONFIGS, *options.overlays]
+    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in configs])
     (CARD / "config.yaml").write_text(yaml.safe_dump(config.get(), sort_keys=False, width=140), encoding="utf-8")
     rows = list(csv.DictReader((CARD / "history.csv").open(encoding="utf-8")))
     validated = [r for r in rows if r.get("val_mean_dice")]
@@ -70,7 +72,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in config.get_parsed_content("network_def").parameters()),
         "data_sha256": build["sha256"],
         "recipe": options.recipe,
-        "configs": list(CONFIGS),
+        "configs": configs,
         "options": options.options,
         "settings": {key: config.get_parsed_content(key) for key in SETTINGS},
         "best_epoch": int(best["epoch"]) if best else None,  # without validation cases the last weights are the model
