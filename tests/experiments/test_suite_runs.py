@@ -45,9 +45,10 @@ def ran(tiny_suite, phantom_set, tmp_path_factory) -> tuple[Path, str]:
         return (real if "fused_seed0" in str(log) else launch)(command, log, *arguments, **options)
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(InputError) as caught:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stages, "launch", first_real)
-        run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
+        with pytest.raises(InputError) as caught:
+            run(str(tiny_suite), out=str(out), dataset_dir=str(phantom_set), device="cpu")
     return out, str(caught.value)
 
 

@@ -92,7 +92,7 @@ def test_slice_context_is_blank_outside_the_scan(scan_path, step):
 
 
 class Waits(TorchDispatchMode):
-    """Operations whose result the program needs before it goes on, for which a GPU's queue is emptied."""
+    """Operations whose result the program needs at once, for which a GPU's queue is emptied."""
 
     NAMES = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal")
 
