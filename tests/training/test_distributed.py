@@ -147,7 +147,7 @@ def test_error_in_one_process_ends_the_job_with_its_line(bundle, cases, tmp_path
     (tmp_path / "broken.py").write_text(BREAK)
     (tmp_path / "break.yaml").write_text('"+train::handlers":\n  - _target_: broken.Break\n')
     files = ["train.yaml", str(tmp_path / "break.yaml"), "multi_gpu_train.yaml"]
-    done = call(FORKED, training(files, cases, tmp_path / "out"), bundle, tmp_path)
+    done = call(TORCHRUN, training(files, cases, tmp_path / "out"), bundle, tmp_path)
     assert done.returncode != 0
     assert time.time() - (tmp_path / "raised").stat().st_mtime < 60
     assert re.search(r"process 1 of 2 on \S+: ended by ValueError: the disk of process 1 is full", done.stderr)
