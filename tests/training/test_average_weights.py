@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import BUNDLE
 from scripts.core.errors import InputError
+from scripts.inference.config import read_config
 from scripts.networks.weights_description import description_of, with_description
 from scripts.training.average_weights import average
 from scripts.training.checkpoint import write_checkpoint
@@ -39,9 +40,7 @@ def test_a_mean_of_equal_files_is_the_file_and_loads(tmp_path):
     average([str(SHIPPED)] * 3, out=str(tmp_path / "mean.pt"))
     before, mean = (read_weights(path)[0] for path in (SHIPPED, tmp_path / "mean.pt"))
     assert all(torch.equal(mean[k], v) for k, v in before.items())
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser(ConfigParser.load_config_files([str(BUNDLE / "configs" / n) for n in ("train.yaml", "vertebrae.yaml")]))
+    parser = read_config(None, {"checkpoint": str(tmp_path / "mean.pt")})
     load_weights(parser.get_parsed_content("network_def"), tmp_path / "mean.pt", exact=True)
 
 
