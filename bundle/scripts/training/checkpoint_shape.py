@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import torch
 
 from ..networks.outputs import NUM_CLASSES, OUTPUTS
+from .wider_weights import HEAD
 
-HEAD = "decoder.head.weight"  # of MSFFNet: one row per output
 MAX_CHANNELS = 15  # of slices; more belong to a layer within a network
 
 

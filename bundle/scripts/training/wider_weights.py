@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 logger = logging.getLogger(__name__)
-HEAD = "decoder.head.weight"  # of MSFFNet: (outputs, channels of the last layers, 1, ...)
+HEAD = "decoder.head.weight"  # of MSFFNet: (outputs, channels of the last layers, 1, ...), one row per output
 TRANSPOSED = "decoder.transposed.conv.weight"  # (channels before, channels of the last layers, ...)
 
 
@@ -37,7 +37,8 @@ def widen_decoder(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[st
     """Adapt a state dict of MSFFNet to wider last layers (``decoder_channels``), with the same output.
 
     New channels have the initial weights of the network, so that they differ from one another; what they add to the channels of
-    the checkpoint and to the outputs is 0. Weights that differ otherwise are unchanged.
+    the checkpoint and to the outputs is 0. Weights that differ otherwise are unchanged. The output is equal for normalisations of
+    single channels (batch, instance), not for groups of them.
 
     Args:
         network: network with wider last layers; not changed.
