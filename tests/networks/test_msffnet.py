@@ -146,6 +146,7 @@ def test_padding_replicates_the_border():
         ({"fusion_channels": 10}, "multiple of 4"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"decoder_channels": 0}, "decoder_channels=0; must be at least 1, or null"),
+        ({"decoder_channels": "wide"}, "decoder_channels='wide'; must be at least 1, or null"),
         ({"fusion_stride": 4}, "must be equal to 4"),
         ({"auxiliary_outputs": ["body"]}, r"auxiliary_outputs=\['body'\]: must be one of \[\], \[vertebra\]"),
         ({"auxiliary_outputs": None}, r"auxiliary_outputs=\[None\]: must be one of"),

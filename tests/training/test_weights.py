@@ -92,7 +92,9 @@ def test_last_layers_are_those_of_the_checkpoint(tmp_path, spatial_dims, width):
     assert decoder_channels_of(str(tmp_path / "w.pt")) == decoder_channels_of([str(tmp_path / "w.pt"), "gone.pt"]) == expected
     load_weights(MSFFNet(spatial_dims=spatial_dims, **SMALL, decoder_channels=expected), str(tmp_path / "w.pt"), exact=True)
     torch.save(BasicUNet(spatial_dims=2, features=(4, 4, 4, 4, 4, 4)).state_dict(), tmp_path / "unet.pt")
-    assert decoder_channels_of(str(tmp_path / "unet.pt")) is decoder_channels_of("gone.pt") is None
+    torch.save({"decoder.head.weight": torch.zeros(4, 0, 1, 1)}, tmp_path / "damaged.pt")
+    for other in ("unet.pt", "gone.pt", "damaged.pt"):
+        assert decoder_channels_of(str(tmp_path / other)) is None
 
 
 @pytest.mark.parametrize("content", [None, b"no archive", {"other.weight": torch.zeros(3)}, [1]])

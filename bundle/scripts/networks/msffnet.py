@@ -118,8 +118,8 @@ class MSFFNet(nn.Module):
             raise ValueError(f"MSFFNet: fusion_stride={fusion_stride}; must be 2, 4, 8 or 16.")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MSFFNet: dropout={dropout}; must be a probability of at least 0 and below 1.")
-        if decoder_channels is not None and decoder_channels < 1:
-            raise ValueError(f"MSFFNet: decoder_channels={decoder_channels}; must be at least 1, or null for features[0].")
+        if decoder_channels is not None and (not isinstance(decoder_channels, int) or decoder_channels < 1):
+            raise ValueError(f"MSFFNet: decoder_channels={decoder_channels!r}; must be at least 1, or null for features[0].")
         width = fusion_channels or max(8 * math.ceil(2 * features[0] / 8), 32)
         if width % 4:
             raise ValueError(f"MSFFNet: fusion_channels={width}; must be a multiple of 4 (four levels are concatenated).")

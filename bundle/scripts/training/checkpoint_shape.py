@@ -61,7 +61,7 @@ def decoder_channels_of(checkpoint: object) -> int | None:
     """
     file = _first(checkpoint)
     head = (_stored_tensors(file) or {}).get(HEAD) if file is not None else None
-    return int(head.shape[1]) if isinstance(head, torch.Tensor) and head.dim() >= 4 else None
+    return int(head.shape[1]) or None if isinstance(head, torch.Tensor) and head.dim() >= 4 else None
 
 
 def neighbours_of(checkpoint: object) -> int:
