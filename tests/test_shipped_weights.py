@@ -78,8 +78,8 @@ def test_weights_fit_inference_and_fine_tuning(kind):
     network = load_weights(parser.get_parsed_content("network_def"), start)
     stored = with_present_names(network, torch.load(WEIGHTS, weights_only=True))
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
-    for key in ("spacing", "hu_window", "patch_size", "neighbour_mm"):
-        assert parser[key] == read("train.yaml", "vertebrae.yaml")[key], key
+    for key in ("spacing", "hu_window", "outside_hu", "patch_size", "neighbour_mm"):
+        assert parser[key] == read("train.yaml", "vertebrae.yaml", "shipped.yaml")[key], key
     assert parser.get_parsed_content("neighbours") == 2
 
 

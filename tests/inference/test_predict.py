@@ -37,23 +37,27 @@ def image_of(path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
-def test_slices_of_any_plane_equal_monais_slice_inferer(scan_path, network, plane, axis, blend):
-    patch = PatchConfig((48, 32), overlap=0.4, blend=blend, sw_batch_size=3)
+@pytest.mark.parametrize(("blend", "size", "outside_hu"), [("constant", (48, 32), None), ("gaussian", (96, 112), 40.0)])
+def test_slices_of_any_plane_equal_monais_slice_inferer(scan_path, network, plane, axis, blend, size, outside_hu):
+    patch = PatchConfig(size, outside_hu=outside_hu, overlap=0.4, blend=blend, sw_batch_size=3)
     _, predicted, grid = predict(scan_path, FakeRunner(network), patch, (plane,), spacing=(-1, -1, -1), search="all", coarse_mm=0)
-    inferer = SliceInferer(roi_size=(48, 32), spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend)
+    cval = 0.0 if outside_hu is None else (outside_hu + 200) / 1200
+    inferer = SliceInferer(
+        roi_size=size, spatial_dim=axis, sw_batch_size=4, overlap=0.4, mode=blend, padding_mode="constant", cval=cval
+    )
     with torch.no_grad():
         expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
     np.testing.assert_allclose(on_whole_grid(predicted, grid), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("size", [(16, 32, 48), (32, 32, 32)])
-def test_3d_windows_equal_monais_sliding_window_inferer(scan_path, size):
+@pytest.mark.parametrize(("size", "outside_hu"), [((16, 32, 48), None), ((32, 32, 32), None), ((96, 96, 96), 40.0)])
+def test_3d_windows_equal_monais_sliding_window_inferer(scan_path, size, outside_hu):
     torch.manual_seed(1)
     network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(2, 2, 3, padding=1))
-    patch = PatchConfig(size, overlap=0.5, blend="gaussian", sw_batch_size=2)
+    patch = PatchConfig(size, outside_hu=outside_hu, overlap=0.5, blend="gaussian", sw_batch_size=2)
     _, predicted, grid = predict(scan_path, FakeRunner(network), patch, spacing=(-1, -1, -1), search="all")
-    inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian")
+    cval = 0.0 if outside_hu is None else (outside_hu + 200) / 1200
+    inferer = SlidingWindowInferer(roi_size=size, sw_batch_size=2, overlap=0.5, mode="gaussian", padding_mode="constant", cval=cval)
     with torch.no_grad():
         expected = inferer(image_of(scan_path), network).softmax(1)[0, 1].numpy()
     np.testing.assert_allclose(on_whole_grid(predicted, grid), expected, atol=1e-3)
@@ -71,8 +75,8 @@ def test_coarse_pass_saves_windows_and_changes_no_mask(scan_path):
     assert windows[1] < 0.7 * windows[0]
 
 
-@pytest.mark.parametrize("step", [1, 3])
-def test_slice_context_is_blank_outside_the_scan(scan_path, step):
+@pytest.mark.parametrize(("step", "outside_hu", "value"), [(1, None, 0.0), (3, 40.0, 0.2), (3, -1024.0, 0.0), (1, 3000.0, 1.0)])
+def test_slice_context_outside_the_scan_has_one_value(scan_path, step, outside_hu, value):
     inputs = []
 
     class Recording(torch.nn.Module):
@@ -80,7 +84,7 @@ def test_slice_context_is_blank_outside_the_scan(scan_path, step):
             inputs.append(x)
             return torch.zeros(len(x), 2, *x.shape[2:])
 
-    patch = PatchConfig((70, 90), neighbours=2, neighbour_step=step, sw_batch_size=1, overlap=0)
+    patch = PatchConfig((70, 90), outside_hu=outside_hu, neighbours=2, neighbour_step=step, sw_batch_size=1, overlap=0)
     predict(scan_path, FakeRunner(Recording()), patch, spacing=(-1, -1, -1), search="all", coarse_mm=0)
     image = image_of(scan_path)[0, 0]
     batches = torch.cat(inputs[1:])  # after the one that shows the number of outputs
@@ -88,7 +92,7 @@ def test_slice_context_is_blank_outside_the_scan(scan_path, step):
     for k in range(SHAPE[0]):
         for channel, row in zip(batches[k], k + step * np.arange(-2, 3), strict=True):
             inside = 0 <= row < SHAPE[0]
-            torch.testing.assert_close(channel, image[row] if inside else torch.zeros_like(channel))
+            torch.testing.assert_close(channel, image[row] if inside else torch.full_like(channel, value))
 
 
 class Waits(TorchDispatchMode):

@@ -54,6 +54,10 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
     write_checkpoint(tmp_path / "other.pt", with_description({**state, key: state[key][:1]}, description.text()))
     with pytest.raises(InputError, match=rf"other.pt: is of another network than .*model.pt, {key}"):
         average([files[0], str(tmp_path / "other.pt")], out=out)
+    text = description.text().replace(f'"outside_hu": {description.outside_hu}', '"outside_hu": -50.0')
+    write_checkpoint(tmp_path / "air.pt", with_description(state, text))
+    with pytest.raises(InputError, match=r"air.pt: outside_hu=-50.0, and"):
+        average([files[0], str(tmp_path / "air.pt")], out=out)
     text = description.text().replace('"neighbour_mm": 6.0', '"neighbour_mm": 7.5')
     write_checkpoint(tmp_path / "wide.pt", with_description(state, text))
     with pytest.raises(InputError, match=r"wide.pt: neighbour_mm=7.5, and 6.0 in"):

@@ -42,7 +42,7 @@ def loads(parser: ConfigParser) -> torch.nn.Module:
 TRAININGS = {
     "slices": (["demo.yaml"], {}),
     "neighbours": (["spatial_25d.yaml"], {"spacing": [2.0, 1.0, 1.0]}),
-    "instances": (["vertebrae.yaml"], {"neighbour_mm": 4.5}),
+    "instances": (["vertebrae.yaml"], {"neighbour_mm": 4.5, "outside_hu": 40.0}),
     "volumes": (["spatial_3d/train.yaml"], {"patch_size": [16, 32, 32]}),
     "images": (["images_2d.yaml"], {}),
     "axial": (["plane/axial.yaml"], {}),
@@ -60,16 +60,27 @@ def test_inference_needs_the_path_of_the_weights_alone(tmp_path, training):
     file = weights(tmp_path, overlays, **values)
     trained = ConfigParser(training_config(overlays, {**SMALL, **values}))
     parser = read_config(None, {"checkpoint": str(file), "device": "cpu"})
-    for name in ("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml"):
+    for name in ("spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml"):
         assert parser.get_parsed_content(name) == trained.get_parsed_content(name), name
     loads(parser)
     segmenter = parser.get_parsed_content("segmenter")
     assert list(segmenter.checkpoints) == {"volumes": ["volume"], "axial": ["axial"]}.get(training, ["sagittal"])
+    assert segmenter.patch.outside == parser.get_parsed_content("outside_value")
+    assert segmenter.patch.outside == pytest.approx(0.2 if training == "instances" else 0.0)
     if training == "volumes":
         assert parser["blend"] == "gaussian"
 
 
-@pytest.mark.parametrize("training", ["neighbours", "unet", "volumes", "axial"])
+def test_outside_of_older_weights_is_the_end_of_their_window(tmp_path):
+    file = weights(tmp_path, ["vertebrae.yaml"], hu_window=[-150.0, 900.0], outside_hu=0.0)
+    state = torch.load(file, weights_only=True)
+    content = json.loads(state.description)
+    assert content.pop("outside_hu") == 0.0
+    torch.save(with_description(state, json.dumps(content)), file)
+    assert read_config(None, {"checkpoint": str(file)}).get_parsed_content("outside_hu") == -150.0
+
+
+@pytest.mark.parametrize("training", ["neighbours", "unet", "volumes", "axial", "instances"])
 def test_evaluation_and_fine_tuning_follow_the_weights(tmp_path, training):
     overlays, values = TRAININGS[training]
     description, file = common_description(str(weights(tmp_path, overlays, **values)))
@@ -79,7 +90,7 @@ def test_evaluation_and_fine_tuning_follow_the_weights(tmp_path, training):
         merged = DescribedConfig(config, read_base(["train.yaml", *files]), kind="training").merge(description, file)
         parser = ConfigParser({**merged, "bundle_root": config["bundle_root"], "device": "cpu"})
         load_weights(parser.get_parsed_content("network_def"), str(file), exact=True)
-        for name in ("spacing", "patch_size", "neighbours"):
+        for name in ("spacing", "patch_size", "neighbours", "outside_hu"):
             assert parser.get_parsed_content(name) == trained.get_parsed_content(name)
         assert parser["resample"][0]["axcodes"] == trained["resample"][0]["axcodes"]
         assert parser["validate"]["inferer"]["_target_"] == trained["validate"]["inferer"]["_target_"]

@@ -36,6 +36,7 @@ class PatchConfig:
     Args:
         size: voxels of a window; two numbers for slices, three for volumes.
         hu: HU that are scaled to 0 and 1.
+        outside_hu: HU of what lies outside the scan, within a window or a neighbouring slice; None: the lower end of ``hu``.
         overlap: fraction of a window that it shares with the next.
         blend: "constant" or "gaussian" weights where windows overlap.
         neighbours: slices on each side that are channels besides the slice itself (2.5D).
@@ -50,6 +51,7 @@ class PatchConfig:
 
     size: tuple[int, ...]
     hu: tuple[float, float] = (-200.0, 1000.0)
+    outside_hu: float | None = None
     overlap: float = 0.25
     blend: str = "constant"
     neighbours: int = 0
@@ -59,7 +61,9 @@ class PatchConfig:
     weights: torch.Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        require_values({IDS.get(name, name): getattr(self, name) for name in ("size", "hu", "overlap", *WHOLE, "flips")})
+        require_values(
+            {IDS.get(name, name): getattr(self, name) for name in ("size", "hu", "outside_hu", "overlap", *WHOLE, "flips")}
+        )
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         for name in WHOLE:
             object.__setattr__(self, name, int(getattr(self, name)))
@@ -89,6 +93,12 @@ class PatchConfig:
     def num_context_slices(self) -> int:
         """Slices that are channels of one input."""
         return 2 * self.neighbours + 1
+
+    @property
+    def outside(self) -> float:
+        """Scaled value outside the scan."""
+        (low, high), hu = self.hu, self.hu[0] if self.outside_hu is None else self.outside_hu
+        return min(max((hu - low) / (high - low), 0.0), 1.0)
 
     def scale_intensity(self, hu: torch.Tensor) -> torch.Tensor:
         """Scale HU to 0 to 1, float32."""
@@ -125,12 +135,12 @@ def predict_batch(runners: Sequence[Runner], batch: torch.Tensor, patch: PatchCo
     return torch.logit(mean, eps=1e-7)
 
 
-def _pad(image: torch.Tensor, grid: WindowGrid) -> torch.Tensor:
-    """Pad scaled slices (..., *size) to at least a window with the lower end of the HU window."""
+def _pad(image: torch.Tensor, grid: WindowGrid, value: float) -> torch.Tensor:
+    """Pad scaled slices (..., *size) to at least a window."""
     pads: list[int] = []
     for n, p, b in zip(reversed(grid.size), reversed(grid.padded), reversed(grid.before), strict=True):
         pads.extend([b, p - n - b])
-    return torch.nn.functional.pad(image, pads) if any(pads) else image
+    return torch.nn.functional.pad(image, pads, value=value) if any(pads) else image
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -201,8 +211,8 @@ def predict_slices(
                 scaled = patch.scale_intensity(torch.from_numpy(np.ascontiguousarray(hu[rows])).to(device, non_blocking=True))
                 outside = np.flatnonzero((channels < 0) | (channels >= shape[axis])).tolist()
                 if outside:  # seldom; on a GPU every indexing waits
-                    scaled[outside] = 0
-                inputs[k] = _pad(scaled, grid)
+                    scaled[outside] = patch.outside
+                inputs[k] = _pad(scaled, grid, patch.outside)
             batch = torch.stack([inputs[k][(slice(None), *_box(s, patch.size))] for k, s in part])
             for (k, start), logits in zip(part, predict_batch(runners, batch, patch), strict=True):
                 if k not in sums:
@@ -244,7 +254,7 @@ def predict_volume(
         inside = np.clip(np.arange(first, first + depth) - grid.before[0], -1, shape[0])
         sampled = np.unique(inside[(inside >= 0) & (inside < shape[0])])
         hu = torch.from_numpy(sampler([sampled, np.arange(shape[1]), np.arange(shape[2])])).to(device)
-        image = torch.zeros(depth, *size, device=device)
+        image = torch.full((depth, *size), patch.outside, device=device)
         offset = int(np.argmax(inside >= 0))
         image[(slice(offset, offset + len(sampled)), *crop)] = patch.scale_intensity(hu)
         starts = by_row[first]

@@ -54,14 +54,15 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
     return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
 
 
-def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0) -> torch.Tensor:
-    """Stack the neighbours of every slice as channels; slices outside the volume are 0.
+def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0, value: float = 0.0) -> torch.Tensor:
+    """Stack the neighbours of every slice as channels.
 
     Args:
         volume: (B, C, X, Y, Z).
         neighbours: slices on each side.
         step: slices from one channel to the next.
         dim: spatial axis of the slices.
+        value: of slices outside the volume.
 
     Returns:
         (B, (2 * neighbours + 1) * C, X, Y, Z).
@@ -72,7 +73,7 @@ def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, di
     offsets, axis, num_slices = slice_offsets(neighbours, step), dim + 2, volume.shape[dim + 2]
     if not neighbours:
         return volume
-    stack = volume.new_zeros((len(offsets), *volume.shape))
+    stack = volume.new_full((len(offsets), *volume.shape), value)
     for channel, offset in zip(stack, offsets, strict=True):
         length = num_slices - abs(offset)
         if length > 0:
@@ -87,7 +88,7 @@ class SliceContextInferer(SliceInferer):
         args: positional arguments of ``SliceInferer``.
         neighbours: slices on each side; 0: as ``SliceInferer``.
         step: slices from one channel to the next.
-        kwargs: keyword arguments of ``SliceInferer``.
+        kwargs: keyword arguments of ``SliceInferer``; ``cval`` is the value of slices outside the volume as well.
 
     Raises:
         ValueError: when ``neighbours`` is negative or ``step`` below 1.
@@ -102,5 +103,5 @@ class SliceContextInferer(SliceInferer):
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
         """Run the network slice by slice on volumes (B, C, X, Y, Z)."""
-        stacked = stack_slice_context(inputs, self.neighbours, self.step, dim=self.spatial_dim)
+        stacked = stack_slice_context(inputs, self.neighbours, self.step, dim=self.spatial_dim, value=self.cval)
         return super().__call__(stacked, network, *args, **kwargs)

@@ -48,6 +48,7 @@ class WeightsDescription:
         network: class (``_target_``) and arguments of the network, plain values.
         spacing: voxel size in mm along R, A, S, or -1 for that of the scan.
         hu_window: HU that are scaled to 0 and 1.
+        outside_hu: HU of what lies outside a scan; None: the lower end of ``hu_window``, as of versions up to 0.17.
         patch_size: window, two or three numbers of voxels.
         neighbours: slices on each side that are channels.
         neighbour_mm: distance between them in mm.
@@ -68,6 +69,7 @@ class WeightsDescription:
     spacing: list[float]
     hu_window: list[float]
     patch_size: list[int]
+    outside_hu: float | None = None
     neighbours: int = 0
     neighbour_mm: float = 6.0
     outputs: list[str] = field(default_factory=list)
@@ -85,6 +87,7 @@ class WeightsDescription:
             "network": isinstance(target, str) and _is_plain(self.network),
             "spacing": _numbers(self.spacing, 3) and all(v > 0 or v == -1 for v in self.spacing),
             "hu_window": _numbers(self.hu_window, 2) and self.hu_window[0] < self.hu_window[1],
+            "outside_hu": self.outside_hu is None or _numbers([self.outside_hu], 1),
             "patch_size": _numbers(self.patch_size, 2, 3) and all(isinstance(v, int) and v > 0 for v in self.patch_size),
             "neighbours": isinstance(self.neighbours, int) and not isinstance(self.neighbours, bool) and self.neighbours >= 0,
             "neighbour_mm": _numbers([self.neighbour_mm], 1) and self.neighbour_mm > 0,
@@ -100,6 +103,8 @@ class WeightsDescription:
         for name, valid in checks.items():
             if not valid:
                 raise ValueError(f"{name}={getattr(self, name)!r} is no valid value")
+        if self.outside_hu is None:
+            object.__setattr__(self, "outside_hu", self.hu_window[0])
 
     @property
     def spatial_dims(self) -> int:

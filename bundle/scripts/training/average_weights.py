@@ -12,7 +12,7 @@ from ..networks.weights_description import WeightsDescription, with_description
 from .checkpoint import write_checkpoint
 from .weights import flat_state, read_weights
 
-USE = ("network", "spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "outputs", "plane")
+USE = ("network", "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "outputs", "plane")
 
 
 def _check(path: str, state: dict, description: WeightsDescription | None, first: str, reference: tuple) -> None:

@@ -19,7 +19,9 @@ from ..networks.weights_description import WeightsDescription, canonical_class
 
 logger = logging.getLogger(__name__)
 AXES = {"RAS": "sagittal", "SRA": "axial", "ARS": "coronal"}  # axcodes of `resample`, by which the slices are chosen
-INPUT = ("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml", "min_width_mm")
+INPUT = (
+    "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml", "min_width_mm",
+)  # fmt: skip
 RECIPE = ("epochs", "max_minutes", "batch_size", "slices_per_volume", "learning_rate", "patience", "val_interval", "seed")
 
 

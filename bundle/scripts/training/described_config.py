@@ -29,7 +29,7 @@ from .weights import read_weights
 
 logger = logging.getLogger(__name__)
 CONFIGS = BUNDLE / "configs"
-INPUT = ("spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm", "check_hu")
+INPUT = ("spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu")
 CHOICES = ("min_volume_ml", "min_width_mm")  # of post-processing: another value needs no line
 OUTPUT_ARGUMENTS = ("out_channels", "auxiliary_outputs")  # weights are matched to them by ``match_outputs``
 FREE_ARGUMENTS = (*OUTPUT_ARGUMENTS, "dropout", "vertebra_output")
@@ -72,7 +72,7 @@ def common_description(checkpoint: object) -> tuple[WeightsDescription, Path] | 
         if first is None:
             first = description, file
             continue
-        for name in ("network", "spacing", "hu_window", "patch_size", "neighbours", "neighbour_mm"):
+        for name in ("network", "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm"):
             one, other = getattr(first[0], name), getattr(description, name)
             if one != other:
                 raise InputError(f"{file}: {name}={other}, and {first[1]} has {one}; networks of an ensemble must have the same")

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from randomised import CLASSES, slices
 from scripts.training.randomisation.acquisition import RandCtNoise, RandGamma
 from scripts.training.randomisation.batch import OUTSIDE, BatchRandomisation
-from scripts.training.randomisation.field_of_view import RandFieldOfView
+from scripts.training.randomisation.field_of_view import RandFieldOfView, RandOutsideValue
 from scripts.training.randomisation.geometry import RandBatchAffine
 
 SIZE = (32, 40)
@@ -86,7 +86,7 @@ def test_repeated_class_has_a_stream_of_its_own():
 
 def test_blank_voxels_stay_blank_and_are_ignored():
     image, label = slices(8)
-    moving = (RandBatchAffine, RandFieldOfView)  # which blank more
+    moving = (RandBatchAffine, RandFieldOfView, RandOutsideValue)  # which change what is blank
     canvas = BatchRandomisation([c() for c in CLASSES if c not in moving])
     new, codes = canvas.randomise(image, label, range(8))
     corner = torch.zeros(image.shape[2:], dtype=torch.bool)

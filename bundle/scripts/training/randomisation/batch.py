@@ -22,7 +22,7 @@ class BatchRandomisation:
 
     Images arrive scaled by ``hu_window`` to 0...1 and not clipped, blank voxels outside the scan hold ``outside``. They become HU,
     run through the transforms in order, are scaled again and clipped. Blank voxels stay blank: they enter no transform, the spatial
-    transform moves them along, and in the end they hold 0 and the label ``ignore_index`` where the centre slice is blank.
+    transform moves them along, and in the end they hold ``outside_hu`` and the label ``ignore_index`` where the centre slice is blank.
 
     Every transform draws from a stream of the sample's seed and its class name (and number, when a class occurs again): without one
     transform the others draw the same, and a sample is the same in every batch, on one type of device.
@@ -32,6 +32,7 @@ class BatchRandomisation:
         hu_window: HU of the values 0 and 1.
         patch_size: size of the returned images; the canvas around it is cropped away. None: the size that the transforms return.
         outside: value of blank voxels in the scaled images.
+        outside_hu: HU that blank voxels hold in the end; None: the lower end of ``hu_window``.
         image_key: images (B, C, *canvas), neighbouring slices as channels.
         label_key: labels (B, 1, *canvas), codes.
         seed_key: seed of every sample, see ``scripts.training.augment.RandSeedd``.
@@ -47,6 +48,7 @@ class BatchRandomisation:
         hu_window: Sequence[float] = (-200.0, 1000.0),
         patch_size: Sequence[int] | None = None,
         outside: float = OUTSIDE,
+        outside_hu: float | None = None,
         image_key: str = "image",
         label_key: str = "label",
         seed_key: str = SEED,
@@ -65,6 +67,7 @@ class BatchRandomisation:
         self.hu_window = (float(hu_window[0]), float(hu_window[1]))
         self.patch_size = None if patch_size is None else tuple(int(n) for n in patch_size)
         self.outside, self.ignore_index = float(outside), int(ignore_index)
+        self.outside_hu = self.hu_window[0] if outside_hu is None else float(outside_hu)
         self.image_key, self.label_key, self.seed_key = image_key, label_key, seed_key
 
     def __call__(
@@ -92,14 +95,16 @@ class BatchRandomisation:
         low, high = self.hu_window
         image = image.float()  # HU of half precision would be steps
         outside = image <= self.outside + 1e-3
-        batch = RandomBatch((image * (high - low) + low).masked_fill_(outside, low), outside, label.clone(), seeds, self.hu_window)
+        hu = (image * (high - low) + low).masked_fill_(outside, low)
+        batch = RandomBatch(hu, outside, label.clone(), seeds, self.hu_window, self.outside_hu)
         occurrences: Counter[str] = Counter()
         for transform in self.transforms:
             name = type(transform).__name__
             batch.open_stream(f"{name} {occurrences[name]}")
             occurrences[name] += 1
             batch = transform(batch)
-        scaled = batch.image.sub_(low).div_(high - low).clamp_(0, 1).masked_fill_(batch.outside, 0)
+        blank = torch.as_tensor(batch.outside_hu, device=image.device, dtype=image.dtype)
+        scaled = torch.where(batch.outside, blank, batch.image).sub_(low).div_(high - low).clamp_(0, 1)
         centre = batch.outside.shape[1] // 2
         label = batch.label.masked_fill_(batch.outside[:, centre : centre + 1], self.ignore_index)
         return self.crop(scaled), self.crop(label)
