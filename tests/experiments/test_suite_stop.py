@@ -19,7 +19,7 @@ from tiny_suite import SUITE
 
 def test_sigterm_ends_all_processes_and_a_rerun_resumes(phantom_set, tmp_path):
     suite = tmp_path / "tiny.yaml"
-    suite.write_text(SUITE.replace("epochs: 2", "patience: 100\n  epochs: 10"))
+    suite.write_text(SUITE.replace("epochs: 2", "patience: 100\n  epochs: 6"))
     command = ["run", str(suite), "--out", str(tmp_path / "out"), "--dataset_dir", str(phantom_set)]
     command += ["--members", "['plain']", "--device", "cpu"]
     folder = tmp_path / "out" / "members" / "plain_seed0"
@@ -37,12 +37,12 @@ def test_sigterm_ends_all_processes_and_a_rerun_resumes(phantom_set, tmp_path):
     assert str(folder) not in left
     assert not (folder / "lock.json").exists()
     epochs = len(list(csv.DictReader((folder / "history.csv").open())))
-    assert 0 < epochs < 10
+    assert 0 < epochs < 6
     start(tmp_path / "second.txt", run_module, "scripts.experiments", command).wait(1800)
     output = (tmp_path / "second.txt").read_text()
     assert "1 of 1 runs of tiny are finished" in output
     assert "plain_seed0: resumes" in output
-    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 11))
+    assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 7))
 
 
 def test_folds_are_pooled_and_their_ensemble_is_tested(monkeypatch, phantom_set, tmp_path):

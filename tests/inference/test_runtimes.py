@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from scripts.inference.export import export
 from scripts.inference.runtimes import load_runner
 from scripts.networks import MSFFNet
 from scripts.networks.outputs import AUXILIARY
+from scripts.simulation.phantom import generator
 from scripts.training.weights import load_weights
 
 SMALL = {"features": [4, 4, 8, 8, 8], "fusion_channels": 8, "aspp_rates": [1, 2, 4, 8]}
@@ -39,6 +41,14 @@ def checkpoint(tmp_path_factory):
     lines = ["patch_size: [64, 96]", *(f'"network_def::{k}": {v}' for k, v in SMALL.items())]
     (root / "small.yaml").write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_phantom():
+    """Make the phantom of the exports once for all of them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(generator, "make_phantom", cache(generator.make_phantom))
+        yield
 
 
 def network() -> MSFFNet:

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+from forked import run_module, start
 from scripts.core.files import read_table
-from scripts.core.paths import BUNDLE
 from scripts.data.datalist import read_datalist
 
 SMALL = {
@@ -32,9 +30,10 @@ def test_spinegan_marks_fractures_of_a_tiny_set(phantom_set, tmp_path):
     cases = read_datalist(phantom_set)[1]["training"]
     datalist = tmp_path / "datalist.json"
     datalist.write_text(json.dumps({"training": cases, "validation": cases}))
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", "['configs/train.yaml','configs/network/spinegan.yaml']", "--datalist", str(datalist)]
-    command += ["--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path)]
-    subprocess.run([*command, *(t for k, v in SMALL.items() for t in (f"--{k}", v))], cwd=BUNDLE, check=True, capture_output=True)
+    command = ["run", "training", "--config_file", "['configs/train.yaml','configs/network/spinegan.yaml']"]
+    command += ["--datalist", str(datalist), "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path)]
+    command += [t for k, v in SMALL.items() for t in (f"--{k}", v)]
+    process = start(tmp_path / "log.txt", run_module, "monai.bundle", command)
+    assert process.wait(300) == 0, (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
     scores = [float(r["val_fracture_dice"]) for r in read_table(tmp_path / "history.csv") if r["val_fracture_dice"]]
     assert max(scores) > 0.3, scores

@@ -296,7 +296,7 @@ def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, t
 
     expected = batches(None, 0)
     assert expected[0].dtype == expected[1].dtype == torch.float32
-    for workers in (0, 2):
+    for workers in (0, 1):
         cached = batches(str(tmp_path), workers)
         assert len(cached) == len(expected)
         assert all(torch.equal(a, b) for a, b in zip(cached, expected, strict=True))
