@@ -22,8 +22,8 @@ class BatchRandomisation:
 
     Images arrive scaled by ``hu_window`` to 0...1 and not clipped, blank voxels outside the scan hold ``outside``. They become HU,
     run through the transforms in order, are scaled again and clipped. Blank voxels stay blank: they enter no transform, and the
-    spatial transform moves them along. In the end they hold ``outside_hu``, and the label ``ignore_index`` where the centre slice is
-    blank.
+    spatial transform moves them along. In the end they hold ``outside_hu``, and the label ``ignore_index`` where the centre slice
+    is blank.
 
     Every transform draws from a stream of the sample's seed and its class name (and number, when a class occurs again): without one
     transform the others draw the same, and a sample is the same in every batch, on one type of device.
