@@ -123,6 +123,31 @@ def test_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
         load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="openvino")
 
 
+@pytest.mark.parametrize("file", ["model.pt", "model.ts"])
+def test_pytorch_computes_in_bfloat16_on_a_cpu(checkpoint, tmp_path, file, monkeypatch, caplog):
+    path = checkpoint / "model.pt"
+    if file == "model.ts":
+        export(str(path), out=str(tmp_path), formats="torchscript", config=str(checkpoint / "small.yaml"))
+        path = tmp_path / file
+    batch = torch.rand(3, 1, 64, 96)
+    full, half = (load_runner(network(), str(path), (1, 64, 96), runtime="torch", precision=p) for p in ("auto", "bfloat16"))
+    assert "bfloat16" in half.name
+    assert "bfloat16" not in full.name
+    logits, rounded = full(batch), half(batch)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(logits, rounded)
+    torch.testing.assert_close(logits.sigmoid(), rounded.sigmoid(), atol=0.05, rtol=0)
+    for capabilities, lines in (
+        ({"avx512_bf16": True, "amx_bf16": False}, 0),
+        ({"avx512_bf16": False, "amx_bf16": False}, 1),
+        ({}, 0),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        caplog.clear()
+        load_runner(network(), str(path), (1, 64, 96), runtime="torch", precision="bfloat16")
+        assert sum("slower than precision=float32" in r.getMessage() for r in caplog.records) == lines
+
+
 @pytest.mark.parametrize(
     ("weights", "trained", "runtime"),
     [(w, t, "torch") for w, t in ((2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4))] + [(4, 3, "openvino")],

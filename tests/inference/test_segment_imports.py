@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import save, with_tissue
 from scripts.core.paths import BUNDLE
+from scripts.inference import segment
 
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "skimage", "yaml")
 UNUSED = ("ignite", "itk", "highdicom", "mlflow", "onnx", "onnxruntime", "optuna", "pandas", "tensorboard", "tifffile", "sklearn")
@@ -68,3 +69,24 @@ def test_packages_of_other_work_are_not_imported(tmp_path):
     assert not set(UNUSED) & set(packages)
     assert "pydicom" not in packages
     assert (traced, figure, pyplot) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "lean"),
+    [
+        ("overlap: 0.5 # as monai.bundle has it\n", True),
+        ("post_transforms: [{_target_: Lambdad, keys: pred, func: $len}]\n", False),
+        ("overlap: $monai.utils.misc.first([0.5])\n", False),
+        ("imports: [$import monai]\n", False),
+    ],
+)
+def test_only_overlays_with_components_need_the_whole_of_monai(text, lean, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(segment, "import_monai", lambda: calls.append("import"))
+    monkeypatch.setattr(segment, "segment", lambda **options: calls.append("segment"))
+    (tmp_path / "scan.nii.gz").touch()
+    (tmp_path / "overlay.yaml").write_text(text)
+    for config in (str(tmp_path / "overlay.yaml"), ["vertebrae.yaml", str(tmp_path / "overlay.yaml")]):
+        calls.clear()
+        segment.segment_command(path=str(tmp_path / "scan.nii.gz"), out=str(tmp_path / "out"), config=config)
+        assert calls == (["import", "segment"] if lean else ["segment"])

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
+BFLOAT16 = ("amx_bf16", "avx512_bf16")  # instructions of x86 CPUs, by PyTorch's names
 EXPORTS = {".ts": "TorchScript", ".onnx": "ONNX", ".xml": "OpenVINO IR"}
 MAX_REASON = 160  # characters of a library's message
 
@@ -204,8 +205,8 @@ def load_runner(
         shape: channels and size of a window.
         device: device for PyTorch.
         runtime: "auto" chooses OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
-        precision: precision of OpenVINO: "float32", "bfloat16", or "auto" for float32.
-        amp: half precision in PyTorch.
+        precision: precision of OpenVINO, and of PyTorch on a CPU: "float32", "bfloat16", or "auto" for float32.
+        amp: half precision in PyTorch: float16 on a GPU, bfloat16 on a CPU.
         compiled: use ``torch.compile``.
         batch_size: windows per batch; on a GPU all batches have this size.
 
@@ -224,6 +225,7 @@ def load_runner(
     if runtime == "auto":
         fast = device.type == "cpu" and not amp and not compiled and available("openvino")
         runtime = "openvino" if fast else "torch"
+    amp = _half_precision(device, precision, amp)
     if runtime == "onnxruntime":
         raise InputError(f"runtime=onnxruntime: {file} is not an ONNX file; export one (python -m scripts.inference export)")
     if runtime == "openvino":
@@ -235,6 +237,15 @@ def load_runner(
     else:
         runner = TorchRunner(network, device, amp, compiled, batch_size)
     return _smoke_test(runner, shape, file)
+
+
+def _half_precision(device: torch.device, precision: str, amp: bool) -> bool:
+    """Whether PyTorch computes in half precision; one line in the log where a CPU has no instructions for it."""
+    half = amp or (device.type == "cpu" and precision == "bfloat16")
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it since 2.11
+    if half and device.type == "cpu" and not any(capabilities.get(name, True) for name in BFLOAT16):
+        logger.warning("bfloat16: this CPU computes it without AMX or AVX512-BF16, which is slower than precision=float32")
+    return half
 
 
 def _load_export(
@@ -254,6 +265,7 @@ def _load_export(
             return OpenVINORunner(file, shape, precision)
         if kind == ".onnx":
             return OnnxRunner(file)
+        amp = _half_precision(device, precision, amp)
         return TorchRunner(torch.jit.load(str(file), map_location=device), device, amp, batch_size=batch_size)
     except Exception as error:
         reason = first_line(error)[:MAX_REASON]

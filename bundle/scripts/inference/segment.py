@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
@@ -14,6 +15,9 @@ from ..core.optional_packages import import_monai, import_nibabel
 from ..core.overlay_file import find_overlay, resolve
 from ..data.datalist import SECTIONS
 from .segmented import Segmented, no_checkpoint, not_found
+
+COMMENT = re.compile(r"(^|\s)#.*", re.MULTILINE)
+COMPONENTS = re.compile(r"_target_|\bmonai\b|\bimport")  # in an overlay: it may name anything of MONAI
 
 
 def segment(
@@ -61,7 +65,7 @@ def segment(
         search: region of the coarse pass: spine, bone or all.
         coarse_mm: distance between the slices of the coarse pass in mm; 0 predicts every slice.
         runtime: inference backend: auto, torch, openvino or onnxruntime.
-        precision: precision of OpenVINO: auto, float32 or bfloat16.
+        precision: precision on a CPU: auto, float32 or bfloat16.
         sw_batch_size: windows per batch.
         max_memory: memory limit, such as 4G; a scan that needs more is held in a temporary file, or rejected.
         statistics_only: write only findings, no masks and overlays.
@@ -121,7 +125,10 @@ def segment(
 def segment_command(**options: Any) -> Segmented:
     """Segment scans in a process of its own, in which MONAI may lack the packages that inference has no use for."""
     _check(**options)
-    if options.get("config") is None:  # an overlay may name anything of MONAI
+    overlays = options.get("config") or ()
+    files = [find_overlay(name) for name in ([overlays] if isinstance(overlays, str) else overlays)]
+    texts = [COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    if not any(COMPONENTS.search(text) for text in texts):
         import_monai()
     return segment(**options)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from scripts.training.randomisation.acquisition import RandCtNoise, RandDropChannels, RandGamma, RandThickSlices
 from scripts.training.randomisation.batch import BatchRandomisation
-from scripts.training.randomisation.field_of_view import RandFieldOfView, RandOutsideValue
+from scripts.training.randomisation.field_of_view import RandFieldOfView
 from scripts.training.randomisation.geometry import RandBatchAffine
 from scripts.training.randomisation.resolution import RandSharpness, RandThickInPlane
 from scripts.training.randomisation.texture import RandBiasField, RandBoneTexture
@@ -16,7 +16,7 @@ from scripts.training.randomisation.transform import RandBatchTransform
 LOW, HIGH = -2000.0, 3000.0  # a window so wide that nothing is clipped
 CLASSES = (
     RandBatchAffine, RandBoneDensity, RandSoftTissue, RandBiasField, RandBoneTexture, RandSharpness, RandThickInPlane,
-    RandThickSlices, RandDropChannels, RandCtNoise, RandGamma, RandFieldOfView, RandOutsideValue,
+    RandThickSlices, RandDropChannels, RandCtNoise, RandGamma, RandFieldOfView,
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from randomised import CLASSES, slices
 from scripts.training.randomisation.acquisition import RandCtNoise, RandGamma
 from scripts.training.randomisation.batch import OUTSIDE, BatchRandomisation
-from scripts.training.randomisation.field_of_view import RandFieldOfView, RandOutsideValue
+from scripts.training.randomisation.field_of_view import RandFieldOfView
 from scripts.training.randomisation.geometry import RandBatchAffine
 
 SIZE = (32, 40)
@@ -86,7 +86,7 @@ def test_repeated_class_has_a_stream_of_its_own():
 
 def test_blank_voxels_stay_blank_and_are_ignored():
     image, label = slices(8)
-    moving = (RandBatchAffine, RandFieldOfView, RandOutsideValue)  # which change what is blank
+    moving = (RandBatchAffine, RandFieldOfView)  # which blank more
     canvas = BatchRandomisation([c() for c in CLASSES if c not in moving])
     new, codes = canvas.randomise(image, label, range(8))
     corner = torch.zeros(image.shape[2:], dtype=torch.bool)
@@ -97,6 +97,14 @@ def test_blank_voxels_stay_blank_and_are_ignored():
     # A blank neighbour is blank or, where channels are replaced, the centre slice; about 0.3 * 0.3 of the samples.
     blank = (new[:, 0] == 0).flatten(1).all(1)
     assert blank.sum() >= 4
+
+
+@pytest.mark.parametrize(("outside_hu", "value"), [(None, 0.0), (40.0, 0.2), (-3000.0, 0.0)])
+def test_blank_voxels_hold_one_value_in_the_end(outside_hu, value):
+    image, label = slices(4)
+    new, codes = BatchRandomisation([RandCtNoise()], outside_hu=outside_hu).randomise(image, label, range(4))
+    assert torch.allclose(new[image == OUTSIDE], torch.tensor(value))
+    assert torch.equal(codes == 255, image[:, 2:3] == OUTSIDE)
 
 
 @pytest.mark.parametrize("transform", CLASSES, ids=lambda c: c.__name__)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random field of view and value outside a scan: their distributions, image and label, bad arguments."""
+"""Random field of view: distribution of its size, mask, label and image outside it, bad arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from randomised import slices
 from scripts.training.randomisation.batch import BatchRandomisation
-from scripts.training.randomisation.field_of_view import RandFieldOfView, RandOutsideValue
+from scripts.training.randomisation.field_of_view import RandFieldOfView
 
 
 def extents(transform: RandFieldOfView, count: int = 400) -> torch.Tensor:
@@ -67,43 +67,3 @@ def test_outside_is_blank_without_loss_and_inside_is_unchanged():
 def test_bad_arguments_are_refused(arguments, line):
     with pytest.raises(ValueError, match=line):
         RandFieldOfView(**arguments)
-
-
-def outside_values(transform: RandOutsideValue, outside_hu: float | None = None, count: int = 600) -> torch.Tensor:
-    """Return the HU (count,) outside the scan."""
-    image, label = torch.full((count, 2, 4, 5), 0.5), torch.zeros(count, 1, 4, 5)
-    image[:, :, :2] = -1.0
-    new, _ = BatchRandomisation([transform], outside_hu=outside_hu).randomise(image, label, range(count))
-    assert torch.allclose(new[:, :, 2:], torch.tensor(0.5))
-    outside = new[:, :, :2].flatten(1)
-    assert torch.equal(outside, outside[:, :1].expand_as(outside))
-    return outside[:, 0] * 1200 - 200
-
-
-def test_values_outside_are_uniform_between_their_limits():
-    values = outside_values(RandOutsideValue(hu=(-150.0, 90.0), prob=1.0))
-    assert values.min() >= -150.01
-    assert values.max() <= 90.01
-    assert float(values.mean()) == pytest.approx(-30, abs=10)
-    assert float(values.std()) == pytest.approx(240 / 12**0.5, abs=5)
-
-
-@pytest.mark.parametrize(("outside_hu", "expected"), [(None, -200.0), (40.0, 40.0), (-3000.0, -200.0)])
-def test_samples_without_a_random_value_have_that_of_the_batch(outside_hu, expected):
-    values = outside_values(RandOutsideValue(hu=(50.0, 90.0), prob=0.3), outside_hu)
-    same = (values - expected).abs() < 0.01
-    assert float(same.float().mean()) == pytest.approx(0.7, abs=0.06)
-    assert (values[~same] > 49.9).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ({"hu": (100.0, -200.0)}, r"RandOutsideValue: hu=\(100\.0, -200\.0\); must be two finite numbers, the smaller first"),
-        ({"hu": (-2000.0, 0.0)}, "of at least -1024"),
-        ({"prob": -1}, r"RandOutsideValue: prob=-1; must be a probability"),
-    ],
-)
-def test_bad_values_outside_are_refused(arguments, line):
-    with pytest.raises(ValueError, match=line):
-        RandOutsideValue(**arguments)

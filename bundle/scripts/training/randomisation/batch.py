@@ -97,15 +97,15 @@ class BatchRandomisation:
         image = image.float()  # HU of half precision would be steps
         outside = image <= self.outside + 1e-3
         hu = (image * (high - low) + low).masked_fill_(outside, low)
-        batch = RandomBatch(hu, outside, label.clone(), seeds, self.hu_window, self.outside_hu)
+        batch = RandomBatch(hu, outside, label.clone(), seeds, self.hu_window)
         occurrences: Counter[str] = Counter()
         for transform in self.transforms:
             name = type(transform).__name__
             batch.open_stream(f"{name} {occurrences[name]}")
             occurrences[name] += 1
             batch = transform(batch)
-        blank = torch.as_tensor(batch.outside_hu, device=image.device, dtype=image.dtype)
-        scaled = torch.where(batch.outside, blank, batch.image).sub_(low).div_(high - low).clamp_(0, 1)
+        blank = min(max((self.outside_hu - low) / (high - low), 0.0), 1.0)
+        scaled = batch.image.sub_(low).div_(high - low).clamp_(0, 1).masked_fill_(batch.outside, blank)
         centre = batch.outside.shape[1] // 2
         label = batch.label.masked_fill_(batch.outside[:, centre : centre + 1], self.ignore_index)
         return self.crop(scaled), self.crop(label)

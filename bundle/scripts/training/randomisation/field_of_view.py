@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random field of view, as of scans cropped closely around a few vertebrae, and random value of what is outside a scan."""
+"""Random field of view: what lies outside it is not in the scan, as in scans cropped closely around a few vertebrae."""
 
 from __future__ import annotations
 
@@ -47,29 +47,3 @@ class RandFieldOfView(RandBatchTransform):
             length = share if changed else 1.0
             ends += [place * (1 - length), place * (1 - length) + length]
         return tuple(ends)
-
-
-class RandOutsideValue(RandBatchTransform):
-    """Fill what is outside the scan with a random value, equal for all its voxels, in place of the batch's ``outside_hu``.
-
-    Args:
-        hu: smallest and largest value, HU; that of a sample is uniform.
-        prob: probability that a sample is changed.
-
-    Raises:
-        ValueError: when a value is out of range.
-    """
-
-    def __init__(self, hu: Sequence[float] = (-200.0, 100.0), prob: float = 0.5) -> None:
-        super().__init__(prob)
-        self.hu = self.interval("hu", hu, -1024.0)
-
-    def __call__(self, batch: RandomBatch) -> RandomBatch:
-        """Set the value of every sample, and return the batch."""
-        changed, hu = batch.columns([self.parameters(draw) for draw in batch.draws])
-        batch.outside_hu = torch.where(changed > 0, hu, torch.as_tensor(batch.outside_hu, device=hu.device, dtype=hu.dtype))
-        return batch
-
-    def parameters(self, draw: np.random.Generator) -> tuple[float, ...]:
-        """Draw whether the sample is changed, 1 or 0, and its value, HU."""
-        return float(draw.random() < self.prob), draw.uniform(*self.hu)

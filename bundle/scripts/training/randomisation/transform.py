@@ -24,7 +24,6 @@ class RandomBatch:
         label: codes of the centre slice (B, 1, *size).
         seeds: seed of every sample.
         hu_window: HU of the values 0 and 1 of the network's input.
-        outside_hu: HU of voxels outside the scan in the end: one number or (B, 1, 1, 1).
         draws: generator of every sample in the stream of the present transform.
     """
 
@@ -33,7 +32,6 @@ class RandomBatch:
     label: torch.Tensor
     seeds: Sequence[int]
     hu_window: tuple[float, float] = (-200.0, 1000.0)
-    outside_hu: float | torch.Tensor = -200.0
     draws: Sequence[np.random.Generator] = field(default_factory=tuple)
 
     def open_stream(self, name: str) -> None:
