@@ -311,7 +311,7 @@ def config_values(draw: random.Random, folder: Path) -> None:
     targets: list[tuple[Callable[[dict], object], tuple[str, ...]]] = [
         (
             lambda a: PatchConfig.from_config(size | a),
-            ("size", "hu", "overlap", "blend", "neighbours", "neighbour_step", "flips", "sw_batch_size"),
+            ("size", "hu", "outside_hu", "overlap", "blend", "neighbours", "neighbour_step", "flips", "sw_batch_size"),
         ),
         (lambda a: PostProcessing.from_config(a), tuple(PostProcessing.__dataclass_fields__)),
         (lambda a: Pipeline({"sagittal": []}, PatchConfig((64, 64)), **a), ("spacing", "search", "coarse_mm", "coarse_threshold")),

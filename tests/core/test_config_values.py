@@ -19,7 +19,8 @@ from scripts.postprocessing.findings import PostProcessing
 NAN, INF = math.nan, math.inf
 WRONG = [
     ("sw_batch_size", 0), ("sw_batch_size", 1.5), ("sw_batch_size", NAN), ("batch_size", 0), ("largest", 1.5), ("largest", NAN),
-    ("hu_window", [1]), ("hu_window", [NAN, 5]), ("hu_window", ["a", "b"]), ("neighbours", -1), ("patch_size", [NAN, 160]),
+    ("hu_window", [1]), ("hu_window", [NAN, 5]), ("hu_window", ["a", "b"]), ("neighbours", -1), ("outside_hu", NAN),
+    ("outside_hu", "air"), ("patch_size", [NAN, 160]),
     ("patch_size", 5), ("patch_size", [10**9, 10**9]), ("spacing", [NAN] * 3), ("spacing", [0.001] * 3), ("spacing", "a"),
     ("overlap", NAN), ("coarse_mm", INF), ("min_volume_ml", INF), ("min_volume_ml", NAN), ("threshold", "abc"), ("flips", [0]),
     ("consistency_mm", [NAN] * 3), ("fill_holes", "abc"), ("neighbour_mm", NAN), ("epochs", 10**400), ("threshold", True),

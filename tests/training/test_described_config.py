@@ -71,6 +71,16 @@ def test_inference_needs_the_path_of_the_weights_alone(tmp_path, training):
         assert parser["blend"] == "gaussian"
 
 
+@pytest.mark.parametrize(("outside_hu", "value"), [(-1024.0, 0.0), (40.0, 0.2), (3000.0, 1.0)])
+def test_scaled_value_outside_is_that_of_the_windows(tmp_path, outside_hu, value):
+    file = weights(tmp_path, ["vertebrae.yaml"])
+    parser = read_config(None, {"checkpoint": str(file), "outside_hu": outside_hu, "device": "cpu"})
+    assert parser.get_parsed_content("outside_value") == pytest.approx(value)
+    assert parser.get_parsed_content("segmenter").patch.outside == pytest.approx(value)
+    trained = ConfigParser(training_config([], {"outside_hu": outside_hu}))
+    assert trained.get_parsed_content("outside_value") == pytest.approx(value)
+
+
 def test_outside_of_older_weights_is_the_end_of_their_window(tmp_path):
     file = weights(tmp_path, ["vertebrae.yaml"], hu_window=[-150.0, 900.0], outside_hu=0.0)
     state = torch.load(file, weights_only=True)

@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "concurrent_scans": _number("a whole number from 1 to 64", 1, 64, whole=True),
     "largest": _number("1 or more, or None for all", 1, MAX_COUNT, whole=True, none=True),
     "hu_window": _numbers("two values in HU, the second above the first", (2,), lambda v: abs(v) < 1e6, rising=True),
-    "outside_hu": _number("a value in HU, or None for the lower end of hu_window", -1e6, 1e6, none=True),
+    "outside_hu": _number("a value in HU", -1e6, 1e6),
     "neighbours": _number("0 or more, slices on each side", 0, 64, whole=True),
     "neighbour_mm": _number("above 0 mm, from one channel to the next", -MAX_MM, MAX_MM),  # unused without neighbours
     "neighbour_step": _number("1 or more, slices from one channel to the next", 1, MAX_MM, whole=True),

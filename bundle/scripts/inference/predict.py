@@ -61,9 +61,8 @@ class PatchConfig:
     weights: torch.Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        require_values(
-            {IDS.get(name, name): getattr(self, name) for name in ("size", "hu", "outside_hu", "overlap", *WHOLE, "flips")}
-        )
+        checked = ["size", "hu", "overlap", *WHOLE, "flips", *(["outside_hu"] if self.outside_hu is not None else [])]
+        require_values({IDS.get(name, name): getattr(self, name) for name in checked})
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         for name in WHOLE:
             object.__setattr__(self, name, int(getattr(self, name)))
