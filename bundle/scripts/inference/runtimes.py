@@ -240,7 +240,7 @@ def load_runner(
 
 
 def _half_precision(device: torch.device, precision: str, amp: bool) -> bool:
-    """Whether PyTorch computes in half precision; one line in the log where a CPU has no instructions for it."""
+    """True where PyTorch computes in half precision; one line in the log where a CPU has no instructions for it."""
     half = amp or (device.type == "cpu" and precision == "bfloat16")
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it since 2.11
     if half and device.type == "cpu" and not any(capabilities.get(name, True) for name in BFLOAT16):
