@@ -79,7 +79,7 @@ def test_version_and_path(type_line, capsys):
 
 def test_inference_without_a_command_segments(type_line, monkeypatch):
     calls = []
-    monkeypatch.setattr(commands, "run", lambda table, name, words: calls.append((name, words)))
+    monkeypatch.setattr(commands, "run", lambda table, name, words, whole: calls.append((name, words)))
     type_line("scan.nii.gz", "--out", "x", room="inference")
     type_line("export", "model.pt", room="inference")
     assert [words[0] for _, words in calls] == ["segment", "export"]

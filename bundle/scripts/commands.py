@@ -65,6 +65,8 @@ WEIGHTS: Table = {
 }
 INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
 ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "inference": INFERENCE, "label": LABEL}
+# They export, or resolve configs that may name anything of MONAI; `segment` decides by its overlays.
+WHOLE_MONAI = {target for target, _ in (SEGMENT, EXPORT, *LABEL.values(), *EXPERIMENTS.values())} - {EXPERIMENTS["status"][0]}
 PROGRAM = "spine-fracture"
 COMMANDS: Table = {
     "segment": SEGMENT,
@@ -93,11 +95,11 @@ def main(room: str | None = None) -> None:
         elif arguments[:1] == ["bundle"] and arguments[1:2] not in ([], ["-h"], ["--help"]):
             bundle(*arguments[1:])  # its options are MONAI's
         else:
-            run(COMMANDS, PROGRAM, arguments)
+            run(COMMANDS, PROGRAM, arguments, WHOLE_MONAI)
         return
     if room == "inference" and arguments and arguments[0] not in (*INFERENCE, *HELP, *VERSION, "help"):
         arguments = ["segment", *arguments]
-    run(ROOMS[room], f"python -m scripts.{room}", arguments)
+    run(ROOMS[room], f"python -m scripts.{room}", arguments, WHOLE_MONAI)
 
 
 def path() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_damaged_configs_and_lists_are_refused(tmp_path):
     assert "own.yaml: cannot be read" in refused("training", "--config_file", str(file))
     file.write_text("- 1\n- 2\n")
     assert "own.yaml: " in refused("training", "--config_file", str(file))
+    assert "own.txt: cannot be read" in refused("training", "--config_file", str(file.rename(tmp_path / "own.txt")))
     assert "cannot be read as a list" in refused("training", "--config_file", "['configs/train.yaml, 'configs/demo.yaml']")
 
 
@@ -104,3 +106,18 @@ def test_only_the_runner_of_monai_is_checked(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", *command])
     with pytest.raises(InputError, match="run train"):
         check_running_command()
+
+
+def test_mistakes_are_refused_before_pytorch_is_imported():
+    program = """
+import sys
+from scripts.commands import main
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, {"torch", "monai"} & set(sys.modules))
+"""
+    words = ["bundle", "run", "nothing", "--config_file", "configs/train.yaml"]
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=CONFIGS.parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("run nothing: `nothing` is not there")
+    assert done.stdout.endswith("set()\n")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from scripts.core.optional_packages import UNUSED_BY_MONAI, absent
+from scripts.core.optional_packages import UNUSED_BY_COMMANDS, UNUSED_BY_MONAI, _LeanMonai, absent, import_monai_lean
 from scripts.core.paths import BUNDLE
 
 
@@ -52,3 +52,30 @@ print(scipy.ndimage.label([0, 1, 0, 1])[1], nibabel.Nifti1Image.__name__)
     done = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["loaded: []", "True", "2 Nifti1Image"]
+
+
+def test_a_command_imports_monai_without_packages_of_other_work():
+    program = f"""
+import sys
+from scripts.commands import main
+sys.argv = ["spine-fracture", "weights", "show", {str(BUNDLE / "models" / "model.pt")!r}]
+main()
+packages = {UNUSED_BY_COMMANDS!r}
+print("loaded:", sorted(set(packages) & set(sys.modules)))
+import matplotlib, numpy, pandas, torch
+from monai.metrics.utils import get_edge_surface_distance
+one = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]]) > 0
+print(*get_edge_surface_distance(one, one.roll(1, 0), spacing=[2.0, 1.0], symmetric=True)[1], sys.modules["monai"].__spec__.name)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "spatial_dims" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["loaded: []", "tensor([2.]) tensor([2.]) monai"]
+
+
+def test_monai_that_is_imported_stays_as_it_is():
+    import monai
+
+    import_monai_lean()
+    assert _LeanMonai not in sys.meta_path
+    assert sys.modules["monai"] is monai

@@ -10,7 +10,7 @@ from scripts.core.errors import InputError
 from scripts.inference.config import read_config
 from scripts.networks.weights_description import description_of, with_description
 from scripts.training.average_weights import average
-from scripts.training.checkpoint import write_checkpoint
+from scripts.training.checkpoint_files import write_checkpoint
 from scripts.training.weights import load_weights, read_weights
 
 SHIPPED = BUNDLE / "models" / "model.pt"

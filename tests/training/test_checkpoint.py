@@ -10,8 +10,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
-from scripts.training import checkpoint
-from scripts.training.checkpoint import CheckpointSaver, delete_state, previous_path, read_state, write_checkpoint
+from scripts.training import checkpoint, checkpoint_files
+from scripts.training.checkpoint import CheckpointSaver
+from scripts.training.checkpoint_files import delete_state, previous_path, read_state, write_checkpoint
 from torch import nn
 
 
@@ -71,7 +72,7 @@ def test_kill_at_any_call_leaves_an_intact_state(tmp_path, monkeypatch, call, af
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(checkpoint.os, call, die)
+    monkeypatch.setattr(checkpoint_files.os, call, die)
     with suppress(Killed):
         write(path, 3)
     assert read(path) in (2, 3)
@@ -82,7 +83,7 @@ def test_previous_state_is_copied_without_hard_links(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("no links here")
 
-    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    monkeypatch.setattr(checkpoint_files.os, "link", refuse)
     path = tmp_path / "state.pt"
     write(path, 1)
     write(path, 2)
@@ -96,7 +97,7 @@ def test_full_disk_names_the_file_and_keeps_the_last_state(tmp_path, monkeypatch
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(checkpoint_files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*state\.pt'"):
         write(path, 2)
     assert read(path) == 1

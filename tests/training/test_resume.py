@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
-from scripts.training.checkpoint import read_state, write_checkpoint
+from scripts.training.checkpoint_files import read_state, write_checkpoint
 from scripts.training.graphed_step import release
 from scripts.training.resume import comparable, renumbered, without_graph
 from scripts.training.sampling import EpochSampler, SeededDataset

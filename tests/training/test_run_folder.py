@@ -17,7 +17,7 @@ from scripts.core.errors import InputError
 from scripts.inference.segment import segment
 from scripts.networks.weights_description import description_of
 from scripts.training import run_folder
-from scripts.training.checkpoint import read_state
+from scripts.training.checkpoint_files import read_state
 from scripts.training.run_folder import check_unfinished, finish, next_steps, resume_hint, run_folders
 from test_resume import TINY, same
 

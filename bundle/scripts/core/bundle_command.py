@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from .errors import InputError, first_line
 
 BASE = ("imports", "initialize")  # ids that a complete config has and an overlay has not
 TRACKERS = ("mlflow",)
+FORMATS = (".yaml", ".yml", ".json")
 LAST = "multi_gpu_train.yaml"
 OVERLAY = re.compile(r"overlay\s+of\s+#?\s*([\w./]+\.yaml)", re.IGNORECASE)
 
@@ -68,8 +70,8 @@ def _files(text: str) -> list[Path]:
 
 
 def _content(file: Path) -> Mapping[str, Any]:
-    """Ids of a config file."""
-    from monai.bundle import ConfigParser
+    """Ids of a config file, read without MONAI, whose import takes many seconds and is repeated by the command itself."""
+    import yaml
 
     if not file.is_file():
         others = sorted(str(f) for f in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
@@ -77,7 +79,10 @@ def _content(file: Path) -> Mapping[str, Any]:
         hint = f"did you mean {close[0]}?" if close else "`spine-fracture path` prints the folder that has configs/train.yaml"
         raise InputError(f"--config_file {file}: no such file; {hint}")
     try:
-        content = ConfigParser.load_config_file(str(file))
+        if file.suffix.lower() not in FORMATS:
+            raise ValueError(f"its name ends in {file.suffix!r}")
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
     except Exception as error:  # of the parser of YAML or JSON, or a name that is neither
         raise InputError(f"--config_file {file}: cannot be read ({first_line(error)}); must be YAML or JSON") from None
     if not isinstance(content, Mapping):

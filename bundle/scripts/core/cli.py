@@ -14,7 +14,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib import import_module
 
 from . import deprecations
@@ -22,6 +22,7 @@ from .declaration import declaration
 from .errors import InputError
 from .files import os_error_line
 from .library_messages import silence
+from .optional_packages import import_monai_lean
 from .paths import PACKAGE, SCRIPTS
 from .provenance import version
 from .suggestions import suggest
@@ -260,13 +261,14 @@ def print_text(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
 
 
-def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None:
+def run(table: Table, name: str, arguments: Sequence[str] | None = None, whole: Container[str] = ()) -> None:
     """Run a command of a table, or of a group in it.
 
     Args:
         table: commands by name.
         name: name of the program, as typed.
         arguments: words after it; those of this process by default.
+        whole: targets that need MONAI with all packages that it uses, which take two thirds of its import.
 
     Raises:
         InputError: for an unknown command, and as ``call``.
@@ -287,6 +289,8 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     target, _ = table[first]
     if isinstance(target, str):
         silence()
+        if target not in whole:
+            import_monai_lean()
         result = call(declared(target), words[1:], f"{name} {first}", lambda: load(target))
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
             print_text(result)
@@ -295,4 +299,4 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None) -> None
     elif len(words) == 1:
         raise InputError(f"{name} {first}: the command is missing; must be one of {', '.join(target)}")
     else:
-        run(target, f"{name} {first}", words[1:])
+        run(target, f"{name} {first}", words[1:], whole)

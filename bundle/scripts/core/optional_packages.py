@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 # MONAI imports all of its modules at once, and these packages with them, for readers, handlers, logs and pictures that inference
 # has no use for; they take four fifths of the time. Its networks need none of them.
@@ -29,6 +32,28 @@ UNUSED_BY_MONAI = (
     "scipy.sparse.linalg",
     "scipy.spatial",
     "skimage",
+    "sklearn",
+    "tensorboard",
+    "tifffile",
+    "torch.utils.tensorboard",
+    "transformers",
+)
+
+
+# Packages for MONAI's handlers, logs, exports and notebooks, of no use to commands that neither train nor export; its metrics and
+# its readers of medical images keep theirs.
+UNUSED_BY_COMMANDS = (
+    "IPython",
+    "ignite",
+    "jsonschema",
+    "matplotlib",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "pandas",
+    "requests",
+    "scipy.signal",
     "sklearn",
     "tensorboard",
     "tifffile",
@@ -69,3 +94,33 @@ def import_monai() -> None:
 
     with absent(*UNUSED_BY_MONAI):
         import monai.bundle  # noqa: F401
+
+
+class _LeanMonai:
+    """Finder of MONAI, whose first import leaves packages out."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "monai":
+            return None
+        sys.meta_path.remove(_LeanMonai)  # type: ignore[arg-type]  # a finder is anything with this function
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def lean(module: ModuleType) -> None:
+                with absent(*UNUSED_BY_COMMANDS):
+                    execute(module)
+                    importlib.import_module("monai.bundle")
+
+            spec.loader.exec_module = lean  # type: ignore[method-assign]
+        return spec
+
+
+def import_monai_lean() -> None:
+    """Leave ``UNUSED_BY_COMMANDS`` out of MONAI's import, whenever this process imports it; nothing where it is imported already.
+
+    For processes of a command: MONAI's handlers and logs stay without these packages until the process ends.
+    """
+    if "monai" not in sys.modules and _LeanMonai not in sys.meta_path:
+        sys.meta_path.insert(0, _LeanMonai)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..core.errors import InputError, first_line
 from ..core.geometry import spacing_of
+from ..core.optional_packages import import_monai_lean
 from ..core.provenance import file_hash
 from ..io.formats import read_volume
 from ..io.image_checks import volume_shape
@@ -123,7 +124,7 @@ def _results(cases: Sequence[ScoringCase], function: partial, workers: int) -> I
         yield from map(function, cases)
         return
     # Spawned processes, because a fork after torch has started its threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=import_monai_lean) as pool:
         yield from pool.map(function, cases)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..networks.weights_description import WeightsDescription, with_description
-from .checkpoint import write_checkpoint
+from .checkpoint_files import write_checkpoint
 from .weights import flat_state, read_weights
 
 USE = ("network", "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "outputs", "plane")

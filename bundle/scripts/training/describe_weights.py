@@ -17,7 +17,7 @@ from ..core.deprecations import migrate_config
 from ..core.errors import InputError, first_line
 from ..core.paths import BUNDLE
 from ..networks.weights_description import with_description
-from .checkpoint import write_checkpoint
+from .checkpoint_files import write_checkpoint
 from .describe_run import describe_config
 from .described_config import description_in
 from .weights import flat_state, load_weights, read_weights

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..core.files import write_text
-from .checkpoint import write_checkpoint
+from .checkpoint_files import write_checkpoint
 from .distributed.processes import is_main
 from .history import loss_of
 

@@ -21,7 +21,7 @@ from torch import distributed, nn
 from ..core.config_diff import differences, running_config, training_relevant
 from ..core.deprecations import migrate_config
 from ..core.errors import InputError, first_line
-from .checkpoint import delete_state, read_state, write_checkpoint
+from .checkpoint_files import delete_state, read_state, write_checkpoint
 from .distributed.processes import is_main, rank, world_size
 from .fit import end_of_training
 from .graphed_step import release

@@ -19,7 +19,7 @@ from ..core.config_diff import running_config
 from ..core.errors import InputError, served
 from ..core.files import write_text
 from ..core.program import command, quoted
-from .checkpoint import previous_path
+from .checkpoint_files import previous_path
 
 RUNS = "runs"
 MODEL = "model.pt"
