@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, python_path
 from scripts.experiments.launch import Outcome
 
 PRELOAD = ["monai.bundle", "scripts.commands", "scripts.experiments.search", "scripts.experiments.suite.run"]
@@ -37,7 +37,7 @@ def context() -> multiprocessing.context.ForkServerContext:
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(PRELOAD)
     before = dict(os.environ)
-    os.environ.update({"PYTHONPATH": str(BUNDLE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
+    os.environ.update({"PYTHONPATH": python_path(BUNDLE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
     try:
         forkserver.ensure_running()
     finally:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLE, ROOT
+from conftest import BUNDLE, ROOT, python_path
 
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 
@@ -19,7 +19,7 @@ def environment(monkeypatch, tmp_path):
     program = tmp_path / "site" / "spine-fracture"
     program.write_text(f"#!{sys.executable}\nfrom spine_fracture.scripts.commands import main\nmain()\n")
     program.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "site"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "work").mkdir()
     return tmp_path / "work"

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import python_path
 from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage, SaveImage
 from scripts.core.errors import InputError
@@ -303,6 +304,8 @@ def test_training_runs_from_the_project_root(bundle, phantom_set, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", "bundle/configs/train.yaml"]
     command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    done = subprocess.run(command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "model.pt").is_file()

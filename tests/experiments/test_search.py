@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import yaml
+from forked import launch
 from monai.bundle import ConfigWorkflow
 from scripts.core.errors import InputError
 
@@ -62,6 +63,7 @@ def test_passwords_are_hidden():
 
 def test_real_trainings_are_pruned_and_best_yaml_trains(bundle, phantom_set, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums of floats depend on the number of threads
+    monkeypatch.setattr(stages, "launch", launch)
     tiny = {
         "num_workers": 0,
         "steps_per_epoch": None,

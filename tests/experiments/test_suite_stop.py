@@ -17,7 +17,7 @@ from scripts.experiments.suite.table import table
 from tiny_suite import SUITE
 
 
-def test_sigterm_ends_all_processes_and_a_rerun_resumes(phantom_set, tmp_path):
+def test_sigterm_ends_all_processes_and_a_rerun_resumes(monkeypatch, capfd, phantom_set, tmp_path):
     suite = tmp_path / "tiny.yaml"
     suite.write_text(SUITE.replace("epochs: 2", "patience: 100\n  epochs: 6"))
     command = ["run", str(suite), "--out", str(tmp_path / "out"), "--dataset_dir", str(phantom_set)]
@@ -38,10 +38,10 @@ def test_sigterm_ends_all_processes_and_a_rerun_resumes(phantom_set, tmp_path):
     assert not (folder / "lock.json").exists()
     epochs = len(list(csv.DictReader((folder / "history.csv").open())))
     assert 0 < epochs < 6
-    start(tmp_path / "second.txt", run_module, "scripts.experiments", command).wait(1800)
-    output = (tmp_path / "second.txt").read_text()
-    assert "1 of 1 runs of tiny are finished" in output
-    assert "plain_seed0: resumes" in output
+    monkeypatch.setattr(stages, "launch", launch)
+    message = run(str(suite), out=str(tmp_path / "out"), dataset_dir=str(phantom_set), members=["plain"], device="cpu")
+    assert "1 of 1 runs of tiny are finished" in message
+    assert "plain_seed0: resumes" in "".join(capfd.readouterr())
     assert [int(float(r["epoch"])) for r in csv.DictReader((folder / "history.csv").open())] == list(range(1, 7))
 
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, python_path
 from fakes import HuCodedOutputs, Threshold, affine_of, ball_scan, save, with_tissue
 from scripts.core.errors import InputError
 from scripts.inference import cohort
@@ -233,6 +233,8 @@ def test_run_fails_when_no_scan_can_be_segmented(scans, weights, tmp_path):
 PROGRAM = """
 import sys
 sys.path[:0] = [{bundle!r}, {tests!r}]
+from scripts.core.optional_packages import import_monai_lean
+import_monai_lean()
 from test_cohort import segmenter
 segmenter({scans!r}, {weights!r}, {out!r}).run()
 """
@@ -243,7 +245,7 @@ def test_two_processes_equal_one(scans, weights, tmp_path):
     program = tmp_path / "program.py"
     paths = {"bundle": str(BUNDLE), "tests": str(Path(__file__).parent), "scans": str(scans), "weights": str(weights)}
     program.write_text(PROGRAM.format(**paths, out=str(tmp_path / "two")))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]

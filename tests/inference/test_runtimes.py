@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, LEAN, python_path
 from scripts.core.errors import InputError
 from scripts.inference import runtimes
 from scripts.inference.export import export
@@ -207,18 +207,19 @@ def test_openvino_sends_no_telemetry():
     """In a process of its own, as another test may have imported OpenVINO already."""
     pytest.importorskip("openvino", reason="openvino is an extra")
     program = (
-        "from scripts.inference.runtimes import import_openvino; o = import_openvino(); import sys; "
+        f"{LEAN}; from scripts.inference.runtimes import import_openvino; o = import_openvino(); import sys; "
         "import openvino.tools.ovc.telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub'), t.tm"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(BUNDLE)})
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": python_path(BUNDLE)})
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals of POSIX")
 def test_signals_survive_openvino_models_that_have_ended():
     """In a process of its own, which a second OpenVINO core would end by a segmentation fault."""
     pytest.importorskip("openvino", reason="openvino is an extra")
-    program = """
+    program = f"""
 import faulthandler, gc, os, signal, torch
+{LEAN}
 from scripts.inference.runtimes import OpenVINORunner
 faulthandler.enable()  # handlers have a stack of their own
 signal.signal(signal.SIGCHLD, lambda *_: print("handled", flush=True))
@@ -232,7 +233,7 @@ while runners:
     gc.collect()
     os.kill(os.getpid(), signal.SIGCHLD)
 """
-    environment = {**os.environ, "PYTHONPATH": str(BUNDLE)}
+    environment = {**os.environ, "PYTHONPATH": python_path(BUNDLE)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=environment, timeout=300
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import python_path
 from forked import run_module, start
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
@@ -52,8 +53,7 @@ TINY = {
 
 def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path) -> subprocess.CompletedProcess:
     """Run a command in the bundle, whose processes also find the modules in the given folders."""
-    path = os.pathsep.join(map(str, (bundle, *modules)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle, *modules)}
     utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
     return subprocess.run([*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=600, **utf_8)
 
@@ -285,7 +285,7 @@ def test_batch_script_requeues_only_after_a_signal(tmp_path, job, signal, status
 
 def test_two_processes_stop_at_one_step_and_resume(bundle, cases, two, tmp_path):
     arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, checkpoint_interval_minutes=1000.0)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(bundle), "MPLBACKEND": "Agg"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle)}
     with (tmp_path / "log.txt").open("wb") as log:
         process = subprocess.Popen([*FORKED, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)
         limit = time.monotonic() + 300

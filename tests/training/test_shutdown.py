@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, LEAN
 from monai.data import DataLoader, Dataset
 from scripts.training.shutdown import GracefulShutdown, IgnoreSignals, exit_status
 
@@ -87,7 +87,7 @@ def ended(workers) -> bool:
 
 def test_process_ends_with_waiting_workers():
     code = (
-        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
+        f"{LEAN}; from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
         "loader = DataLoader(Dataset([0.0] * 9), num_workers=2, worker_init_fn=IgnoreSignals(), persistent_workers=True)\n"
         "iterator = iter(loader); next(iterator); print(*[w.pid for w in iterator._workers])"
     )
@@ -100,7 +100,7 @@ def test_process_ends_with_waiting_workers():
 
 def test_process_ends_after_a_failed_worker():
     code = (
-        "from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
+        f"{LEAN}; from monai.data import DataLoader, Dataset; from scripts.training.shutdown import IgnoreSignals\n"
         "for _ in DataLoader(Dataset([0.0], lambda x: 1 / 0), num_workers=1, worker_init_fn=IgnoreSignals()): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=60)

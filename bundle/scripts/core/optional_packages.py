@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -97,19 +97,26 @@ def import_monai() -> None:
 
 
 class _LeanMonai:
-    """Finder of MONAI, whose first import leaves packages out."""
+    """Finder of MONAI whose first import leaves packages out.
 
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    Args:
+        packages: packages or modules of them.
+    """
+
+    def __init__(self, packages: Iterable[str]) -> None:
+        self.packages = set(packages)
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Place of MONAI, and None for every other module."""
         if name != "monai":
             return None
-        sys.meta_path.remove(_LeanMonai)  # type: ignore[arg-type]  # a finder is anything with this function
+        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def lean(module: ModuleType) -> None:
-                with absent(*UNUSED_BY_COMMANDS):
+                with absent(*self.packages):
                     execute(module)
                     importlib.import_module("monai.bundle")
 
@@ -117,10 +124,18 @@ class _LeanMonai:
         return spec
 
 
-def import_monai_lean() -> None:
-    """Leave ``UNUSED_BY_COMMANDS`` out of MONAI's import, whenever this process imports it; nothing where it is imported already.
+def import_monai_lean(packages: Iterable[str] = UNUSED_BY_COMMANDS) -> None:
+    """Leave packages out of MONAI's import, whenever this process imports it; nothing where it is imported already.
 
     For processes of a command: MONAI's handlers and logs stay without these packages until the process ends.
+
+    Args:
+        packages: packages or modules of them, besides those of an earlier call.
     """
-    if "monai" not in sys.modules and _LeanMonai not in sys.meta_path:
-        sys.meta_path.insert(0, _LeanMonai)  # type: ignore[arg-type]
+    if "monai" in sys.modules:
+        return
+    for finder in sys.meta_path:
+        if isinstance(finder, _LeanMonai):
+            finder.packages.update(packages)
+            return
+    sys.meta_path.insert(0, _LeanMonai(packages))

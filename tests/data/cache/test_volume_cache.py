@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import LEAN, python_path
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, MetaTensor
 from monai.transforms import (
@@ -165,11 +166,12 @@ def test_digests_differ_exactly_for_different_transforms():
 
 def test_digests_are_equal_in_every_process(bundle):
     code = (
+        f"{LEAN}\n"
         "from monai.transforms import *; from scripts.data.cache.key import config_digest\n"
         "load = LoadImaged('image'); load.names = {'one', 'two', 'three'}; spacing = Spacingd('image', pixdim=(1.0, 2.0, 3.0))\n"
         "print(config_digest([load, spacing, CastToTyped('image', dtype='float32'), Lambdad('image', func=len)]))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(bundle)}
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": python_path(bundle)}
     command = [sys.executable, "-W", "ignore", "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     space: dict = {}
@@ -290,7 +292,8 @@ def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, t
         parser = ConfigParser()
         parser.read_config(str(bundle / "configs" / "train.yaml"))
         settings = {"dataset_dir": str(phantom_set), "bundle_root": str(bundle), "preflight": None, "cache_dir": cache_dir}
-        parser.update({**settings, "num_workers": workers, "patch_size": [32, 32], "spacing": [4.0, 4.0, 4.0]})
+        small = {"patch_size": [32, 32], "spacing": [4.0, 4.0, 4.0], "batch_size": 4, "steps_per_epoch": 3}
+        parser.update({**settings, **small, "num_workers": workers})
         loader = parser.get_parsed_content("train::dataloader")
         return [b[k].clone() for _ in range(2) for b in loader for k in ("image", "label")]
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from forked import launch
 from scripts.core.errors import InputError
 from scripts.core.files import read_table
 from scripts.data.datalist import read_datalist
@@ -20,6 +21,7 @@ from scripts.experiments.nnunet.dataset import write_dataset, write_image
 from scripts.experiments.nnunet.evaluation import evaluate
 from scripts.experiments.nnunet.programs import environment
 from scripts.experiments.nnunet.training import time_of, train
+from scripts.experiments.suite import stages
 from scripts.experiments.suite.definition import load_suite
 from scripts.experiments.suite.kit import pack
 from scripts.experiments.suite.needed_programs import begun_members, find_command, installed_members
@@ -125,7 +127,8 @@ def test_a_path_that_nnunet_would_divide_is_refused(tmp_path, monkeypatch):
         environment(tmp_path, 0)
 
 
-def test_a_suite_trains_and_scores_it(commands, suite_file, phantom_set, tmp_path):
+def test_a_suite_trains_and_scores_it(commands, suite_file, phantom_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "launch", launch)
     out = tmp_path / "out"
     finished(out / "members" / "fused_seed0", 45.0, 60.0)
     run(str(suite_file), out=str(out), dataset_dir=str(phantom_set), members="nnunet")
