@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from the start of ``segment`` to the first window in the network, and of reading scans.
+"""Seconds from the start of ``segment`` to the first window in the network, of other commands, and of reading scans.
 
     python benchmarks/reading.py start SCAN [--rounds 3]   # phases of a process, CPU seconds
+    python benchmarks/reading.py commands [--beside DIR]   # commands on two small phantoms, also by another checkout in turn
     python benchmarks/reading.py nifti [SCAN]              # zlib and ISA-L on one scan, a phantom of noise by default
 
 CPU seconds hardly depend on what else a machine does. Files are read once before they are timed.
@@ -10,6 +11,7 @@ CPU seconds hardly depend on what else a machine does. Files are read once befor
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -71,6 +73,51 @@ def start(scan: str, rounds: int = 3, runtime: str = "auto") -> None:
     print(f"sum: {sum(statistics.median(v[1:]) for v in seconds.values()):.2f} CPU s, n = {rounds}")
 
 
+def _command(bundle: Path, *words: str, fails: bool = False) -> float:
+    """CPU seconds of a command and its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "scripts", *words], cwd=bundle, capture_output=True, text=True)
+    if (done.returncode != 0) is not fails:
+        raise SystemExit(done.stdout + done.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def commands(beside: str | None = None, rounds: int = 2) -> None:
+    """Print the median CPU seconds of commands from their start to their end, two small phantoms each.
+
+    Args:
+        beside: bundle of another checkout, whose commands are run in turn with these.
+        rounds: runs of each command that count; the first, which fills the page cache, does not.
+    """
+    bundles = [BUNDLE, *([Path(beside).resolve()] if beside else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        data, masks, model = f"{folder}/data", f"{folder}/masks", str(BUNDLE / "models" / "model.pt")
+        phantom = ("--cases", "2", "--seed", "3", "--regions", "lumbar", "--spacing", "[4,3,3]")
+        _command(BUNDLE, "data", "phantom", "--out", data, *phantom)
+        _command(BUNDLE, "segment", f"{data}/images", "--out", masks, "--device", "cpu")
+        works = {
+            "bundle run, with a mistake": ("bundle", "run", "none", "--config_file", "configs/train.yaml"),
+            "weights show": ("weights", "show", model),
+            "data compact": ("data", "compact", data, "--out", "{out}", "--workers", "1"),
+            "evaluate score": ("evaluate", "score", masks, f"{data}/labels", "--vertebrae", f"{data}/vertebrae", "--out", "{out}"),
+            "evaluate check-weights": ("evaluate", "check-weights", f"{data}/images", "--out", "{out}", "--limit", "1"),
+        }
+        print(f"| command | CPU s{' | beside | ratio' if beside else ''} |\n| --- | ---{' | --- | ---' if beside else ''} |")
+        for name, words in works.items():
+            seconds: list[list[float]] = [[] for _ in bundles]
+            for number in range(rounds + 1):
+                for values, bundle in zip(seconds, bundles, strict=True):
+                    out = tempfile.mkdtemp(dir=folder) + "/out"
+                    filled = [out if word == "{out}" else word for word in words]
+                    taken = _command(bundle, *filled, fails="mistake" in name)
+                    if number:
+                        values.append(taken)
+            medians = [statistics.median(values) for values in seconds]
+            ratio = f" | {medians[1] / medians[0]:.1f}" if beside else ""
+            print(f"| {name} | {' | '.join(f'{m:.1f}' for m in medians)}{ratio} |", flush=True)
+
+
 def _seconds(function: Callable[[], object], rounds: int) -> float:
     """Median CPU seconds of this process; the first call is not counted."""
     values = []
@@ -112,4 +159,4 @@ def nifti(scan: str | None = None, rounds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire({"start": start, "nifti": nifti})
+    fire.Fire({"start": start, "commands": commands, "nifti": nifti})

@@ -31,7 +31,6 @@ def python_path(*folders: Path) -> str:
     return os.pathsep.join(map(str, (*folders, ROOT / "tests" / "base_install")))
 
 
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [python_path(), os.environ.get("PYTHONPATH")]))
 torch.set_num_threads(1 if PARALLEL else 2)
 
 # Files of half a minute and more: they are begun first, so that no process works alone at the end.
@@ -47,6 +46,11 @@ LONG = (
     "experiments/test_search.py",
     "experiments/test_search_workers.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("numprocesses", None):  # the processes of pytest-xdist itself have the whole of MONAI
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [python_path(), os.environ.get("PYTHONPATH")]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,12 @@ from conftest import BUNDLE, python_path
 from scripts.experiments.launch import Outcome
 
 PRELOAD = ["monai.bundle", "scripts.commands", "scripts.experiments.search", "scripts.experiments.suite.run"]
-PRELOAD += ["scripts.training.fit", "scripts.training.resume", "scripts.evaluation.report"]
+PRELOAD += [
+    "scripts.training.fit",
+    "scripts.training.resume",
+    "scripts.training.distributed.synchronous",
+    "scripts.evaluation.report",
+]
 PRELOAD += ["fire", "optuna", "matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard"]
 
 

@@ -23,8 +23,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("setting", [None, "small", "full"])
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(("name", "setting"), [(n, s) for n in SHIPPED for s in ("small", "full")] + [("seeds", None)])
 def test_shipped_suites_merge_with_every_setting(name, setting):
     suite = load_suite(name, setting, seeds=[0])
     for run in suite.runs():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torchrun for two processes that are forked from one with the libraries: ``python forked_torchrun.py SCRIPT|-m MODULE ...``.
+"""torchrun for two processes that are forked from one with the libraries.
 
 Launcher, rendezvous, variables and signals are those of torchrun; only the imports, ten seconds of every process, are made once.
 """
@@ -9,9 +9,6 @@ from __future__ import annotations
 import runpy
 import sys
 
-import torch._dynamo
-import torch.utils.tensorboard  # noqa: F401
-from scripts.training.distributed import synchronous  # noqa: F401
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
@@ -22,7 +19,8 @@ def process(arguments: list[str]) -> None:
     (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
 
 
-if __name__ == "__main__":
+def launch(arguments: list[str]) -> None:
+    """Run ``SCRIPT ...`` or ``-m MODULE ...`` in two processes."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -32,4 +30,4 @@ if __name__ == "__main__":
         max_restarts=0,
         start_method="fork",
     )
-    elastic_launch(config, process)(sys.argv[1:])
+    elastic_launch(config, process)(arguments)

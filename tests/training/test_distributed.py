@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import python_path
-from forked import run_module, start
+from forked import Forked, run_module, start
+from forked_torchrun import launch
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.training.distributed import processes as parallel
@@ -23,7 +25,6 @@ from scripts.training.sampling import EpochSampler
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-FORKED = [sys.executable, "-W", "ignore", str(HERE / "forked_torchrun.py")]  # as TORCHRUN, with the imports of one process
 DOUBLE = "{'dtype': '$torch.float64'}"
 TINY = {
     "device": "cpu",
@@ -51,11 +52,17 @@ TINY = {
 }
 
 
-def call(launcher: list[str], arguments: list[str], bundle: Path, *modules: Path) -> subprocess.CompletedProcess:
-    """Run a command in the bundle, whose processes also find the modules in the given folders."""
+def call(arguments: list[str], bundle: Path, *modules: Path) -> subprocess.CompletedProcess:
+    """Run torchrun in the bundle, whose processes also find the modules in the given folders."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle, *modules)}
     utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
-    return subprocess.run([*launcher, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=600, **utf_8)
+    return subprocess.run([*TORCHRUN, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=600, **utf_8)
+
+
+def ended(process: Forked, log: Path) -> str:
+    """Output of a process after its end."""
+    process.wait(300)
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def training(files: list[str], data: Path, out: Path, **overrides) -> list[str]:
@@ -87,7 +94,7 @@ def cases(phantom_set, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two(bundle, cases, tmp_path_factory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("two")
-    done = call(TORCHRUN, training(["train.yaml", "multi_gpu_train.yaml"], cases, out), bundle)
+    done = call(training(["train.yaml", "multi_gpu_train.yaml"], cases, out), bundle)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout + done.stderr
 
@@ -95,7 +102,8 @@ def two(bundle, cases, tmp_path_factory) -> tuple[Path, str]:
 def test_two_processes_equal_one_with_the_same_batch(bundle, cases, two, tmp_path):
     module, arguments = "monai.bundle", training(["train.yaml"], cases, tmp_path)[2:]
     process = start(tmp_path / "log.txt", run_module, module, arguments, folder=bundle)
-    assert process.wait(600) == 0, (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
+    printed = ended(process, tmp_path / "log.txt")
+    assert process.poll() == 0, printed[-3000:]
     one, other = rows(tmp_path), rows(two[0])
     assert len(one) == len(other) < TINY["epochs"]  # early stopping, too
     for a, b in zip(one, other, strict=True):
@@ -115,10 +123,11 @@ def test_one_process_writes_and_logs(two):
     assert printed.count("epoch 1 of 5: loss") == 1
 
 
-def test_shards_of_a_batch_equal_the_global_batch(bundle):
-    done = call(FORKED, [str(HERE / "several_processes.py")], bundle)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = re.findall(r"^(\w+) (\d) (\S+)$", done.stdout, re.MULTILINE)
+def test_shards_of_a_batch_equal_the_global_batch(bundle, tmp_path):
+    process = start(tmp_path / "log.txt", launch, [str(HERE / "several_processes.py")], folder=bundle)
+    printed = ended(process, tmp_path / "log.txt")
+    assert process.poll() == 0, printed[-3000:]
+    found = re.findall(r"^(\w+) (\d) (\S+)$", printed, re.MULTILINE)
     assert {(name, rank) for name, rank, _ in found} == {
         (name, rank) for name in ("normalisation", "step", "metrics", "buffers") for rank in "01"
     }
@@ -147,7 +156,7 @@ def test_error_in_one_process_ends_the_job_with_its_line(bundle, cases, tmp_path
     (tmp_path / "broken.py").write_text(BREAK)
     (tmp_path / "break.yaml").write_text('"+train::handlers":\n  - _target_: broken.Break\n')
     files = ["train.yaml", str(tmp_path / "break.yaml"), "multi_gpu_train.yaml"]
-    done = call(TORCHRUN, training(files, cases, tmp_path / "out"), bundle, tmp_path)
+    done = call(training(files, cases, tmp_path / "out"), bundle, tmp_path)
     assert done.returncode != 0
     assert time.time() - (tmp_path / "raised").stat().st_mtime < 60
     assert re.search(r"process 1 of 2 on \S+: ended by ValueError: the disk of process 1 is full", done.stderr)
@@ -285,17 +294,16 @@ def test_batch_script_requeues_only_after_a_signal(tmp_path, job, signal, status
 
 def test_two_processes_stop_at_one_step_and_resume(bundle, cases, two, tmp_path):
     arguments = training(["train.yaml", "multi_gpu_train.yaml"], cases, tmp_path, checkpoint_interval_minutes=1000.0)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle)}
-    with (tmp_path / "log.txt").open("wb") as log:
-        process = subprocess.Popen([*FORKED, *arguments], cwd=bundle, env=environment, stdout=log, stderr=log)
-        limit = time.monotonic() + 300
-        while not (tmp_path / "state.pt").is_file() and time.monotonic() < limit:
-            time.sleep(0.01)
-        process.terminate()
-        assert process.wait(120) != 0
-    printed = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
+    first = start(tmp_path / "first.txt", launch, arguments, folder=bundle)
+    limit = time.monotonic() + 300
+    while not (tmp_path / "state.pt").is_file() and time.monotonic() < limit:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGTERM)
+    printed = ended(first, tmp_path / "first.txt")
+    assert first.poll() != 0
     assert printed.count("SIGTERM: training stopped in epoch") == 1
     assert (tmp_path / "state.pt").is_file()
-    done = call(FORKED, arguments, bundle)
-    assert done.returncode == 0, done.stderr
+    again = start(tmp_path / "again.txt", launch, arguments, folder=bundle)
+    printed = ended(again, tmp_path / "again.txt")
+    assert again.poll() == 0, printed[-3000:]
     assert rows(tmp_path) == rows(two[0])

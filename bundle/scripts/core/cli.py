@@ -261,7 +261,7 @@ def print_text(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
 
 
-def run(table: Table, name: str, arguments: Sequence[str] | None = None, whole: Container[str] = ()) -> None:
+def run(table: Table, name: str, arguments: Sequence[str] | None = None, whole: Container[object] = ()) -> None:
     """Run a command of a table, or of a group in it.
 
     Args:
