@@ -2,7 +2,7 @@
 """Seconds from the start of ``segment`` to the first window in the network, of other commands, and of reading scans.
 
     python benchmarks/reading.py start SCAN [--rounds 3]   # phases of a process, CPU seconds
-    python benchmarks/reading.py commands [--beside DIR]   # commands on two small phantoms, also by another checkout in turn
+    python benchmarks/reading.py commands [--beside DIR]   # commands on three small phantoms, also by another checkout in turn
     python benchmarks/reading.py nifti [SCAN]              # zlib and ISA-L on one scan, a phantom of noise by default
 
 CPU seconds hardly depend on what else a machine does. Files are read once before they are timed.
@@ -84,7 +84,7 @@ def _command(bundle: Path, *words: str, fails: bool = False) -> float:
 
 
 def commands(beside: str | None = None, rounds: int = 2) -> None:
-    """Print the median CPU seconds of commands from their start to their end, two small phantoms each.
+    """Print the median CPU seconds of commands from their start to their end, on three small phantoms.
 
     Args:
         beside: bundle of another checkout, whose commands are run in turn with these.
@@ -93,7 +93,7 @@ def commands(beside: str | None = None, rounds: int = 2) -> None:
     bundles = [BUNDLE, *([Path(beside).resolve()] if beside else [])]
     with tempfile.TemporaryDirectory() as folder:
         data, masks, model = f"{folder}/data", f"{folder}/masks", str(BUNDLE / "models" / "model.pt")
-        phantom = ("--cases", "2", "--seed", "3", "--regions", "lumbar", "--spacing", "[4,3,3]")
+        phantom = ("--cases", "3", "--seed", "3", "--regions", "lumbar", "--spacing", "[4,3,3]")
         _command(BUNDLE, "data", "phantom", "--out", data, *phantom)
         _command(BUNDLE, "segment", f"{data}/images", "--out", masks, "--device", "cpu")
         works = {

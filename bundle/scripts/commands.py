@@ -65,8 +65,8 @@ WEIGHTS: Table = {
 }
 INFERENCE: Table = {"segment": SEGMENT, "export": EXPORT, "tune": TUNE}  # tune moved to evaluation in version 0.6
 ROOMS = {"data": DATA, "evaluation": EVALUATION, "experiments": EXPERIMENTS, "inference": INFERENCE, "label": LABEL}
-# They export, or resolve configs that may name anything of MONAI; `segment` decides by its overlays.
-WHOLE_MONAI = {target for target, _ in (SEGMENT, EXPORT, *LABEL.values(), *EXPERIMENTS.values())} - {EXPERIMENTS["status"][0]}
+# They export, or resolve configs of trainings, which name anything of MONAI.
+WHOLE_MONAI = {target for target, _ in (EXPORT, *LABEL.values(), *EXPERIMENTS.values())} - {EXPERIMENTS["status"][0]}
 PROGRAM = "spine-fracture"
 COMMANDS: Table = {
     "segment": SEGMENT,

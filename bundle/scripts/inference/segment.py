@@ -17,7 +17,7 @@ from ..data.datalist import SECTIONS
 from .segmented import Segmented, no_checkpoint, not_found
 
 COMMENT = re.compile(r"(^|\s)#.*", re.MULTILINE)
-COMPONENTS = re.compile(r"_target_|\bmonai\b|\bimport")  # in an overlay: it may name anything of MONAI
+COMPONENTS = re.compile(r"_target_|\bmonai\b|\bimport")  # in an overlay: it may name any transform of MONAI
 
 
 def segment(
