@@ -58,6 +58,7 @@ def _enter(log: Path, environment: Mapping[str, str], folder: Path, target: Call
         os.dup2(output, number)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path += [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     os.chdir(folder)
     sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

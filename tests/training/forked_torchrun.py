@@ -16,7 +16,11 @@ def process(arguments: list[str]) -> None:
     """One of the two processes."""
     module = arguments[0] == "-m"
     sys.argv = arguments[module:]
-    (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
+    try:
+        (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # as the interpreter does; multiprocessing has a line of its own
+        sys.exit(1)
 
 
 def launch(arguments: list[str]) -> None:

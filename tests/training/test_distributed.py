@@ -52,9 +52,9 @@ TINY = {
 }
 
 
-def call(arguments: list[str], bundle: Path, *modules: Path) -> subprocess.CompletedProcess:
-    """Run torchrun in the bundle, whose processes also find the modules in the given folders."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle, *modules)}
+def call(arguments: list[str], bundle: Path) -> subprocess.CompletedProcess:
+    """Run torchrun in the bundle."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(bundle)}
     utf_8 = {"text": True, "encoding": "utf-8", "errors": "replace"}
     return subprocess.run([*TORCHRUN, *arguments], cwd=bundle, env=environment, capture_output=True, timeout=600, **utf_8)
 
@@ -156,10 +156,12 @@ def test_error_in_one_process_ends_the_job_with_its_line(bundle, cases, tmp_path
     (tmp_path / "broken.py").write_text(BREAK)
     (tmp_path / "break.yaml").write_text('"+train::handlers":\n  - _target_: broken.Break\n')
     files = ["train.yaml", str(tmp_path / "break.yaml"), "multi_gpu_train.yaml"]
-    done = call(training(files, cases, tmp_path / "out"), bundle, tmp_path)
-    assert done.returncode != 0
+    path = python_path(bundle, tmp_path)
+    process = start(tmp_path / "log.txt", launch, training(files, cases, tmp_path / "out"), folder=bundle, PYTHONPATH=path)
+    printed = ended(process, tmp_path / "log.txt")
+    assert process.poll() != 0
     assert time.time() - (tmp_path / "raised").stat().st_mtime < 60
-    assert re.search(r"process 1 of 2 on \S+: ended by ValueError: the disk of process 1 is full", done.stderr)
+    assert re.search(r"process 1 of 2 on \S+: ended by ValueError: the disk of process 1 is full", printed)
     assert not (tmp_path / "out" / "model.pt").exists()
 
 
