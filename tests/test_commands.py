@@ -77,6 +77,12 @@ def test_version_and_path(type_line, capsys):
     assert capsys.readouterr().out == f"spine-fracture {version()}\n{BUNDLE}\n"
 
 
+def test_exports_and_trainings_have_the_whole_of_monai():
+    whole = {"inference.export:export", "experiments.suite.run:run", "experiments.search:search", "label.serve:serve"}
+    assert whole <= commands.WHOLE_MONAI
+    assert not {"evaluation.score:score_command", "training.describe_weights:show"} & commands.WHOLE_MONAI
+
+
 def test_inference_without_a_command_segments(type_line, monkeypatch):
     calls = []
     monkeypatch.setattr(commands, "run", lambda table, name, words, whole: calls.append((name, words)))

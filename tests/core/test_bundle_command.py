@@ -73,6 +73,8 @@ def test_damaged_configs_and_lists_are_refused(tmp_path):
     file.write_text("- 1\n- 2\n")
     assert "own.yaml: " in refused("training", "--config_file", str(file))
     assert "own.txt: cannot be read" in refused("training", "--config_file", str(file.rename(tmp_path / "own.txt")))
+    (tmp_path / "latin.yaml").write_bytes(b"epochs: 3 # \xe9\n")
+    assert "latin.yaml: cannot be read" in refused("training", "--config_file", str(tmp_path / "latin.yaml"))
     assert "cannot be read as a list" in refused("training", "--config_file", "['configs/train.yaml, 'configs/demo.yaml']")
 
 

@@ -138,6 +138,15 @@ def test_commands_of_a_group_run(call):
         call("group", "mak")
 
 
+@pytest.mark.parametrize(("group", "whole", "calls"), [((), (), 1), ((), ("make",), 0), (("group",), ("make",), 0)])
+def test_targets_that_need_the_whole_of_monai_have_it(monkeypatch, group, whole, calls):
+    seen = []
+    monkeypatch.setattr(cli, "load", FUNCTIONS.__getitem__)
+    monkeypatch.setattr(cli, "import_monai_lean", lambda: seen.append("lean"))
+    run({**TABLE, "group": (TABLE, "a group")}, "prog", [*group, "make", "a"], whole)
+    assert len(seen) == calls
+
+
 def test_commands_leave_out_messages_without_a_remedy(call):
     logger = logging.getLogger(LOGGERS[0])
     logger.setLevel(logging.NOTSET)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from scripts.core.optional_packages import UNUSED_BY_COMMANDS, UNUSED_BY_MONAI, _LeanMonai, absent, import_monai_lean
+from scripts.core.optional_packages import UNUSED_BY_COMMANDS, UNUSED_BY_INFERENCE, _LeanMonai, absent, import_monai_lean
 from scripts.core.paths import BUNDLE
 
 
@@ -42,7 +42,7 @@ import_monai()
 import monai
 from monai.bundle import ConfigParser
 from monai.networks.nets import UNet
-packages = {UNUSED_BY_MONAI!r}
+packages = {UNUSED_BY_INFERENCE!r}
 print("loaded:", sorted(set(packages) & set(sys.modules)))
 print(ConfigParser({{"net": {{"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 8],
     "strides": [2]}}}}).get_parsed_content("net").__class__ is UNet)

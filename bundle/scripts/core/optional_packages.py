@@ -10,38 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-# MONAI imports all of its modules at once, and these packages with them, for readers, handlers, logs and pictures that inference
-# has no use for; they take four fifths of the time. Its networks need none of them.
-UNUSED_BY_MONAI = (
-    "IPython",
-    "PIL",
-    "ignite",
-    "itk",
-    "jsonschema",
-    "matplotlib",
-    "mlflow",
-    "onnx",
-    "onnxruntime",
-    "optuna",
-    "pandas",
-    "pydicom",
-    "requests",
-    "scipy.ndimage",
-    "scipy.optimize",
-    "scipy.signal",
-    "scipy.sparse.linalg",
-    "scipy.spatial",
-    "skimage",
-    "sklearn",
-    "tensorboard",
-    "tifffile",
-    "torch.utils.tensorboard",
-    "transformers",
-)
-
-
-# Packages for MONAI's handlers, logs, exports and notebooks, of no use to commands that neither train nor export; its metrics and
-# its readers of medical images keep theirs.
+# MONAI imports all of its modules at once, and with them packages for its handlers, logs, exports and notebooks, of no use to
+# commands that neither train nor export; its metrics and its readers of medical images keep theirs.
 UNUSED_BY_COMMANDS = (
     "IPython",
     "ignite",
@@ -59,6 +29,18 @@ UNUSED_BY_COMMANDS = (
     "tifffile",
     "torch.utils.tensorboard",
     "transformers",
+)
+# Inference has no use for those of readers and metrics either; all take four fifths of the time, and MONAI's networks need none.
+UNUSED_BY_INFERENCE = (
+    *UNUSED_BY_COMMANDS,
+    "PIL",
+    "itk",
+    "pydicom",
+    "scipy.ndimage",
+    "scipy.optimize",
+    "scipy.sparse.linalg",
+    "scipy.spatial",
+    "skimage",
 )
 
 
@@ -92,7 +74,7 @@ def import_monai() -> None:
     import_nibabel()
     import torch  # noqa: F401  # its own imports are left as they are
 
-    with absent(*UNUSED_BY_MONAI):
+    with absent(*UNUSED_BY_INFERENCE):
         import monai.bundle  # noqa: F401
 
 
