@@ -7,8 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SHARED
+from scipy import ndimage
 from scripts.postprocessing.vertebra_frame import FrameError
+from scripts.simulation import rendering
 from scripts.simulation.phantom.generator import make_phantom
+from scripts.simulation.phantom.soft_tissue import HU, perivertebral_muscle
+from scripts.simulation.phantom.vertebra import Grid
 from scripts.simulation.rendering import render_ct
 from scripts.simulation.style import ScanStyle, wide_style
 
@@ -58,3 +62,51 @@ def test_rendering_of_a_verse_mask(tmp_path):
     affine = np.diag([*(float(z) for z in mask.header.get_zooms()), 1.0])
     scan = render_ct(labels, affine, wide_style(np.random.default_rng(0), "lumbar"), 0)
     assert {20, 21, 22, 23, 24} <= set(np.unique(scan.labels).tolist())
+
+
+def _shells(scan, spacing):
+    """Mean HU of bodies and arches in shells of 0 to 1, 1 to 2 and 2 to 3 mm below the surface of their masks."""
+    depth = ndimage.distance_transform_edt(scan.labels > 0, sampling=spacing)
+    means = np.zeros((2, 3))
+    for k in range(3):
+        shell = (depth > k) & (depth <= k + 1)
+        y = np.arange(scan.labels.shape[1])[None, :, None] * spacing
+        wall = 0.5 * (y.min() + y.max())
+        for row, part in enumerate((y > wall, y < wall - 8)):
+            means[row, k] = scan.image[shell & part].mean()
+    return means
+
+
+def test_cortex_lies_below_the_surface_of_the_mask(monkeypatch):
+    # As in real CT: masks reach beyond the cortex, and arches have more of it.
+    labels = np.zeros((40, 70, 60), np.uint8)
+    labels[8:32, 38:62, 18:44] = 22
+    labels[10:30, 10:24, 24:38] = 22
+
+    def mean_shells():
+        return np.mean([_shells(render_ct(labels, np.eye(4), ScanStyle(noise=0.0), seed), 1.0) for seed in range(6)], axis=0)
+
+    body, arch = mean_shells()
+    assert arch[1] > body[1] + 50
+    assert arch[2] > body[2]
+    monkeypatch.setattr(rendering, "MARGIN_MM", (0.0, 0.0))
+    tight_body, tight_arch = mean_shells()
+    assert tight_body[0] > body[0] + 30
+    assert tight_arch[0] > arch[0] + 30
+
+
+def test_muscle_lies_on_the_arches():
+    rng = np.random.default_rng(3)
+    grid = Grid(np.zeros(3), np.ones(3), (30, 60, 20))
+    distance = np.broadcast_to(np.abs(np.arange(60) - 30.0)[None, :, None], grid.shape).astype(np.float32)
+    behind = (35 - np.arange(60, dtype=np.float32))[None, :, None]  # y of 35 and more is not behind
+    image = np.full(grid.shape, HU["fat"] - 100, np.float32)
+    image[:5] = HU["air"]
+    perivertebral_muscle(rng, image, grid, distance, behind)
+    assert (image[:5] == HU["air"]).all()
+    image = image[5:]
+    changed = image > HU["fat"] - 100
+    assert changed[:, 29:32].all()  # on the bone, to be drawn over by it
+    assert not changed[:, 38:].any()
+    assert image[:, 30].min() > -150
+    assert image[:, 30].max() < 100

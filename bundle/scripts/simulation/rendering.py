@@ -17,7 +17,7 @@ from .phantom.bones import bone_hu, trabecular_texture
 from .phantom.degeneration import change_tissue_contrast
 from .phantom.image_chain import reconstruct, trabecular_streaks
 from .phantom.shapes import vertebral_body
-from .phantom.soft_tissue import CORD_RADIUS_MM, HU, blend, smooth_noise, thecal_sac, tissue_background
+from .phantom.soft_tissue import CORD_RADIUS_MM, HU, blend, perivertebral_muscle, smooth_noise, thecal_sac, tissue_background
 from .phantom.vertebra import Grid, Pose
 from .spine_scan import SpineScan, to_hu
 from .style import ScanStyle, Variation
@@ -25,6 +25,11 @@ from .style import ScanStyle, Variation
 PADDING_MM = 12.0  # tissue around masks that fill their grid
 MIN_BODY_RADIUS_MM = 4.0
 MAX_BODY_DISTANCE_MM = 55  # between neighbours; more means that a vertebra is missing in between
+CORTEX_MM = 0.6  # of the bodies
+# Ranges of a scan. In real CT the cortex has its highest HU 1 to 2 mm below the surface of the masks, and arches are mostly cortex.
+MARGIN_MM = (0.0, 0.9)  # of the mask around the bone
+ARCH_CORTEX_MM = (0.1, 1.1)  # of the cortex behind the bodies, more than that of the bodies
+MUSCLE_FRACTION = 0.8  # of the scans with muscle close to the arches
 
 
 def _signed_distance(mask: NDArray[np.bool_], spacing: NDArray) -> NDArray[np.float32]:
@@ -110,6 +115,11 @@ def render_ct(
     centres = np.array(list(bodies.values()))
     posterior = float(np.mean([s.depth / 2 + s.canal + s.process * 0.9 for s in sizes]))
     image = tissue_background(rng, grid, line(centres), region, style.contrast, posterior)
+    appearance = np.random.default_rng([seed, 25])
+    walls = line(centres - np.array([[0.0, s.depth / 2, 0.0] for s in sizes]))[:, 1]
+    behind = walls.astype(np.float32) - grid.coordinates()[1]  # mm behind the bodies, (1, Y, Z)
+    if appearance.random() < MUSCLE_FRACTION:
+        perivertebral_muscle(appearance, image, grid, _signed_distance(labels > 0, spacing), behind)
     canal = centres - np.array([[0.0, (s.depth + s.canal) / 2, 0.0] for s in sizes])
     canal_radius = 0.47 * float(np.mean([s.canal for s in sizes]))
     thecal_sac(image, grid, line(canal), canal_radius, 0.0 if region == "lumbar" else CORD_RADIUS_MM)
@@ -122,16 +132,17 @@ def render_ct(
         draw_bones(np.random.default_rng([seed, 24]), grid, image)
     texture = smooth_noise(rng, grid, 3.0)
     streaks = None if variation is None else trabecular_streaks(variation_rng, grid, variation.streaks)
-    cortex = 0.6 * (variation or Variation()).cortex
+    margin = appearance.uniform(*MARGIN_MM)
+    cortex = CORTEX_MM * (variation or Variation()).cortex + appearance.uniform(*ARCH_CORTEX_MM) * np.clip(behind / 4, 0, 1)
     for vertebra, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None or vertebra not in LEVELS:
             continue
         wide = tuple(slice(max(b.start - 4, 0), b.stop + 4) for b in box)
-        distance = _signed_distance(labels[wide] == vertebra, spacing)
+        distance = _signed_distance(labels[wide] == vertebra, spacing) + margin
         cancellous = style.trabecular * rng.normal(1, 0.06) + trabecular_texture(style, texture[wide])
         if streaks is not None:
             cancellous = cancellous + streaks[wide]
-        blend(image[wide], bone_hu(distance, cancellous, style, cortex), distance, grid.voxel)
+        blend(image[wide], bone_hu(distance, cancellous, style, cortex[:, wide[1], wide[2]]), distance, grid.voxel)
 
     image = reconstruct(rng, image, grid, style)
     return SpineScan(to_hu(image), np.where(np.isin(labels, list(LABELS.values())), labels, 0).astype(np.uint8), affine)

@@ -25,7 +25,7 @@ from ..style import wide_style
 from .phantom import ORIENTATIONS, uncertain_fractures
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, is_intact, write_dataset
 
-GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 3  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 MIN_WIDTH_MM = 60.0  # of a scan that is cropped to the spine
 FINE_MM = 1.4  # slices are rendered at most this thick, and averaged to those of the style
 

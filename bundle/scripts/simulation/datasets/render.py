@@ -23,6 +23,8 @@ from ..rendering import render_ct
 from ..style import wide_style
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
+GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+
 
 def _render_case(
     case: Mapping[str, str],
@@ -135,7 +137,7 @@ def render(
                 rows_of_entry(rows, case),
             )
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
-    # Options of None are also those of folders made before them, which therefore resume.
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise, "spacing": spacing}
+    settings["generator"] = GENERATOR
     description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")

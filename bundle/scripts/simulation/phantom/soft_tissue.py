@@ -22,6 +22,7 @@ HU = {
     "bowel": 30.0,
 }
 CORD_RADIUS_MM = 4.2
+AIR_BELOW_HU = -300.0
 
 
 def _stretch(values: Array, length: int, axis: int) -> Array:
@@ -131,6 +132,22 @@ def tissue_background(
         top = skin_back - rng.uniform(3, 9)
         blend(image, -350.0, np.abs(dy - centre_line[:, 1].mean() + centre_line[:, 1] - top) - 1.2, voxel)
     return image
+
+
+def perivertebral_muscle(rng: np.random.Generator, image: Array, grid: Grid, distance: Array, behind: Array) -> None:
+    """Draw the muscle that lies on the arches of the vertebrae in place, with more or less fat in it; air and lung stay.
+
+    Args:
+        rng: random number generator.
+        image: (X, Y, Z) HU.
+        grid: grid of the image.
+        distance: (X, Y, Z) distance in mm to the bones.
+        behind: distance in mm behind the bodies, broadcastable to (X, Y, Z).
+    """
+    depth = np.clip(rng.uniform(4, 25) + 4 * smooth_noise(rng, grid, 30.0), 2, None)
+    fat = np.clip(smooth_noise(rng, grid, 5.0) * 45 - rng.uniform(20, 90), 0, 130)
+    outside = np.maximum(np.maximum(distance - depth, -behind), (AIR_BELOW_HU - image) / 50)
+    blend(image, HU["muscle"] + rng.normal(0, 8) - fat, outside, 2 * grid.voxel)
 
 
 def thecal_sac(image: Array, grid: Grid, canal_line: NDArray[np.float64], radius: float, cord_radius: float) -> None:
