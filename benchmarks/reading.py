@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seconds from the start of ``segment`` to the first window in the network, of other commands, and of reading scans.
 
-    python benchmarks/reading.py start SCAN [--rounds 3]   # phases of a process, CPU seconds
+    python benchmarks/reading.py start SCAN [--rounds 3] [--beside DIR]   # phases of a process
     python benchmarks/reading.py commands [--beside DIR]   # commands on three small phantoms, also by another checkout in turn
     python benchmarks/reading.py nifti [SCAN]              # zlib and ISA-L on one scan, a phantom of noise by default
 
-CPU seconds hardly depend on what else a machine does. Files are read once before they are timed.
+CPU seconds hardly depend on what else a machine does; elapsed seconds are what users wait. Files are read once before they are timed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import fire
 import numpy as np
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-# Prints the CPU seconds of a process of ``segment`` at the ends of its phases, and stops at the first window.
+# Prints CPU and elapsed seconds of a process of ``segment`` at the ends of its phases, and stops at the first window.
 PROGRAM = """
-import os, sys
+import os, sys, time
 def mark(phase):
-    print("phase", phase, sum(os.times()[:2]), flush=True)
+    print("phase", phase, sum(os.times()[:2]), time.time() - float(os.environ["STARTED"]), flush=True)
 from scripts.inference import segment
 whole = segment.import_monai
 def import_monai():
@@ -54,23 +54,46 @@ main()
 """
 
 
-def start(scan: str, rounds: int = 3, runtime: str = "auto") -> None:
-    """Print the median CPU seconds of each phase until the first window is in the network on a backend of ``segment``."""
-    seconds: dict[str, list[float]] = {}
-    for _ in range(rounds + 1):  # the first fills the page cache
-        with tempfile.TemporaryDirectory() as out:
-            words = ["segment", str(Path(scan).resolve()), "--out", out, "--runtime", runtime]
-            done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=BUNDLE, capture_output=True, text=True, check=False)
-        lines = [line.split(" ") for line in done.stdout.splitlines() if line.startswith("phase")]
-        if not lines or lines[-1][1] != "scan":
-            raise SystemExit(done.stdout + done.stderr)
-        before = 0.0
-        for _, *phase, end in lines:
-            seconds.setdefault(" ".join(phase), []).append(float(end) - before)
-            before = float(end)
-    for phase, values in seconds.items():
-        print(f"{phase}: {statistics.median(values[1:]):.2f} s")
-    print(f"sum: {sum(statistics.median(v[1:]) for v in seconds.values()):.2f} CPU s, n = {rounds}")
+def _phases(bundle: Path, scan: str, runtime: str) -> dict[str, tuple[float, float]]:
+    """CPU and elapsed seconds of the phases of one process of ``segment`` until the first window is in the network."""
+    with tempfile.TemporaryDirectory() as out:
+        words = ["segment", str(Path(scan).resolve()), "--out", out, "--runtime", runtime]
+        environment = {**os.environ, "STARTED": str(time.time())}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *words], cwd=bundle, env=environment, capture_output=True, text=True, check=False
+        )
+    lines = [line.split(" ") for line in done.stdout.splitlines() if line.startswith("phase")]
+    if not lines or lines[-1][1] != "scan":
+        raise SystemExit(done.stdout + done.stderr)
+    phases, before = {}, np.zeros(2)
+    for _, *phase, cpu, elapsed in lines:
+        end = np.array([float(cpu), float(elapsed)])
+        phases[" ".join(phase)] = tuple((end - before).tolist())
+        before = end
+    return {**phases, "sum": tuple(before.tolist())}
+
+
+def start(scan: str, rounds: int = 3, runtime: str = "auto", beside: str | None = None) -> None:
+    """Print median seconds of each phase of ``segment`` until the first window is in the network, of checkouts in turn.
+
+    Args:
+        scan: file.
+        rounds: rounds that count; one precedes them and fills the page cache.
+        runtime: backend.
+        beside: bundle folder of another version.
+    """
+    bundles = {"": BUNDLE, **({" beside": Path(beside).resolve()} if beside else {})}
+    runs: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in bundles}
+    for _ in range(rounds + 1):
+        for name, bundle in bundles.items():
+            runs[name].append(_phases(bundle, scan, runtime))
+    for name, measured in runs.items():
+        print(f"| phase{name} | CPU s | elapsed s (range) |\n| --- | --- | --- |")
+        for phase in measured[0]:
+            cpu, elapsed = ([run[phase][k] for run in measured[1:]] for k in (0, 1))
+            low, high = min(elapsed), max(elapsed)
+            print(f"| {phase} | {statistics.median(cpu):.2f} | {statistics.median(elapsed):.2f} ({low:.2f} to {high:.2f}) |")
+    print(f"n = {rounds}")
 
 
 def _command(bundle: Path, *words: str, fails: bool = False) -> float:
