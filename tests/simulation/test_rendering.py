@@ -9,7 +9,7 @@ import pytest
 from conftest import SHARED
 from scipy import ndimage
 from scripts.postprocessing.vertebra_frame import FrameError
-from scripts.simulation import rendering
+from scripts.simulation.bone_surface import ARCH_CORTEX_MM, MARGIN_MM, THIN, BoneSurface, sample_surface
 from scripts.simulation.phantom.generator import make_phantom
 from scripts.simulation.phantom.soft_tissue import HU, perivertebral_muscle
 from scripts.simulation.phantom.vertebra import Grid
@@ -77,22 +77,43 @@ def _shells(scan, spacing):
     return means
 
 
-def test_cortex_lies_below_the_surface_of_the_mask(monkeypatch):
+def test_cortex_lies_below_the_surface_of_the_mask():
     # As in real CT: masks reach beyond the cortex, and arches have more of it.
     labels = np.zeros((40, 70, 60), np.uint8)
     labels[8:32, 38:62, 18:44] = 22
     labels[10:30, 10:24, 24:38] = 22
 
-    def mean_shells():
-        return np.mean([_shells(render_ct(labels, np.eye(4), ScanStyle(noise=0.0), seed), 1.0) for seed in range(6)], axis=0)
+    def mean_shells(surface):
+        scans = [render_ct(labels, np.eye(4), ScanStyle(noise=0.0), seed, surface=surface) for seed in range(3)]
+        return np.mean([_shells(scan, 1.0) for scan in scans], axis=0)
 
-    body, arch = mean_shells()
-    assert arch[1] > body[1] + 50
-    assert arch[2] > body[2]
-    monkeypatch.setattr(rendering, "MARGIN_MM", (0.0, 0.0))
-    tight_body, tight_arch = mean_shells()
-    assert tight_body[0] > body[0] + 30
-    assert tight_arch[0] > arch[0] + 30
+    thin, thick = mean_shells(THIN), mean_shells(BoneSurface(margin_mm=0.6, arch_cortex_mm=0.8))
+    assert (thick[:, 0] < thin[:, 0] - 100).all()  # the outermost millimetre is partly soft tissue
+    assert thick[1, 1] > thin[1, 1] + 50  # more cortex behind the body
+    assert thick[1, 1] > thick[0, 1] + 50
+    np.testing.assert_allclose(thin[0, 1:], thin[1, 1:], rtol=0.35)  # equal everywhere
+
+
+def test_surfaces_are_seeded_and_in_range():
+    drawn = [sample_surface("thick", seed) for seed in range(60)]
+    assert drawn[7] == sample_surface("thick", 7)
+    assert sample_surface("thin", 7) == THIN == BoneSurface()
+    for values, (low, high) in (([s.margin_mm for s in drawn], MARGIN_MM), ([s.arch_cortex_mm for s in drawn], ARCH_CORTEX_MM)):
+        assert low <= min(values) < low + 0.1 < high - 0.1 < max(values) <= high
+    assert 0.6 < np.mean([s.muscle for s in drawn]) < 0.95
+    with pytest.raises(ValueError, match="surface='fat': must be one of thin, thick"):
+        sample_surface("fat", 0)
+
+
+def test_muscle_changes_only_what_is_behind_the_bodies():
+    source = make_phantom(5, "lumbar", ScanStyle(spacing=(3.0, 2.5, 2.5), field_of_view=(70.0, 110.0, 130.0)))
+    style = ScanStyle(noise=0.0)
+    plain = render_ct(source.labels, source.affine, style, 1)
+    muscle = render_ct(source.labels, source.affine, style, 1, surface=BoneSurface(muscle=True))
+    changed = plain.image != muscle.image
+    assert changed[plain.labels == 0].any()
+    front = int(np.nonzero(plain.labels.any(axis=(0, 2)))[0].max())
+    assert not changed[:, front - 2 :].any()
 
 
 def test_muscle_lies_on_the_arches():

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from ..core.vertebrae import LABELS, LEVELS, region_of, spine_order
 from ..postprocessing.vertebra_frame import FrameError, body_centre
+from .bone_surface import THIN, BoneSurface
 from .phantom.anatomy import SIZES
 from .phantom.bones import bone_hu, trabecular_texture
 from .phantom.degeneration import change_tissue_contrast
@@ -25,11 +26,7 @@ from .style import ScanStyle, Variation
 PADDING_MM = 12.0  # tissue around masks that fill their grid
 MIN_BODY_RADIUS_MM = 4.0
 MAX_BODY_DISTANCE_MM = 55  # between neighbours; more means that a vertebra is missing in between
-CORTEX_MM = 0.6  # of the bodies
-# Ranges of a scan. In real CT the cortex has its highest HU 1 to 2 mm below the surface of the masks, and arches are mostly cortex.
-MARGIN_MM = (0.0, 0.9)  # of the mask around the bone
-ARCH_CORTEX_MM = (0.1, 1.1)  # of the cortex behind the bodies, more than that of the bodies
-MUSCLE_FRACTION = 0.8  # of the scans with muscle close to the arches
+CORTEX_MM = 0.6
 
 
 def _signed_distance(mask: NDArray[np.bool_], spacing: NDArray) -> NDArray[np.float32]:
@@ -77,6 +74,7 @@ def render_ct(
     style: ScanStyle,
     seed: int,
     draw_bones: Callable[[np.random.Generator, Grid, NDArray], None] | None = None,
+    surface: BoneSurface = THIN,
 ) -> SpineScan:
     """Render a CT around a vertebra mask.
 
@@ -87,6 +85,7 @@ def render_ct(
         seed: seed of the scan.
         draw_bones: function of a random number generator, the grid and the image (X, Y, Z) in HU, that draws bones without label in
             place, such as ribs, before the vertebrae.
+        surface: where the cortex lies beside the surface of the mask, and the muscle on the arches.
 
     Returns:
         Scan on the grid of the mask, padded by ``PADDING_MM`` along R and A.
@@ -115,11 +114,10 @@ def render_ct(
     centres = np.array(list(bodies.values()))
     posterior = float(np.mean([s.depth / 2 + s.canal + s.process * 0.9 for s in sizes]))
     image = tissue_background(rng, grid, line(centres), region, style.contrast, posterior)
-    appearance = np.random.default_rng([seed, 25])
     walls = line(centres - np.array([[0.0, s.depth / 2, 0.0] for s in sizes]))[:, 1]
     behind = walls.astype(np.float32) - grid.coordinates()[1]  # mm behind the bodies, (1, Y, Z)
-    if appearance.random() < MUSCLE_FRACTION:
-        perivertebral_muscle(appearance, image, grid, _signed_distance(labels > 0, spacing), behind)
+    if surface.muscle:
+        perivertebral_muscle(np.random.default_rng([seed, 25]), image, grid, _signed_distance(labels > 0, spacing), behind)
     canal = centres - np.array([[0.0, (s.depth + s.canal) / 2, 0.0] for s in sizes])
     canal_radius = 0.47 * float(np.mean([s.canal for s in sizes]))
     thecal_sac(image, grid, line(canal), canal_radius, 0.0 if region == "lumbar" else CORD_RADIUS_MM)
@@ -132,13 +130,12 @@ def render_ct(
         draw_bones(np.random.default_rng([seed, 24]), grid, image)
     texture = smooth_noise(rng, grid, 3.0)
     streaks = None if variation is None else trabecular_streaks(variation_rng, grid, variation.streaks)
-    margin = appearance.uniform(*MARGIN_MM)
-    cortex = CORTEX_MM * (variation or Variation()).cortex + appearance.uniform(*ARCH_CORTEX_MM) * np.clip(behind / 4, 0, 1)
+    cortex = CORTEX_MM * (variation or Variation()).cortex + surface.arch_cortex_mm * np.clip(behind / 4, 0, 1)
     for vertebra, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None or vertebra not in LEVELS:
             continue
         wide = tuple(slice(max(b.start - 4, 0), b.stop + 4) for b in box)
-        distance = _signed_distance(labels[wide] == vertebra, spacing) + margin
+        distance = _signed_distance(labels[wide] == vertebra, spacing) + surface.margin_mm
         cancellous = style.trabecular * rng.normal(1, 0.06) + trabecular_texture(style, texture[wide])
         if streaks is not None:
             cancellous = cancellous + streaks[wide]

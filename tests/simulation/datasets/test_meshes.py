@@ -65,7 +65,16 @@ def test_thick_slices_are_the_mean_of_thin_ones():
 
 @pytest.mark.parametrize(
     "options",
-    [{"grades": [4]}, {"fractures": 0}, {"healthy": 2.0}, {"min_grade": 0}, {"noise": -1.0}, {"cases": 2}, {"regions": "cervical"}],
+    [
+        {"grades": [4]},
+        {"fractures": 0},
+        {"healthy": 2.0},
+        {"min_grade": 0},
+        {"noise": -1.0},
+        {"cases": 2},
+        {"regions": "cervical"},
+        {"surface": "fat"},
+    ],
     ids=lambda o: next(iter(o)),
 )
 def test_bad_options_are_one_line(surfaces, tmp_path, options):

@@ -28,6 +28,25 @@ def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_p
         was, now = (np.asarray(nib.load(c["label"]).dataobj) for c in (source, case))
         assert (now == 1).sum() == (was == 1).sum()
         assert (now == 255).sum() > 0
-    for options in ({"grades": [4]}, {"copies": 0}, {"healthy": 2.0}, {"min_grade": 0}, {"fractures": 0}, {"noise": -1.0}):
+    good = {"training": cases[:1]}
+    path.write_text(json.dumps(good))
+    thick = render(str(path), str(tmp_path / "thick"), healthy=1.0, surface="thick")
+    images = [
+        np.asarray(nib.load(load_datalist(str(listed), "training")[0]["image"]).dataobj)
+        for listed in (tmp_path / "out" / "datalist.json", thick)
+    ]
+    assert images[0].shape == images[1].shape
+    assert (images[0] != images[1]).any()
+    with pytest.raises(InputError, match="surface"):  # of another set
+        render(str(path), str(tmp_path / "thick"), healthy=1.0)
+    for options in (
+        {"surface": "fat"},
+        {"grades": [4]},
+        {"copies": 0},
+        {"healthy": 2.0},
+        {"min_grade": 0},
+        {"fractures": 0},
+        {"noise": -1.0},
+    ):
         with pytest.raises(InputError, match=next(iter(options))):
             render(str(path), str(tmp_path / "x"), **options)
