@@ -5,7 +5,7 @@
     python benchmarks/reading.py commands [--beside DIR]   # commands on three small phantoms, also by another checkout in turn
     python benchmarks/reading.py nifti [SCAN]              # zlib and ISA-L on one scan, a phantom of noise by default
 
-CPU seconds hardly depend on what else a machine does; elapsed seconds are what users wait. Files are read once before they are timed.
+CPU seconds hardly depend on what else a machine does; elapsed seconds are what users wait. Files are read once before that.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scripts.inference import memory
 from scripts.inference.memory import machine_memory, parse_bytes, peak_resident, plan_memory
 from scripts.io.scan_header import ScanHeader
 from scripts.io.working_grid import WorkingGrid
@@ -83,3 +84,11 @@ def test_text_that_is_no_size_is_named(text):
 
 def test_peak_of_this_process():
     assert peak_resident() > 50 * 2**20
+
+
+def test_program_counts_matplotlib_before_its_import(monkeypatch):
+    monkeypatch.setattr(memory, "peak_resident", lambda: 10**9)
+    monkeypatch.setitem(memory.sys.modules, "matplotlib.figure", memory)
+    assert memory.program_bytes() == 10**9
+    monkeypatch.delitem(memory.sys.modules, "matplotlib.figure")
+    assert memory.program_bytes() == 10**9 + memory.MATPLOTLIB_BYTES

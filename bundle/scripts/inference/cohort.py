@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
@@ -32,7 +31,8 @@ from .distributed_shard import DistributedShard
 from .given_vertebrae import pair_vertebrae
 from .inputs import find_inputs, require_cases
 from .joined_folders import replaced_inputs, without_parts
-from .memory import parse_bytes, peak_resident
+from .memory import parse_bytes, program_bytes
+from .picture_library import load_beside
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
@@ -321,14 +321,12 @@ class Segmenter:
         pipeline = self.pipeline()
         runtime = next(iter(pipeline.runners.values()))[0].name
         facts = {"settings": digest, "runtime": runtime, "version": digest[:12]}
-        with contextlib.suppress(ImportError):
-            import matplotlib.figure  # noqa: F401  # counts as memory before the first scan
         if any(Path(c["image"]).is_dir() for c in cases if "problem" not in c):
             load_packages()
         elif any(file_suffix(c["image"]) not in NIFTI for c in cases):
             load_itk()
 
-        process_bytes, budget, cancellation = peak_resident(), MemoryBudget(self.limit), Cancellation()
+        process_bytes, budget, cancellation = program_bytes(), MemoryBudget(self.limit), Cancellation()
 
         def segment(case: Mapping[str, str]) -> tuple[dict | None, str]:
             bar, source, base = ProgressBar(case["name"]), case["image"], self.output / case["name"]
@@ -343,7 +341,7 @@ class Segmenter:
                 }
                 result = segment_case(
                     source, base, pipeline, self.outputs, case.get("vertebrae"), self.expect_hu, self.limit,
-                    process_bytes, case_facts, cancellation.watched(bar), tqdm.write, self.geometry,
+                    process_bytes, case_facts, load_beside(cancellation.watched(bar)), tqdm.write, self.geometry,
                     parts_of(case), [case["remark"]] if "remark" in case else (), budget,
                 )  # fmt: skip
                 tqdm.write(line(result))

@@ -25,6 +25,7 @@ RESULT_BYTES = 11
 VERTEBRA_RESULT_BYTES = 11
 # Per voxel of the box around the spine: components, markers, levels and ages of the flood.
 SPINE_BYTES = 45
+MATPLOTLIB_BYTES = 48 * MIB  # of its import
 VIEW_BYTES = 128 * MIB  # overview, viewer and its volume; the first figure of a process also loads fonts
 DICOM_BYTES = 1 + dicom_seg.WRITE_BYTES_PER_PIXEL  # per voxel of the scan: numbers of the vertebrae, and writing them
 CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # versions 2 and 1
@@ -39,6 +40,11 @@ def peak_resident() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def program_bytes() -> int:
+    """Bytes of the program before its first scan: its peak so far, and matplotlib, which is imported beside the network."""
+    return peak_resident() + (0 if "matplotlib.figure" in sys.modules else MATPLOTLIB_BYTES)
 
 
 def machine_memory() -> int | None:

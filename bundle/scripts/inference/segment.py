@@ -124,24 +124,11 @@ def segment(
 @wraps(segment)
 def segment_command(**options: Any) -> Segmented:
     """Segment scans in a process of its own, in which MONAI may lack the packages that inference has no use for."""
-    scans = _check(**options)
+    _check(**options)
     overlays = options.get("config") or ()
     files = [find_overlay(name) for name in ([overlays] if isinstance(overlays, str) else overlays)]
     texts = [COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace")) for file in files]
-    if not scans or options.get("max_memory"):
-        return _segment_lean(texts, options)
-    from ..io import read_ahead
-
-    try:
-        read_ahead.start(scans[0]["image"])
-        return _segment_lean(texts, options)
-    finally:
-        read_ahead.stop()
-
-
-def _segment_lean(overlays: Sequence[str], options: dict[str, Any]) -> Segmented:
-    """Segment with a lean import of MONAI, unless one of the texts of the overlays may name a part of it."""
-    if not any(COMPONENTS.search(text) for text in overlays):
+    if not any(COMPONENTS.search(text) for text in texts):
         import_monai()
     return segment(**options)
 
@@ -154,17 +141,15 @@ def _check(
     config: str | Sequence[str] | None = None,
     device: str | None = None,
     **values: Any,
-) -> list[dict[str, str]]:
+) -> None:
     """Refuse options, files and an input without scan before PyTorch and MONAI are imported, which takes seconds.
 
-    Returns:
-        Scans of a path that is a file or a DICOM series; those of a folder are found later, once.
+    The scans of a folder are found later, once.
 
     Raises:
         InputError: one line with option or file, value and remedy.
     """
     refuse_values(values)
-    scans: list[dict[str, str]] = []
     for name in [config] if isinstance(config, str) else config or ():
         find_overlay(name)
     if not Path(path).is_dir() and section in SECTIONS:
@@ -173,14 +158,12 @@ def _check(
         import_nibabel()
         from .inputs import find_inputs, require_cases
 
-        scans = find_inputs(path, section)
-        require_cases(scans, path, section)
+        require_cases(find_inputs(path, section), path, section)
     for file in [checkpoint] if isinstance(checkpoint, str) else checkpoint or ():
         if not Path(file).is_file():
             raise InputError(no_checkpoint(file))
     if device is not None:
         _check_device(device)
-    return scans
 
 
 def _check_device(device: str) -> None:

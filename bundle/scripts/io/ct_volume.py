@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
@@ -16,7 +17,6 @@ from .dicom import HU_RANGE, read_slabs
 from .formats import NIFTI, file_suffix
 from .hu_check import ValueHistogram
 from .image_checks import histogram_issues
-from .read_ahead import opened
 from .scan_header import ScanHeader
 
 SLAB_BYTES = 16 * 2**20
@@ -30,7 +30,7 @@ def _nifti_slabs(header: ScanHeader) -> Iterator[NDArray]:
     bytes_per_slice = i * j * header.dtype.itemsize
     step = max(SLAB_BYTES // bytes_per_slice, 1)
     slope, intercept = float(proxy.slope), float(proxy.inter)
-    with opened(header.path) as file:
+    with ImageOpener(header.path) as file:
         file.seek(proxy.offset)
         for start in range(0, k, step):
             size = min(step, k - start) * bytes_per_slice

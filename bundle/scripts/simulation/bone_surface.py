@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where bone lies beside the surface of a vertebra mask in a rendered CT."""
+"""Surface of the bones of a rendered CT beside that of their masks."""
 
 from __future__ import annotations
 
