@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SURFACES = ("thin", "thick")
-# Ranges of a scan. In real CT the cortex has its highest HU 1 to 2 mm below the surface of the masks, and arches are mostly cortex
+# Ranges of a scan. In real CT the cortex has its highest HU 1 to 2 mm below the surface of the masks, and that of arches is wide
 # (benchmarks/surface_profile.py).
 MARGIN_MM = (0.0, 0.9)
 ARCH_CORTEX_MM = (0.1, 1.1)
