@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
-from scripts.inference import picture_library
+import numpy as np
+import pytest
+from fakes import save, with_tissue
+from scripts.core.errors import InputError
+from scripts.inference import cohort, picture_library
 from scripts.inference.picture_library import load_beside
+from scripts.inference.segment import segment
 
 
 def test_import_begins_with_the_first_windows_of_a_pass(monkeypatch):
     loaded, calls = threading.Event(), []
     monkeypatch.setattr(picture_library, "_load", lambda: (calls.append(1), loaded.set()))
-    monkeypatch.delitem(picture_library.sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     reported = []
     report = load_beside(lambda *words: reported.append(words))
     for words in (("reading", 5, 10), ("coarse pass", 0, 8)):
@@ -27,10 +33,25 @@ def test_import_begins_with_the_first_windows_of_a_pass(monkeypatch):
 
 def test_nothing_is_begun_where_it_is_imported(monkeypatch):
     monkeypatch.setattr(picture_library, "_load", lambda: pytest_fail())
-    monkeypatch.setitem(picture_library.sys.modules, "matplotlib.figure", picture_library)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", picture_library)
     before = threading.active_count()
     load_beside(lambda *_: None)("fine pass", 1, 1)
     assert threading.active_count() == before
+
+
+def test_segmenter_imports_it_beside_the_network_only(tmp_path, monkeypatch):
+    scan = save(tmp_path / "scan.nii.gz", with_tissue(np.full((24, 32, 32), 40, np.int16)), np.diag([1.5, 1.5, 1.5, 1.0]))
+    imported = []
+
+    def stop(progress):
+        imported.append("matplotlib.figure" in sys.modules)
+        raise ValueError("ended before its first window")
+
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.setattr(cohort, "load_beside", stop)
+    with pytest.raises(InputError, match="ended before its first window"):
+        segment(str(scan), out=str(tmp_path / "out"), device="cpu")
+    assert imported == [False]
 
 
 def pytest_fail():

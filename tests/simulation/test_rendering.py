@@ -101,7 +101,7 @@ def test_surfaces_are_seeded_and_in_range():
     for values, (low, high) in (([s.margin_mm for s in drawn], MARGIN_MM), ([s.arch_cortex_mm for s in drawn], ARCH_CORTEX_MM)):
         assert low <= min(values) < low + 0.1 < high - 0.1 < max(values) <= high
     assert 0.6 < np.mean([s.muscle for s in drawn]) < 0.95
-    with pytest.raises(ValueError, match="surface='fat': must be one of thin, thick"):
+    with pytest.raises(ValueError, match="cortex='fat': must be one of thin, thick"):
         sample_surface("fat", 0)
 
 

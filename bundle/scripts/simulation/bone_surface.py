@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SURFACES = ("thin", "thick")
+CORTICES = ("thin", "thick")
 # Ranges of a scan. In real CT the cortex has its highest HU 1 to 2 mm below the surface of the masks, and that of arches is wide
 # (benchmarks/surface_profile.py).
 MARGIN_MM = (0.0, 0.9)
@@ -43,8 +43,8 @@ def sample_surface(kind: str, seed: int) -> BoneSurface:
     Raises:
         ValueError: for another kind.
     """
-    if kind not in SURFACES:
-        raise ValueError(f"surface={kind!r}: must be one of {', '.join(SURFACES)}")
+    if kind not in CORTICES:
+        raise ValueError(f"cortex={kind!r}: must be one of {', '.join(CORTICES)}")
     if kind == "thin":
         return THIN
     rng = np.random.default_rng([seed, 26])

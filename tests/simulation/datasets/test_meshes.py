@@ -73,7 +73,7 @@ def test_thick_slices_are_the_mean_of_thin_ones():
         {"noise": -1.0},
         {"cases": 2},
         {"regions": "cervical"},
-        {"surface": "fat"},
+        {"cortex": "fat"},
     ],
     ids=lambda o: next(iter(o)),
 )

@@ -30,17 +30,17 @@ def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_p
         assert (now == 255).sum() > 0
     good = {"training": cases[:1]}
     path.write_text(json.dumps(good))
-    thick = render(str(path), str(tmp_path / "thick"), healthy=1.0, surface="thick")
+    thick = render(str(path), str(tmp_path / "thick"), healthy=1.0, cortex="thick")
     images = [
         np.asarray(nib.load(load_datalist(str(listed), "training")[0]["image"]).dataobj)
         for listed in (tmp_path / "out" / "datalist.json", thick)
     ]
     assert images[0].shape == images[1].shape
     assert (images[0] != images[1]).any()
-    with pytest.raises(InputError, match="surface"):  # of another set
+    with pytest.raises(InputError, match="cortex"):  # of another set
         render(str(path), str(tmp_path / "thick"), healthy=1.0)
     for options in (
-        {"surface": "fat"},
+        {"cortex": "fat"},
         {"grades": [4]},
         {"copies": 0},
         {"healthy": 2.0},

@@ -15,7 +15,7 @@ from ..anatomy.ribs import draw_ribs
 from ..anatomy.spine import REGIONS, available_regions, make_spine
 from ..anatomy.surfaces import folder_hash
 from ..anatomy.templates import Template, read_templates
-from ..bone_surface import SURFACES, sample_surface
+from ..bone_surface import CORTICES, sample_surface
 from ..fracture.labels import training_label
 from ..fracture.sampling import add_fractures
 from ..phantom.shapes import Array
@@ -69,7 +69,7 @@ def _mesh_case(
     grades: Sequence[int],
     min_grade: int,
     noise: float | None,
-    surface: str = SURFACES[0],
+    cortex: str = CORTICES[0],
 ) -> LabelledScan:
     """Scan of a spine of templates, with up to ``max_fractures`` simulated fractures."""
     rng = np.random.default_rng([*seed, 31])
@@ -87,7 +87,7 @@ def _mesh_case(
     # The mean of slices has less noise than each of them.
     fine = replace(style, noise=style.noise * float(np.sqrt(count)))
     scan_seed = int(rng.integers(2**31))
-    scan = render_ct(spine.labels, spine.affine, fine, scan_seed, ribs, sample_surface(surface, scan_seed))
+    scan = render_ct(spine.labels, spine.affine, fine, scan_seed, ribs, sample_surface(cortex, scan_seed))
     scan = _average_slices(scan, axis, count)
     # Cropped after the rendering, so that the border cuts tissue and bone as it does in scans.
     width, depth = max(style.field_of_view[0], MIN_WIDTH_MM), style.field_of_view[1]
@@ -111,7 +111,7 @@ def meshes(
     healthy: float = 0.25,
     min_grade: int = 1,
     noise: float | None = None,
-    surface: str = SURFACES[0],
+    cortex: str = CORTICES[0],
     workers: int = 1,
 ) -> str:
     """Render CTs around spines of real vertebra surfaces: true pedicles, facets and processes, random tissue.
@@ -131,7 +131,7 @@ def meshes(
         healthy: fraction of scans without a fracture.
         min_grade: simulated fractures below this grade have the ignore index 255.
         noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
-        surface: thin, a thin cortex at the surface of the masks; thick, as measured in real CT.
+        cortex: thin, a thin cortex at the surface of the masks; thick, as measured in real CT.
         workers: number of threads.
 
     Returns:
@@ -141,9 +141,9 @@ def meshes(
     chosen = [str(r) for r in as_list(regions)] if regions is not None else []
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "noise": noise}
     check_options(
-        {**settings, "cases": cases, "regions": chosen, "surface": surface},
+        {**settings, "cases": cases, "regions": chosen, "cortex": cortex},
         {
-            "surface": (surface in SURFACES, f"one of {', '.join(SURFACES)}"),
+            "cortex": (cortex in CORTICES, f"one of {', '.join(CORTICES)}"),
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
             "fractures": (fractures >= 1, "1 or more"),
             "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
@@ -165,10 +165,10 @@ def meshes(
     def case(k: int) -> SimulationCase:
         intact = is_intact(k, healthy, len(chosen))
         name, region = f"mesh-{seed}-{k:04d}", chosen[k % len(chosen)]
-        make = partial(_mesh_case, templates, region, [seed, k], intact, fractures, grades, min_grade, noise, surface)
+        make = partial(_mesh_case, templates, region, [seed, k], intact, fractures, grades, min_grade, noise, cortex)
         return SimulationCase(name, name, make)
 
     settings |= {"surfaces": folder_hash(folder), "regions": chosen, "seed": seed, "generator": GENERATOR}
-    settings["surface"] = None if surface == SURFACES[0] else surface  # None: also folders made before it
+    settings["cortex"] = None if cortex == CORTICES[0] else cortex  # None: also folders made before it
     description = "CTs rendered around spines of vertebra surfaces, with simulated fractures."
     return write_dataset([case(k) for k in range(cases)], out, settings, description, seed, workers, "spines of surfaces")

@@ -17,7 +17,7 @@ from ...data.datalist import SECTIONS, read_datalist
 from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
-from ..bone_surface import SURFACES, sample_surface
+from ..bone_surface import CORTICES, sample_surface
 from ..fracture.labels import labelled_vertebrae, training_label
 from ..fracture.sampling import add_fractures
 from ..rendering import render_ct
@@ -35,7 +35,7 @@ def _render_case(
     noise: float | None,
     spacing: float | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
-    surface: str = SURFACES[0],
+    cortex: str = CORTICES[0],
 ) -> LabelledScan:
     """Rendered scan of a case, with up to ``max_fractures`` simulated fractures."""
     case_rng = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def _render_case(
     style = wide_style(rng, "lumbar")
     if noise is not None:
         style = replace(style, noise=float(noise))
-    scan = render_ct(labels, affine, style, scan_seed, surface=sample_surface(surface, scan_seed))
+    scan = render_ct(labels, affine, style, scan_seed, surface=sample_surface(cortex, scan_seed))
     scan = add_fractures(scan, rng, count, grades=grades, exclude=[*fractured, *ignored])
     mild = [f["label"] for f in scan.fractures if f["grade"] < min_grade]
     return LabelledScan(scan, training_label(scan, fractured, [*ignored, *mild]), fractured, ignored, rows=rows or {})
@@ -75,7 +75,7 @@ def render(
     copies: int = 1,
     noise: float | None = None,
     spacing: float | None = None,
-    surface: str = SURFACES[0],
+    cortex: str = CORTICES[0],
     seed: int = 0,
     workers: int = 1,
 ) -> str:
@@ -95,7 +95,7 @@ def render(
         copies: scans rendered from each mask, in different styles.
         noise: standard deviation of the noise in HU, 0 for data whose training adds noise; that of the style when not given.
         spacing: voxel size in mm to which finer masks are resampled; that of the mask when not given.
-        surface: thin, a thin cortex at the surface of the masks; thick, as measured in real CT.
+        cortex: thin, a thin cortex at the surface of the masks; thick, as measured in real CT.
         seed: seed of the set, which does not depend on the number of workers.
         workers: number of threads.
 
@@ -105,9 +105,9 @@ def render(
     grades = as_list(grades)
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "copies": copies}
     check_options(
-        {**settings, "noise": noise, "spacing": spacing, "surface": surface},
+        {**settings, "noise": noise, "spacing": spacing, "cortex": cortex},
         {
-            "surface": (surface in SURFACES, f"one of {', '.join(SURFACES)}"),
+            "cortex": (cortex in CORTICES, f"one of {', '.join(CORTICES)}"),
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
             "fractures": (fractures >= 1, "1 or more"),
             "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
@@ -138,11 +138,11 @@ def render(
                 noise,
                 spacing,
                 rows_of_entry(rows, case),
-                surface,
+                cortex,
             )
             cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
-    # Options of None, and a thin surface, are also those of folders made before them, which therefore resume.
+    # Options of None, and a thin cortex, are also those of folders made before them, which therefore resume.
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise, "spacing": spacing}
-    settings["surface"] = None if surface == SURFACES[0] else surface  # None: also folders made before it
+    settings["cortex"] = None if cortex == CORTICES[0] else cortex
     description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")
