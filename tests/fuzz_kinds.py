@@ -314,7 +314,10 @@ def config_values(draw: random.Random, folder: Path) -> None:
             ("size", "hu", "outside_hu", "overlap", "blend", "neighbours", "neighbour_step", "flips", "sw_batch_size"),
         ),
         (lambda a: PostProcessing.from_config(a), tuple(PostProcessing.__dataclass_fields__)),
-        (lambda a: Pipeline({"sagittal": []}, PatchConfig((64, 64)), **a), ("spacing", "search", "coarse_mm", "coarse_threshold")),
+        (
+            lambda a: Pipeline({"sagittal": []}, PatchConfig((64, 64)), **a),
+            ("spacing", "search", "coarse_mm", "coarse_threshold", "cortex_mm"),
+        ),
         (lambda a: Outputs(**a), tuple(Outputs.__dataclass_fields__)),
         (lambda a: parse_bytes(a["max_memory"]), ("max_memory",)),
     ]  # fmt: skip

@@ -22,7 +22,8 @@ WRONG = [
     ("hu_window", [1]), ("hu_window", [NAN, 5]), ("hu_window", ["a", "b"]), ("neighbours", -1), ("outside_hu", NAN),
     ("outside_hu", "air"), ("patch_size", [NAN, 160]),
     ("patch_size", 5), ("patch_size", [10**9, 10**9]), ("spacing", [NAN] * 3), ("spacing", [0.001] * 3), ("spacing", "a"),
-    ("overlap", NAN), ("coarse_mm", INF), ("min_volume_ml", INF), ("min_volume_ml", NAN), ("threshold", "abc"), ("flips", [0]),
+    ("overlap", NAN), ("coarse_mm", INF), ("cortex_mm", 11),
+    ("cortex_mm", -1), ("min_volume_ml", INF), ("min_volume_ml", NAN), ("threshold", "abc"), ("flips", [0]),
     ("consistency_mm", [NAN] * 3), ("fill_holes", "abc"), ("neighbour_mm", NAN), ("epochs", 10**400), ("threshold", True),
 ]  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_components_refuse_in_one_line(component, arguments):
 
 def test_pipeline_refuses_sizes_that_are_no_numbers():
     patch = PatchConfig((64, 64))
-    for search in ({"spacing": [NAN, 1, 1]}, {"coarse_mm": NAN}, {"coarse_threshold": NAN}, {"spacing": 1.5}):
+    for search in ({"spacing": [NAN, 1, 1]}, {"coarse_mm": NAN}, {"cortex_mm": NAN}, {"coarse_threshold": NAN}, {"spacing": 1.5}):
         with pytest.raises(ValueError, match="must be"):
             Pipeline({"sagittal": []}, patch, **search)
 

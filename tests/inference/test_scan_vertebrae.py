@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from fakes import FakeRunner, HuCodedOutputs
+from scipy.ndimage import binary_dilation
 from scripts.core.vertebrae import LABELS
 from scripts.inference.pipeline import Pipeline
 from scripts.inference.predict import PatchConfig
@@ -17,16 +18,16 @@ from scripts.io.ct_volume import Scan
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
 from scripts.postprocessing.findings import PostProcessing
-from spine_scene import Spine, affine_of, make_spine, overlap, save_nifti
+from spine_scene import POSTERIOR_HU, Spine, affine_of, make_spine, overlap, save_nifti
 
 VERSE = np.zeros(256, np.uint8)
 VERSE[1:5] = [19, 28, 20, 21]  # T12, T13, L1, L2
 LORDOSIS = [6.0, 4.0, 0.0, -4.0, -12.0, -22.0, -58.0]
 
 
-def found_in(folder, spine: Spine, mask=None, num_outputs: int = 4, post=None, codes: str = "RAS", **settings) -> tuple:
+def found_in(folder, spine: Spine, mask=None, num_outputs: int = 4, post=None, codes: str = "RAS", hu=None, **settings) -> tuple:
     """Vertebrae and their numbers on the grid of the scan (K, J, I)."""
-    path = save_nifti(folder / "ct.nii.gz", spine.hu, affine_of(spine), codes)
+    path = save_nifti(folder / "ct.nii.gz", spine.hu if hu is None else hu, affine_of(spine), codes)
     header = read_header(path)
     scan = Scan(header, expect_hu=False)
     given = None
@@ -37,7 +38,7 @@ def found_in(folder, spine: Spine, mask=None, num_outputs: int = 4, post=None, c
     settings = {"spacing": (2.0, 2.0, 2.0), "search": "all", **settings}
     pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs(num_outputs))]}, PatchConfig((64, 64)), post, **settings)
     grid = pipeline.working_grid(header)
-    found = find_scan_vertebrae(scan, grid, pipeline(scan, grid), pipeline.post, given)
+    found = find_scan_vertebrae(scan, grid, pipeline(scan, grid), pipeline.post, given, pipeline.cortex_mm)
     return found, on_scan(found, grid, header.shape)
 
 
@@ -65,6 +66,25 @@ def test_vertebrae_of_the_network(tmp_path, spine):
         voxels = np.count_nonzero(spine.labels == record.vertebra)
         assert record.volume_ml == pytest.approx(voxels * 8 / 1000, rel=0.05)
     assert list(np.flatnonzero(found.fractured)) == [2, 3]
+
+
+def test_growth_to_the_cortex_changes_masks_alone(tmp_path, spine):
+    shell = binary_dilation(spine.labels > 0) & (spine.labels == 0)
+    hu = np.where(spine.hu == POSTERIOR_HU, 200, spine.hu)
+    hu = np.where(shell, 150, hu).astype(np.int16)  # soft tissue for this network, and more than half of the arches' HU
+    plain, before = found_in(tmp_path, spine, hu=hu)
+    grown, after = found_in(tmp_path, spine, hu=hu, cortex_mm=2.0)
+    assert (after[before > 0] == before[before > 0]).all()
+    assert np.count_nonzero(after) > np.count_nonzero(before)
+    for one, other in zip(plain.records, grown.records, strict=True):
+        assert one.fracture_probability == other.fracture_probability
+        np.testing.assert_array_equal(one.heights_mm, other.heights_mm)
+
+
+def test_given_mask_does_not_grow(tmp_path, spine):
+    mask = VERSE[spine.labels]
+    _, labels = found_in(tmp_path, spine, mask=mask, cortex_mm=2.0)
+    np.testing.assert_array_equal(labels, spine.labels)
 
 
 @pytest.mark.parametrize("codes", ["PIR", "LPS", "ASL"])

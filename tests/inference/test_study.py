@@ -176,11 +176,11 @@ def test_inferer_needs_one_scan_with_its_affine():
 
 
 @pytest.mark.parametrize("post", [{}, {"calibration": [1.0, -30.0]}, {"decision": "voxel"}], ids=str)
-@pytest.mark.parametrize("codes", ["RAS", "PIR"])
-def test_mask_of_whole_vertebrae_equals_that_of_inference(tmp_path, post, codes):
+@pytest.mark.parametrize(("codes", "cortex_mm"), [("RAS", 0.0), ("PIR", 0.0), ("RAS", 2.0)])
+def test_mask_of_whole_vertebrae_equals_that_of_inference(tmp_path, post, codes, cortex_mm):
     spine = make_spine(3, fractured=(2,))
     path = save_nifti(tmp_path / "ct.nii.gz", spine.hu, affine_of(spine), codes)
-    search, settings = {"spacing": (2.0, 2.0, 2.0)}, PostProcessing.from_config(post)
+    search, settings = {"spacing": (2.0, 2.0, 2.0), "cortex_mm": cortex_mm}, PostProcessing.from_config(post)
     pipeline = Pipeline({"sagittal": [FakeRunner(HuCodedOutputs())]}, PatchConfig((64, 64)), settings, **search)
     segment_case(str(path), tmp_path / "out" / "ct", pipeline, Outputs(preview=False), log=lambda line: None, expect_hu=False)
     expected = nib.load(tmp_path / "out" / "ct_fracture.nii.gz")

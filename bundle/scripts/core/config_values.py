@@ -64,7 +64,7 @@ def _axes(value: object) -> bool:
     )
 
 
-MAX_WINDOW, MAX_COUNT, MAX_MM = 4096, 2**31, 1000.0  # voxels, of anything that is counted, mm
+MAX_WINDOW, MAX_COUNT, MAX_MM, MAX_CORTEX_MM = 4096, 2**31, 1000.0, 10.0  # voxels, of anything that is counted, mm
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 100.0
 PROBABILITY = "a probability above 0 and below 1"
 SWITCH = Rule(lambda value: value in (True, False) and isinstance(value, (bool, int)), "True or False")
@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     "overlap": _number("a fraction of at least 0 and below 1", 0, 0.99),
     "flips": Rule(_axes, "a list of lists of axes, such as [[0]]"),
     "coarse_mm": _number("a distance in mm, or 0 for every slice", 0, MAX_MM),
+    "cortex_mm": _number("a distance in mm, or 0 for the masks of the network", 0, MAX_CORTEX_MM),
     "consistency_mm": _numbers(
         "three distances in mm, right-left, anterior-posterior, inferior-superior; configs/inference/slicewise.yaml switches the "
         "consistency off", (3,), lambda v: 0 <= v < MAX_MM, none=True,

@@ -241,7 +241,8 @@ def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list]:
     """One decision per vertebra: masks of vertebrae and fractures, overview, viewer, DICOM-SEG and SR."""
     outputs, timer, series = case.outputs, case.timer, case.scan.header.series
     with timer("vertebrae"):
-        found = find_scan_vertebrae(case.scan, case.grid, case.predicted, case.pipeline.post, case.vertebrae)
+        pipeline = case.pipeline
+        found = find_scan_vertebrae(case.scan, case.grid, case.predicted, pipeline.post, case.vertebrae, pipeline.cortex_mm)
     for text in found.notes:
         case.note(text)
     if not found.records:

@@ -88,7 +88,7 @@ class Segmenter:
         channels: channels of the network's input without neighbouring slices.
         window: arguments of ``PatchConfig``.
         planes: planes of the slices of a 2D network; the probabilities of several are averaged.
-        search: arguments ``spacing``, ``search``, ``coarse_mm`` and ``coarse_threshold`` of ``Pipeline``.
+        search: arguments ``spacing``, ``search``, ``coarse_mm``, ``coarse_threshold`` and ``cortex_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``.
         outputs: arguments of ``Outputs``.
         runtime: arguments ``runtime``, ``device``, ``precision``, ``amp`` and ``compiled`` of ``load_runner``.

@@ -46,6 +46,8 @@ class Pipeline:
         coarse_mm: distance between the slices of the coarse pass; 0 predicts every slice at once, as MONAI's ``SliceInferer`` does.
         coarse_threshold: probability of fracture above which a voxel is a detection in the coarse pass.
         channels: channels of the networks' input without neighbouring slices.
+        cortex_mm: the farthest that masks of vertebrae grow to the outer edge of their cortex, see ``cortex_surface``; 0 keeps
+            those of the networks.
 
     Raises:
         ValueError: for a value out of range.
@@ -61,14 +63,15 @@ class Pipeline:
         coarse_mm: float = 6.0,
         coarse_threshold: float = 0.1,
         channels: int = 1,
+        cortex_mm: float = 0.0,
     ) -> None:
         planes = ("volume",) if len(patch.size) == 3 else tuple(PLANES)
         if not runners or any(p not in planes for p in runners):
             raise ValueError(f"planes={list(runners)}: must be one or more of {', '.join(planes)} for {len(patch.size)}D windows")
         if search not in MODES:
             raise ValueError(f"search={search!r}: must be one of {', '.join(MODES)}")
-        require_values({"coarse_mm": coarse_mm, "coarse_threshold": coarse_threshold, "spacing": spacing})
-        self.channels = channels
+        require_values({"coarse_mm": coarse_mm, "coarse_threshold": coarse_threshold, "spacing": spacing, "cortex_mm": cortex_mm})
+        self.channels, self.cortex_mm = channels, cortex_mm
         self.runners, self.patch, self.post, self.spacing = runners, patch, post or PostProcessing(), tuple(spacing)
         self.search, self.coarse_mm, self.coarse_threshold = search, coarse_mm, coarse_threshold
         self._outputs: tuple[str, ...] | None = None

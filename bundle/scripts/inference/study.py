@@ -152,10 +152,11 @@ class ScanInferer(Inferer):
     Args:
         window: arguments of ``PatchConfig``.
         planes: planes of the slices of a 2D network.
-        search: arguments ``spacing``, ``search`` and ``coarse_mm`` of ``Pipeline``.
+        search: arguments ``spacing``, ``search``, ``coarse_mm`` and ``cortex_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; numbers may be text.
         amp: half precision on a GPU.
-        expect_hu: False searches everywhere instead of along the spine, as dense bone is not known then; may be text.
+        expect_hu: False searches everywhere instead of along the spine and keeps the masks of the network, as the HU of bone are
+            not known then; may be text.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class ScanInferer(Inferer):
             planes = self.planes if len(patch.size) == 2 else ["volume"]
             runner: Runner = dropout_runner(network, device, self.amp)
             runner = without_untrained(runner, runner(torch.rand(1, patch.num_context_slices, *patch.size)))
-            search = self.search if _flag("check_hu", self.expect_hu) else {**self.search, "search": "all"}
+            search = self.search if _flag("check_hu", self.expect_hu) else {**self.search, "search": "all", "cortex_mm": 0.0}
             return Pipeline({plane: [runner] for plane in planes}, patch, post, **search)
         except (TypeError, ValueError, InputError) as error:
             raise refusal(error) from None
@@ -210,7 +211,7 @@ class ScanInferer(Inferer):
     ) -> Iterator[tuple[int, tuple[slice, slice], NDArray[np.bool_]]]:
         """Slices of the mask: fractured vertebrae where the decision is one per vertebra, else findings."""
         if pipeline.by_vertebra:
-            found = find_scan_vertebrae(scan, grid, predicted, pipeline.post)
+            found = find_scan_vertebrae(scan, grid, predicted, pipeline.post, cortex_mm=pipeline.cortex_mm)
             names = ", ".join(f"{r.name} {r.fracture_probability:.2f}" for r in found.records if r.fractured)
             logger.info("%d vertebrae; fractured: %s", len(found.records), names or "none")
             yield from ((k, box, found.fractured[numbers]) for k, box, numbers in found.slices(grid))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..io.resample import sample, sample_nearest
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.body_heights import measure_vertebrae
 from ..postprocessing.body_masks import vertebral_bodies
+from ..postprocessing.cortex_surface import include_cortex, surface_box
 from ..postprocessing.endplate_edges import CtSampler
 from ..postprocessing.findings import PostProcessing, connected_components
 from ..postprocessing.fragments import VertebraSlice, vertebra_slices
@@ -137,7 +138,7 @@ def _moved(volume: NDArray, origin: Sequence[int], target: Sequence[int], shape:
 
 
 def find_scan_vertebrae(
-    scan: Scan, grid: WorkingGrid, predicted: Probabilities, post: PostProcessing, mask: Scan | None = None
+    scan: Scan, grid: WorkingGrid, predicted: Probabilities, post: PostProcessing, mask: Scan | None = None, cortex_mm: float = 0.0
 ) -> ScanVertebrae:
     """Find, decide and measure the vertebrae of a scan.
 
@@ -147,6 +148,8 @@ def find_scan_vertebrae(
         predicted: probabilities, with the outputs of vertebra and body unless a mask is given.
         post: threshold and calibration.
         mask: vertebra instances in VerSe's labels on the grid of the scan; they replace those of the network.
+        cortex_mm: the farthest that the masks of the network grow to the outer edge of their cortex, after decisions and
+            measurements; 0 keeps them.
     """
     numbers = np.zeros(256, np.uint8)
     order: list[int] = []
@@ -184,7 +187,19 @@ def find_scan_vertebrae(
         for n in instances.numbers
     ]
     _measure(records, instances, predicted, body, scan, grid)
+    if probability is not None and cortex_mm > 0 and records:
+        grown = instances.labels.copy()
+        box = surface_box(grown, grid.spacing, cortex_mm)
+        origin = [o + s.start for o, s in zip(predicted.origin, box, strict=True)]
+        hu = _sampled(scan, grid, origin, grown[box].shape)
+        grown[box], probability[box] = include_cortex(grown[box], probability[box], hu, grid.spacing, cortex_mm)
+        decisions = replace(decisions, instances=replace(instances, labels=grown))
     return ScanVertebrae(decisions, records, predicted.origin, probability, mask, numbers, notes)
+
+
+def _sampled(scan: Scan, grid: WorkingGrid, origin: Sequence[int], shape: Sequence[int]) -> NDArray[np.int16]:
+    """HU of a box of the working grid."""
+    return sample(scan.slab, grid, [o + np.arange(n) for o, n in zip(origin, shape, strict=True)])
 
 
 def _measure(
@@ -205,7 +220,7 @@ def _measure(
     if voxels is not None:
         hu = CtSampler(voxels.transpose(2, 1, 0), scan.header.affine)
     else:  # the temporary file has no random access
-        hu = sample(scan.slab, grid, [o + np.arange(n) for o, n in zip(predicted.origin, instances.labels.shape, strict=True)])
+        hu = _sampled(scan, grid, predicted.origin, instances.labels.shape)
     within = instances.bodies if body is None else body
     measured = measure_vertebrae(instances.labels, affine, instances.numbers, body=within, hu=hu)
     voxel_ml = float(np.prod(grid.spacing)) / 1000
