@@ -49,6 +49,20 @@ def test_a_plate_of_processes_is_divided(tilt):
     assert np.array_equal(labels[bodies > 0], bodies[bodies > 0])
 
 
+def test_process_across_the_expected_height_is_not_cut():
+    """A process that hangs lower than expected belongs to one vertebra, that of its larger part."""
+    _, bodies = spine()
+    poses = body_poses(bodies, 4, SPACING)
+    middle = poses[1].centre + 45.0 * np.array([0.0, -1.0, 0.0])
+    behind = 45.0 / poses[1].width
+    middle[2] += float((terms(np.array([behind]), np.zeros(1)) @ np.array(COEFFICIENTS))[0]) * GAP - 7.0
+    grid = np.stack(np.meshgrid(*(np.arange(n) * s for n, s in zip(bodies.shape, SPACING, strict=True)), indexing="ij"), axis=-1)
+    process = np.linalg.norm((grid - middle) / [10.0, 14.0, 14.0], axis=-1) <= 1
+    labels = np.where(bodies > 0, bodies, np.where(process, 1, 0)).astype(np.uint8)
+    assign_posterior(labels, bodies, 4, SPACING)
+    assert (labels[process & (bodies == 0)] == 2).mean() > 0.95
+
+
 def test_processes_are_lower_the_further_behind():
     expected = terms(np.array([0.6, 1.0, 1.5, 2.0]), np.zeros(4)) @ np.array(COEFFICIENTS)
     assert (np.diff(expected) < 0).all()

@@ -4,7 +4,8 @@
 Facets of neighbours touch on a grid of 1.5 mm, and a spinous process lies beside the body of the next vertebra, so that flooding
 from the bodies puts a fifth of the posterior elements into a neighbour. Their position along the spine follows from the distance
 behind and beside the body: the further behind, the lower. ``benchmarks/posterior_elements.py`` fits this to masks of vertebra
-instances.
+instances. A process belongs to one vertebra, so that every voxel is decided together with its surroundings and with the thick part
+of bone that it lies in.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, gaussian_filter
 
+from .bone_parts import divide_at_necks
+
 # Height above the centre of the body as a fraction of the distance between neighbours, from the distance y behind and r beside
 # its centre as fractions of its width: the terms 1, y, y^2, r, y r. Fit to 51 vertebrae of five VerSe masks (004, 009, 010,
 # gl003, gl017).
@@ -24,6 +27,7 @@ MAX_BEHIND, MAX_BESIDE = 2.5, 1.5  # of y and r, beyond which there was nothing 
 POSTERIOR_START = 0.3  # y, behind which a voxel belongs to the posterior elements
 REACH = 1.5  # of posterior elements above and below the centre of the body, in distances between neighbours
 SMOOTH_MM = 4.5  # a voxel is decided with its surroundings
+NECK_MM, PART_WEIGHT = 0.5, 0.5  # and with the part of bone that it lies in, see ``divide_at_necks``, and the weight of that
 TRUNCATE = 3.0  # of the smoothing, standard deviations
 MAX_COST_MM = 60.0
 BODY_FILL = 0.8  # height of a body per distance between neighbours
@@ -91,6 +95,14 @@ def body_poses(bodies: NDArray, count: int, spacing: Sequence[float]) -> list[Bo
     return poses
 
 
+def _near(pose: BodyPose, points: NDArray) -> tuple[NDArray[np.bool_], NDArray, NDArray, NDArray]:
+    """Points (K, 3) that can be posterior elements of a body, and of these the height, the distance behind and that beside."""
+    coordinates = pose.coordinates(points)
+    near = (np.abs(coordinates[0]) < REACH) & (coordinates[1] > POSTERIOR_START)
+    height, behind, beside = (c[near] for c in coordinates)
+    return near, height, behind, beside
+
+
 def assign_posterior(labels: NDArray[np.uint8], bodies: NDArray, count: int, spacing: Sequence[float]) -> None:
     """Assign the voxels of posterior elements to the vertebra with the nearest expected height, in place.
 
@@ -103,31 +115,37 @@ def assign_posterior(labels: NDArray[np.uint8], bodies: NDArray, count: int, spa
     voxels = np.argwhere((labels > 0) & (bodies == 0))
     if count < 2 or not len(voxels):
         return
-    points, size = voxels * np.array(spacing), np.array(labels.shape)
-    best, number = np.zeros(len(voxels), np.float32), np.zeros(len(voxels), np.uint8)
+    poses = body_poses(bodies, count, spacing)
+    points, posterior = voxels * np.array(spacing), np.zeros(len(voxels), bool)
+    for pose in poses:
+        posterior |= _near(pose, points)[0]
+    if not posterior.any():
+        return
+    voxels, points = voxels[posterior], points[posterior]
+    mask = np.zeros(labels.shape, bool)
+    mask[tuple(voxels.T)] = True
+    part = divide_at_necks(mask, spacing, NECK_MM)[tuple(voxels.T)]
+    part_size = np.maximum(np.bincount(part), 1)
     sigma = SMOOTH_MM / np.array(spacing)
     margin = np.ceil(TRUNCATE * sigma).astype(int)
-    poses = body_poses(bodies, count, spacing)
-    posterior = np.zeros(len(voxels), bool)
-    for pose in poses:
-        height, behind, _ = pose.coordinates(points)
-        posterior |= (np.abs(height) < REACH) & (behind > POSTERIOR_START)
+    best, number = np.zeros(len(voxels), np.float32), np.zeros(len(voxels), np.uint8)
     for n, pose in enumerate(poses, 1):
-        height, behind, beside = pose.coordinates(points)
-        near = np.flatnonzero((np.abs(height) < REACH) & (behind > POSTERIOR_START))
-        if not len(near):
+        near, height, behind, beside = _near(pose, points)
+        if not near.any():
             continue
-        expected = terms(behind[near], beside[near]) @ np.array(COEFFICIENTS)
+        expected = terms(behind, beside) @ np.array(COEFFICIENTS)
         # Below 0 where the vertebra is a candidate: sums over the same surroundings are compared.
-        cost = np.minimum(np.abs(height[near] - expected) * pose.gap, MAX_COST_MM) - MAX_COST_MM
+        cost = np.minimum(np.abs(height - expected) * pose.gap, MAX_COST_MM) - MAX_COST_MM
         start = np.maximum(voxels[near].min(axis=0) - margin, 0)
-        stop = np.minimum(voxels[near].max(axis=0) + margin + 1, size)
+        stop = np.minimum(voxels[near].max(axis=0) + margin + 1, labels.shape)
         field = np.zeros(stop - start, np.float32)
         field[tuple((voxels[near] - start).T)] = cost
         field = gaussian_filter(field, sigma, mode="constant", truncate=TRUNCATE)
-        inside = np.flatnonzero(((voxels >= start) & (voxels < stop)).all(axis=1) & posterior)
-        value = field[tuple((voxels[inside] - start).T)]
-        closer = inside[value < best[inside]]
-        best[closer], number[closer] = field[tuple((voxels[closer] - start).T)], n
+        inside = ((voxels >= start) & (voxels < stop)).all(axis=1)
+        value = np.zeros(len(voxels), np.float32)
+        value[inside] = field[tuple((voxels[inside] - start).T)]
+        value += PART_WEIGHT * (np.bincount(part, value) / part_size)[part].astype(np.float32)
+        closer = value < best
+        best[closer], number[closer] = value[closer], n
     changed = number > 0
     labels[tuple(voxels[changed].T)] = number[changed]
