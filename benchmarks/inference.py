@@ -36,10 +36,11 @@ SPACING = (0.7, 0.7, 1.0)
 GRID: dict[str, list] = {"spacing": [1.0, 1.0, 1.0], "patch_size": [256, 256]}
 VARIANTS: dict[str, dict] = {
     "stock path": {"stock": True},
-    "PyTorch": {"runtime": "torch"},
-    "OpenVINO": {"runtime": "openvino"},
+    "PyTorch": {"runtime": "torch", "precision": "float32"},
+    "PyTorch, bfloat16": {"runtime": "torch", "precision": "bfloat16"},
+    "OpenVINO": {"runtime": "openvino", "precision": "float32"},
     "OpenVINO, bfloat16": {"runtime": "openvino", "precision": "bfloat16"},
-    "PyTorch, every slice": {"runtime": "torch", "coarse_mm": 0.0, "search": "all"},
+    "PyTorch, every slice": {"runtime": "torch", "precision": "float32", "coarse_mm": 0.0, "search": "all"},
 }
 
 

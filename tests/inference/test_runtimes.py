@@ -73,8 +73,8 @@ def test_exports_equal_pytorch(checkpoint, name, tmp_path):
     (row,) = csv.DictReader((tmp_path / "exports.csv").open())
     assert float(row["probability_random"]) < 1e-4
     assert float(row["probability_phantom"]) < 1e-4
-    reference = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
-    runner = load_runner(network(), str(tmp_path / row["file"]), (1, 64, 96))
+    reference = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", precision="float32")
+    runner = load_runner(network(), str(tmp_path / row["file"]), (1, 64, 96), precision="float32")
     batch = torch.rand(3, 1, 64, 96)
     torch.testing.assert_close(runner(batch), reference(batch), atol=1e-3, rtol=1e-3)
     if name == "onnx":
@@ -84,9 +84,9 @@ def test_exports_equal_pytorch(checkpoint, name, tmp_path):
 
 def test_openvino_is_the_default_on_a_cpu(checkpoint, monkeypatch):
     pytest.importorskip("openvino", reason="openvino is an extra")
-    runner = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96))
+    runner = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), precision="float32")
     assert runner.name.startswith("OpenVINO")
-    plain = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
+    plain = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", precision="float32")
     batch = torch.rand(2, 1, 64, 96)
     torch.testing.assert_close(runner(batch), plain(batch), atol=1e-3, rtol=1e-3)
     monkeypatch.setattr(runtimes, "available", lambda name: False)
@@ -94,7 +94,7 @@ def test_openvino_is_the_default_on_a_cpu(checkpoint, monkeypatch):
 
 
 def test_half_precision_on_a_cpu_is_close(checkpoint):
-    exact = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch")
+    exact = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", precision="float32")
     half = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="torch", amp=True)
     batch = torch.rand(2, 1, 64, 96)
     assert (half(batch).softmax(1) - exact(batch).softmax(1)).abs().max() < 0.05
@@ -123,6 +123,13 @@ def test_missing_library_is_named_with_the_remedy(checkpoint, monkeypatch):
         load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime="openvino")
 
 
+def report_capabilities(monkeypatch, capabilities: dict[str, bool]) -> None:
+    """Instructions of a CPU as PyTorch reports them; none before PyTorch had a function for them."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+
+
 @pytest.mark.parametrize("file", ["model.pt", "model.ts"])
 def test_pytorch_computes_in_bfloat16_on_a_cpu(checkpoint, tmp_path, file, monkeypatch, caplog):
     path = checkpoint / "model.pt"
@@ -130,7 +137,7 @@ def test_pytorch_computes_in_bfloat16_on_a_cpu(checkpoint, tmp_path, file, monke
         export(str(path), out=str(tmp_path), formats="torchscript", config=str(checkpoint / "small.yaml"))
         path = tmp_path / file
     batch = torch.rand(3, 1, 64, 96)
-    full, half = (load_runner(network(), str(path), (1, 64, 96), runtime="torch", precision=p) for p in ("auto", "bfloat16"))
+    full, half = (load_runner(network(), str(path), (1, 64, 96), runtime="torch", precision=p) for p in ("float32", "bfloat16"))
     assert "bfloat16" in half.name
     assert "bfloat16" not in full.name
     logits, rounded = full(batch), half(batch)
@@ -142,10 +149,24 @@ def test_pytorch_computes_in_bfloat16_on_a_cpu(checkpoint, tmp_path, file, monke
         ({"avx512_bf16": False, "amx_bf16": False}, 1),
         ({}, 0),
     ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        report_capabilities(monkeypatch, capabilities)
         caplog.clear()
         load_runner(network(), str(path), (1, 64, 96), runtime="torch", precision="bfloat16")
         assert sum("slower than precision=float32" in r.getMessage() for r in caplog.records) == lines
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32"), ({}, "float32")],
+    ids=str,
+)
+def test_precision_follows_the_instructions_of_the_cpu(checkpoint, monkeypatch, runtime, capabilities, precision):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    report_capabilities(monkeypatch, capabilities)
+    runner = load_runner(network(), str(checkpoint / "model.pt"), (1, 64, 96), runtime=runtime)
+    assert ("bfloat16" in runner.name) == (precision == "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +178,9 @@ def test_outputs_that_were_not_trained_are_left_out(tmp_path, weights, trained, 
     if runtime != "torch":
         pytest.importorskip(runtime, reason="an extra")
     path = stored(tmp_path, AUXILIARY[: weights - 2], trained)
-    runner = load_runner(MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL), path, (1, 64, 96), runtime=runtime)
+    runner = load_runner(
+        MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY, **SMALL), path, (1, 64, 96), runtime=runtime, precision="float32"
+    )
     batch = torch.rand(2, 1, 64, 96)
     plain = load_weights(MSFFNet(2, 1, 2, auxiliary_outputs=AUXILIARY[: weights - 2], **SMALL), path).eval()
     assert runner.num_outputs == trained

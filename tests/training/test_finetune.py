@@ -77,6 +77,7 @@ def test_bfloat16_is_chosen_for_cpus_with_amx(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert low_precision(net).network is net
     assert low_precision(other) is other
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     for name in ("avx512_bf16", "avx2"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
         assert low_precision(net) is net

@@ -136,7 +136,7 @@ def export(
     size = [int(n) for n in parser.get_parsed_content("patch_size")]
     shape = (int(parser.get_parsed_content("network_def::in_channels")), *size)
     hu = parser.get_parsed_content("hu_window")
-    reference = load_runner(network, checkpoint, shape, "cpu", "torch")
+    reference = load_runner(network, checkpoint, shape, "cpu", "torch", "float32")
     network.eval().to(memory_format=torch.contiguous_format)
     batches = {"random": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)), "phantom": phantom_batch(shape, hu)}
     expected = {k: reference(b) for k, b in batches.items()}
@@ -152,7 +152,7 @@ def export(
         else:
             with atomic_write(path) as temporary:
                 WRITERS[name](network, batches["random"], temporary, text)
-        runner = load_runner(network, str(path), shape, "cpu", "torch" if name == "torchscript" else "auto")
+        runner = load_runner(network, str(path), shape, "cpu", "torch" if name == "torchscript" else "auto", "float32")
         row: dict[str, object] = {"format": name, "file": path.name, "mib": round(path.stat().st_size / 2**20, 2)}
         if name == "openvino":
             row["mib"] = round((path.stat().st_size + path.with_suffix(".bin").stat().st_size) / 2**20, 2)

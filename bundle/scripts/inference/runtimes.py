@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.cpu_instructions import computes_bfloat16
 from ..core.errors import InputError, first_line
 from ..core.optional_packages import absent
 from ..networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, UNTRAINED_LOGIT
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
-BFLOAT16 = ("amx_bf16", "avx512_bf16")  # instructions of x86 CPUs, by PyTorch's names
 EXPORTS = {".ts": "TorchScript", ".onnx": "ONNX", ".xml": "OpenVINO IR"}
 MAX_REASON = 160  # characters of a library's message
 
@@ -125,7 +125,7 @@ class OpenVINORunner:
     Args:
         model: path of an ONNX or IR file, or a PyTorch network.
         shape: channels and size of a window, for a PyTorch network.
-        precision: "float32", "bfloat16" or "auto" (OpenVINO's choice for this CPU).
+        precision: "float32" or "bfloat16".
     """
 
     num_outputs = 0  # set by the smoke test
@@ -143,8 +143,7 @@ class OpenVINORunner:
         else:
             converted = openvino_core().read_model(str(model))
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        if precision != "auto":
-            options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
+        options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
         self.compiled = openvino_core().compile_model(converted, "CPU", options)
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu, {precision}"
 
@@ -205,7 +204,8 @@ def load_runner(
         shape: channels and size of a window.
         device: device for PyTorch.
         runtime: "auto" chooses OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
-        precision: precision of OpenVINO, and of PyTorch on a CPU: "float32", "bfloat16", or "auto" for float32.
+        precision: precision of OpenVINO, and of PyTorch on a CPU: "float32", "bfloat16", or "auto" for bfloat16 on CPUs with
+            instructions for it and float32 elsewhere.
         amp: half precision in PyTorch: float16 on a GPU, bfloat16 on a CPU.
         compiled: use ``torch.compile``.
         batch_size: windows per batch; on a GPU all batches have this size.
@@ -218,7 +218,8 @@ def load_runner(
         raise InputError(f"runtime={runtime!r}: must be one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
-    precision = "float32" if precision == "auto" else precision
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cpu" and computes_bfloat16() else "float32"
     if file.suffix.lower() in EXPORTS:
         return _smoke_test(_load_export(file, shape, device, runtime, precision, amp, batch_size), shape, file)
     load_weights(network, checkpoint, device)
@@ -242,8 +243,7 @@ def load_runner(
 def _half_precision(device: torch.device, precision: str, amp: bool) -> bool:
     """True where PyTorch computes in half precision; one line in the log where a CPU has no instructions for it."""
     half = amp or (device.type == "cpu" and precision == "bfloat16")
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it since 2.11
-    if half and device.type == "cpu" and not any(capabilities.get(name, True) for name in BFLOAT16):
+    if half and device.type == "cpu" and computes_bfloat16() is False:
         logger.warning("bfloat16: this CPU computes it without AMX or AVX512-BF16, which is slower than precision=float32")
     return half
 

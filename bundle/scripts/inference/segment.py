@@ -65,7 +65,7 @@ def segment(
         search: region of the coarse pass: spine, bone or all.
         coarse_mm: distance between the slices of the coarse pass in mm; 0 predicts every slice.
         runtime: inference backend: auto, torch, openvino or onnxruntime.
-        precision: precision on a CPU: auto, float32 or bfloat16.
+        precision: precision on a CPU: auto (bfloat16 where the CPU has instructions for it), float32 or bfloat16.
         sw_batch_size: windows per batch.
         max_memory: memory limit, such as 4G; a scan that needs more is held in a temporary file, or rejected.
         statistics_only: write only findings, no masks and overlays.

@@ -21,6 +21,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from torch import nn
 
+from ..core.cpu_instructions import computes_bfloat16
 from ..core.errors import InputError, refusal
 from ..core.geometry import spacing_of
 from ..io.ct_volume import Scan
@@ -140,7 +141,7 @@ def dropout_runner(network: nn.Module, device: torch.device, amp: bool) -> Torch
     MONAI Label scores studies by Monte Carlo dropout, with the network in training mode; batch normalisation must not take part.
     """
     active = [m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    runner = TorchRunner(network, device, amp=amp and device.type == "cuda")
+    runner = TorchRunner(network, device, amp=bool(computes_bfloat16()) if device.type == "cpu" else amp)
     for module in active:
         module.train()
     return runner
@@ -154,7 +155,7 @@ class ScanInferer(Inferer):
         planes: planes of the slices of a 2D network.
         search: arguments ``spacing``, ``search``, ``coarse_mm`` and ``cortex_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; numbers may be text.
-        amp: half precision on a GPU.
+        amp: half precision on a GPU; a CPU computes as by ``inference``, in bfloat16 where it has instructions for it.
         expect_hu: False searches everywhere instead of along the spine and keeps the masks of the network, as the HU of bone are
             not known then; may be text.
     """

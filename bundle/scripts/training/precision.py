@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..core.cpu_instructions import has_instructions
+
 
 class CpuBfloat16(nn.Module):
     """Wrapper of a network with a bfloat16 forward pass, for the operations that PyTorch's autocast considers safe.
@@ -35,8 +37,7 @@ class CpuBfloat16(nn.Module):
 
 def fast_bfloat16() -> bool:
     """True for a CPU with AMX, which trains faster in bfloat16 than in float32."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it since 2.11
-    return bool(capabilities.get("amx_bf16"))
+    return bool(has_instructions("amx_bf16"))
 
 
 def low_precision(network: nn.Module) -> nn.Module:
