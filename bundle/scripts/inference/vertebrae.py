@@ -25,7 +25,7 @@ from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_decision import VertebraDecisions, decide
 from ..postprocessing.vertebra_instances import VertebraInstances, find_vertebrae
 from ..postprocessing.vertebra_levels import guess_levels
-from ..postprocessing.vertebra_record import VertebraRecord
+from ..postprocessing.vertebra_record import CUT_NOTE, VertebraRecord
 
 SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
 # Mean probability of body in a body; clear ones have 0.92 and more, and below this the endplates are guesswork.
@@ -231,7 +231,7 @@ def _measure(
         record.volume_ml = float(counts[record.vertebra] * voxel_ml)
         record.body_volume_ml, record.centroid_mm = m.body_volume_ml, m.centroid_mm
         if not record.complete:
-            record.note = "cut by the border of the scan or of its mask: no heights, no grade"
+            record.note = CUT_NOTE
             continue
         certainty = float(within[(instances.labels == record.vertebra) & instances.bodies].mean()) if body is not None else 1.0
         record.heights_mm, record.heights_sd_mm = m.heights_mm, m.heights_sd_mm

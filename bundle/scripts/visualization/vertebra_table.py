@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..postprocessing.vertebra_record import VertebraRecord
+from ..postprocessing.vertebra_record import CUT_NOTE, VertebraRecord
 from .html_report import Html, element
 from .vertebra_colours import FRACTURE_MARK, colours_of, short_name
 
@@ -79,7 +79,7 @@ def _cells(record: VertebraRecord) -> list[tuple[str, str]]:
 
 def _notes(record: VertebraRecord) -> str:
     stated = record.complete or "border" in record.note
-    return "; ".join(t for t in ("" if stated else "cut by the border of the scan, so no heights and no grade", record.note) if t)
+    return "; ".join(t for t in ("" if stated else CUT_NOTE, record.note) if t)
 
 
 def _row(record: VertebraRecord, colour: str, mark: Sequence[float] | None) -> Html:
