@@ -5,8 +5,8 @@
     python benchmarks/cut_vertebrae.py DIR --out runs/cut
 
 Every scan of a set of phantoms is cut through a body twice, once above and once below two or more whole vertebrae; of three
-cuts two go through a fractured vertebra where there is one. The scans are segmented by the shipped weights, or by others, and a row
-for each range of the height that remains says how many cut vertebrae are flagged.
+cuts two go through a fractured vertebra where there is one. The scans are segmented by the shipped weights, or by others; a row
+for each range of the height that remains counts the cut vertebrae that are flagged.
 """
 
 from __future__ import annotations
