@@ -99,7 +99,7 @@ def segmented(scan: SpineScan, folder: Path, **options) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fracture_mask(tmp_path_factory) -> np.ndarray:
-    return segmented(phantom(1), tmp_path_factory.mktemp("fractured"), runtime="torch", decision="voxel")
+    return segmented(phantom(1), tmp_path_factory.mktemp("fractured"), runtime="torch", precision="float32", decision="voxel")
 
 
 def test_mask_of_a_phantom_is_unchanged(fracture_mask):

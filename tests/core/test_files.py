@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -37,16 +38,25 @@ def test_a_table_drops_other_keys_and_leaves_missing_ones_empty(tmp_path):
 def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
     ensure_same_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
     ensure_same_settings(tmp_path, {"seed": 1, "grades": (1, 2)})
+    (tmp_path / "case.json").write_text("{}")
     with pytest.raises(InputError, match=r"seed=1, now seed=2"):
         ensure_same_settings(tmp_path, {"seed": 2, "grades": (1, 2)})
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_damaged_settings_are_one_line(tmp_path, text):
+    (tmp_path / "case.json").write_text("{}")
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(InputError, match=r"settings.json: is damaged"):
         ensure_same_settings(tmp_path, {"seed": 1})
     assert (tmp_path / "settings.json").read_text() == text
+
+
+def test_settings_of_a_command_that_wrote_nothing_are_replaced(tmp_path):
+    (tmp_path / "cases").mkdir()
+    for seed in (1, 2):
+        ensure_same_settings(tmp_path, {"seed": seed})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 2}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("1000 requested and 12 written")])

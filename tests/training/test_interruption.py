@@ -141,7 +141,7 @@ def test_command_killed_at_random_moments_is_resumed(bundle, phantom_set, whole,
         if process.poll() is None:
             os.killpg(process.pid, sent)
         code = process.wait(120)
-        if code == 0:
+        if code == 0 or b"training ended after its" in log.read_bytes():  # before the signal, or while the process ended
             break
         assert code == (143 if sent == signal.SIGTERM else -signal.SIGKILL), log.read_text(encoding="utf-8", errors="replace")
     else:

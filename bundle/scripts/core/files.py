@@ -115,11 +115,13 @@ def read_table(path: Path | str) -> list[dict[str, str]]:
 def ensure_same_settings(folder: Path | str, settings: Mapping) -> None:
     """Store the settings of an output folder, so that finished cases of other settings are never mixed with new ones.
 
+    Settings of a command that wrote nothing else, such as one whose only scan was refused, are replaced.
+
     Raises:
         InputError: when the folder was begun with other settings.
     """
     path, current = Path(folder) / "settings.json", json.loads(json.dumps(dict(settings)))
-    if not path.is_file():
+    if not path.is_file() or not any(f != path and not f.is_dir() for f in path.parent.rglob("*")):
         write_text(path, json.dumps(current, indent=2) + "\n")
         return
     try:

@@ -165,7 +165,7 @@ def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
 
 
 def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
-    """Store the settings of a data set; those of an earlier command that finished no case are replaced.
+    """Store the settings of a data set.
 
     Raises:
         InputError: when the folder has cases of other settings.
@@ -173,8 +173,6 @@ def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
     root = Path(out)
     if root.exists() and not root.is_dir():
         raise InputError(f"{out}: is a file; choose a folder for --out")
-    if root.is_dir() and {f.name for f in root.rglob("*") if not f.is_dir()} == {"settings.json"}:
-        (root / "settings.json").unlink()
     ensure_same_settings(out, settings)
 
 
