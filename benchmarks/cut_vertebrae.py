@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decisions on vertebrae whose body the border of the scan cuts.
 
-    spine-fracture data phantom --out DIR --cases 80 --seed 78100 --style wide
-    python benchmarks/cut_vertebrae.py DIR --out runs/cut
+    python benchmarks/cut_vertebrae.py PHANTOMS --out runs/cut     # a folder of `data phantom`
 
-Every scan of a set of phantoms is cut through a body twice, once above and once below two or more whole vertebrae; of three
-cuts two go through a fractured vertebra where there is one. The scans are segmented by the shipped weights, or by others; a row
-for each range of the height that remains counts the cut vertebrae that are flagged.
+Every scan is cut through a body twice, once above and once below two or more whole vertebrae. Where there is a fracture, two of
+three cuts go through a fractured vertebra, the others through any. The scans are segmented by the shipped weights, or by others; a
+row for each range of the visible fraction of the height of the body counts the cut vertebrae that are flagged. The phantoms of the
+model card are those of its last section.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _decisions(rows: list[dict], out: Path) -> None:
 def table(rows: list[dict]) -> str:
     """Markdown: flagged vertebrae of each range of the height that remains, by grade."""
     lines = [
-        "| height that remains | vertebrae | without an instance | intact, flagged | grade 1, flagged | grade 2 or 3, flagged |",
+        "| visible height | vertebrae | without an instance | intact, flagged | grade 1, flagged | grade 2 or 3, flagged |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for low, high in (*pairwise(RANGES), (RANGES[0], RANGES[-1])):
@@ -126,6 +126,8 @@ def main(data: str, out: str = "runs/cut_vertebrae", seed: int = 5, checkpoint: 
     """
     target = Path(out).resolve()
     rows = _cuts(Path(data), target, seed)
+    if not rows:
+        raise SystemExit(f"{data}: no scan has three whole vertebrae; make longer ones, such as --regions \"['thoracolumbar']\"")
     words = ["segment", str(target / "images"), "--out", str(target / "results"), "--overwrite"]
     words += ["--checkpoint", str(Path(checkpoint).resolve())] if checkpoint else []
     environment = os.environ | {"MPLBACKEND": "Agg"}

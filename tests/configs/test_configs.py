@@ -258,6 +258,7 @@ INFERENCE = [
     "inference/tta_25d.yaml",
     "inference/voxelwise.yaml",
     "runtime/bfloat16.yaml",
+    "runtime/float32.yaml",
     "runtime/compile.yaml",
     "runtime/openvino.yaml",
     "spatial_25d.yaml",

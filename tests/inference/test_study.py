@@ -193,6 +193,12 @@ def test_mask_of_whole_vertebrae_equals_that_of_inference(tmp_path, post, codes,
     assert bool(mask.any()) == ("calibration" not in post)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_that_of_the_config(precision):
+    runner = dropout_runner(MSFFNet(features=(4, 4, 8, 8, 8)).eval(), torch.device("cpu"), amp=False, precision=precision)
+    assert ("bfloat16" in runner.name) == (precision == "bfloat16")
+
+
 def test_scoring_keeps_dropout_and_no_other_training_mode():
     network = MSFFNet(features=(4, 4, 8, 8, 8), dropout=0.5).train()
     before = copy.deepcopy(network.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scripts.postprocessing import bone_parts
 from scripts.postprocessing.bone_parts import divide_at_necks
 
 SPACING = (1.5, 1.5, 1.5)
@@ -62,6 +63,13 @@ def test_depth_is_in_mm():
 def test_mirror_image_has_as_many_parts(axis):
     mask = balls(1)
     assert count(divide_at_necks(np.flip(mask, axis), SPACING, 0.5)) == 2
+
+
+def test_slabs_do_not_show(monkeypatch):
+    mask = np.random.default_rng(2).random((10, 12, 70)) < 0.8
+    whole = divide_at_necks(mask, SPACING, 0.5)
+    monkeypatch.setattr(bone_parts, "SLAB", 7)
+    np.testing.assert_array_equal(divide_at_necks(mask, SPACING, 0.5), whole)
 
 
 def test_empty_mask():

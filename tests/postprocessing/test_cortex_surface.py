@@ -81,6 +81,32 @@ def test_axis_with_thick_voxels_takes_no_part():
     assert np.count_nonzero(grown[12, :, 12]) == np.count_nonzero(labels[12, :, 12])
 
 
+@pytest.mark.parametrize("voxel", [1.4995, 1.5, 1.501])
+def test_spacing_within_the_tolerance_of_resampling_takes_part(voxel):
+    labels, hu = bones()
+    smaller, probability = eroded(labels)
+    grown, _ = include_cortex(smaller, probability, hu, (voxel,) * 3)
+    np.testing.assert_array_equal(grown, labels)
+
+
+def test_bone_that_was_left_out_does_not_return():
+    """Such as the sacrum below L5, which the network marks as well."""
+    labels, hu = bones(((12, 12, 9), (12, 12, 26)), shape=(25, 25, 36))
+    kept = np.where(labels == 1, labels, 0)
+    grown, surface = include_cortex(kept, np.where(labels > 0, 0.9, 0.2).astype(np.float16), hu, SPACING)
+    np.testing.assert_array_equal(grown, kept)
+    assert (surface[(kept == 0) & (labels == 0)] < 0.5).all()
+
+
+def test_voxel_between_two_vertebrae_is_not_added():
+    labels = np.zeros((9, 9, 15), np.uint8)
+    labels[2:7, 2:7, 1:7], labels[2:7, 2:7, 8:14] = 1, 2
+    hu = np.full(labels.shape, CORTEX, np.int16)
+    grown, _ = include_cortex(labels, np.where(labels > 0, 0.9, 0.4).astype(np.float16), hu, SPACING)
+    assert not grown[2:7, 2:7, 7].any()
+    assert (grown[1, 2:7, 1:7] == 1).all()
+
+
 def test_what_the_network_excludes_is_left_out():
     labels, hu = bones()
     smaller, probability = eroded(labels, outside=0.01)  # such as a vessel with contrast beside the bone

@@ -23,6 +23,6 @@ def has_instructions(name: str) -> bool | None:
 
 
 def computes_bfloat16() -> bool | None:
-    """True where convolutions are faster in bfloat16 than in float32: with AMX or AVX512-BF16; None where that is not reported."""
+    """True for a CPU with AMX or AVX512-BF16, which convolves faster in bfloat16; None where that is not reported."""
     found = [has_instructions(name) for name in EARLIER_NAMES]
     return True if any(found) else None if None in found else False

@@ -36,7 +36,7 @@ from .picture_library import load_beside
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
-from .runtimes import Runner, load_runner
+from .runtimes import Runner, load_runner, resolve_precision
 from .segmented import Segmented, no_checkpoint
 from .tables import Account, earlier_problems, finished_cases, line, summarise
 
@@ -212,10 +212,14 @@ class Segmenter:
             "window": {k: v for k, v in self.patch.__dict__.items() if k not in ("weights", "sw_batch_size")},
             "search": self.search,
             "post": dict(self.post.__dict__),
-            "runtime": {k: str(v) for k, v in self.runtime.items()},
+            "runtime": {k: str(v) for k, v in self.runtime.items()} | {"precision": self._precision()},
             "expect_hu": self.expect_hu,
             "geometry": asdict(self.geometry),
         }
+
+    def _precision(self) -> str:
+        """Precision of this machine's results, so that those of two CPUs are not mixed."""
+        return resolve_precision(str(self.runtime.get("precision", "auto")), self.runtime.get("device", "cpu"))
 
     def _finished(self, case: Mapping[str, str], digest: str) -> dict | None:
         """Result of an earlier run with the same settings on the same file."""

@@ -185,6 +185,19 @@ def _require(runtime: str, reason: str) -> None:
         )
 
 
+def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
+    """Precision on a CPU: that of "auto" is bfloat16 where the CPU has instructions for it; "float32" for other devices.
+
+    Raises:
+        InputError: for another value.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if torch.device(device).type == "cpu" and computes_bfloat16() else "float32"
+
+
 def load_runner(
     network: nn.Module,
     checkpoint: str,
@@ -205,7 +218,7 @@ def load_runner(
         device: device for PyTorch.
         runtime: "auto" chooses OpenVINO on a CPU where it is installed; else "torch", "openvino" or "onnxruntime".
         precision: precision of OpenVINO, and of PyTorch on a CPU: "float32", "bfloat16", or "auto" for bfloat16 on CPUs with
-            instructions for it and float32 elsewhere.
+            instructions for it and float32 elsewhere; ONNX Runtime computes in that of the file.
         amp: half precision in PyTorch: float16 on a GPU, bfloat16 on a CPU.
         compiled: use ``torch.compile``.
         batch_size: windows per batch; on a GPU all batches have this size.
@@ -216,10 +229,7 @@ def load_runner(
     device, file = torch.device(device), Path(checkpoint)
     if runtime not in RUNTIMES:
         raise InputError(f"runtime={runtime!r}: must be one of {', '.join(RUNTIMES)}")
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cpu" and computes_bfloat16() else "float32"
+    precision = resolve_precision(precision, device)
     if file.suffix.lower() in EXPORTS:
         return _smoke_test(_load_export(file, shape, device, runtime, precision, amp, batch_size), shape, file)
     load_weights(network, checkpoint, device)

@@ -72,7 +72,8 @@ def segment(
         save_probabilities: also write NAME_probability.nii.gz.
         overwrite: segment finished scans again.
         assume_orientation: directions of the voxel axes, such as RAS, for files that declare none and are refused without it.
-        check_hu: refuse scans whose values are not in HU, by their histogram; False (or --no-check-hu) accepts them with a note.
+        check_hu: refuse scans whose values are not in HU, by their histogram; False (or --no-check-hu) accepts them with a note and
+            keeps the masks of the network.
 
     Returns:
         List with one dictionary per segmented scan, as in OUT/cases/NAME.json; its attribute ``problems`` lists the scans that

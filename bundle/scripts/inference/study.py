@@ -21,7 +21,6 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from torch import nn
 
-from ..core.cpu_instructions import computes_bfloat16
 from ..core.errors import InputError, refusal
 from ..core.geometry import spacing_of
 from ..io.ct_volume import Scan
@@ -35,7 +34,7 @@ from ..training.weights import load_weights
 from .pipeline import Pipeline
 from .predict import PatchConfig
 from .progress import PhaseTimer, ProgressLog
-from .runtimes import Runner, TorchRunner, without_untrained
+from .runtimes import Runner, TorchRunner, resolve_precision, without_untrained
 from .vertebrae import find_scan_vertebrae
 
 logger = logging.getLogger(__name__)
@@ -135,13 +134,14 @@ class TensorScan:
         return self._voxels[start:stop].cpu().numpy().astype(np.int16, copy=False)
 
 
-def dropout_runner(network: nn.Module, device: torch.device, amp: bool) -> TorchRunner:
+def dropout_runner(network: nn.Module, device: torch.device, amp: bool, precision: str = "auto") -> TorchRunner:
     """Runner of a network with weights, in evaluation mode except for dropout layers that are in training mode.
 
     MONAI Label scores studies by Monte Carlo dropout, with the network in training mode; batch normalisation must not take part.
     """
     active = [m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    runner = TorchRunner(network, device, amp=bool(computes_bfloat16()) if device.type == "cpu" else amp)
+    half = resolve_precision(precision, device) == "bfloat16" if device.type == "cpu" else amp
+    runner = TorchRunner(network, device, amp=half)
     for module in active:
         module.train()
     return runner
@@ -155,9 +155,11 @@ class ScanInferer(Inferer):
         planes: planes of the slices of a 2D network.
         search: arguments ``spacing``, ``search``, ``coarse_mm`` and ``cortex_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; numbers may be text.
-        amp: half precision on a GPU; a CPU computes as by ``inference``, in bfloat16 where it has instructions for it.
+        amp: half precision on a GPU.
+        precision: precision on a CPU, see ``load_runner``.
         expect_hu: False searches everywhere instead of along the spine and keeps the masks of the network, as the HU of bone are
             not known then; may be text.
+        precision: precision on a CPU, see ``load_runner``.
     """
 
     def __init__(
@@ -168,16 +170,17 @@ class ScanInferer(Inferer):
         post: Mapping[str, Any] | None = None,
         amp: bool = False,
         expect_hu: bool | str = True,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
-        self.window, self.planes, self.amp = dict(window), list(planes), amp
+        self.window, self.planes, self.amp, self.precision = dict(window), list(planes), amp, precision
         self.search, self.post, self.expect_hu = dict(search or {}), dict(post or {}), expect_hu
 
     def _pipeline(self, network: nn.Module, device: torch.device) -> Pipeline:
         try:
             patch, post = PatchConfig.from_config(self.window), PostProcessing.from_config(self.post)
             planes = self.planes if len(patch.size) == 2 else ["volume"]
-            runner: Runner = dropout_runner(network, device, self.amp)
+            runner: Runner = dropout_runner(network, device, self.amp, self.precision)
             runner = without_untrained(runner, runner(torch.rand(1, patch.num_context_slices, *patch.size)))
             search = self.search if _flag("check_hu", self.expect_hu) else {**self.search, "search": "all", "cortex_mm": 0.0}
             return Pipeline({plane: [runner] for plane in planes}, patch, post, **search)

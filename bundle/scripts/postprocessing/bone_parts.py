@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thick parts of a mask of bone, divided at its necks: a spinous process, a lamina, an articular process."""
+"""Thick parts of a mask of bone, divided at its constrictions: a spinous process, a lamina, an articular process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 from skimage.segmentation import watershed
 
-SMOOTHING_VOXELS = 0.7  # of the depth, so that steps of the grid are no parts
+SMOOTHING_VOXELS = 0.7  # of the distance from the surface, so that steps of the grid are no parts
+SLAB, MAX_DEPTH_MM = 96, 40.0  # slices whose distances are computed at once, which takes 50 bytes a voxel, and the largest distance
+
+
+def _depths(inside: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:
+    """Distance (R, A, S) from the surface in mm, slab by slab; larger ones than ``MAX_DEPTH_MM`` may be cut off there."""
+    result = np.empty(inside.shape, np.float32)
+    margin = int(np.ceil(MAX_DEPTH_MM / spacing[2]))
+    for start in range(0, inside.shape[2], SLAB):
+        low, stop = max(start - margin, 0), min(start + SLAB, inside.shape[2])
+        distance = distance_transform_edt(inside[:, :, low : stop + margin], sampling=spacing)
+        result[:, :, start:stop] = distance[:, :, start - low : stop - low]
+    return result
 
 
 def _saddles(parts: NDArray[np.int32], depth: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Pairs (P, 2) of parts that touch, and the depth at the deepest place of their contact, the deepest first."""
+    """Pairs (P, 2) of parts that touch, and the largest depth of their contact, the deepest first."""
     keys, values, count = [], [], int(parts.max()) + 1
     for axis in range(parts.ndim):
         low, high = [slice(None)] * parts.ndim, [slice(None)] * parts.ndim
@@ -32,7 +44,7 @@ def _saddles(parts: NDArray[np.int32], depth: NDArray[np.float32]) -> tuple[NDAr
 
 
 def _merged(peaks: NDArray[np.float32], pairs: NDArray[np.int64], saddles: NDArray[np.float32], neck: float) -> NDArray[np.int64]:
-    """New number of each part after the union of those whose neck is shallower than ``neck`` below the lower of both peaks."""
+    """New number of each part after the union of those whose contact is less than ``neck`` below the lower of both peaks."""
     parent, peak = list(range(len(peaks))), peaks.tolist()
 
     def root(n: int) -> int:
@@ -55,8 +67,8 @@ def divide_at_necks(mask: NDArray[np.bool_], spacing: Sequence[float], neck_mm: 
     Args:
         mask: (R, A, S).
         spacing: mm.
-        neck_mm: how much nearer to the surface the middle of a neck is than that of the parts on both sides; more gives fewer
-            parts.
+        neck_mm: how much nearer to the surface the middle of a constriction is than that of the parts on both sides; more gives
+            fewer parts.
 
     Returns:
         Number of the part (R, A, S), 0 outside the mask.
@@ -67,7 +79,7 @@ def divide_at_necks(mask: NDArray[np.bool_], spacing: Sequence[float], neck_mm: 
         return result
     box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in boxes[0])
     inside = mask[box]
-    depth = gaussian_filter(distance_transform_edt(inside, sampling=spacing).astype(np.float32), SMOOTHING_VOXELS) * inside
+    depth = gaussian_filter(_depths(inside, spacing), SMOOTHING_VOXELS) * inside
     fine = watershed(-depth, mask=inside).astype(np.int32)
     peaks = np.zeros(int(fine.max()) + 1, np.float32)
     np.maximum.at(peaks, fine.ravel(), depth.ravel())

@@ -31,13 +31,13 @@ VERTEBRA_DEFINITIONS = {
     "measured_grade, _low, _high": "Genant grade 0 to 3 by height alone, and its range within two standard deviations of the loss",
     "measured_shape": "wedge, biconcave or crush, by the height that is lost; empty for grade 0",
     "trabecular_hu, trabecular_hu_sd": "mean HU of the trabecular bone of the body, and its spread between slices",
-    "volume_ml, body_volume_ml": "volume of the whole vertebra and of its body (ml)",
+    "volume_ml, body_volume_ml": "volume of the mask of the whole vertebra, and of its body between the measured endplates (ml)",
     "centroid_*_mm": "centre of the body in patient coordinates, R right, A anterior, S superior (mm)",
 }
 DIGITS = {"_mm": 2, "_ml": 2, "_hu": 0, "_hu_sd": 0, "probability": 4, "loss": 3}
 NAN = float("nan")
 
-# Of 56 cut vertebrae of phantoms with a fracture of grade 2 or 3 the network flags 9: docs/model_card/README.md.
+# In phantoms the network flags 9 of 56 cut vertebrae with a fracture of grade 2 or 3: docs/model_card/README.md.
 CUT_NOTE = "cut by the border of the scan or of its mask: no heights, no grade; a fracture is often missed"
 
 
