@@ -22,6 +22,15 @@ def test_overlays_are_merged_in_order_and_values_last(tmp_path):
     assert parser["bundle_root"] == str(BUNDLE)
 
 
+@pytest.mark.parametrize(("check_hu", "cortex_mm"), [(True, 1.5), (False, 0.0)])
+def test_segment_and_monai_label_grow_masks_alike(check_hu, cortex_mm):
+    parser = read_config(None, {"check_hu": check_hu, "precision": "float32", "device": "cpu"})
+    segmenter, inferer = (parser.get_parsed_content(name) for name in ("segmenter", "inferer"))
+    assert segmenter.search == inferer.search
+    assert segmenter.search["cortex_mm"] == cortex_mm
+    assert segmenter.runtime["precision"] == inferer.precision == "float32"
+
+
 def test_overlay_by_its_name_below_configs():
     assert read_config("inference/coronal.yaml", {})["planes"] == ["coronal"]
     assert "$import glob" in read_config("inference/ensemble.yaml", {})["imports"]

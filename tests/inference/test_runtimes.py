@@ -15,6 +15,7 @@ import torch
 from conftest import BUNDLE, LEAN, python_path
 from scripts.core.errors import InputError
 from scripts.inference import runtimes
+from scripts.inference.cohort import Segmenter
 from scripts.inference.export import export
 from scripts.inference.runtimes import load_runner
 from scripts.networks import MSFFNet
@@ -128,6 +129,19 @@ def report_capabilities(monkeypatch, capabilities: dict[str, bool]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
+
+
+def test_folder_of_results_has_the_precision_of_its_cpu(checkpoint, tmp_path, monkeypatch):
+    """The setting is "auto" on every machine, and results of two precisions must not be mixed."""
+    found = []
+    for capabilities in ({"avx512_bf16": True}, {"avx2": True}):
+        report_capabilities(monkeypatch, capabilities)
+        path = str(checkpoint / "model.pt")
+        segmenter = Segmenter(
+            network(), path, str(tmp_path), str(tmp_path / "out"), runtime={"runtime": "torch", "precision": "auto"}
+        )
+        found.append(segmenter._settings()["runtime"]["precision"])
+    assert found == ["bfloat16", "float32"]
 
 
 @pytest.mark.parametrize("file", ["model.pt", "model.ts"])

@@ -140,7 +140,7 @@ def dropout_runner(network: nn.Module, device: torch.device, amp: bool, precisio
     MONAI Label scores studies by Monte Carlo dropout, with the network in training mode; batch normalisation must not take part.
     """
     active = [m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    half = resolve_precision(precision, device) == "bfloat16" if device.type == "cpu" else amp
+    half = resolve_precision(precision, device) == "bfloat16" if device.type == "cpu" else amp and device.type == "cuda"
     runner = TorchRunner(network, device, amp=half)
     for module in active:
         module.train()
@@ -156,7 +156,6 @@ class ScanInferer(Inferer):
         search: arguments ``spacing``, ``search``, ``coarse_mm`` and ``cortex_mm`` of ``Pipeline``.
         post: arguments of ``PostProcessing``; numbers may be text.
         amp: half precision on a GPU.
-        precision: precision on a CPU, see ``load_runner``.
         expect_hu: False searches everywhere instead of along the spine and keeps the masks of the network, as the HU of bone are
             not known then; may be text.
         precision: precision on a CPU, see ``load_runner``.
