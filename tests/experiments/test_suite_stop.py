@@ -19,7 +19,8 @@ from tiny_suite import SUITE
 
 def test_sigterm_ends_all_processes_and_a_rerun_resumes(monkeypatch, capfd, phantom_set, tmp_path):
     suite = tmp_path / "tiny.yaml"
-    suite.write_text(SUITE.replace("epochs: 2", "patience: 100\n  epochs: 6"))
+    # Epochs of seconds, so that the signal arrives before the last of them.
+    suite.write_text(SUITE.replace("epochs: 2", "patience: 100\n  epochs: 6\n  slices_per_volume: 64"))
     command = ["run", str(suite), "--out", str(tmp_path / "out"), "--dataset_dir", str(phantom_set)]
     command += ["--members", "['plain']", "--device", "cpu"]
     folder = tmp_path / "out" / "members" / "plain_seed0"
