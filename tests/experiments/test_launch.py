@@ -3,98 +3,16 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from scripts.core.errors import InputError
-from scripts.experiments import launch as launch_module
-from scripts.experiments.launch import FolderLock, bundle_command, launch, run_all, tail, worker_environments
-
-
-def compete(folder: str, log: str, number: int) -> None:
-    for item in range(20):
-        with FolderLock(Path(folder) / str(item)) as lock:
-            done = Path(folder) / str(item) / "done"
-            if lock.acquired and not done.exists():
-                time.sleep(0.001)
-                with open(log, "a") as file:
-                    file.write(f"{item} {number}\n")
-                done.touch()
-
-
-def test_a_lock_has_one_holder_and_is_released(tmp_path):
-    with FolderLock(tmp_path) as first:
-        assert first.acquired
-        with FolderLock(tmp_path) as second:
-            assert not second.acquired
-            assert second.holder() == f"{socket.gethostname()}, process {os.getpid()}"
-        assert (tmp_path / "lock.json").exists(), "a refused process must not release the lock of another"
-    assert FolderLock(tmp_path).holder() is None
-    assert not FolderLock(tmp_path).is_stale()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_competing_processes_process_every_item_once(tmp_path):
-    context, log = multiprocessing.get_context("spawn"), tmp_path / "log.txt"
-    workers = [context.Process(target=compete, args=(str(tmp_path / "items"), str(log), n)) for n in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    items = [int(line.split()[0]) for line in log.read_text().splitlines()]
-    assert sorted(items) == list(range(20))
-
-
-def test_the_lock_of_an_ended_process_is_void(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    (tmp_path / "lock.json").write_text(json.dumps({"host": socket.gethostname(), "pid": process.pid}))
-    assert FolderLock(tmp_path).is_stale()
-    with FolderLock(tmp_path) as lock:
-        assert lock.acquired
-
-
-@pytest.mark.parametrize("content", ['{"host": "another", "pid": 1}', ""])
-def test_the_lock_of_another_machine_is_void_when_stale(tmp_path, content):
-    path = tmp_path / "lock.json"
-    path.write_text(content)
-    with FolderLock(tmp_path) as lock:
-        assert not lock.acquired
-        assert lock.holder() in ("another, process 1", "another machine, process ?")
-    old = time.time() - launch_module.STALE_S - 5
-    os.utime(path, (old, old))
-    with FolderLock(tmp_path) as lock:
-        assert lock.acquired
-
-
-def test_a_lock_is_renewed_while_it_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch_module, "HEARTBEAT_S", 0.05)
-    with FolderLock(tmp_path) as lock:
-        old = time.time() - 1000
-        os.utime(lock.path, (old, old))
-        limit = time.monotonic() + 10
-        while lock.path.stat().st_mtime < old + 500:
-            assert time.monotonic() < limit
-            time.sleep(0.02)
-
-
-def test_waiting_for_a_lock_ends_with_its_release(tmp_path, capsys):
-    with FolderLock(tmp_path) as first:
-        threading.Timer(0.3, first.__exit__).start()
-        with FolderLock(tmp_path, wait=lambda: True) as second:
-            assert second.acquired
-    assert "waiting for" in capsys.readouterr().out
-    with FolderLock(tmp_path), FolderLock(tmp_path, wait=lambda: False) as third:
-        assert not third.acquired
+from scripts.experiments.launch import bundle_command, launch, run_all, tail, worker_environments
 
 
 def test_a_process_is_stopped_with_its_children(tmp_path):

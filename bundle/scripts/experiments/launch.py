@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,8 +23,6 @@ from ..core.paths import BUNDLE
 
 # Keep freed memory in the process: training allocates the same large buffers in every step (glibc; ignored elsewhere).
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-HEARTBEAT_S = 15.0  # interval at which a lock is renewed
-STALE_S = 120.0  # age at which a lock that was not renewed is void
 POLL_S = 0.5
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
 PR_SET_PDEATHSIG = 1
@@ -111,94 +106,6 @@ def tail(log: Path, lines: int = 15) -> list[str]:
     text = log.read_bytes()[-20000:].decode("utf-8", "replace")
     plain = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     return [line for line in plain if line and "it/s" not in line and "s/it" not in line][-lines:]
-
-
-class FolderLock:
-    """Exclusive use of a folder, also among machines that share it; ``acquired`` is False while another process holds it.
-
-    ``lock.json`` is created exclusively and renewed by a thread. A lock that was not renewed for ``STALE_S`` seconds, or whose
-    process on this machine has ended, is void and removed by a rename, in which only one process succeeds. Ages are measured by
-    the clock of the storage, since the clocks of machines differ. While another process holds the lock, ``wait`` is called every
-    second; waiting ends when it returns False.
-    """
-
-    def __init__(self, folder: Path, wait: Callable[[], bool] | None = None) -> None:
-        self.folder, self.path, self.wait = Path(folder), Path(folder) / "lock.json", wait
-        self.acquired = False
-        self._released = threading.Event()
-
-    def holder(self) -> str | None:
-        """Holder as "host, process N"; None for a free folder or a void lock."""
-        try:
-            age = self._storage_time() - self.path.stat().st_mtime
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:  # cut off while it was written
-            content = {}
-        if age > STALE_S or (content.get("host") == socket.gethostname() and not _process_exists(int(content["pid"]))):
-            return None
-        return f"{content.get('host', 'another machine')}, process {content.get('pid', '?')}"
-
-    def is_stale(self) -> bool:
-        """True for the lock of a process that ended without releasing it."""
-        return self.path.exists() and self.holder() is None
-
-    def _storage_time(self) -> float:
-        probe = self.folder / f".clock.{uuid.uuid4().hex}"
-        probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
-
-    def _acquire(self) -> bool:
-        with suppress(FileNotFoundError):
-            content = self.path.read_bytes()
-            if self.holder() is None:
-                removed = self.path.with_name(f".lock.{uuid.uuid4().hex}")
-                os.rename(self.path, removed)
-                if removed.read_bytes() != content:  # another process was faster and holds a new lock
-                    os.rename(removed, self.path)
-                    return False
-                removed.unlink()
-        try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return False
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}))
-        return True
-
-    def _renew(self) -> None:
-        while not self._released.wait(HEARTBEAT_S):
-            with suppress(FileNotFoundError):
-                os.utime(self.path)
-
-    def __enter__(self) -> FolderLock:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.acquired = self._acquire()
-        if not self.acquired and self.wait is not None:
-            print(f"{self.folder}: waiting for {self.holder()}", flush=True)
-            while not self.acquired and self.wait():
-                time.sleep(1)
-                self.acquired = self._acquire()
-        if self.acquired:
-            threading.Thread(target=self._renew, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._released.set()
-        if self.acquired:
-            self.path.unlink(missing_ok=True)
-
-
-def _process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
 
 
 def worker_environments(jobs: int, gpus: Sequence[int] | None) -> list[dict[str, str]]:

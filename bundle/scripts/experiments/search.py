@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, first_line
 from ..core.files import ensure_same_settings
+from ..core.folder_lock import HEARTBEAT_S, STALE_S, FolderLock
 from ..core.program import command
-from .launch import HEARTBEAT_S, STALE_S, FolderLock, Variables, stop_on_signal, worker_environments
+from .launch import Variables, stop_on_signal, worker_environments
 from .search_report import best_trial, effective_trials, write_results
 from .search_space import Space, load_space, require_optuna
 from .suite.record import datalist_hash, read_history, read_record, write_record

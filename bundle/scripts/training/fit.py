@@ -16,7 +16,7 @@ from ignite.engine import Engine
 from ..core.errors import InputError, refusal, served
 from ..core.program import command
 from .distributed.processes import is_main
-from .run_folder import next_steps, resume_hint
+from .run_folder import exclusive, next_steps, resume_hint
 from .sampling import CaseError
 from .shutdown import SIGNALS, exit_status
 from .validation_score import marked_fractions
@@ -40,7 +40,8 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
         weights: file that the training writes; it is named in the last lines, with the command that segments with it.
 
     Raises:
-        InputError: one line, for an error that a user can fix: a case, a killed worker, memory, disk, a non-finite loss.
+        InputError: one line, for an error that a user can fix: a case, a killed worker, memory, disk, a non-finite loss, a folder
+            that another training writes to.
         SystemExit: with the status of the signal that stopped the run.
     """
     before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
@@ -49,7 +50,8 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     for item in loggers:
         item.addFilter(_is_no_duplicate)
     try:
-        trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
+        with exclusive(weights if is_main() else None):
+            trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
         line = explain(error, resume_hint(weights))
         if line is None:

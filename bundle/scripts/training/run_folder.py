@@ -10,14 +10,17 @@ import functools
 import json
 import os
 import re
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..core.config_diff import running_config
 from ..core.errors import InputError, served
 from ..core.files import write_text
+from ..core.folder_lock import HEARTBEAT_S, STALE_S, FolderLock
 from ..core.program import command, quoted
 from .checkpoint_files import previous_path
 
@@ -25,6 +28,7 @@ RUNS = "runs"
 MODEL = "model.pt"
 STATE, FINISHED_STATE, RECORD = "state.pt", "finished.pt", "finished.json"
 NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]*")
+LOCK = "training.json"
 LENGTHS = ("epochs", "max_minutes", "patience")  # ids that set the length of a run
 FOLDERS = ("ckpt_dir", "output_dir")
 
@@ -80,6 +84,35 @@ def resume_hint(weights: str | None = None) -> str:
     """
     unnamed = weights is not None and name_by_time.cache_info().currsize and Path(weights).parent == Path(RUNS) / name_by_time()
     return f"rerun the same command{f' with --run_name {name_by_time()}' if unnamed else ''} to resume"
+
+
+@contextmanager
+def exclusive(weights: str | Path | None) -> Iterator[None]:
+    """Exclude other trainings from the folder of a run.
+
+    The lock of a training that was killed is void, on this machine at once, on another after two minutes, which this one waits.
+
+    Args:
+        weights: file of the weights of the run; None for a training without a folder.
+
+    Raises:
+        InputError: one line, while another training writes to the folder.
+    """
+    if weights is None or served():
+        yield
+        return
+    folder = Path(weights).parent
+    lock = FolderLock(folder, name=LOCK)
+    deadline = time.monotonic() + STALE_S + 2 * HEARTBEAT_S
+    elsewhere = not (lock.holder() or "").startswith(f"{socket.gethostname()}, ")
+    lock.wait = (lambda: time.monotonic() < deadline) if elsewhere else None
+    with lock:
+        if not lock.acquired:
+            raise InputError(
+                f"{folder}: another training writes to it ({lock.holder()}); wait for its end, or choose another --run_name "
+                "(or --ckpt_dir and --output_dir)"
+            )
+        yield
 
 
 def finish(output_dir: str | Path, line: str, epoch: int, lengths: Mapping[str, Any]) -> None:

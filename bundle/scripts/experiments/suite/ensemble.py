@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...core.folder_lock import FolderLock
 from ...core.paths import SUITES
 from ...core.provenance import file_hash
-from ..launch import FolderLock
 from .config import merge_configs, write_config
 from .definition import Run, Suite, Variant
 from .record import read_record, write_record

@@ -14,11 +14,12 @@ from typing import Any
 
 from ...core.errors import InputError
 from ...core.files import ensure_same_settings, write_text
+from ...core.folder_lock import FolderLock
 from ...core.program import command, quoted
 from ...data.datalist import load_datalist, read_datalist
 from ...data.split import split
 from ...simulation.datasets.phantom import phantom
-from ..launch import FolderLock, Variables, run_all, worker_environments
+from ..launch import Variables, run_all, worker_environments
 from .budget import BUDGET_FILE, START_MINUTES, Budget, by_time, divide, stored_training
 from .definition import Run, Suite, load_suite
 from .ensemble import Notes, evaluate_ensemble
