@@ -287,6 +287,20 @@ def test_without_folder_cases_are_cached_in_memory(cases, tmp_path):
     assert computed(tmp_path / "log") == 1
 
 
+def test_repeated_cases_are_cached_once_in_memory(cases, tmp_path):
+    repeated = [*cases, *(dict(c) for c in cases[1:]), dict(cases[2])]
+    data = cached_dataset(repeated, chain(tmp_path / "log"))
+    assert computed(tmp_path / "log") == len(cases)
+    for number, case in enumerate(repeated):
+        expected = cases.index(case)
+        assert torch.equal(
+            torch.as_tensor(data.deterministic(number)["image"]), torch.as_tensor(data.deterministic(expected)["image"])
+        )
+        assert set(data[number]) == set(data[expected])
+    assert len(data) == len(repeated)
+    assert computed(tmp_path / "log") == len(cases)
+
+
 def test_training_batches_are_bitwise_those_without_cache(bundle, phantom_set, tmp_path):
     def batches(cache_dir: str | None, workers: int) -> list[torch.Tensor]:
         parser = ConfigParser()

@@ -39,17 +39,18 @@ def cached_dataset(
         InputError: when the folder cannot be used.
     """
     if cache_dir is None:
-        return MemoryCache(data, transform, cache_rate=cache_rate, num_workers=num_workers)
+        return MemoryCache(data, transform, cache_rate=cache_rate, num_workers=num_workers, hash_as_key=True)
     return VolumeCache(data, transform, cache_dir, num_workers)
 
 
 class MemoryCache(CacheDataset):
-    """MONAI's ``CacheDataset`` with access to the cached state of a case."""
+    """MONAI's ``CacheDataset``, in which repeated cases are cached once, with access to the cached state of a case."""
 
     def deterministic(self, index: int) -> dict[str, Any]:
         """Case after the transforms before the first random one, not to be changed in place."""
-        if index < self.cache_num:
-            return self._cache[index]
+        key = self.hash_func(self.data[index])
+        if key in self._hash_keys:
+            return self._cache[self._hash_keys.index(key)]
         first = self.transform.get_index_of_first(lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform))
         return self.transform(deepcopy(self.data[index]), end=first, threading=True)
 
