@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import BUNDLE
 from scripts.core.errors import InputError
 from scripts.data.datalist import load_datalist
+from scripts.data.vertebra_table import read_vertebra_table
 from scripts.simulation.datasets.build import build, read_recipe
 from scripts.training.preflight import preflight
 
@@ -51,12 +54,29 @@ def test_merged_parts_pass_the_data_checks(recipe, phantom_set, tmp_path):
     assert {case["part"] for case in load_datalist(path, "training", without=["render"])} == {"phantom", "simulate"}
 
 
+def test_parts_of_one_kind_have_names_and_the_same_sources(recipe, phantom_set, tmp_path):
+    again = {"part": "render", "datalist": None, "seed": 2, "healthy": 0.0, "grades": [3], "cortex": "thick"}
+    neck = {"part": "phantom", "seed": 70, "cases": 3, "regions": ["cervical"], "spacing": [4.0, 3.0, 3.0]}
+    content = {"phantom": RECIPE["phantom"], "render": RECIPE["render"], "render_thick": again, "neck": neck}
+    recipe.write_text(yaml.safe_dump(content))
+    path = build(str(recipe), str(tmp_path / "all"), masks=str(phantom_set), cases=4)
+    cases = [c for section in ("training", "validation", "testing") for c in load_datalist(path, section)]
+    assert Counter(c["part"] for c in cases) == {"phantom": 4, "render": 4, "render_thick": 4, "neck": 3}
+    thin, thick = ([c for c in cases if c["part"] == name] for name in ("render", "render_thick"))
+    assert {Path(c["image"]).name for c in thin} == {Path(c["image"]).name for c in thick}
+    rows = {row["case"].split("/")[0] for row in read_vertebra_table(tmp_path / "all" / "vertebrae.csv")}
+    assert rows == {"phantom", "render", "render_thick", "neck"}
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
         ({"phantoms": {}}, "phantoms"),
         ({"phantom": {"case": 3}}, "case"),
         ({"phantom": 3}, "3"),
+        ({"neck": {"part": "phantoms"}}, "'phantoms' is not a part of a training set; did you mean phantom"),
+        ({"neck": {"part": ["phantom"]}}, "is not a part"),
+        ({"../neck": {"part": "phantom"}}, "must be a name of letters, digits and _"),
         ([], "no part"),
         ("a: [", "not valid YAML"),
     ],

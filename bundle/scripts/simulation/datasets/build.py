@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .scans import scans
 from .simulate import simulate
 
 SOURCES = ("datalist", "folder")  # a part without a source is left out
+NAME = re.compile(r"\w+", re.ASCII)
 PARTS: dict[str, Callable[..., str]] = {
     "phantom": phantom,
     "meshes": meshes,
@@ -37,6 +39,11 @@ PARTS: dict[str, Callable[..., str]] = {
 
 def read_recipe(path: str) -> dict[str, dict]:
     """Read a recipe, and check the names of its parts and options.
+
+    A part is of the kind that its name is, or its option ``part``, so that a recipe can have several of one kind.
+
+    Returns:
+        Options by the name of a part.
 
     Raises:
         InputError: for a missing or broken file, an unknown part or option.
@@ -51,19 +58,27 @@ def read_recipe(path: str) -> dict[str, dict]:
     if not isinstance(recipe, dict) or not recipe:
         raise InputError(f"{file}: contains no part; must have one or more of {', '.join(PARTS)}")
     parts: dict[str, dict] = {}
-    for part, options in recipe.items():
-        if part not in PARTS:
-            raise InputError(f"{file}: {part!r} is not a part of a training set; {suggest(part, PARTS)}")
+    for name, options in recipe.items():
         if not isinstance(options, Mapping | None):
-            raise InputError(f"{file}: {part}={options!r} must be a mapping of options")
-        parts[part] = migrate_keys(options or {})
-        for old in set(options or {}) - set(parts[part]):
-            warn(old, KEYS[old], f"{file}: {part}")
-        valid = sorted(set(inspect.signature(PARTS[part]).parameters) - {"out", "workers"})
-        for option in parts[part]:
+            raise InputError(f"{file}: {name}={options!r} must be a mapping of options")
+        kind = kind_of(name, options or {})
+        if not isinstance(kind, str) or kind not in PARTS:
+            raise InputError(f"{file}: {kind!r} is not a part of a training set; {suggest(str(kind), PARTS)}")
+        if not NAME.fullmatch(str(name)):
+            raise InputError(f"{file}: {name!r}: must be a name of letters, digits and _, which becomes that of a folder")
+        parts[name] = migrate_keys(options or {})
+        for old in set(options or {}) - set(parts[name]):
+            warn(old, KEYS[old], f"{file}: {name}")
+        valid = sorted({*inspect.signature(PARTS[kind]).parameters, PART} - {"out", "workers"})
+        for option in parts[name]:
             if option not in valid:
-                raise InputError(f"{file}: {part} has no option {option!r}; {suggest(option, valid)}")
+                raise InputError(f"{file}: {name} has no option {option!r}; {suggest(option, valid)}")
     return parts
+
+
+def kind_of(name: str, options: Mapping) -> str:
+    """Kind of a part."""
+    return options.get(PART, name)
 
 
 def build(
@@ -84,11 +99,11 @@ def build(
     Args:
         recipe: YAML with the options of each part, such as configs/data/simulated.yaml.
         out: folder to write to.
-        masks: datalist with vertebra masks for the part `render`, instead of that of the recipe.
-        scans: datalist with CTs and vertebra masks for the part `simulate`, or datalists for the part `scans` where the recipe
+        masks: datalist with vertebra masks for parts of the kind `render`, instead of those of the recipe.
+        scans: datalist with CTs and vertebra masks for parts of the kind `simulate`, or datalists for `scans` where the recipe
             has it, instead of those of the recipe.
-        meshes: folder with surfaces of vertebrae for the part `meshes`, instead of that of the recipe.
-        cases: number of phantoms, instead of that of the recipe.
+        meshes: folder with surfaces of vertebrae for parts of the kind `meshes`, instead of those of the recipe.
+        cases: number of phantoms of the part `phantom`, instead of that of the recipe.
         workers: number of threads; the data do not depend on it.
 
     Returns:
@@ -97,19 +112,22 @@ def build(
     parts = read_recipe(recipe)
     overrides = (
         ("render", "datalist", masks),
-        ("scans" if "scans" in parts else "simulate", "datalist", scans),
+        ("scans" if "scans" in map(kind_of, parts, parts.values()) else "simulate", "datalist", scans),
         ("meshes", "folder", meshes),
-        ("phantom", "cases", cases),
     )
-    for part, name, value in overrides:
+    for kind, option, value in overrides:
         if value is not None:
-            parts.setdefault(part, {})[name] = value
-    parts = {part: options for part, options in parts.items() if part == "phantom" or any(map(options.get, SOURCES))}
+            for name in [n for n, options in parts.items() if kind_of(n, options) == kind] or [kind]:
+                parts.setdefault(name, {})[option] = value
+    if cases is not None:
+        parts.setdefault("phantom", {})["cases"] = cases
+    parts = {n: options for n, options in parts.items() if kind_of(n, options) == "phantom" or any(map(options.get, SOURCES))}
     root = Path(out)
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []
     for part, options in parts.items():
-        written = PARTS[part](out=str(root / part), workers=workers, **options)
+        arguments = {k: v for k, v in options.items() if k != PART}
+        written = PARTS[kind_of(part, options)](out=str(root / part), workers=workers, **arguments)
         for section, entries in read_datalist(written)[1].items():
             merged[section] += [{**case, PART: part} for case in entries]
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
