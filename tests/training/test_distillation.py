@@ -51,7 +51,7 @@ def test_the_divergence_is_that_of_two_bernoulli_distributions():
     assert loss.divergence(student, teacher, torch.full((2, 1, 8, 8), float(IGNORED))) == 0
 
 
-def test_outputs_without_labels_have_gradients_from_the_teacher_alone():
+def test_only_distilled_outputs_in_vertebrae_have_gradients():
     student = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
     loss = DistillationLoss(LABELS, network(), weight=2.0)
     loss.divergence(student, torch.zeros(2, 4, 8, 8), codes()).backward()
@@ -74,7 +74,7 @@ def test_bad_arguments_are_refused(arguments, message):
         DistillationLoss(LABELS, network(), **arguments)
 
 
-def test_networks_without_the_output_and_trainings_without_initial_weights_are_refused():
+def test_missing_outputs_and_initial_weights_are_refused():
     with pytest.raises(InputError, match="no output 'body'"):
         DistillationLoss(LABELS, network(), ["body"]).divergence(*torch.zeros(2, 1, 2, 4, 4), torch.ones(1, 1, 4, 4))
     with pytest.raises(InputError, match=r"init_checkpoint=None: distillation needs initial weights; give --init_checkpoint FILE"):
@@ -104,7 +104,7 @@ def without_fractures(source: Path, out: Path) -> Path:
     return out
 
 
-def test_fractures_are_not_forgotten_by_a_training_on_masks_alone(bundle, phantom_set, tmp_path):
+def test_masks_without_grades_do_not_change_fractures(bundle, phantom_set, tmp_path):
     overlays = ("vertebra_loss.yaml", "vertebrae.yaml")
     start = tmp_path / "start.pt"
     first = workflow(bundle, phantom_set, tmp_path / "first", overlays)

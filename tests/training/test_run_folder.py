@@ -234,7 +234,7 @@ def test_a_second_training_of_the_same_folder_is_refused(bundle, phantom_set, he
     assert not (folder / LOCK).exists()
 
 
-def test_the_lock_of_a_killed_training_on_another_machine_is_awaited(here, monkeypatch, capsys):
+def test_the_lock_of_a_killed_training_elsewhere_is_awaited(here, monkeypatch, capsys):
     (here / LOCK).write_text(json.dumps({"host": "another", "pid": 1, "id": "1"}))
     monkeypatch.setattr(run_folder.time, "sleep", lambda _: os.utime(here / LOCK, (0, 0)))
     with exclusive(here / "model.pt"):
