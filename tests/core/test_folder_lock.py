@@ -106,3 +106,11 @@ def test_locks_of_two_names_do_not_exclude_each_other(tmp_path):
     with FolderLock(tmp_path) as first, FolderLock(tmp_path, name="training.json") as second:
         assert first.acquired
         assert second.acquired
+
+
+def test_a_process_of_this_machine_is_here(tmp_path):
+    with FolderLock(tmp_path):
+        assert FolderLock(tmp_path).is_here()
+    assert not FolderLock(tmp_path).is_here()
+    (tmp_path / "lock.json").write_text(json.dumps({"host": "another", "pid": os.getpid(), "id": "1"}))
+    assert not FolderLock(tmp_path).is_here()

@@ -77,16 +77,29 @@ def test_repeated_cases_and_lists_of_one_folder_are_kept(tmp_path):
 
 def test_cases_of_one_name_are_refused_where_one_has_grades(tmp_path):
     one, two = write_set(tmp_path / "one", "ab"), write_set(tmp_path / "two", "ac")
-    for without in ((), (two,), (one,)):
-        for folder in without:
-            (folder / "vertebrae.csv").rename(folder / "other.csv")
+    for folder in (two, one):
+        (folder / "vertebrae.csv").rename(folder / "other.csv")
         with pytest.raises(InputError, match=r"one/labels/a.nii.gz and .*two/labels/a.nii.gz: have one name.*; rename"):
             merge([str(one), str(two)], str(tmp_path / "out"), into="training")
-        for folder in without:
-            (folder / "other.csv").rename(folder / "vertebrae.csv")
+        (folder / "other.csv").rename(folder / "vertebrae.csv")
+    again = write_set(tmp_path / "more" / "one", "a", grade=3)
+    with pytest.raises(
+        InputError, match=r"one/labels/a.nii.gz and .*more/one/labels/a.nii.gz: have one name in folders of one name"
+    ):
+        merge([str(one), str(again)], str(tmp_path / "out"), into="training")
     for folder in (one, two):
         (folder / "vertebrae.csv").unlink()
     assert len(names(merge([str(one), str(two)], str(tmp_path / "out"), into="training"), "training")) == 4
+
+
+def test_cases_of_one_name_have_the_grades_of_their_folder(tmp_path):
+    sets = [write_set(tmp_path / "thin", "ab"), write_set(tmp_path / "thick", "ac", grade=3)]
+    for out in ("out", "again"):
+        path = merge([str(s) for s in sets], str(tmp_path / out), into="training")
+        rows = rows_by_case(Path(path).parent / "vertebrae.csv")
+        assert [rows_of_entry(rows, c)[20]["grade"] for c in load_datalist(path, "training")] == ["1", "1", "3", "3"]
+        assert names(path, "training") == ["a", "b", "a", "c"]
+        sets = [Path(path)]
 
 
 def test_one_patient_of_several_sets_is_named(tmp_path, capsys):

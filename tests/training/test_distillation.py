@@ -15,12 +15,15 @@ from monai.losses import DiceCELoss
 from scripts.core.errors import InputError
 from scripts.networks import MSFFNet
 from scripts.networks.outputs import FRACTURE
+from scripts.networks.weights_description import description_of
 from scripts.training.distillation import DistillationLoss, teacher_of
 from scripts.training.ignore_index_loss import IgnoreIndexLoss
 from scripts.training.output_loss import OutputLoss
 from scripts.training.output_targets import IGNORED, UNKNOWN_STATE, code_of
+from scripts.training.precision import CpuBfloat16
 from test_resume import same, workflow
 
+OVERLAYS = ("vertebra_loss.yaml", "vertebrae.yaml")
 LABELS = OutputLoss(IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True), classes=2))
 
 
@@ -74,24 +77,30 @@ def test_bad_arguments_are_refused(arguments, message):
         DistillationLoss(LABELS, network(), **arguments)
 
 
-def test_missing_outputs_and_initial_weights_are_refused():
-    with pytest.raises(InputError, match="no output 'body'"):
-        DistillationLoss(LABELS, network(), ["body"]).divergence(*torch.zeros(2, 1, 2, 4, 4), torch.ones(1, 1, 4, 4))
-    with pytest.raises(InputError, match=r"init_checkpoint=None: distillation needs initial weights; give --init_checkpoint FILE"):
-        teacher_of(network(), None)
-    with pytest.raises(RuntimeError, match="handler of the trainer"):
+def test_missing_outputs_and_initial_weights_are_refused(tmp_path):
+    with pytest.raises(InputError, match="init_checkpoint=None: distillation needs initial weights"):
+        teacher_of(network(), None, "fracture")
+    torch.save({"decoder.head.weight": torch.zeros(3, 4, 1, 1)}, tmp_path / "old.pt")
+    with pytest.raises(
+        InputError, match=r"distilled_outputs=\['body'\]: .*old\.pt has no output 'body'; its outputs are fracture, vertebra"
+    ):
+        teacher_of(network(), str(tmp_path / "old.pt"), ["body"])
+    with pytest.raises(RuntimeError, match=r"handler of the trainer, as in configs/distillation\.yaml"):
         DistillationLoss(LABELS, network())(torch.zeros(1, 4, 4, 4), torch.ones(1, 1, 4, 4))
 
 
-def test_the_teacher_is_a_frozen_copy():
-    net = network()
-    teacher = teacher_of(net, "model.pt")
-    image = torch.rand(1, 1, 32, 32)
+def test_the_teacher_is_a_frozen_copy_of_equal_precision():
+    net, image = network(), torch.rand(1, 1, 32, 32)
+    teacher, low = (teacher_of(net, "model.pt", "fracture", trained=trained) for trained in (net, CpuBfloat16(net)))
     before = teacher(image)
+    assert torch.equal(before, network().eval()(image))
+    assert not torch.equal(low(image), before)
+    assert torch.allclose(low(image), before, atol=0.1)
     torch.nn.init.zeros_(net.decoder.head.weight)
     assert torch.equal(teacher(image), before)
-    assert not any(p.requires_grad for p in teacher.parameters())
-    assert not teacher.training
+    for copy in (teacher, low):
+        assert not any(p.requires_grad for p in copy.parameters())
+        assert not any(m.training for m in copy.modules())
 
 
 def without_fractures(source: Path, out: Path) -> Path:
@@ -104,49 +113,57 @@ def without_fractures(source: Path, out: Path) -> Path:
     return out
 
 
-def test_masks_without_grades_do_not_change_fractures(bundle, phantom_set, tmp_path):
-    overlays = ("vertebra_loss.yaml", "vertebrae.yaml")
-    start = tmp_path / "start.pt"
-    first = workflow(bundle, phantom_set, tmp_path / "first", overlays)
-    first.run()
-    torch.save(first.parser.get_parsed_content("network_def").state_dict(), start)
+@pytest.fixture(scope="module")
+def start(bundle, phantom_set, tmp_path_factory) -> Path:
+    """Weights of a short training with all outputs."""
+    out = tmp_path_factory.mktemp("start")
+    workflow(bundle, phantom_set, out, OVERLAYS).run()
+    return out / "model.pt"
+
+
+def distilling(bundle: Path, data: Path, out: Path, start: Path, overlays: tuple[str, ...] = ("distillation.yaml",), **more):
+    """Training from the weights ``start`` without validation."""
+    settings = {"init_checkpoint": str(start), "require_improvement": False, "val_interval": 100, **more}
+    return workflow(bundle, data, out, (*OVERLAYS, *overlays), **settings)
+
+
+def weights_of(work) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in work.parser.get_parsed_content("network").state_dict().items()}
+
+
+def test_masks_without_grades_do_not_change_fractures(bundle, phantom_set, start, tmp_path):
     data = without_fractures(phantom_set, tmp_path / "masks")
     image = torch.rand(4, 5, 32, 32, generator=torch.Generator().manual_seed(0))
-    fractures = {}
-    for name, extra in (("kept", ("distillation.yaml",)), ("free", ())):
-        settings = {"init_checkpoint": str(start), "require_improvement": False, "distillation_weight": 100.0, "epochs": 6}
-        settings = {k: v for k, v in settings.items() if extra or k != "distillation_weight"}
-        work = workflow(bundle, data, tmp_path / name, (*overlays, *extra), **settings)
-        before = work.parser.get_parsed_content("network").eval()
+    moved = {}
+    for name, overlays, more in (("kept", ("distillation.yaml",), {"distillation_weight": 100.0}), ("free", (), {})):
+        work = distilling(bundle, data, tmp_path / name, start, overlays, **more)
+        net = work.parser.get_parsed_content("network")
         work.parser.get_parsed_content("init_weights")
-        expected = before(image)[:, :2].softmax(1)[:, 1].detach()
+        expected = net.eval()(image)[:, :2].softmax(1)[:, 1].detach()
         work.run()
-        after = work.parser.get_parsed_content("network").eval()
-        fractures[name] = (after(image)[:, :2].softmax(1)[:, 1] - expected).abs().mean().item()
-    assert 0 < fractures["kept"] < 0.5 * fractures["free"]
+        moved[name] = (net.eval()(image)[:, :2].softmax(1)[:, 1] - expected).abs().mean().item()
+    assert 0 < moved["kept"] < 0.5 * moved["free"]
+    (written,) = (tmp_path / "kept").rglob("last.pt")
+    assert description_of(torch.load(written, weights_only=True), "last.pt").recipe["distillation_loss"] is True
 
 
-def test_a_resumed_distillation_has_the_same_weights(bundle, phantom_set, tmp_path):
-    overlays = ("vertebra_loss.yaml", "vertebrae.yaml", "distillation.yaml")
-    start = tmp_path / "start.pt"
-    base = workflow(bundle, phantom_set, tmp_path / "base", overlays[:2])
-    torch.save(base.parser.get_parsed_content("network_def").state_dict(), start)
+def test_a_resumed_distillation_has_the_same_weights(bundle, phantom_set, start, tmp_path):
+    """Also when the file of the initial weights has changed."""
+    whole = distilling(bundle, phantom_set, tmp_path / "whole", start, ("finetune.yaml", "distillation.yaml"), epochs=3)
+    whole.run()
+    copied = tmp_path / "start.pt"
+    shutil.copyfile(start, copied)
+    cut = distilling(bundle, phantom_set, tmp_path / "cut", copied, ("finetune.yaml", "distillation.yaml"), epochs=3)
 
-    def train(out: Path, stop_in: int | None = None) -> dict[str, torch.Tensor]:
-        work = workflow(bundle, phantom_set, out, overlays, init_checkpoint=str(start), require_improvement=False)
-        if stop_in is None:
-            work.run()
-        else:
+    def interrupt(engine) -> None:
+        if engine.state.epoch == 2:
+            raise KeyboardInterrupt
 
-            def cut(engine):
-                if engine.state.epoch == stop_in:
-                    raise KeyboardInterrupt
-
-            work.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, cut)
-            with pytest.raises(BaseException):  # noqa: B017
-                work.run()
-        return {k: v.clone() for k, v in work.parser.get_parsed_content("network").state_dict().items()}
-
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "cut", stop_in=2)
-    assert same(train(tmp_path / "cut"), whole)
+    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, interrupt)
+    with pytest.raises(BaseException):  # noqa: B017
+        cut.run()
+    state = torch.load(copied, weights_only=True)
+    torch.save({k: v + 1 if v.is_floating_point() else v for k, v in state.items()}, copied)
+    again = distilling(bundle, phantom_set, tmp_path / "cut", copied, ("finetune.yaml", "distillation.yaml"), epochs=3)
+    again.run()
+    assert same(weights_of(again), weights_of(whole))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -15,12 +14,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from scripts.core.errors import InputError
-from scripts.core.folder_lock import FolderLock
 from scripts.inference.segment import segment
 from scripts.networks.weights_description import description_of
 from scripts.training import run_folder
 from scripts.training.checkpoint_files import read_state
-from scripts.training.run_folder import LOCK, check_unfinished, exclusive, finish, next_steps, resume_hint, run_folders
+from scripts.training.run_folder import check_unfinished, finish, next_steps, resume_hint, run_folders
 from test_resume import TINY, same
 
 COARSE = {**TINY, "epochs": 2, "network_def::dropout": 0.0, "steps_per_epoch": 2}
@@ -219,29 +217,3 @@ def test_command_of_the_last_lines_can_be_typed(tmp_path):
     line, last = next_steps(folder / "model.pt")
     assert f'--checkpoint "{folder}/model.pt" --out "{folder}/segmented"' in line
     assert last == f"weights: {folder}/model.pt"
-
-
-def test_a_second_training_of_the_same_folder_is_refused(bundle, phantom_set, here):
-    folder = here / "runs" / "own"
-    with (
-        FolderLock(folder, name=LOCK),
-        pytest.raises(InputError, match=r"another training writes to it \(.*, process \d+\); wait for its end"),
-    ):
-        training(bundle, phantom_set, run_name="own").run()
-    assert not (folder / "history.csv").exists()
-    training(bundle, phantom_set, run_name="own").run()
-    assert (folder / "model.pt").is_file()
-    assert not (folder / LOCK).exists()
-
-
-def test_the_lock_of_a_killed_training_elsewhere_is_awaited(here, monkeypatch, capsys):
-    (here / LOCK).write_text(json.dumps({"host": "another", "pid": 1, "id": "1"}))
-    monkeypatch.setattr(run_folder.time, "sleep", lambda _: os.utime(here / LOCK, (0, 0)))
-    with exclusive(here / "model.pt"):
-        assert json.loads((here / LOCK).read_text())["pid"] == os.getpid()
-    assert "waiting for another, process 1" in capsys.readouterr().out
-    monkeypatch.setattr(run_folder, "STALE_S", -100.0)  # no time to wait
-    (here / LOCK).write_text(json.dumps({"host": "another", "pid": 1, "id": "1"}))
-    with pytest.raises(InputError, match=r"another training writes to it \(another, process 1\)"), exclusive(here / "model.pt"):
-        pass
-    assert (here / LOCK).is_file()

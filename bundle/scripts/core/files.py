@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .deprecations import migrate_keys
 from .errors import InputError
+from .process_id import process_exists
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\.(\d+)\..+")
@@ -53,22 +54,12 @@ def remove_stale(folder: Path) -> list[Path]:
     removed = []
     for path in sorted(folder.rglob(".*")):
         match = TEMPORARY.fullmatch(path.name)
-        if match is None or not path.is_file() or _is_running(int(match[1])):
+        if match is None or not path.is_file() or process_exists(int(match[1])):
             continue
         if path.name.endswith(".voxels") or time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .process_id import process_exists
+
 HEARTBEAT_S = 15.0  # interval at which a lock is renewed
 STALE_S = 120.0  # age at which a lock that was not renewed is void
 _held: set[str] = set()  # identifiers of the locks of this process
@@ -23,9 +25,9 @@ class FolderLock:
     """Exclusive use of a folder, also among machines that share it; ``acquired`` is False while another process holds it.
 
     A file, ``lock.json``, is created exclusively and renewed by a thread. A lock that was not renewed for ``STALE_S`` seconds, or
-    whose process on this machine has ended, is void and removed by a rename, in which only one process succeeds. Ages are measured
-    by the clock of the storage, since the clocks of machines differ. While another process holds the lock, ``wait`` is called
-    every second; waiting ends when it returns False.
+    whose process on this machine has ended (not on Windows), is void and removed by a rename, in which only one process succeeds.
+    Ages are measured by the clock of the storage, since the clocks of machines differ. While another process holds the lock,
+    ``wait`` is called every second; waiting ends when it returns False.
 
     Args:
         folder: folder, which is created.
@@ -50,6 +52,10 @@ class FolderLock:
         if age > STALE_S or (content.get("host") == socket.gethostname() and not _runs(content)):
             return None
         return f"{content.get('host', 'another machine')}, process {content.get('pid', '?')}"
+
+    def is_here(self) -> bool:
+        """True for the lock of a running process of this machine."""
+        return (self.holder() or "").startswith(f"{socket.gethostname()}, ")
 
     def is_stale(self) -> bool:
         """True for the lock of a process that ended without releasing it."""
@@ -109,10 +115,4 @@ class FolderLock:
 def _runs(content: Mapping[str, Any]) -> bool:
     """True when the process that wrote a lock on this machine runs; the first processes of containers have equal numbers."""
     pid = int(content["pid"])
-    if pid == os.getpid():
-        return content.get("id") in _held
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
+    return content.get("id") in _held if pid == os.getpid() else process_exists(pid)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,12 +48,36 @@ def _refuse_shared(merged: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
             raise InputError(f"{image}: is in {' and '.join(sorted(found))}; put its sets into one section with --into")
 
 
+def _named_rows(described: Mapping[Path, list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Rows by the name of their case; with that of its folder, such as ``render/case``, where several cases have one name.
+
+    Raises:
+        InputError: for cases of one name, where some have no rows and would be found by those of another, or where their folders
+            have one name as well.
+    """
+    files_of: dict[str, list[Path]] = defaultdict(list)
+    for file in described:
+        files_of[stem(file)].append(file)
+    rows: list[dict[str, str]] = []
+    for name, files in files_of.items():
+        graded = [file for file in files if described[file]]
+        case_of = {f: name if len(files) == 1 else f"{f.parent.parent.name}/{name}" for f in files}
+        if graded and (len(graded) < len(files) or len(set(case_of.values())) < len(files)):
+            same = "one name" if len(graded) < len(files) else "one name in folders of one name"
+            raise InputError(
+                f"{files[0]} and {files[1]}: have {same}, and {FILE_NAME} finds cases by it; rename one of them, or its folder if "
+                "both have rows"
+            )
+        rows += [{**row, "case": case_of[file]} for file in graded for row in described[file]]
+    return rows
+
+
 def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = OWN) -> str:
     """Merge several data sets into one datalist, whose files stay where they are.
 
     Writes datalist.json and vertebrae.csv into OUT. Every case names its part, which is that of `build`, or the folder of its set;
     a training can leave parts out by train::dataset::data::without. A patient or a scan in two sections is refused, and so are two
-    cases of one name where a table of vertebrae describes one of them.
+    cases of one name where a table of vertebrae describes one of them alone, or where their folders have one name, too.
 
     Args:
         datalists: folders of data sets, or their datalists; several as "['a','b']".
@@ -67,8 +92,7 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
     targets = _sections(into, len(named))
     path = Path(out) / "datalist.json"
     merged: dict[str, list[dict]] = {section: [] for section in SECTIONS}
-    rows: dict[str, list[dict[str, str]]] = {}
-    file_of: dict[str, str] = {}  # by name, and the set of a patient
+    described: dict[Path, list[dict[str, str]]] = {}  # rows by file of the case
     set_of: dict[str, Path] = {}
     shared: set[str] = set()
     for name, target in zip(named, targets, strict=True):
@@ -80,14 +104,8 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
         for section, entries in sections.items():
             for entry in entries:
                 merged[section if target == OWN else target].append({PART: source.resolve().parent.name, **entry})
-                file = entry.get("label") or entry.get("vertebrae") or entry["image"]
-                case, found = stem(Path(file)), rows_of_entry(known, entry)
-                if file_of.setdefault(case, file) != file and (found or case in rows):
-                    raise InputError(
-                        f"{file_of[case]} and {file}: have one name, and {FILE_NAME} finds cases by it; rename one of them"
-                    )
-                if found:
-                    rows[case] = [{**row, "case": case} for row in found.values()]
+                file = Path(entry.get("label") or entry.get("vertebrae") or entry["image"])
+                described[file] = list(rows_of_entry(known, entry).values()) or described.get(file, [])
                 patient = str(entry.get("patient") or "")
                 if patient and set_of.setdefault(patient, source) != source:
                     shared.add(patient)
@@ -95,8 +113,9 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
     if shared:
         listed = ", ".join(sorted(shared)[:MAX_SHOWN]) + (", ..." if len(shared) > MAX_SHOWN else "")
         print(f"warning: {len(shared)} patient(s) occur in several sets and count as one person each: {listed}", file=sys.stderr)
+    rows = _named_rows(described)
     if rows:
-        write_vertebra_table(Path(out) / FILE_NAME, [row for found in rows.values() for row in found])
+        write_vertebra_table(Path(out) / FILE_NAME, rows)
     else:
         (Path(out) / FILE_NAME).unlink(missing_ok=True)  # of an earlier merge
     sources = ", ".join(dict.fromkeys(map(str, named)))

@@ -80,7 +80,7 @@ def _recipe(parser: ConfigParser, config: Mapping[str, Any]) -> dict[str, Any]:
     start = parser.get_parsed_content("init_checkpoint") if "init_checkpoint" in config else None
     if start:
         recipe["init_checkpoint"] = Path(str(start)).name
-    for name in ("vertebra_loss", "randomisation", "simulate", "moving_average"):
+    for name in ("vertebra_loss", "randomisation", "simulate", "moving_average", "distillation_loss"):
         if name in config:
             recipe[name] = True
     return recipe

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs of the initial weights as further targets, so that a fine-tuning does not forget what its labels do not contain."""
+"""Outputs of the initial weights as further targets, so that outputs without labels stay as they are in a fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,25 +15,54 @@ from torch.nn import functional as f
 
 from ..core.errors import InputError
 from ..networks.outputs import FRACTURE, NUM_CLASSES, OUTPUTS, VERTEBRA
+from .checkpoint_shape import auxiliary_outputs_of
+from .distributed.synchronous import gathered
 from .output_targets import IGNORED
-from .precision import low_precision
+from .precision import CpuBfloat16
 
 REMEDY = "leave out configs/distillation.yaml"
 
 
-def teacher_of(network: nn.Module, checkpoint: str | None) -> nn.Module:
+def teacher_of(
+    network: nn.Module, checkpoint: str | None, outputs: Sequence[str] | str, trained: nn.Module | None = None
+) -> nn.Module:
     """Frozen copy of a network with its initial weights, in evaluation mode.
 
     Args:
         network: network after its initial weights were loaded.
         checkpoint: file of these weights.
+        outputs: names of the distilled outputs.
+        trained: network as the trainer has it, whose precision the copy has as well.
 
     Raises:
-        InputError: without a checkpoint: random weights are no target.
+        InputError: without a checkpoint, or for an output that its weights do not have: random weights are no target.
     """
     if checkpoint is None:
         raise InputError(f"init_checkpoint=None: distillation needs initial weights; give --init_checkpoint FILE, or {REMEDY}")
-    return low_precision(deepcopy(network).requires_grad_(False)).eval()
+    has = (*OUTPUTS[FRACTURE:NUM_CLASSES], *auxiliary_outputs_of(checkpoint))
+    for name in distilled(outputs):
+        if name not in has:
+            raise InputError(
+                f"distilled_outputs={distilled(outputs)}: {checkpoint} has no output {name!r}; its outputs are {', '.join(has)}"
+            )
+    teacher = deepcopy(network).requires_grad_(False).eval()
+    low = trained is not None and any(isinstance(m, CpuBfloat16) for m in trained.modules())
+    return CpuBfloat16(teacher).eval() if low else teacher
+
+
+def distilled(outputs: Sequence[str] | str) -> list[str]:
+    """Names of the distilled outputs.
+
+    Raises:
+        InputError: for no name or an unknown one.
+    """
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not names:
+        raise InputError(f"distilled_outputs=[]: must name an output, or {REMEDY}")
+    for name in names:
+        if name not in OUTPUTS[FRACTURE:]:
+            raise InputError(f"distilled_outputs={names}: {name!r} must be one of {', '.join(OUTPUTS[FRACTURE:])}")
+    return names
 
 
 class DistillationLoss(nn.Module):
@@ -52,18 +81,14 @@ class DistillationLoss(nn.Module):
         InputError: for a weight that is not positive, or the name of an unknown output.
     """
 
-    def __init__(self, loss: nn.Module, teacher: nn.Module, outputs: Sequence[str] = ("fracture",), weight: float = 1.0) -> None:
+    def __init__(
+        self, loss: nn.Module, teacher: nn.Module, outputs: Sequence[str] | str = ("fracture",), weight: float = 1.0
+    ) -> None:
         super().__init__()
-        given = [outputs] if isinstance(outputs, str) else list(outputs)
-        for name in given:
-            if name not in OUTPUTS[FRACTURE:]:
-                raise InputError(f"distilled_outputs={given}: {name!r} must be one of {', '.join(OUTPUTS[FRACTURE:])}")
-        if not given:
-            raise InputError(f"distilled_outputs=[]: must name an output, or {REMEDY}")
+        self.channels = [OUTPUTS.index(name) for name in distilled(outputs)]
         if weight <= 0:
             raise InputError(f"distillation_weight={weight}: must be greater than 0, or {REMEDY}")
         self.loss, self.weight = loss, float(weight)
-        self.channels = [OUTPUTS.index(name) for name in given]
         self._teacher = (teacher,)  # no submodule: its weights are no part of the loss
         self._logits: torch.Tensor | None = None
 
@@ -74,7 +99,7 @@ class DistillationLoss(nn.Module):
     def _predict(self, engine: Engine) -> None:
         image = engine.state.output[CommonKeys.IMAGE]  # type: ignore[index]
         with torch.no_grad():
-            self._logits = self._teacher[0](image)
+            self._logits = gathered(self._teacher[0](image))  # the loss of several processes is that of the global batch
 
     def divergence(self, prediction: torch.Tensor, teacher: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Mean divergence of the distilled outputs in vertebrae; 0 without one.
@@ -83,13 +108,7 @@ class DistillationLoss(nn.Module):
             prediction: logits (B, C, *size) of the network.
             teacher: logits of the teacher.
             target: codes (B, 1, *size).
-
-        Raises:
-            InputError: when the network does not have a distilled output.
         """
-        missing = [OUTPUTS[c] for c in self.channels if c >= prediction.shape[1]]
-        if missing:
-            raise InputError(f"distilled_outputs: the network has no output {missing[0]!r}; add it to auxiliary_outputs")
         inside = ((target > 0) & (target != IGNORED)).to(prediction.dtype)
         total = prediction.new_zeros(())
         for channel in self.channels:
@@ -106,7 +125,7 @@ class DistillationLoss(nn.Module):
             RuntimeError: when it is no handler of the trainer, so that there is nothing to diverge from.
         """
         if self._logits is None:
-            raise RuntimeError("DistillationLoss: must also be a handler of the trainer")
+            raise RuntimeError("DistillationLoss: must also be a handler of the trainer, as in configs/distillation.yaml")
         logits, self._logits = self._logits, None
         return self.loss(prediction, target) + self.weight * self.divergence(prediction, logits, target)
 

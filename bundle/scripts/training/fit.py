@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import torch
 from ignite.engine import Engine
@@ -16,7 +17,8 @@ from ignite.engine import Engine
 from ..core.errors import InputError, refusal, served
 from ..core.program import command
 from .distributed.processes import is_main
-from .run_folder import exclusive, next_steps, resume_hint
+from .run_folder import next_steps, resume_hint
+from .run_lock import exclusive
 from .sampling import CaseError
 from .shutdown import SIGNALS, exit_status
 from .validation_score import marked_fractions
@@ -31,13 +33,14 @@ OS_REMEDIES = {
 EARLY_STOPPING = "ignite.handlers.early_stopping.EarlyStopping"
 
 
-def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = None) -> None:
+def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = None, output_dir: str | None = None) -> None:
     """Run a trainer. As a target of a config it runs once, however many references the config has.
 
     Args:
         trainer: engine that trains.
         evaluator: engine that validates and holds the best epoch.
         weights: file that the training writes; it is named in the last lines, with the command that segments with it.
+        output_dir: folder of the state and the records of the training.
 
     Raises:
         InputError: one line, for an error that a user can fix: a case, a killed worker, memory, disk, a non-finite loss, a folder
@@ -50,7 +53,7 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     for item in loggers:
         item.addFilter(_is_no_duplicate)
     try:
-        with exclusive(weights if is_main() else None):
+        with exclusive(output_dir, Path(weights).parent if weights is not None else None):
             trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
         line = explain(error, resume_hint(weights))

@@ -10,25 +10,22 @@ import functools
 import json
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.config_diff import running_config
 from ..core.errors import InputError, served
 from ..core.files import write_text
-from ..core.folder_lock import HEARTBEAT_S, STALE_S, FolderLock
 from ..core.program import command, quoted
 from .checkpoint_files import previous_path
+from .run_lock import refuse_running
 
 RUNS = "runs"
 MODEL = "model.pt"
 STATE, FINISHED_STATE, RECORD = "state.pt", "finished.pt", "finished.json"
 NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]*")
-LOCK = "training.json"
 LENGTHS = ("epochs", "max_minutes", "patience")  # ids that set the length of a run
 FOLDERS = ("ckpt_dir", "output_dir")
 
@@ -86,35 +83,6 @@ def resume_hint(weights: str | None = None) -> str:
     return f"rerun the same command{f' with --run_name {name_by_time()}' if unnamed else ''} to resume"
 
 
-@contextmanager
-def exclusive(weights: str | Path | None) -> Iterator[None]:
-    """Exclude other trainings from the folder of a run.
-
-    The lock of a training that was killed is void, on this machine at once, on another after two minutes, which this one waits.
-
-    Args:
-        weights: file of the weights of the run; None for a training without a folder.
-
-    Raises:
-        InputError: one line, while another training writes to the folder.
-    """
-    if weights is None or served():
-        yield
-        return
-    folder = Path(weights).parent
-    lock = FolderLock(folder, name=LOCK)
-    deadline = time.monotonic() + STALE_S + 2 * HEARTBEAT_S
-    elsewhere = not (lock.holder() or "").startswith(f"{socket.gethostname()}, ")
-    lock.wait = (lambda: time.monotonic() < deadline) if elsewhere else None
-    with lock:
-        if not lock.acquired:
-            raise InputError(
-                f"{folder}: another training writes to it ({lock.holder()}); wait for its end, or choose another --run_name "
-                "(or --ckpt_dir and --output_dir)"
-            )
-        yield
-
-
 def finish(output_dir: str | Path, line: str, epoch: int, lengths: Mapping[str, Any]) -> None:
     """Record the end of a training in ``finished.json``.
 
@@ -135,7 +103,7 @@ def restart(output_dir: str | Path) -> None:
 
 
 def check_unfinished(output_dir: str, resume: bool = True, **lengths: float | None) -> None:
-    """Refuse to start a training over that has ended, unless it is to be longer.
+    """Refuse to start a training that runs, and to start one over that has ended, unless it is to be longer.
 
     Args:
         output_dir: folder of the run.
@@ -146,6 +114,7 @@ def check_unfinished(output_dir: str, resume: bool = True, **lengths: float | No
         InputError: one line with the options that continue it and that start it over.
     """
     folder = Path(output_dir)
+    refuse_running(folder)
     state = folder / STATE
     if not resume or served() or state.is_file() or previous_path(state).is_file() or not (folder / RECORD).is_file():
         return

@@ -68,15 +68,29 @@ def test_parts_of_one_kind_have_names_and_the_same_sources(recipe, phantom_set, 
     assert rows == {"phantom", "render", "render_thick", "neck"}
 
 
+def test_a_phantom_in_two_sections_is_refused(recipe, tmp_path):
+    """Parts with equal seeds have equal phantoms, and splits of their own."""
+    options = {**RECIPE["phantom"], "cases": 8}
+    recipe.write_text(yaml.safe_dump({"phantom": options, "other": {**options, "part": "phantom", "seed": 63}}))
+    with pytest.raises(InputError, match=r"phantom-00.. of other and phantom is in .*; give parts of one kind seeds"):
+        build(str(recipe), str(tmp_path / "out"))
+    recipe.write_text(yaml.safe_dump({name: {**options, "part": "phantom"} for name in ("one", "two")}))
+    with pytest.raises(InputError, match=r"cases=3: .* has several parts of phantoms, one, two; name one of them phantom"):
+        build(str(recipe), str(tmp_path / "out"), cases=3)
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
         ({"phantoms": {}}, "phantoms"),
         ({"phantom": {"case": 3}}, "case"),
         ({"phantom": 3}, "3"),
-        ({"neck": {"part": "phantoms"}}, "'phantoms' is not a part of a training set; did you mean phantom"),
+        ({"neck": {"part": "phantoms"}}, r"neck: part='phantoms' is not a part .*; did you mean phantom"),
         ({"neck": {"part": ["phantom"]}}, "is not a part"),
+        ({"neck": {"cases": 3}}, "a name of its own needs the option `part`, one of phantom, meshes"),
         ({"../neck": {"part": "phantom"}}, "must be a name of letters, digits and _"),
+        ({1: {"part": "phantom"}}, "1: must be a name"),
+        ({"phantom": {"part": "render"}}, "phantom: part='render'; choose another name, such as render_2"),
         ([], "no part"),
         ("a: [", "not valid YAML"),
     ],

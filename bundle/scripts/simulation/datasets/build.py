@@ -17,6 +17,7 @@ from ...core.files import write_text
 from ...core.provenance import versions
 from ...core.suggestions import suggest
 from ...data.datalist import PART, SECTIONS, read_datalist, relative_case, write_datalist
+from ...data.split import patient_leakage
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
 from .fingerprint import FILE_NAME as FINGERPRINT
 from .fingerprint import code_hash, identify, machine, settings_hash, write_fingerprints
@@ -61,11 +62,15 @@ def read_recipe(path: str) -> dict[str, dict]:
     for name, options in recipe.items():
         if not isinstance(options, Mapping | None):
             raise InputError(f"{file}: {name}={options!r} must be a mapping of options")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise InputError(f"{file}: {name!r}: must be a name of letters, digits and _, which becomes that of a folder")
         kind = kind_of(name, options or {})
         if not isinstance(kind, str) or kind not in PARTS:
-            raise InputError(f"{file}: {kind!r} is not a part of a training set; {suggest(str(kind), PARTS)}")
-        if not NAME.fullmatch(str(name)):
-            raise InputError(f"{file}: {name!r}: must be a name of letters, digits and _, which becomes that of a folder")
+            of = "" if kind == name else f"{name}: part="
+            own = f"a name of its own needs the option `part`, one of {', '.join(PARTS)}"
+            raise InputError(f"{file}: {of}{kind!r} is not a part of a training set; {own}; {suggest(str(kind), PARTS)}")
+        if name in PARTS and kind != name:
+            raise InputError(f"{file}: {name}: part={kind!r}; choose another name, such as {kind}_2")
         parts[name] = migrate_keys(options or {})
         for old in set(options or {}) - set(parts[name]):
             warn(old, KEYS[old], f"{file}: {name}")
@@ -79,6 +84,16 @@ def read_recipe(path: str) -> dict[str, dict]:
 def kind_of(name: str, options: Mapping) -> str:
     """Kind of a part."""
     return options.get(PART, name)
+
+
+def _refuse_shared(merged: Mapping[str, list[dict]], recipe: str) -> None:
+    """Refuse patients in several sections, which parts of one kind with equal seeds have."""
+    for patient, sections in patient_leakage(merged).items():
+        parts = sorted({c[PART] for section in sections for c in merged[section] if str(c.get("patient")) == patient})
+        raise InputError(
+            f"{recipe}: {patient} of {' and '.join(parts)} is in {' and '.join(sections)}; give parts of one kind seeds that are "
+            "further apart than their numbers of cases"
+        )
 
 
 def build(
@@ -103,7 +118,7 @@ def build(
         scans: datalist with CTs and vertebra masks for parts of the kind `simulate`, or datalists for `scans` where the recipe
             has it, instead of those of the recipe.
         meshes: folder with surfaces of vertebrae for parts of the kind `meshes`, instead of those of the recipe.
-        cases: number of phantoms of the part `phantom`, instead of that of the recipe.
+        cases: number of phantoms, instead of that of the recipe; of several parts of phantoms, of that named `phantom`.
         workers: number of threads; the data do not depend on it.
 
     Returns:
@@ -120,7 +135,12 @@ def build(
             for name in [n for n, options in parts.items() if kind_of(n, options) == kind] or [kind]:
                 parts.setdefault(name, {})[option] = value
     if cases is not None:
-        parts.setdefault("phantom", {})["cases"] = cases
+        phantoms = [n for n, options in parts.items() if kind_of(n, options) == "phantom"]
+        if len(phantoms) > 1 and "phantom" not in phantoms:
+            raise InputError(
+                f"cases={cases}: {recipe} has several parts of phantoms, {', '.join(phantoms)}; name one of them phantom"
+            )
+        parts.setdefault(phantoms[0] if len(phantoms) == 1 else "phantom", {})["cases"] = cases
     parts = {n: options for n, options in parts.items() if kind_of(n, options) == "phantom" or any(map(options.get, SOURCES))}
     root = Path(out)
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}
@@ -131,6 +151,7 @@ def build(
         for section, entries in read_datalist(written)[1].items():
             merged[section] += [{**case, PART: part} for case in entries]
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
+    _refuse_shared(merged, recipe)
     digest, fingerprints = identify(merged, root)
     write_fingerprints(root / FINGERPRINT, fingerprints)
     path = root / "datalist.json"

@@ -77,6 +77,13 @@ def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
     return [axis for axis in range(x.dim()) if axis != 1], [1, -1] + [1] * (x.dim() - 2)
 
 
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Tensor of the global batch, of the equally shaped tensors (B, ...) of all processes."""
+    if world_size() == 1:
+        return tensor
+    return _Gathered.apply(tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor)
+
+
 class GlobalBatchLoss(nn.Module):
     """Loss of the global batch, the same value in every process.
 
@@ -93,9 +100,7 @@ class GlobalBatchLoss(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return the loss of tensors (B, ...), such as logits (B, C, *size) and labels (B, 1, *size), of all processes."""
-        if world_size() == 1:
-            return self.loss(*tensors)
-        return self.loss(*(_Gathered.apply(t.as_tensor() if hasattr(t, "as_tensor") else t) for t in tensors))
+        return self.loss(*map(gathered, tensors))
 
 
 class CpuSyncBatchNorm(_BatchNorm):
