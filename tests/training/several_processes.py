@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from scripts.networks import MSFFNet
+from scripts.training.distillation import DistillationLoss
 from scripts.training.distributed.processes import rank, shard, world_size
 from scripts.training.distributed.synchronous import BroadcastBuffers, CpuSyncBatchNorm, GlobalBatchLoss, distributed
 from scripts.training.ignore_index_loss import IgnoreIndexLoss
+from scripts.training.output_loss import OutputLoss
 from torch import nn
 
 
@@ -68,6 +71,25 @@ def step() -> None:
     assert max(float(a.grad.abs().max()) for a, _ in pairs) > 1e-3
 
 
+def distillation() -> None:
+    """Loss against labels and a teacher, whose predictions are those of the global batch."""
+    network, teacher = (
+        MSFFNet(spatial_dims=2, auxiliary_outputs=["vertebra"], features=[4] * 5, fusion_channels=8).double() for _ in range(2)
+    )
+    whole = copy.deepcopy(network)
+    x, codes = torch.rand(4, 1, 32, 32, dtype=torch.float64), torch.randint(0, 9, (4, 1, 32, 32)).double()
+    labels = OutputLoss(IgnoreIndexLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)))
+    expected, loss = (DistillationLoss(labels, teacher.eval()) for _ in range(2))
+    expected._logits = teacher(x).detach()
+    loss._predict(SimpleNamespace(state=SimpleNamespace(output={"image": part(x)})))
+    one, half = expected(whole(x), codes), GlobalBatchLoss(loss)(distributed(network)(part(x)), part(codes))
+    one.backward()
+    half.backward()
+    pairs = zip(whole.parameters(), network.parameters(), strict=True)
+    # The targets of the codes are float32.
+    report("distillation", max(difference(one, half), *(difference(a.grad, b.grad) for a, b in pairs)))
+
+
 def metrics() -> None:
     """Mean over 1 to 3 cases, shared unequally, also with fewer cases than processes."""
     cases = [(torch.rand(1, 2, 8, 8) > 0.5, torch.rand(1, 2, 8, 8) > 0.5) for _ in range(3)]
@@ -96,6 +118,7 @@ if __name__ == "__main__":
     normalisation(nn.BatchNorm2d, 2, momentum=None)
     normalisation(nn.BatchNorm3d, 3, affine=False)
     step()
+    distillation()
     metrics()
     buffers()
     dist.destroy_process_group()

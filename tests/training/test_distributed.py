@@ -129,10 +129,10 @@ def test_shards_of_a_batch_equal_the_global_batch(bundle, tmp_path):
     assert process.poll() == 0, printed[-3000:]
     found = re.findall(r"^(\w+) (\d) (\S+)$", printed, re.MULTILINE)
     assert {(name, rank) for name, rank, _ in found} == {
-        (name, rank) for name in ("normalisation", "step", "metrics", "buffers") for rank in "01"
+        (name, rank) for name in ("normalisation", "step", "distillation", "metrics", "buffers") for rank in "01"
     }
     for name, _, worst in found:
-        assert float(worst) < (1e-6 if name == "metrics" else 1e-9), f"{name}: {worst}"
+        assert float(worst) < (1e-6 if name in ("distillation", "metrics") else 1e-9), f"{name}: {worst}"
 
 
 BREAK = """
@@ -238,6 +238,7 @@ def test_every_process_has_a_case(monkeypatch):
     [
         ([], {"network": "@network", "loss_function": "@loss"}),
         (["vertebra_loss.yaml"], {"network": "@network", "loss_function": "@vertebra_loss"}),
+        (["vertebra_loss.yaml", "distillation.yaml"], {"network": "@network", "loss_function": "@distillation_loss"}),
         (
             ["network/spinegan.yaml"],
             {
