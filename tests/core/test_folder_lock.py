@@ -114,3 +114,42 @@ def test_a_process_of_this_machine_is_here(tmp_path):
     assert not FolderLock(tmp_path).is_here()
     (tmp_path / "lock.json").write_text(json.dumps({"host": "another", "pid": os.getpid(), "id": "1"}))
     assert not FolderLock(tmp_path).is_here()
+
+
+@pytest.mark.parametrize("content", ["[]", json.dumps({"host": socket.gethostname()}), '{"host": "a", "pid": "x"}', "\x00"])
+def test_a_damaged_lock_is_that_of_another_machine(tmp_path, content):
+    path = tmp_path / "lock.json"
+    path.write_text(content)
+    assert FolderLock(tmp_path).holder() == "another machine, process ?"
+    os.utime(path, (0, 0))
+    with FolderLock(tmp_path) as lock:
+        assert lock.acquired
+
+
+def test_a_lock_that_another_process_took_over_is_not_released(tmp_path):
+    with FolderLock(tmp_path) as first:
+        os.utime(first.path, (0, 0))  # as after a pause of the machine
+        with FolderLock(tmp_path) as second:
+            assert second.acquired
+            first.__exit__()
+            assert second.path.is_file()
+        assert not second.path.exists()
+
+
+def test_a_storage_that_is_away_does_not_end_the_renewal(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.02)
+    calls, utime = [], os.utime
+
+    def failing(path) -> None:
+        calls.append(path)
+        if len(calls) < 3:
+            raise OSError("stale file handle")
+        utime(path)
+
+    monkeypatch.setattr(folder_lock.os, "utime", failing)
+    with FolderLock(tmp_path) as lock:
+        utime(lock.path, (0, 0))
+        limit = time.monotonic() + 10
+        while lock.path.stat().st_mtime < 1000:
+            assert time.monotonic() < limit
+            time.sleep(0.02)

@@ -44,11 +44,9 @@ class FolderLock:
         """Holder as "host, process N"; None for a free folder or a void lock."""
         try:
             age = self._storage_time() - self.path.stat().st_mtime
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = self._content()
         except FileNotFoundError:
             return None
-        except ValueError:  # cut off while it was written
-            content = {}
         if age > STALE_S or (content.get("host") == socket.gethostname() and not _runs(content)):
             return None
         return f"{content.get('host', 'another machine')}, process {content.get('pid', '?')}"
@@ -60,6 +58,14 @@ class FolderLock:
     def is_stale(self) -> bool:
         """True for the lock of a process that ended without releasing it."""
         return self.path.exists() and self.holder() is None
+
+    def _content(self) -> dict[str, Any]:
+        """Content of the file; empty for one that was cut off while it was written, or that is none of this class."""
+        try:
+            content = json.loads(self.path.read_bytes())
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) and isinstance(content.get("pid"), int) else {}
 
     def _storage_time(self) -> float:
         probe = self.folder / f".clock.{uuid.uuid4().hex}"
@@ -90,14 +96,14 @@ class FolderLock:
 
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # of a storage that is away for a moment
                 os.utime(self.path)
 
     def __enter__(self) -> FolderLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.acquired = self._acquire()
         if not self.acquired and self.wait is not None:
-            print(f"{self.folder}: waiting for {self.holder()}", flush=True)
+            print(f"{self.folder}: waiting for {self.holder()}; if it was killed, for {STALE_S:g} s at most", flush=True)
             while not self.acquired and self.wait():
                 time.sleep(1)
                 self.acquired = self._acquire()
@@ -108,11 +114,13 @@ class FolderLock:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         if self.acquired:
-            self.path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if self._content().get("id") == self._id:  # it is another's after a pause in which it became void
+                    self.path.unlink(missing_ok=True)
             _held.discard(self._id)
 
 
 def _runs(content: Mapping[str, Any]) -> bool:
     """True when the process that wrote a lock on this machine runs; the first processes of containers have equal numbers."""
-    pid = int(content["pid"])
+    pid = content["pid"]
     return content.get("id") in _held if pid == os.getpid() else process_exists(pid)

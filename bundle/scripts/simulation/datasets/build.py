@@ -87,12 +87,12 @@ def kind_of(name: str, options: Mapping) -> str:
 
 
 def _refuse_shared(merged: Mapping[str, list[dict]], recipe: str) -> None:
-    """Refuse patients in several sections, which parts of one kind with equal seeds have."""
+    """Refuse patients in several sections: phantoms of equal seeds, or a person in the datalists of several parts."""
     for patient, sections in patient_leakage(merged).items():
         parts = sorted({c[PART] for section in sections for c in merged[section] if str(c.get("patient")) == patient})
         raise InputError(
             f"{recipe}: {patient} of {' and '.join(parts)} is in {' and '.join(sections)}; give parts of one kind seeds that are "
-            "further apart than their numbers of cases"
+            "further apart than their numbers of cases, and put a person's scans and masks into one section of their datalists"
         )
 
 
