@@ -64,6 +64,17 @@ def test_only_distilled_outputs_in_vertebrae_have_gradients():
     assert given[:, 4:].sum() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_counts_the_voxels_of_large_batches(dtype):
+    target = torch.full((4, 1, 256, 256), float(code_of(UNKNOWN_STATE, 0)))  # more voxels than float16 has numbers
+    student, teacher = (torch.full((4, 4, 256, 256), value) for value in (1.0, -1.0))
+    student[:, 0], teacher[:, 0] = 0, 0
+    loss = DistillationLoss(LABELS, network())
+    expected = loss.divergence(student, teacher, target)
+    assert expected > 0.1
+    assert torch.allclose(loss.divergence(student.to(dtype), teacher.to(dtype), target), expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -109,8 +109,8 @@ class DistillationLoss(nn.Module):
             teacher: logits of the teacher.
             target: codes (B, 1, *size).
         """
-        inside = ((target > 0) & (target != IGNORED)).to(prediction.dtype)
-        total = prediction.new_zeros(())
+        inside = ((target > 0) & (target != IGNORED)).float()  # half precision cannot count the voxels of a batch
+        total = inside.new_zeros(())
         for channel in self.channels:
             student, expected = (_logit(x.float(), channel) for x in (prediction, teacher))
             probability = expected.sigmoid()
