@@ -98,6 +98,15 @@ def test_files_of_one_name_from_two_folders_are_both_copied(tmp_path):
     assert paths["image", cases[0]["image"]] == "others/images/a.nii.gz"
 
 
+def test_names_with_dots_and_equal_stems_stay_apart(tmp_path):
+    names = ("1.2.826.0.1.10001.nii.gz", "1.2.826.0.1.10002.nii.gz", "pat.01.nii.gz", "pat.01.mha", "Pat.01.nrrd")
+    cases = [{"image": str(tmp_path / "images" / n), "label": str(tmp_path / "labels" / n)} for n in names]
+    paths = stored_paths(cases, tmp_path, ".nii.gz")
+    assert len({p.casefold() for p in paths.values()}) == len(paths) == 2 * len(names)
+    assert paths["image", cases[0]["image"]] == "images/1.2.826.0.1.10001.nii.gz"
+    assert paths["label", cases[2]["label"]] == "labels/pat.01.nii.gz"
+
+
 def test_a_damaged_scan_is_left_out_by_name(source, tmp_path, capsys):
     cases = [case for section in read_datalist(source)[1].values() for case in section]
     damaged = tmp_path / "damaged.nii.gz"

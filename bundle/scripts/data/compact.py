@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, ensure_same_settings
+from ..io.formats import stem
 from .datalist import FILE_KEYS, SECTIONS, read_datalist, relative_case, write_datalist
 from .datasets.conversion import process_cases
 
@@ -33,7 +34,7 @@ def quantise(image: NDArray[np.floating], step_hu: float = STEP_HU) -> NDArray[n
 def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) -> dict[tuple[str, str], str]:
     """Relative path in the copy of every file, by key and path; a file outside ``root`` is stored under ``others``.
 
-    It keeps its name, by which tables find it, unless another file there has that name.
+    It keeps its name, by which tables find it, unless another file has that path already, such as ``a.nii`` beside ``a.mha``.
     """
     paths: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
@@ -43,16 +44,12 @@ def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) ->
             if source is None or (key, source) in paths:
                 continue
             inside = os.path.relpath(source, root)
-            name = Path(inside).name.split(".")[0]
-            if inside.startswith(".."):
-                path = f"others/{key}s/{name}{suffix}"
-                if path in taken:
-                    number = sum(k == key and p.startswith("others/") for (k, _), p in paths.items())
-                    path = f"others/{key}s/{number:04d}_{name}{suffix}"
-                taken.add(path)
-                paths[key, source] = path
-            else:
-                paths[key, source] = f"{Path(inside).parent.as_posix()}/{name}{suffix}"
+            folder = f"others/{key}s" if inside.startswith("..") else Path(inside).parent.as_posix()
+            name, number = stem(inside), 0
+            while (path := f"{folder}/{f'{number:04d}_' if number else ''}{name}{suffix}").casefold() in taken:
+                number += 1
+            taken.add(path.casefold())
+            paths[key, source] = path
     return paths
 
 
