@@ -73,3 +73,20 @@ def test_evaluation_without_testing_cases_has_its_own_remedy(tmp_path, valid_cas
     path.write_text(json.dumps({"training": [valid_case], "testing": []}))
     with pytest.raises(InputError, match=r"no `testing` case.* data split .*--section validation"):
         preflight({"testing": []}, required=("testing",), source=str(path), level="off")
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [(("training", "validation"), "training and testing"), (("testing",), "training and testing"), (("training",), "and testing")],
+)
+def test_patients_of_sections_that_are_not_used_now_are_refused(tmp_path, valid_case, now, words):
+    path = tmp_path / "datalist.json"
+    sections = {s: [{**valid_case, "patient": p}] for s, p in (("training", "p1"), ("validation", "p2"), ("testing", "p1"))}
+    path.write_text(json.dumps(sections))
+    used = {name: sections[name] for name in now}
+    with pytest.raises(InputError, match=f"patient p1 is in .*{words}"):
+        preflight(used, required=now, source=str(path))
+    preflight(used, required=now, source=str(path), level="off")
+    sections["testing"] = [{**valid_case, "patient": "p3"}]
+    path.write_text(json.dumps(sections))
+    preflight({name: sections[name] for name in now}, required=now, source=str(path))

@@ -6,12 +6,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
 from ..core.program import command, quoted
 from ..data.checks.cases import check_cases
-from ..data.datalist import EMPTY_SECTION, section_error
+from ..data.datalist import EMPTY_SECTION, read_datalist, section_error
 from ..data.split import patient_leakage
 from .tracking import check_store
 
@@ -80,7 +81,8 @@ def preflight(
         warn_of_empty_sections(sections, source)
     if level == "off":
         return
-    leaks = patient_leakage(sections)
+    listed = read_datalist(source)[1] if source and Path(source).is_file() else {}
+    leaks = patient_leakage({**listed, **sections})  # with the sections that are not used now, such as testing
     if leaks:
         patient, sections_of_patient = next(iter(leaks.items()))
         raise InputError(
