@@ -49,8 +49,11 @@ class Scale(nn.Module):
         return (x * self.weight > 0.5).float()
 
 
-def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> InitialCheckpointGuard:
-    """Train a network with given weights after every epoch, with MONAI's savers; a weight of 1 is perfect."""
+def run(folder: Path, begin: float, epochs: list[float], interval: int = 1, resumed: int = 0) -> InitialCheckpointGuard:
+    """Train a network with given weights after every epoch, with MONAI's savers; a weight of 1 is perfect.
+
+    With ``resumed`` steps of the first epoch done before, of one more than these.
+    """
     network = Scale()
     x = torch.linspace(0, 1, 16).reshape(1, 4, 4)
     evaluator = SupervisedEvaluator(
@@ -69,7 +72,9 @@ def run(folder: Path, begin: float, epochs: list[float], interval: int = 1) -> I
     guard = InitialCheckpointGuard(str(folder), network, evaluator)
     guard.attach(trainer)
     ValidationHandler(validator=evaluator, interval=interval, epoch_level=True).attach(trainer)
-    trainer.run([0], max_epochs=len(epochs))
+    if resumed:
+        trainer.load_state_dict({"epoch_length": resumed + 1, "max_epochs": len(epochs), "iteration": resumed})
+    trainer.run([0] * (resumed + 1), max_epochs=len(epochs))
     return guard
 
 
@@ -90,6 +95,17 @@ def test_better_weights_replace_the_initial_ones(tmp_path):
     assert weight(tmp_path / "model.pt") == 1.0
     assert weight(tmp_path / "kept" / "previous.pt") == 0.8
     assert weight(tmp_path / "kept" / "original.pt") == 0.6
+
+
+def test_a_training_resumed_in_its_first_epoch_keeps_its_copies(tmp_path):
+    shipped(tmp_path, 0.9)
+    (tmp_path / "kept").mkdir()
+    torch.save({"weight": torch.tensor(0.5)}, tmp_path / "kept" / "previous.pt")
+    guard = run(tmp_path, 0.3, [0.95], resumed=2)
+    assert weight(tmp_path / "kept" / "previous.pt") == 0.5
+    assert not (tmp_path / "kept" / "original.pt").exists()
+    assert guard.validated_epoch == 1  # weights in the middle of an epoch were not
+    assert guard.initial_score != guard.initial_score
 
 
 def test_worse_weights_are_not_saved(tmp_path, caplog):

@@ -55,7 +55,7 @@ class InitialCheckpointGuard:
         self.validated_epoch = self.trainer.state.epoch
 
     def _begin(self, engine: Engine) -> None:
-        if engine.state.epoch > 0:  # resumed: they were scored before
+        if engine.state.iteration > 0:  # resumed, perhaps within the first epoch: they were scored before
             return
         if self.file.is_file() and is_main():
             for name in ("original.pt", "previous.pt"):
