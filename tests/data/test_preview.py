@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.preview import _fractured_levels, preview
+from scripts.data.preview import preview
 from scripts.data.vertebra_table import write_vertebra_table
 
 
@@ -23,10 +24,19 @@ def test_the_page_shows_every_case_and_is_self_contained(phantom_set, tmp_path):
     assert re.search(r"<td>training</td><td>2</td><td>2</td>", page)
 
 
-def test_levels_of_a_built_set_are_found_by_the_name_of_a_case(tmp_path):
-    row = {"case": "render/one", "label": 20, "level": "L1", "fractured": 1, "grade": 2, "shape": "wedge"}
-    write_vertebra_table(tmp_path / "vertebrae.csv", [row])
-    assert _fractured_levels(tmp_path / "datalist.json")["one"] == ["L1 (grade 2 wedge)"]
+def test_captions_are_of_the_scan_not_of_another_of_its_patient(phantom_set, tmp_path):
+    case = json.loads((phantom_set / "datalist.json").read_text())["training"][0]
+    for name, source in (("images/p1_s2_ct.nii.gz", case["image"]), ("labels/p1_s2.nii.gz", case["label"])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(phantom_set / source, tmp_path / name)
+    entry = {"image": "images/p1_s2_ct.nii.gz", "label": "labels/p1_s2.nii.gz", "patient": "p1"}
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [entry]}))
+    row = {"label": 20, "fractured": 1, "grade": 2, "shape": "wedge"}
+    rows = [{**row, "case": "p1", "level": "T5"}, {**row, "case": "render/p1_s2", "level": "L1"}]  # the second of a built set
+    write_vertebra_table(tmp_path / "vertebrae.csv", rows)
+    page = Path(preview(str(tmp_path), out=str(tmp_path / "r.html"))).read_text()
+    assert "L1 (grade 2 wedge)" in page
+    assert "T5 (grade" not in page
 
 
 def test_a_damaged_case_is_named_and_an_error(phantom_set, tmp_path):

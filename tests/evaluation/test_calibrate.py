@@ -84,6 +84,16 @@ def test_patients_are_calibrated_by_the_others():
     assert np.isnan(cross_calibrated(p, y, ["a"] * 60)).all()
 
 
+def test_cases_that_are_left_out_are_an_error_after_the_overlay(tmp_path, capsys):
+    write(tmp_path)
+    for ending in ("fracture", "vertebrae"):
+        (tmp_path / "predictions" / f"c0_ct_{ending}.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"1 case\(s\) were left out, see above; .*calibration\.yaml is of the others"):
+        run(tmp_path)
+    assert "c0.nii.gz: has no prediction" in capsys.readouterr().out
+    assert "of 7 patient(s)" in (tmp_path / "calibration.yaml").read_text()
+
+
 def test_fit_of_one_patient_is_marked_as_optimistic(tmp_path):
     write(tmp_path, patients=1)
     assert "too low" in run(tmp_path)

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
+from scripts.core.errors import InputError
 from scripts.core.vertebrae import LEVELS
+from scripts.data.vertebra_table import write_vertebra_table
 from scripts.evaluation.pairs import find_cases, instances_by_name, masks_by_name, read_mask, read_pair
 
 
@@ -60,3 +64,42 @@ def test_files_of_other_contents_are_no_predictions(tmp_path, vertebrae):
     assert {k: v.name for k, v in masks_by_name(tmp_path)[0].items()} == {"a": "a_fracture.nii.gz"}
     assert {k: v.name for k, v in masks_by_name(tmp_path, "probability")[0].items()} == {"a": "a_probability.nii.gz"}
     assert {k: v.name for k, v in instances_by_name(tmp_path)[0].items()} == {"a": "a_vertebrae.nii.gz"}
+
+
+def test_a_case_without_its_map_or_instances_is_left_out(tmp_path, vertebrae):
+    for name in ("p1", "p2", "p3"):
+        save(tmp_path / "pred" / f"{name}_fracture.nii.gz", (vertebrae == 19).astype(np.uint8))
+        save(tmp_path / "ref" / f"{name}.nii.gz", (vertebrae == 19).astype(np.uint8))
+    for folder, ending, names in (("maps", "probability", ("p1", "p2")), ("vertebrae", "vertebrae", ("p2", "p3"))):
+        for name in names:
+            save(tmp_path / folder / f"{name}_{ending}.nii.gz", vertebrae)
+    save(tmp_path / "maps" / "p3_probability.nii.gz", vertebrae)
+    save(tmp_path / "maps" / "p3_prob.nii", vertebrae)  # two of one name are none
+    folders = {"probabilities": str(tmp_path / "maps"), "vertebrae": str(tmp_path / "vertebrae")}
+    cases, problems = find_cases(str(tmp_path / "pred"), str(tmp_path / "ref"), **folders)
+    assert [c.case for c in cases] == ["p2"]
+    assert any("p1.nii.gz: has no vertebra mask" in line for line in problems)
+    assert any("p3.nii.gz: has no probability map" in line for line in problems)
+    assert len(find_cases(str(tmp_path / "pred"), str(tmp_path / "ref"))[0]) == 3
+
+
+def test_grades_of_a_merged_set_are_found(tmp_path, vertebrae):
+    entries, rows = [], []
+    for part, level in (("own1", "T12"), ("own2", "L1")):
+        save(tmp_path / part / "labels" / "p1.nii.gz", (vertebrae == 19).astype(np.uint8))
+        save(tmp_path / "pred" / f"{part}_fracture.nii.gz", (vertebrae == 19).astype(np.uint8))
+        entries.append({"image": f"images/{part}_ct.nii.gz", "label": f"{part}/labels/p1.nii.gz"})
+        rows.append({"case": f"{part}/p1", "label": 19, "level": level, "fractured": 1, "grade": 2})
+    (tmp_path / "datalist.json").write_text(json.dumps({"testing": entries}))
+    write_vertebra_table(tmp_path / "vertebrae.csv", rows)
+    cases, problems = find_cases(str(tmp_path / "pred"), str(tmp_path / "datalist.json"))
+    assert problems == []
+    assert len({c.case for c in cases}) == 2
+    assert [c.rows[19]["level"] for c in cases] == ["T12", "L1"]
+
+
+def test_a_pattern_that_does_not_match_is_refused(tmp_path, vertebrae):
+    for folder in ("pred", "ref"):
+        save(tmp_path / folder / "p1.nii.gz", (vertebrae == 19).astype(np.uint8))
+    with pytest.raises(InputError, match="does not match the case name p1"):
+        find_cases(str(tmp_path / "pred"), str(tmp_path / "ref"), patient="(p*)_*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -138,6 +139,32 @@ def test_scan_without_a_found_vertebra(data):
     assert scans["b"] == ("0", "4", "0.0")
     assert (rates["missed vertebrae"].events, rates["missed vertebrae"].n) == (4, 8)
     assert (rates["sensitivity"].events, rates["sensitivity"].n) == (1, 3)
+
+
+def test_scans_of_one_file_name_are_paired_by_their_folders(data):
+    """Images ``a/ct.nii.gz`` and ``b/ct.nii.gz``, the layout of TotalSegmentator; inference names them a/ct and b/ct."""
+    content = json.loads((data / "data" / "datalist.json").read_text())
+    for entry in content["testing"]:
+        case = entry["label"].split("/")[1].split(".")[0]
+        for key in ("label", "vertebrae"):
+            path = f"{case}/{key}.nii.gz"
+            save(data / "data" / path, np.asarray(nib.load(data / "data" / entry[key]).dataobj))
+            entry[key] = path
+        entry["image"] = f"{case}/ct.nii.gz"
+    before = {(c, level): row["probability"] for (c, level), row in rows_of(run(data)).items()}
+    (data / "data" / "datalist.json").write_text(json.dumps(content))
+    nested = {}
+    for case, labels in CASES.items():
+        numbers = {v: k for k, v in enumerate(labels, 1)}
+        records = [record(k, PROBABILITY.get((case, v), 0.1)) for v, k in numbers.items()]
+        nested[f"{case}/ct"] = renumbered(spine(*labels), numbers), records
+    shutil.rmtree(data / "predictions")
+    write_inference(data / "predictions", nested)
+    result = run(data)
+    assert result.problems == []
+    rows = rows_of(result)
+    assert {key: row["probability"] for key, row in rows.items()} == before
+    assert str(rows["a", "L1"]["grade"]) == "2"
 
 
 def test_tables_of_instances_do_not_outlive_a_run_without(tmp_path):

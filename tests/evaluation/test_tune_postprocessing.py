@@ -45,6 +45,18 @@ def test_dice_of_candidates_equals_that_of_masks(seed, threshold, min_volume_ml,
     assert candidates.dice(settings) == pytest.approx(expected)
 
 
+def test_voxels_without_ground_truth_do_not_count():
+    volume = np.zeros((12, 12, 12), np.float16)
+    volume[2:6, 2:6, 2:6] = volume[8:11, 8:11, 8:11] = 0.9
+    reference, ignored = np.zeros((2, 12, 12, 12), bool)
+    reference[2:6, 2:6, 2:6] = True
+    settings = PostProcessing(min_volume_ml=0, min_width_mm=0)
+    found = Probabilities(volume, (0, 0, 0))
+    assert case_candidates(found, reference, SPACING, 0.5, False, ignored).dice(settings) < 1
+    ignored[8:, 8:, 8:] = True
+    assert case_candidates(found, reference, SPACING, 0.5, False, ignored).dice(settings) == 1
+
+
 def test_no_finding_scores_1_without_a_reference_and_0_with_one():
     empty = Probabilities(np.zeros((0, 0, 0), np.float16), (0, 0, 0))
     settings = PostProcessing(min_volume_ml=0, min_width_mm=0)

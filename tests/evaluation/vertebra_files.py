@@ -62,9 +62,10 @@ def write_inference(root, cases: dict[str, tuple[np.ndarray | None, list[Vertebr
             marked = np.isin(instances, [r.vertebra for r in records if r.fractured]).astype(np.uint8)
             save(root / f"{case}_vertebrae.nii.gz", instances)
         save(root / f"{case}_fracture.nii.gz", marked)
-        content = {"case": case, "case_path": case, "vertebrae": rows, "calibration": list(calibration)}
-        (root / "cases").mkdir(exist_ok=True)
-        (root / "cases" / f"{case}.json").write_text(json.dumps(content))
+        base = root / case  # perhaps with folders
+        content = {"case": base.name, "case_path": case, "vertebrae": rows, "calibration": list(calibration)}
+        (base.parent / "cases").mkdir(exist_ok=True)
+        (base.parent / "cases" / f"{base.name}.json").write_text(json.dumps(content))
     write_table(root / "vertebrae.csv", table, VERTEBRA_COLUMNS)
 
 

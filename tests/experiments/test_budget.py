@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.core.errors import InputError
+from scripts.experiments.launch import Outcome
 from scripts.experiments.suite import run as run_module
 from scripts.experiments.suite import stages
 from scripts.experiments.suite.budget import Budget, by_time, divide
@@ -22,6 +23,7 @@ from scripts.experiments.suite.stages import (
     EVALUATION,
     REAL,
     TRAINING,
+    RunError,
     SuiteContext,
     is_finished,
     pending_stages,
@@ -118,6 +120,44 @@ def test_the_end_of_the_time_stops_and_the_rest_remains(stub, phantom_set, tmp_p
     assert "min left" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stage", [EVALUATION, REAL])
+def test_scores_of_a_stage_that_failed_are_no_result(tmp_path, stage):
+    """The table of cases is the first file of an evaluation; one that failed or was killed behind it has to be repeated."""
+    folder = tmp_path / "members" / "a_seed0"
+    for each in (TRAINING, EVALUATION, REAL):
+        (folder / each.product).parent.mkdir(parents=True, exist_ok=True)
+        (folder / each.product).write_text("")
+    done = {"done": True}
+    record = {"state": "finished", "real_sha256": "one", "stages": {"training": done, "evaluation": done, "real": done}}
+    context = SuiteContext(tmp_path, {}, {}, real=tmp_path / "datalist.json", real_sha256="one")
+    write_record(folder, record)
+    assert pending_stages(folder, context) == []
+    write_record(folder, {**record, "stages": {**record["stages"], stage.name: {"done": False}}})
+    assert pending_stages(folder, context) == [stage]
+    assert is_finished(folder) == (stage is REAL)
+
+
+def test_a_score_stage_removes_the_scores_before_it(tmp_path, monkeypatch):
+    folder = tmp_path / "members" / "a_seed0"
+    for each in (TRAINING, EVALUATION):
+        (folder / each.product).parent.mkdir(parents=True, exist_ok=True)
+        (folder / each.product).write_text("")
+    write_record(folder, {"state": "finished", "stages": {"training": {"done": True}}})
+
+    def fails(command, log, environment, poll):
+        assert not (folder / EVALUATION.product).exists()
+        assert pending_stages(folder, context) == [EVALUATION]  # also after a power failure here
+        (folder / EVALUATION.product).write_text("partial")
+        return Outcome(1, 1.0, None, False)
+
+    monkeypatch.setattr(stages, "launch", fails)
+    context = SuiteContext(tmp_path, {None: tmp_path / "datalist.json"}, {None: ""}, stages=(TRAINING, EVALUATION))
+    with pytest.raises(RunError):
+        stages.run_stage(EVALUATION, folder, context)
+    assert pending_stages(folder, context) == [EVALUATION]
+    assert not is_finished(folder)
+
+
 def test_other_scans_apart_are_scored_again(tmp_path, phantom_set):
     folder = tmp_path / "members" / "a_seed0"
     (folder / "evaluation_real").mkdir(parents=True)
@@ -150,3 +190,7 @@ def test_end_of_a_training_is_read_from_log_and_history(tmp_path):
     (tmp_path / "log.txt").write_text(f"{bar}training ended in epoch 2: max_minutes=1.5 reached after 20 steps; best\n")
     facts = training_facts(tmp_path)
     assert (facts["steps"], facts["by_time"]) == (20, True)
+    (tmp_path / "log.txt").write_text("training ended after its 2 epochs; best val_mean_dice 0.1 in epoch 1\n")  # without bars
+    assert training_facts(tmp_path)["steps"] is None
+    (tmp_path / "finished.json").write_text(json.dumps({"steps": 31}))
+    assert training_facts(tmp_path)["steps"] == 31

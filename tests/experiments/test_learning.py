@@ -188,7 +188,10 @@ def test_rates_per_vertebra_equal_a_count_by_hand(made):
     suite, root = made
     rng = np.random.default_rng(2)
     flags, scores = rng.integers(0, 2, 48).tolist(), rng.random(48).round(3).tolist()
-    decisions(root / "members" / "msffnet_seed0" / "evaluation_real", flags, scores)
+    folder = root / "members" / "msffnet_seed0" / "evaluation_real"
+    decisions(folder, flags, scores)
+    assert vertebra_table(suite, root, "evaluation_real") == []  # no table of cases: an evaluation that did not end
+    (folder / "cases.csv").write_text("case,patient,dice,iou,nsd\nc0,p0,0.5,0.5,0.5\n")
     (line,) = vertebra_table(suite, root, "evaluation_real")
     truth = np.array([n % 4 == 1 for n in range(48)])
     hits, clear = int(np.array(flags)[truth].sum()), int((1 - np.array(flags))[~truth].sum())

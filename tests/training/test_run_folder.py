@@ -189,7 +189,7 @@ ENDED = {"epochs": 20, "max_minutes": None, "patience": 5}
     ],
 )
 def test_only_a_longer_run_continues(tmp_path, line, epoch, lengths, now, words):
-    finish(tmp_path, line, epoch, lengths)
+    finish(tmp_path, line, epoch, 20, lengths)
     (tmp_path / "finished.pt").write_bytes(b"state")
     if words is None:
         check_unfinished(str(tmp_path), **now)

@@ -134,6 +134,19 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
     return items
 
 
+def _distinct_folders(files: Sequence[Path]) -> dict[Path, str]:
+    """Folders that distinguish files of one name, such as s1 and s2 of s1/bone.nii.gz and s2/bone.nii.gz."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        groups[stem(file)].append(file)
+    folders: dict[Path, str] = {}
+    for same in (group for group in groups.values() if len(group) > 1):
+        levels = (["/".join(file.parts[-k:-1]) for file in same] for k in range(2, max(len(file.parts) for file in same) + 1))
+        distinct = next((names for names in levels if len(set(names)) == len(same)), [file.parent.name for file in same])
+        folders |= zip(same, distinct, strict=True)
+    return folders
+
+
 def _names(items: Sequence[Path], root: Path) -> dict[Path, str]:
     """Case of every item; files of one name in several folders, and names such as ct, have the names of their folders."""
     names = {}
@@ -204,6 +217,29 @@ def find_case_files(folder: Path | str, role: str) -> CaseFiles:
     if not groups:
         raise InputError(found.problems[0] if found.problems else f"{root}: contains no {NOUN[role]}; expected {EXPECTED[role]}")
     return found
+
+
+def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[str]:
+    """Name of each of several files, without format: that of its folder where several of them have the same.
+
+    Examples: ``p1/ct.nii.gz`` and ``p2/ct.nii.gz`` are p1 and p2.
+
+    Args:
+        files: files.
+        generic: also name a single file after its folder where its name is ct or the like.
+    """
+    folders = _distinct_folders([Path(file) for file in files])
+    names = []
+    for file in map(Path, files):
+        folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
+        names.append(_endings(folder)[0] or stem(file))
+    return names
+
+
+def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
+    """Names, without endings, that the results of each of several images may have, the most likely first."""
+    distinct, folders = distinct_names(images), distinct_names(images, generic=True)
+    return [list(dict.fromkeys(_endings(name)[0] for name in names)) for names in zip(distinct, folders, strict=True)]
 
 
 def file_of_case(files: Mapping[str, Path], image: Path | str) -> Path | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +14,7 @@ from ..core.geometry import spacing_of
 from ..io.formats import read_volume, stem
 from ..visualization.html_report import Html, element, figure, picture, table, text, write_page
 from .datalist import IGNORE_INDEX, SECTIONS, read_datalist
-from .vertebra_table import FILE_NAME, rows_by_case
+from .vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 
 DPI = 80
 MAX_SAMPLES = 20_000  # voxels of a case in the histogram
@@ -52,19 +51,20 @@ def _histograms(values: Sequence[np.ndarray], volumes: Sequence[float]) -> Html:
     return picture(histograms, dpi=DPI)
 
 
-def _fractured_levels(source: Path) -> dict[str, list[str]]:
-    """Level, grade and shape of every fractured vertebra by case; empty without a table of vertebrae."""
-    levels: dict[str, list[str]] = {}
-    path = source.with_name(FILE_NAME)
-    for case, rows in rows_by_case(path if path.is_file() else None).items():
-        for row in rows.values():
-            if row["fractured"] == "1":
-                grading = " ".join(([f"grade {row['grade']}"] if row["grade"] else []) + [row["shape"]]).strip()
-                levels.setdefault(case, []).append(row["level"] + (f" ({grading})" if grading else ""))
+Rows = Mapping[str, dict[int, dict[str, str]]]
+
+
+def _fractured_levels(rows: Mapping[int, Mapping[str, str]]) -> list[str]:
+    """Level, grade and shape of every fractured vertebra of a case."""
+    levels = []
+    for row in rows.values():
+        if row["fractured"] == "1":
+            grading = " ".join(([f"grade {row['grade']}"] if row["grade"] else []) + [row["shape"]]).strip()
+            levels.append(row["level"] + (f" ({grading})" if grading else ""))
     return levels
 
 
-def _draw_case(case: Mapping[str, str], section: str, levels: Mapping[str, list[str]]) -> tuple[Html, CaseSummary]:
+def _draw_case(case: Mapping[str, str], section: str, rows: Rows) -> tuple[Html, CaseSummary]:
     from ..visualization.overlay import draw_overlay
 
     image = read_volume(case["image"])
@@ -83,13 +83,12 @@ def _draw_case(case: Mapping[str, str], section: str, levels: Mapping[str, list[
         fracture_ml=None if mask is None else float((mask == 1).sum() * np.prod(spacing) / 1000),
     )
     name, patient = stem(case["image"]), str(case.get("patient", ""))
-    names = [name, patient] + ([stem(case["label"])] if case.get("label") else [])
     if summary.fracture_ml is None:
         content = "no label"
     elif summary.fracture_ml == 0:
         content = "no fracture"
     else:
-        fractured = next((levels[n] for n in names if n in levels), ["fractured"])
+        fractured = _fractured_levels(rows_of_entry(rows, case)) or ["fractured"]
         content = f"{', '.join(fractured)}, {summary.fracture_ml:.1f} ml"
     grid = f"{' x '.join(map(str, image.shape))}, {summary.spacing} mm"
     caption = element("b", name) + text(f" {section}, patient {patient or '-'}: {content} ")
@@ -124,11 +123,12 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     """
     source, sections = read_datalist(datalist)
     cases = [(section, case) for section, items in sections.items() for case in items]
-    levels = _fractured_levels(source)
+    path = source.with_name(FILE_NAME)
+    rows_of_cases = rows_by_case(path if path.is_file() else None)
     figures, failures, summaries = [], [], []
     for section, case in tqdm(cases[:limit], desc="drawing cases", unit="case"):
         try:
-            drawing, summary = _draw_case(case, section, levels)
+            drawing, summary = _draw_case(case, section, rows_of_cases)
         except Exception as error:
             failures.append(f"{case.get('image')}: {first_line(error)}")
             tqdm.write(f"skipped: {failures[-1]}")

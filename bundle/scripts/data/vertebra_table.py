@@ -81,8 +81,9 @@ def rows_of_entry(rows: Mapping[str, dict[int, dict[str, str]]], entry: Mapping[
         entry: case of a datalist with absolute paths.
     """
     for file in (Path(entry[key]) for key in ("vertebrae", "label", "image") if entry.get(key)):
-        name = stem(file)
-        found = rows.get(name) or rows.get(f"{file.parent.parent.name}/{name}")  # of a part of a built set
+        name, folder = stem(file), file.parent.name
+        of_part = f"{file.parent.parent.name}/{name}"  # of a part of a built set
+        found = next((rows[n] for n in (of_part, f"{folder}/{name}", name, folder) if rows.get(n)), None)  # p1/ct.nii.gz is p1
         if found:
             return found
     return {}

@@ -103,7 +103,8 @@ def calibrate(
         Text of the overlay.
 
     Raises:
-        InputError: without probabilities or without both classes, and when probabilities rank fractures no better than chance.
+        InputError: without probabilities or without both classes, and when probabilities rank fractures no better than chance; for
+            cases that were left out, after the overlay of the others is written.
     """
     path = Path(out)
     if path.suffix not in (".yaml", ".yml"):
@@ -135,7 +136,10 @@ def calibrate(
             f"{predictions}: slope {slope:.2f}; the probabilities rank fractures no better than chance, so no calibration helps; "
             "check the weights and the references"
         )
-    return _write(path, p, y, patients, (round(slope, 4), round(intercept, 4)), samples, seed)
+    text = _write(path, p, y, patients, (round(slope, 4), round(intercept, 4)), samples, seed)
+    if problems:
+        raise InputError(f"{len(problems)} case(s) were left out, see above; {path} is of the others")
+    return text
 
 
 def _write(

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..core.geometry import spacing_of
 from ..core.provenance import file_hash
-from ..data.vertebra_table import FILE_NAME, rows_by_case
-from ..io.formats import stem
+from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
+from ..io.case_naming import CaseNames
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
 from .aggregation import CaseResult, aggregate
@@ -89,6 +89,7 @@ class CaseTable:
         self.checkpoint, self.datalist = checkpoint, datalist
         self.results: list[CaseResult] = []
         self.problems: list[str] = []
+        self.names = CaseNames()
         self.rows: dict[str, dict[int, dict[str, str]]] = {}
 
     def attach(self, engine) -> None:
@@ -101,7 +102,7 @@ class CaseTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine) -> None:
-        self.results, self.problems = [], []
+        self.results, self.problems, self.names = [], [], CaseNames()
         table = Path(self.datalist).parent / FILE_NAME if self.datalist else None
         self.rows = rows_by_case(table if table is not None and table.is_file() else None)
 
@@ -109,7 +110,10 @@ class CaseTable:
         for item, source in zip(engine.state.output, engine.state.batch, strict=True):
             stored = source[self.reference_key]
             path = str(stored.meta.get("filename_or_obj", len(self.results)))
-            case = stem(path)
+            stored_vertebrae = source.get("vertebrae")
+            files = {"label": path, **({"vertebrae": stored_vertebrae} if isinstance(stored_vertebrae, str) else {})}
+            rows = rows_of_entry(self.rows, files)
+            case = self.names.name(path)
             reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
             if all_ignored(reference, self.ignore_index):
                 line = f"{path}: every voxel is {self.ignore_index}, unknown; nothing can be scored, so it is left out"
@@ -119,12 +123,9 @@ class CaseTable:
             prediction = np.asarray(item["pred"].cpu())[-1] > 0
             spacing = spacing_of(affine)
             metrics = case_metrics(prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference)
-            vertebrae = self._vertebrae(source.get("vertebrae"), reference, affine)
+            vertebrae = self._vertebrae(stored_vertebrae, reference, affine)
             ml = float(np.prod(spacing)) / 1000
-            matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, self.rows.get(case, {}))
-            rows = self.rows.get(case, {})
-            if any(r.case == case for r in self.results):
-                case = f"{Path(path).parent.name}/{case}"
+            matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, rows)
             patient, decided = str(source.get("patient", case)), None
             if vertebrae is not None:
                 instances, records, probability = self._predicted(item)

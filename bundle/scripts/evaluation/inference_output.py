@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.files import read_table
 from ..core.vertebrae import voxels_per_label
-from ..data.case_files import case_name, content_of
+from ..data.case_files import case_name, content_of, distinct_names
 from ..io.formats import VOLUMES, file_suffix, stem
 from ..io.label_maps import read_label_map
 from ..io.vertebra_folder import SEGMENTATIONS, VERTEBRA_FILE
@@ -32,7 +32,7 @@ class InferenceOutput:
     """Tables of an inference.
 
     Attributes:
-        records: vertebrae by case.
+        records: vertebrae by case, which has the name of its folder where several cases share one, see ``distinct_names``.
         calibration: slope and intercept that the probabilities of a case already have, by case.
     """
 
@@ -100,12 +100,11 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
     Raises:
         InputError: for a damaged table, a missing column, or a vertebra that is listed twice.
     """
-    root, output = Path(folder), InferenceOutput()
+    root, calibration = Path(folder), dict[str, tuple[float, float]]()
     found, common = is_inference_table(root / TABLE), _calibration_of_run(root)
-    rows: dict[str, list[VertebraRecord]] = defaultdict(list)
+    rows: dict[str, list[VertebraRecord]] = defaultdict(list)  # by the name with the folders of the case, as in tables
     if found:
         for record in _records(read_table(root / TABLE), root / TABLE):
-            record.case = PurePosixPath(record.case).name  # tables name the folders of a case, too
             rows[record.case].append(record)
     for path in sorted(root.rglob("cases/*.json")):
         try:
@@ -114,22 +113,25 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
             content = None
         if not isinstance(content, dict) or not isinstance(content.get("vertebrae"), list):
             continue
-        case = str(content.get("case", path.stem))
+        case = (path.parent.parent.relative_to(root) / str(content.get("case", path.stem))).as_posix()
         own = content.get("calibration")
-        output.calibration[case] = common if own is None else _calibration(own, path)
+        calibration[case] = common if own is None else _calibration(own, path)
         if not found:
             rows[case] += _records([{"case": case, **row} for row in content["vertebrae"]], path)
         else:
             rows.setdefault(case, [])  # a scan without a vertebra has no row
-    if not (found or output.calibration) or not (any(rows.values()) or instance_masks(root)):
+    if not (found or calibration) or not (any(rows.values()) or instance_masks(root)):
         return None  # of another tool, or of a network that decides per voxel
     for case, records in rows.items():
         numbers = [r.vertebra for r in records]
         twice = next((n for n in numbers if numbers.count(n) > 1), None)
         if twice is not None:
             raise InputError(f"{root / TABLE}: lists vertebra {twice} of {case} twice; scans must have different names")
-    output.records = dict(rows)
-    output.calibration = {case: output.calibration.get(case, common) for case in rows}
+    output = InferenceOutput()
+    for case, name in zip(rows, distinct_names([f"{case}.nii" for case in rows], generic=True), strict=True):
+        for record in rows[case]:
+            record.case = name
+        output.records[name], output.calibration[name] = rows[case], calibration.get(case, common)
     return output
 
 
@@ -143,7 +145,7 @@ def instance_masks(folder: str | Path) -> dict[str, list[Path]]:
         Files, or folders with ``vertebrae_L1.nii.gz`` and the like, by name; a name with several is ambiguous. Empty where no file
         has such a name.
     """
-    root, found = Path(folder), defaultdict[str, list[Path]](list)
+    root, found, files = Path(folder), defaultdict[str, list[Path]](list), list[Path]()
     for file in sorted(root.rglob("*")):
         if file.name.startswith(".") or file_suffix(file) not in VOLUMES or not file.is_file():
             continue
@@ -153,7 +155,11 @@ def instance_masks(folder: str | Path) -> dict[str, list[Path]]:
             if parent not in found[name]:
                 found[name].append(parent)
         elif content_of(file) == "vertebrae" and case_name(file) != stem(file):
-            found[case_name(file)].append(file)
+            files.append(file)
+    below = [file for file in files if file.parent != root]
+    names = dict(zip(below, distinct_names(below, generic=True), strict=True))
+    for file in files:
+        found[case_name(f"{names.get(file, stem(file))}.nii")].append(file)
     return dict(found)
 
 

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from ..core.errors import InputError, first_line
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
-from ..data.case_files import case_name, find_case_files
+from ..data.case_files import case_name, distinct_names, find_case_files, names_in_outputs
 from ..data.datalist import load_datalist
-from ..data.patients import patient_pattern
-from ..data.vertebra_table import FILE_NAME, rows_by_case
-from ..io.formats import stem
+from ..data.patients import patients_by_pattern
+from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
 from .inference_output import UNCALIBRATED, instance_masks, is_inference_table, read_inference
@@ -90,7 +89,8 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
     cases = [c for c in load_datalist(str(path), section) if c.get("label")]
     if not cases:
         raise InputError(f"{path}: section {section!r} contains no case with a label; choose another with --section")
-    return [{**c, "case": stem(c["label"]), "reference": c["label"]} for c in cases], []
+    names = distinct_names([c["label"] for c in cases])
+    return [{**c, "case": name, "reference": c["label"]} for c, name in zip(cases, names, strict=True)], []
 
 
 def find_cases(
@@ -128,16 +128,19 @@ def find_cases(
     rows = rows_by_case(table)
     instances = instances_by_name(vertebrae)[0] if vertebrae else {}
     maps = masks_by_name(probabilities, "probability")[0] if probabilities else {}
+    images = [entry["image"] for entry in listed if entry.get("image")]
+    image_names = dict(zip(images, names_in_outputs(images), strict=True))
     output = read_inference(predictions)
     records = {canonical_name(f"{case}.nii"): found for case, found in output.records.items()} if output else {}
     calibration = {canonical_name(f"{case}.nii"): c for case, c in output.calibration.items()} if output else {}
     found, ambiguous = instances_by_name(predicted_vertebrae or predictions, required=predicted_vertebrae is not None)
     problems += ambiguous
-    patient_of = patient_pattern(patient) if patient else None
+    listed_names = [entry["case"] for entry in listed if not entry.get("patient")]
+    patients = patients_by_pattern(listed_names, patient) if patient else {}
     cases: list[ScoringCase] = []
     used: set[str] = set()
     for entry in listed:
-        names = [canonical_name(entry[k]) for k in ("case", "image") if entry.get(k)]
+        names = [canonical_name(f"{entry['case']}.nii"), *image_names.get(entry.get("image", ""), [])]
         name = next((n for n in names if n in masks), None)
         if name is None:
             expected = " or ".join(dict.fromkeys(names))
@@ -146,18 +149,24 @@ def find_cases(
         if name in used:
             problems.append(f"{entry['reference']}: has the same prediction {masks[name]} as another; rename one")
             continue
-        used.add(name)
         labelled = entry.get("vertebrae") or instances.get(names[0])
+        if vertebrae and not labelled:
+            problems.append(f"{entry['reference']}: has no vertebra mask of its own in {vertebrae} (expected {names[0]})")
+            continue
+        if probabilities and name not in maps:
+            problems.append(f"{entry['reference']}: has no probability map of its own in {probabilities} (expected {name})")
+            continue
+        used.add(name)
         cases.append(
             ScoringCase(
                 case=entry["case"],
-                patient=str(entry.get("patient") or (patient_of and patient_of(entry["case"])) or entry["case"]),
+                patient=str(entry.get("patient") or patients.get(entry["case"]) or entry["case"]),
                 prediction=masks[name],
                 reference=Path(entry["reference"]),
                 vertebrae=Path(labelled) if labelled else None,
                 probability=maps.get(name),
                 image=Path(entry["image"]) if entry.get("image") else None,
-                rows=rows.get(entry["case"], {}),
+                rows=rows.get(entry["case"]) or rows_of_entry(rows, entry),
                 instances=found.get(name),
                 records=records.get(name, []) if output else None,
                 calibration=calibration.get(name, UNCALIBRATED),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -14,11 +15,12 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
+from ..data.case_files import names_in_outputs
 from ..data.datalist import load_datalist
-from ..data.patients import patient_pattern
+from ..data.patients import patients_by_pattern
 from .inference_output import read_instances
 from .instances import INSTANCE_DEFINITIONS, INSTANCE_RULES, PARTIAL_RULES, InstanceMatching, match_instances
-from .pairs import canonical_name, instances_by_name, on_reference_grid
+from .pairs import instances_by_name, on_reference_grid
 from .statistics import Estimate
 from .tables import ESTIMATE_COLUMNS, section_rows
 from .vertebra_decisions import CaseVertebrae
@@ -60,23 +62,30 @@ class InstanceScores:
         return "\n".join(lines) + "\n"
 
 
-def _references(source: str, section: str, patient: str | None) -> tuple[dict[str, tuple[Path, str]], list[str]]:
-    """Instance mask and patient by canonical name, and one line for each name that cannot be used."""
+def _references(
+    source: str, section: str, patient: str | None, predicted: Collection[str]
+) -> tuple[dict[str, tuple[Path, str]], list[str]]:
+    """Instance mask and patient by canonical name, and one line for each name that cannot be used.
+
+    Of the names that a case may have, that of its prediction is chosen, from ``predicted``.
+    """
     path = Path(source) / "datalist.json" if (Path(source) / "datalist.json").is_file() else Path(source)
     found: dict[str, tuple[Path, str]] = {}
     if path.suffix == ".json":
-        for entry in load_datalist(str(path), section):
-            if entry.get("vertebrae"):
-                name = canonical_name(entry.get("image") or entry["vertebrae"])
-                found[name] = (Path(entry["vertebrae"]), str(entry.get("patient") or name))
-        if not found:
+        entries = [entry for entry in load_datalist(str(path), section) if entry.get("vertebrae")]
+        if not entries:
             raise InputError(f"{path}: section {section!r} contains no case with vertebrae; choose another with --section")
-        return found, []
+        repeated: list[str] = []
+        for entry, names in zip(entries, names_in_outputs([e.get("image") or e["vertebrae"] for e in entries]), strict=True):
+            name = next((n for n in names if n in predicted), names[0])
+            if name in found:
+                repeated.append(f"{entry['vertebrae']}: has the name {name}, as {found[name][0]}; rename one of the images")
+                continue
+            found[name] = (Path(entry["vertebrae"]), str(entry.get("patient") or name))
+        return found, repeated
     files, problems = instances_by_name(path)
-    patient_of = patient_pattern(patient) if patient else None
-    for name, file in files.items():
-        found[name] = (file, (patient_of and patient_of(name)) or name)
-    return found, problems
+    patients = patients_by_pattern(files, patient) if patient else {}
+    return {name: (file, patients.get(name, name)) for name, file in files.items()}, problems
 
 
 def score_instances(
@@ -114,8 +123,8 @@ def score_instances(
     """
     if partial_vertebrae not in PARTIAL_RULES:
         raise InputError(f"partial_vertebrae={partial_vertebrae!r}: must be one of {', '.join(PARTIAL_RULES)}")
-    listed, problems = _references(references, section, patient)
     masks, ambiguous = instances_by_name(predictions)
+    listed, problems = _references(references, section, patient, masks)
     problems += ambiguous
     matchings: dict[str, InstanceMatching] = {}
     for name, (file, _) in tqdm(sorted(listed.items()), desc="scoring", unit="case"):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..core.errors import InputError
 from ..core.files import write_table, write_text
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
-from ..data.datalist import load_datalist
+from ..data.datalist import IGNORE_INDEX, load_datalist
 from ..inference.config import read_config
 from ..inference.pipeline import Pipeline
 from ..io.ct_volume import Scan
@@ -38,11 +38,12 @@ TUNING_COLUMNS = (*GRID, "mean_dsc", "cases")
 
 @dataclass
 class Candidate:
-    """Finding at one threshold: its voxels, those inside the reference, and its width."""
+    """Finding at one threshold: its voxels, those inside the reference, its width, and those without ground truth."""
 
     voxels: int
     intersection: int
     width_mm: float
+    ignored: int = 0
 
 
 @dataclass
@@ -62,12 +63,17 @@ class CaseCandidates:
     def dice(self, settings: PostProcessing) -> float:
         """DSC of the selected findings; 1 for both empty."""
         selected = settings.select(self.findings, self.spacing)
-        total = sum(c.voxels for c in selected) + self.reference_voxels
+        total = sum(c.voxels - c.ignored for c in selected) + self.reference_voxels
         return 2 * sum(c.intersection for c in selected) / total if total else 1.0
 
 
 def case_candidates(
-    probabilities: Probabilities, reference: NDArray[np.bool_], spacing: Sequence[float], threshold: float, fill_holes: bool
+    probabilities: Probabilities,
+    reference: NDArray[np.bool_],
+    spacing: Sequence[float],
+    threshold: float,
+    fill_holes: bool,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> CaseCandidates:
     """Findings of a case before the selection by size and width.
 
@@ -77,12 +83,14 @@ def case_candidates(
         spacing: mm of the working grid.
         threshold: probability above which a voxel is labelled as fracture.
         fill_holes: include cavities in a finding.
+        ignored: voxels (R, A, S) without ground truth, which do not count; findings are selected by all their voxels.
     """
     volume, findings = probabilities.volume, []
     box = tuple(slice(o, o + n) for o, n in zip(probabilities.origin, volume.shape, strict=True))
     for c in connected_components(volume > threshold, spacing, fill_holes) if volume.size else []:
         intersection = int(np.count_nonzero(c.mask & reference[box][c.box]))
-        findings.append(Candidate(c.voxels, intersection, c.width_mm))
+        unknown = 0 if ignored is None else int(np.count_nonzero(c.mask & ignored[box][c.box]))
+        findings.append(Candidate(c.voxels, intersection, c.width_mm, unknown))
     return CaseCandidates(findings, int(np.count_nonzero(reference)), spacing)
 
 
@@ -98,12 +106,15 @@ def _predict(
     probabilities = pipeline(scan, grid)
     scan.close()
 
-    def fracture(start: int, stop: int) -> NDArray[np.int16]:
-        return (mask.slab(start, stop) == 1).astype(np.int16) * 100
+    def share(value: int) -> NDArray[np.bool_]:
+        def slab(start: int, stop: int) -> NDArray[np.int16]:
+            return (mask.slab(start, stop) == value).astype(np.int16) * 100
 
-    reference = sample(fracture, grid, [np.arange(n) for n in grid.shape]) > 50
+        return sample(slab, grid, [np.arange(n) for n in grid.shape]) > 50
+
+    reference, ignored = share(1), share(IGNORE_INDEX)
     pairs = itertools.product(thresholds, GRID["fill_holes"])
-    return {(t, f): case_candidates(probabilities, reference, grid.spacing, t, f) for t, f in pairs}
+    return {(t, f): case_candidates(probabilities, reference, grid.spacing, t, f, ignored) for t, f in pairs}
 
 
 def _distance(one: PostProcessing, other: PostProcessing) -> tuple:
@@ -151,13 +162,14 @@ def tune(
     values = {name: list(dict.fromkeys([*options, getattr(current, name)])) for name, options in GRID.items()}
     for name in NUMBERS:
         values[name].sort()
-    candidates, patients = [], []
+    candidates, patients, left_out = [], [], 0
     for case in tqdm(cases, desc="predicting", unit="case"):
         try:
             candidates.append(_predict(case, pipeline, values["threshold"], segmenter.expect_hu))
             patients.append(case.get("patient", case["image"]))
         except (ValueError, OSError) as error:
-            tqdm.write(str(error))
+            left_out += 1
+            tqdm.write(f"left out: {error}")
     if not candidates:
         raise InputError(f"{source}: none of the {len(cases)} cases could be used, see above")
     trials = []
@@ -179,3 +191,7 @@ def tune(
     write_table(Path(out) / "postprocessing.csv", sorted(rows, key=lambda r: -float(r["mean_dsc"])), TUNING_COLUMNS)
     write_text(Path(out) / "postprocessing.yaml", text)
     print(text + f"{Path(out) / 'postprocessing.yaml'}")
+    if left_out:
+        raise InputError(
+            f"{left_out} of {len(cases)} cases were left out, see above; {Path(out) / 'postprocessing.yaml'} is of the others"
+        )

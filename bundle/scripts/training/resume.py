@@ -308,4 +308,4 @@ class TrainingState:
         if self.path.is_file():  # for a longer run
             os.replace(self.path, self.path.with_name(FINISHED_STATE))
         delete_state(self.path)
-        finish(self.path.parent, end_of_training(engine, self.evaluator), engine.state.epoch, self.lengths)
+        finish(self.path.parent, end_of_training(engine, self.evaluator), engine.state.epoch, engine.state.iteration, self.lengths)

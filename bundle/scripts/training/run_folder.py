@@ -83,16 +83,17 @@ def resume_hint(weights: str | None = None) -> str:
     return f"rerun the same command{f' with --run_name {name_by_time()}' if unnamed else ''} to resume"
 
 
-def finish(output_dir: str | Path, line: str, epoch: int, lengths: Mapping[str, Any]) -> None:
+def finish(output_dir: str | Path, line: str, epoch: int, steps: int, lengths: Mapping[str, Any]) -> None:
     """Record the end of a training in ``finished.json``.
 
     Args:
         output_dir: folder of the run.
         line: reason of the end.
         epoch: last epoch.
+        steps: steps of the optimiser.
         lengths: values of ``LENGTHS``.
     """
-    record = {"ended": line, "epoch": epoch, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **lengths}
+    record = {"ended": line, "epoch": epoch, "steps": steps, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **lengths}
     write_text(Path(output_dir) / RECORD, json.dumps(record, indent=2) + "\n")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io.case_naming import CaseNames
 from ..io.formats import stem
 from .overlay import save_overlay
 
@@ -20,7 +21,8 @@ class OverlayWriter:
 
     Args:
         output_dir: folder of the overlays.
-        reference_key: item with the reference on the grid of the scan, or None.
+        reference_key: item with the reference on the grid of the scan, whose file names the overlay as in the tables of the
+            evaluation, or None.
         limit: maximum number of overlays; None draws every case.
         source_root: folder below which overlays repeat the folders of their scans; empty writes all into one folder.
     """
@@ -32,6 +34,7 @@ class OverlayWriter:
         self.reference_key, self.limit, self.written = reference_key, limit, 0
         self.load = LoadImage(image_only=True)
         self.paths: set[Path] = set()
+        self.names = CaseNames()
 
     def attach(self, engine) -> None:
         """Register the handler with an evaluator."""
@@ -52,14 +55,18 @@ class OverlayWriter:
             volume, reference = self.load(name), None
             if self.reference_key and self.reference_key in item:
                 reference = np.asarray(item[self.reference_key].cpu())[-1]
-            path = self._path(name)
+            path, title = self._path(name), stem(name)
+            labelled = getattr(item.get(self.reference_key), "meta", {}).get("filename_or_obj") if reference is not None else None
+            if labelled is not None:
+                title = self.names.name(str(labelled))
+                path = self.output_dir / f"{title}_overlay.png"
             self.paths.add(path)
             mask = np.asarray(item["pred"].cpu())[-1]
-            save_overlay(path, volume.numpy(), np.asarray(volume.affine), mask, reference, stem(name))
+            save_overlay(path, volume.numpy(), np.asarray(volume.affine), mask, reference, title)
             self.written += 1
 
     def _path(self, name: str) -> Path:
-        """Overlay of a scan; a second scan of the same name gets its folder, as in ``CaseTable``."""
+        """Overlay of a scan; a second scan of the same name gets its folder."""
         folder = os.path.relpath(Path(name).parent, self.source_root) if self.source_root else ""
         path = self.output_dir / folder / f"{stem(name)}_overlay.png"
         return path.parent / Path(name).parent.name / path.name if path in self.paths else path

@@ -30,7 +30,7 @@ def evaluate_ensemble(suite: Suite, context: SuiteContext, variant: Variant, see
     folder = ensemble_folder(context.root, variant.name, seed)
     weights = [str((f / TRAINING.product).resolve()) for f in folds]
     hashes = [file_hash(w) for w in weights]
-    if read_record(folder).get("weights_sha256") == hashes and (folder / EVALUATION.product).is_file():
+    if read_record(folder).get("weights_sha256") == hashes and EVALUATION.is_done(folder):
         return
     files = [*suite.configs, *variant.configs, *suite.evaluate, *variant.evaluate, str(OVERLAY)]
     overrides = {**suite.overrides, **variant.overrides, "seed": seed, "save_masks": True, "checkpoints": weights}
@@ -42,6 +42,7 @@ def evaluate_ensemble(suite: Suite, context: SuiteContext, variant: Variant, see
         write_config(folder / EVALUATION.config, content, f"Evaluation of {folder.name}: all configs merged.")
         facts = {"run": folder.name, "member": variant.name, "label": f"{variant.label}, ensemble", "seed": seed}
         facts |= {"fold": "ensemble", "weights_sha256": hashes, "data_sha256": context.data[None]}
+        (folder / EVALUATION.product).unlink(missing_ok=True)  # scores of other weights
         write_record(folder, facts)
         try:
             run_stage(EVALUATION, folder, context)

@@ -14,7 +14,7 @@ from scipy.stats import friedmanchisquare, rankdata
 
 from ...data.datalist import read_datalist
 from ...evaluation.statistics import holm, paired_test
-from ...io.formats import stem
+from ...io.case_naming import CaseNames
 from ...visualization.panes import mark_pane, slice_title
 from ...visualization.slices import largest_slice, outline, ras_affine, ras_volume, show_slice
 from .definition import Suite
@@ -119,7 +119,9 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
 def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number: int = 5) -> Figure | None:
     """Cases at equal quantiles of the reference variant's DSC: CT, reference and masks (as Figs. 12 and 13 of the paper)."""
     _, sections = read_datalist(context.datalists[None])
-    files = {stem(c["image"]): c for section in sections.values() for c in section}
+    names = CaseNames()
+    ordered = [c for section in ("testing", "validation", "training") for c in sections[section] if c.get("label")]
+    files = {names.name(c["label"]): c for c in ordered}
     reference_row = next(r for r in rows if r.variant.name == suite.reference)
     scored = sorted((v, c) for c, v in reference_row.cases.get("dice", {}).items() if c in files)
     if not scored or suite.folds:

@@ -47,7 +47,7 @@ def _missing_reason(folder: Path) -> str | None:
     record = read_record(folder)
     if record.get("state") == "failed":
         return str(record.get("error", ["failed"])[0])
-    return None if (folder / EVALUATION.product).is_file() else run_state(folder)
+    return None if EVALUATION.is_done(folder) else run_state(folder)
 
 
 COUNTS = ("fractures", "detected", "false_positives")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from .config import config_differences, config_hash, load_config, merge_configs,
 from .definition import Run, Suite
 from .record import environment, read_history, read_record, write_record
 
+FINISHED = "finished.json"  # of a training, see ``training.run_folder``
 TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -32,9 +34,14 @@ class Stage:
     product: str  # file that a finished stage has written
 
     def is_done(self, folder: Path) -> bool:
-        """Check record and product."""
-        done = read_record(folder).get("stages", {}).get(self.name, {}).get("done", False)
-        return bool(done) and (folder / self.product).is_file()
+        """Check record and product; scores without a record are of an earlier version."""
+        recorded = read_record(folder).get("stages", {}).get(self.name, {})
+        return bool(recorded.get("done", self.is_score)) and (folder / self.product).is_file()
+
+    @property
+    def is_score(self) -> bool:
+        """True for an evaluation, which is not resumed."""
+        return self.run_id == "evaluating"
 
 
 TRAINING = Stage("training", "training", "config.yaml", "model.pt")
@@ -116,14 +123,15 @@ def prepare(suite: Suite, run: Run, context: SuiteContext) -> None:
     # The scoring may change between two calls; scores of an earlier one are then computed from scratch.
     path = folder / EVALUATION.config
     if not path.is_file() or training_relevant(load_config(path)) != training_relevant(evaluating):
-        (folder / EVALUATION.product).unlink(missing_ok=True)
+        for stage in (EVALUATION, REAL):
+            (folder / stage.product).unlink(missing_ok=True)
         write_config(path, evaluating, f"Evaluation of {run.name}: every config and override, merged.")
 
 
 def is_finished(folder: Path) -> bool:
     """Check that a run was trained and evaluated."""
-    products = all((folder / stage.product).is_file() for stage in (TRAINING, EVALUATION))
-    return products and read_record(folder).get("state") == "finished"
+    done = (folder / TRAINING.product).is_file() and EVALUATION.is_done(folder)
+    return done and read_record(folder).get("state") == "finished"
 
 
 def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | None = None, poll: Poll = None) -> None:
@@ -135,6 +143,10 @@ def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | Non
     if variables.get("OMP_NUM_THREADS", "").isdigit():
         record["machine"]["threads"] = int(variables["OMP_NUM_THREADS"])
     record.pop("error", None)
+    stages = record.setdefault("stages", {})
+    if stage.is_score:  # what an interrupted one has written is no result
+        stages[stage.name] = {"done": False}
+        (folder / stage.product).unlink(missing_ok=True)
     write_record(folder, record)
     path = context.real if stage is REAL and context.real else context.datalists[fold]
     folder, datalist = folder.resolve(), path.resolve()
@@ -145,7 +157,6 @@ def run_stage(stage: Stage, folder: Path, context: SuiteContext, fold: int | Non
         options["cache_dir"] = context.cache.resolve()
     command = bundle_command(stage.run_id, folder / stage.config, {**options, **context.options})
     outcome = launch(command, folder / "log.txt", context.environment, poll)
-    stages = record.setdefault("stages", {})
     before = stages.get(stage.name, {}) if stage is TRAINING else {}  # the seconds of an interrupted training add up
     done = outcome.code == 0 and (folder / stage.product).is_file()
     peak_mib = None if outcome.peak_mib is None else round(max(outcome.peak_mib, before.get("peak_mib") or 0.0))
@@ -164,13 +175,10 @@ def pending_stages(folder: Path, context: SuiteContext) -> list[Stage]:
     """Stages of the context that a run still lacks; scores are computed again when the scans that are scored apart changed."""
     pending = []
     for stage in context.stages:
-        if stage is TRAINING:
-            done = TRAINING.is_done(folder)
-        elif stage is REAL:
+        done = stage.is_done(folder)
+        if stage is REAL:
             same = read_record(folder).get("real_sha256") == context.real_sha256
-            done = context.real is None or (same and (folder / REAL.product).is_file())
-        else:
-            done = (folder / stage.product).is_file()
+            done = context.real is None or (same and done)
         pending += [] if done else [stage]
     return pending
 
@@ -184,14 +192,14 @@ def execute(run: Run, context: SuiteContext, poll: Poll = None) -> None:
         try:
             run_stage(stage, folder, context, run.fold, poll)
         except RunError:
-            if stage is REAL and (folder / EVALUATION.product).is_file():
+            if stage is REAL and EVALUATION.is_done(folder):
                 finish_record(folder)  # the run itself is complete
             raise
         if stage is TRAINING:
             write_record(folder, {**read_record(folder), "state": "trained", "training": training_facts(folder)})
         elif stage is REAL:
             write_record(folder, {**read_record(folder), "real_sha256": context.real_sha256})
-        if (folder / EVALUATION.product).is_file():
+        if EVALUATION.is_done(folder):
             finish_record(folder, model_sha256=file_hash(folder / TRAINING.product))
 
 
@@ -207,8 +215,16 @@ def training_facts(folder: Path) -> dict[str, Any]:
     bars = re.findall(r"training \[\d+/\d+\]: \[\d+/(\d+)\]", text)
     facts["by_time"] = limit is not None
     facts["end"] = "time" if limit else "plateau" if "within `patience`" in facts["ended"] else "epochs"
-    facts["steps"] = int(limit[2]) if limit else len(rows) * int(bars[-1]) if bars else None
+    facts["steps"] = _recorded_steps(folder) or (int(limit[2]) if limit else len(rows) * int(bars[-1]) if bars else None)
     return facts
+
+
+def _recorded_steps(folder: Path) -> int | None:
+    """Steps in the record of the end of a training; None for trainings of before version 0.23."""
+    try:
+        return int(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def finish_record(folder: Path, **facts: object) -> None:

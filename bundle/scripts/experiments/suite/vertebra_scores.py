@@ -15,7 +15,7 @@ from ...evaluation.statistics import Bootstrap, Estimate, auc, interval_text
 from ...evaluation.vertebra_tables import SCANS, TABLE
 from .definition import Suite
 from .record import read_record
-from .stages import REAL, TRAINING
+from .stages import EVALUATION, REAL, TRAINING
 
 VertebraRows = Mapping[int, Sequence[Mapping[str, str]]]  # rows of vertebrae.csv by seed
 
@@ -158,7 +158,8 @@ def _dice_cells(own: Mapping[str, float], reference: Mapping[str, float] | None,
 def _folders(suite: Suite, root: Path, member: str, folder: str) -> dict[int, Path]:
     """Evaluations of the finished runs of a member, by seed."""
     runs = {r.seed: root / "members" / r.name for r in suite.runs([member]) if r.fold is None}
-    return {s: f / folder for s, f in runs.items() if TRAINING.is_done(f)}
+    stage = next(stage for stage in (EVALUATION, REAL) if Path(stage.product).parent.name == folder)
+    return {s: f / folder for s, f in runs.items() if TRAINING.is_done(f) and stage.is_done(f)}
 
 
 def vertebra_table(suite: Suite, root: Path, folder: str) -> list[dict[str, str]]:
