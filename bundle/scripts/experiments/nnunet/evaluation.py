@@ -20,10 +20,15 @@ from .dataset import ENDING, write_image
 from .programs import CONFIGURATION, DATASET_ID, FOLD, TRAINER, environment, run_command
 
 
+def _name(case: Mapping[str, str]) -> str:
+    """Name of a case in the tables of its scores: that of its label."""
+    return stem(case.get("label") or case["image"])
+
+
 def _collect(cases: Sequence[Mapping[str, str]], predicted: Path, masks: Path, probabilities: Path) -> None:
-    """Masks and probabilities of fracture by the names of the scans."""
+    """Masks and probabilities of fracture by the names of the cases."""
     for number, case in enumerate(cases):
-        name, source = stem(case["image"]), predicted / f"case_{number:04d}"
+        name, source = _name(case), predicted / f"case_{number:04d}"
         mask = source.with_name(source.name + ENDING)
         if not mask.is_file():
             raise InputError(f"{case['image']}: nnU-Net has predicted no mask; its message is above")
@@ -67,9 +72,9 @@ def evaluate(
     cases = sections[section]
     if not cases:
         raise InputError(f"{file}: has no `{section}` case")
-    names = Counter(stem(case["image"]) for case in cases)
+    names = Counter(map(_name, cases))
     if repeated := [name for name, number in names.items() if number > 1]:
-        raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their images")
+        raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their labels")
     out = Path(output_dir).resolve()
     masks = out / "masks"
     shutil.rmtree(masks, ignore_errors=True)

@@ -119,9 +119,9 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
 def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number: int = 5) -> Figure | None:
     """Cases at equal quantiles of the reference variant's DSC: CT, reference and masks (as Figs. 12 and 13 of the paper)."""
     _, sections = read_datalist(context.datalists[None])
-    names = CaseNames()
+    case_names = CaseNames()
     ordered = [c for section in ("testing", "validation", "training") for c in sections[section] if c.get("label")]
-    files = {names.name(c["label"]): c for c in ordered}
+    files = {case_names.name(c["label"]): c for c in ordered}
     reference_row = next(r for r in rows if r.variant.name == suite.reference)
     scored = sorted((v, c) for c, v in reference_row.cases.get("dice", {}).items() if c in files)
     if not scored or suite.folds:
