@@ -86,16 +86,18 @@ def test_full_disk_ends_a_command_with_one_line(tmp_path):
 def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    stale = [tmp_path / f".{ended.pid}.scan.voxels", tmp_path / "sub" / f".{ended.pid}.old_fracture.nii.gz"]
+    stale = [tmp_path / f".{ended.pid}.scan.voxels", tmp_path / "sub" / f".{ended.pid}.spine-fracture.old.nii.gz"]
     kept = [
         tmp_path / f".{os.getpid()}.scan.voxels",
-        tmp_path / f".{ended.pid}.new.nii.gz",
+        tmp_path / f".{ended.pid}.spine-fracture.new.nii.gz",
+        tmp_path / f".{ended.pid}.of_another_program.csv.swp",
         tmp_path / ".hidden",
         tmp_path / "1.a.voxels",
     ]
     for path in (*stale, *kept):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    os.utime(stale[1], (0, 0))
+    for path in (stale[1], kept[2]):
+        os.utime(path, (0, 0))
     assert sorted(remove_stale(tmp_path)) == sorted(stale)
     assert all(path.exists() for path in kept)

@@ -136,6 +136,15 @@ def test_a_lock_that_another_process_took_over_is_not_released(tmp_path):
         assert not second.path.exists()
 
 
+def test_a_lock_that_another_process_took_over_is_not_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.02)
+    with FolderLock(tmp_path) as lock:
+        lock.path.write_text(json.dumps({"host": "another", "pid": 1, "id": "of the other"}))
+        os.utime(lock.path, (0, 0))
+        time.sleep(0.2)
+        assert lock.path.stat().st_mtime == 0
+
+
 def test_a_storage_that_is_away_does_not_end_the_renewal(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.02)
     calls, utime = [], os.utime

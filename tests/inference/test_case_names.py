@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from fakes import Threshold
-from scripts.inference.case_names import name_cases, read_records, scan_hash, stamp
+from scripts.inference.case_names import name_cases, proposed_names, read_records, scan_hash, stamp
 from scripts.inference.cohort import Segmenter
 from scripts.inference.discovery import Scans, is_output, is_series
 from scripts.inference.inputs import find_inputs
+from spine_scene import save_nifti
 
 
 def file(path: Path, content: str = "content") -> Path:
@@ -242,3 +246,65 @@ def test_damaged_successor_keeps_the_earlier_result(cohort, tmp_path):
     with pytest.raises(InputError):
         cohort("p1/ct.nii.gz")
     assert (tmp_path / "out" / "cases" / "ct.json").read_bytes() == record
+
+
+def test_relative_paths_of_two_folders_are_two_scans(tmp_path, monkeypatch):
+    """The same words typed in the folders of two patients: neither replaces the result of the other."""
+    out, affine = tmp_path / "out", np.diag([2.0, 2.0, 2.0, 1.0])
+    names = []
+    for patient, value in (("A", 50), ("B", 60)):
+        (tmp_path / patient).mkdir()
+        hu = np.full((24, 24, 24), value, np.int16)
+        hu[0] = -1000
+        save_nifti(tmp_path / patient / "ct.nii.gz", hu, affine)
+        monkeypatch.chdir(tmp_path / patient)
+        torch.save(Threshold().state_dict(), tmp_path / "model.pt")
+        arguments = {"window": {"size": (32, 32)}, "runtime": {"runtime": "torch"}, "search": {"spacing": (2.0, 2.0, 2.0)}}
+        made = Segmenter(Threshold(), str(tmp_path / "model.pt"), "ct.nii.gz", str(out), expect_hu=False, **arguments)
+        (result,) = made.run()
+        assert result["input"] == str(tmp_path / patient / "ct.nii.gz")
+        names.append(result["case"])
+    assert len(set(names)) == 2
+    assert set(read_records(out)) == set(names)
+
+
+def test_a_relative_path_in_the_record_of_an_older_version_is_no_identity(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first, second = file(tmp_path / "A" / "ct.nii", "one"), file(tmp_path / "B" / "ct.nii", "other")
+    monkeypatch.chdir(first.parent)
+    assert run(out, Path("ct.nii")) == ["ct"]
+    monkeypatch.chdir(second.parent)
+    cases = Scans([{"image": "ct.nii"}])
+    assert name_cases(cases, out) != []
+    assert cases[0]["name"] == f"ct_{digest(str(second))[:8]}"
+    monkeypatch.chdir(first.parent)
+    cases = Scans([{"image": str(first)}])  # by its content
+    name_cases(cases, out)
+    assert cases[0]["name"] == "ct"
+
+
+def test_outputs_lie_below_the_folder_whatever_the_form_of_the_paths(tmp_path, monkeypatch):
+    (tmp_path / "list").mkdir()
+    monkeypatch.chdir(tmp_path / "list")
+    cases = [{"image": str(tmp_path / "list" / ".." / "a" / "ct.nii.gz")}, {"image": "../../" + tmp_path.name + "/b/ct.nii.gz"}]
+    assert proposed_names(cases) == ["a/ct", "b/ct"]
+    cases.append({"image": "../list/ct.nii.gz"})
+    assert proposed_names(cases) == ["a/ct", "b/ct", "list/ct"]
+
+
+def test_a_folder_in_a_series_does_not_change_the_series(tmp_path):
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(bytes(128) + b"DICM" + b"slice")
+    before = scan_hash({"image": str(series)}), stamp(str(series))
+    file(series / "results" / "series_fracture.nii.gz")
+    assert (scan_hash({"image": str(series)}), stamp(str(series))) == before
+    assert before[0] == digest_of_files(series)
+
+
+def digest_of_files(folder: Path) -> str:
+    """Hash of a folder of version 0.22, which records hold."""
+    value = hashlib.sha256()
+    for path in sorted(folder.glob("*.dcm")):
+        value.update(path.name.encode() + path.read_bytes())
+    return value.hexdigest()

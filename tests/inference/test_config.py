@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from scripts.core.config_package import localise
 from scripts.core.errors import InputError
@@ -10,6 +12,7 @@ from scripts.core.paths import BUNDLE
 from scripts.inference import config
 from scripts.inference.config import read_config
 from scripts.inference.predict import PatchConfig
+from scripts.inference.segment import segment
 from scripts.training import described_config
 
 
@@ -58,3 +61,30 @@ def test_targets_have_the_name_of_the_package(monkeypatch):
 def test_patch_of_a_config_with_lists_and_an_old_name():
     patch = PatchConfig.from_config({"size": [32, 48], "hu": [0.0, 255.0], "flips": [[0]], "batch": 3})
     assert patch == PatchConfig((32, 48), (0.0, 255.0), flips=((0,),), sw_batch_size=3)
+
+
+def test_half_precision_and_overlap_follow_the_chosen_device(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for device, on_gpu in (("cpu", False), ("cuda", True), ("cuda:1", True)):
+        parser = read_config(None, {"device": device})
+        assert parser.get_parsed_content("amp") is on_gpu
+        assert parser.get_parsed_content("concurrent_scans") == 1 + on_gpu
+
+
+def test_a_device_that_is_missing_is_one_line_in_the_bundle_command():
+    parser = read_config(None, {"device": "cuda:31"})
+    check = max(n for n, item in enumerate(parser["initialize"]) if "check_device" in str(item))
+    with pytest.raises(InputError, match=r"^device=cuda:31: "):
+        parser.get_parsed_content(f"initialize::{check}")
+
+
+@pytest.mark.parametrize("name", ["@archive/x.nii.gz", "%scan.nii.gz", "$scan.nii.gz"])
+def test_names_of_files_are_no_references_of_a_config(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    taken = []
+    monkeypatch.setattr(config, "read_config", lambda overlays, values: taken.append(values) or {})
+    monkeypatch.setattr("scripts.inference.segment.resolve", lambda parser, key: SimpleNamespace(run=lambda: []))
+    segment(name, out=f"{name}_out", vertebrae=name, checkpoint=[name, "model.pt"])
+    (values,) = taken
+    expected = {"input": f"./{name}", "output": f"./{name}_out", "vertebrae": f"./{name}", "checkpoint": [f"./{name}", "model.pt"]}
+    assert {key: values[key] for key in expected} == expected

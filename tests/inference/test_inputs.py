@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -49,7 +50,7 @@ def test_no_scan_is_one_line(scans, monkeypatch):
 
 def test_scans_of_the_same_name_keep_their_folders():
     apart = [{"image": "data/p1/ct.nii.gz"}, {"image": "data/p2/ct.nii.gz"}]
-    assert shared_folder(apart) == "data"
+    assert shared_folder(apart) == os.path.abspath("data")
     assert shared_folder([{"image": "data/p1/a.nii.gz"}, {"image": "data/p2/b.nii.gz"}]) == ""
     assert shared_folder([]) == ""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scripts.inference import memory
+from scripts.inference.given_vertebrae import mask_bytes
 from scripts.inference.memory import machine_memory, parse_bytes, peak_resident, plan_memory
 from scripts.io.scan_header import ScanHeader
 from scripts.io.working_grid import WorkingGrid
@@ -25,6 +26,22 @@ def test_long_scan_fits_into_six_gib():
 def test_plan_grows_linearly_with_the_scan():
     peaks = [plan(n).peak for n in (600, 1200, 1800)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.02)
+
+
+def test_a_given_mask_counts(tmp_path):
+    affine = np.diag([0.7, 0.7, 1.0, 1.0])
+    header = ScanHeader("ct.nii.gz", (512, 512, 2000), affine, np.dtype(np.int16), False)
+    grid = WorkingGrid.plan(header.shape, affine, (1, 1, 1))
+    fixed = (header, grid, (256, 256), 8, 500 * 2**20)
+    folder = tmp_path / "segmentations"
+    folder.mkdir()
+    (folder / "vertebrae_L1.nii.gz").write_bytes(b"x")
+    assert mask_bytes(None, header) == (0, 0)
+    for path in (str(tmp_path / "mask.nii.gz"), str(folder)):
+        given = mask_bytes(path, header)
+        without, with_mask = (plan_memory(*fixed, None, 96 * 2**20, given=g) for g in ((0, 0), given))
+        assert with_mask.peak - without.peak == given[0] >= 2 * header.voxels
+    assert mask_bytes(str(tmp_path / "mask.nii.gz"), header)[1] == 0  # in a temporary file, as the voxels
 
 
 def test_short_memory_spools_the_scan_and_less_rejects_it():

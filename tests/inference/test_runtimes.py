@@ -291,3 +291,14 @@ def test_batches_padded_to_one_size_have_the_same_logits():
     assert seen == [4]
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_full_gpu_is_one_line_before_any_scan(checkpoint, tmp_path, monkeypatch):
+    class Full(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("scripts.inference.runtimes.load_weights", lambda *args: None)
+    made = Segmenter(Full(), str(checkpoint), "scans", str(tmp_path), window={"size": (32, 32)}, runtime={"runtime": "torch"})
+    with pytest.raises(InputError, match=r"no memory for a batch of windows \(CUDA out of memory.*--sw_batch_size.*--device cpu$"):
+        made.pipeline()

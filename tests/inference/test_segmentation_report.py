@@ -91,6 +91,12 @@ def test_many_scans_link_their_viewers(scene, tmp_path):
     assert f"{name}: 2 (1–2)" in text  # the measured grade, in a column of its own
 
 
+def test_links_of_names_with_signs_of_an_address(scene, tmp_path):
+    text = write(tmp_path, [with_vertebrae(scene, tmp_path, name) for name in ("ct#2", "50% dose")])
+    assert 'href="ct%232_viewer.html"' in text
+    assert 'href="50%25%20dose_viewer.html"' in text
+
+
 def test_missing_files_leave_the_table(scene, tmp_path):
     case = with_vertebrae(scene, tmp_path, "a")
     for file in tmp_path.glob("a_*"):

@@ -66,11 +66,35 @@ def test_masks_rows_and_findings_of_a_scan(tmp_path, spine, scan):
         assert row["volume_ml"] == pytest.approx(np.count_nonzero(vertebrae == row["vertebra"]) * 8 / 1000, abs=0.006)
     findings = {f["volume_ml"]: f for f in result["findings"]}
     assert len(findings) == 2
+    assert {f["levels"] for f in result["findings"]} == {""}  # unknown, and not outside of given vertebrae
     assert all(set(f) == set(FINDING_COLUMNS) for f in findings.values())
     expected = sorted(np.count_nonzero(vertebrae == n) * 8 / 1000 for n in (2, 4))
     np.testing.assert_allclose(sorted(findings), expected, atol=1e-3)
     assert json.loads((tmp_path / "out" / "cases" / "ct.json").read_text())["vertebrae"] == rows
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_masks_of_other_settings_do_not_outlive_their_result(tmp_path, scan):
+    base = tmp_path / "out" / "ct"
+    segment(scan, base, outputs=Outputs())
+    before = {p.name for p in base.parent.iterdir() if p.is_file()}
+    assert {"ct_vertebrae.nii.gz", "ct_fracture.nii.gz", "ct_overview.png", "ct_viewer.html", "ct_overlay.png"} <= before
+    segment(scan, base, outputs=Outputs(statistics_only=True))
+    assert [p for p in base.parent.iterdir() if p.is_file()] == []
+    assert (base.parent / "cases" / "ct.json").is_file()
+
+
+def test_a_mask_of_another_program_stays(tmp_path, scan):
+    own = save_nifti(tmp_path / "ct_fracture.nii.gz", np.zeros((8, 8, 8), np.uint8), np.eye(4))
+    before = own.read_bytes()
+    with pytest.raises(ValueError, match=r"ct_fracture\.nii\.gz: exists and was not written by this program"):
+        segment(scan, tmp_path / "ct")
+    assert own.read_bytes() == before
+
+
+def test_findings_of_scans_of_one_name_have_their_folders(tmp_path, scan):
+    result = segment(scan, tmp_path / "out" / "p1" / "ct", facts={"case_path": "p1/ct"})
+    assert {row["case"] for row in (*result["findings"], *result["vertebrae"])} == {"p1/ct"}
 
 
 def test_statistics_only_writes_no_image(tmp_path, scan):

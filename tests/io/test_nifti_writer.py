@@ -76,3 +76,21 @@ def test_codes_of_the_affines_are_those_of_the_scan(tmp_path):
         pass
     header = nib.load(tmp_path / "m.nii.gz").header
     assert (int(header["sform_code"]), int(header["qform_code"])) == (4, 2)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("mm", 1.0), ("micron", 1e3)])
+def test_masks_of_scans_in_other_units_are_read_back(tmp_path, unit, factor):
+    """A scan with an sform alone, in metres: voxel sizes and sform of its mask have the same unit."""
+    affine = np.diag([2.0 * factor, 2.0 * factor, 3.0 * factor, 1.0])
+    scan = nib.Nifti1Image(np.zeros(SHAPE, np.int16), affine)
+    scan.set_qform(None, 0)
+    scan.set_sform(affine, 1)
+    scan.header.set_xyzt_units(unit)
+    scan.header.set_zooms(np.diag(affine)[:3])
+    nib.save(scan, tmp_path / "ct.nii.gz")
+    header = read_header(tmp_path / "ct.nii.gz")
+    with open_slice_writer(tmp_path / "m.nii.gz", header):
+        pass
+    mask = read_header(tmp_path / "m.nii.gz", require_volume=False)
+    np.testing.assert_allclose(mask.affine, header.affine, rtol=1e-5)
+    np.testing.assert_allclose(np.diag(mask.affine)[:3], (2, 2, 3), rtol=1e-5)

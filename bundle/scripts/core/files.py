@@ -18,7 +18,7 @@ from .errors import InputError
 from .process_id import process_exists
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TEMPORARY = re.compile(r"\.(\d+)\..+")
+TEMPORARY = re.compile(r"\.(\d+)\.(?:spine-fracture\..+|.+\.voxels)")  # no hidden file of another program
 STALE_SECONDS = 3600  # another machine may write to the same folder
 
 
@@ -56,9 +56,12 @@ def remove_stale(folder: Path) -> list[Path]:
         match = TEMPORARY.fullmatch(path.name)
         if match is None or not path.is_file() or process_exists(int(match[1])):
             continue
-        if path.name.endswith(".voxels") or time.time() - path.stat().st_mtime > STALE_SECONDS:
-            path.unlink(missing_ok=True)
-            removed.append(path)
+        try:
+            if path.name.endswith(".voxels") or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+                removed.append(path)
+        except FileNotFoundError:  # another process of this run was first
+            continue
     return removed
 
 
@@ -73,7 +76,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}.spine-fracture.{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -97,6 +97,8 @@ class FolderLock:
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             with suppress(OSError):  # of a storage that is away for a moment
+                if self._content().get("id", self._id) != self._id:  # it became void in a pause, such as of a suspended machine
+                    return
                 os.utime(self.path)
 
     def __enter__(self) -> FolderLock:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from .paths import BUNDLE
 PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pytorch-ignite")
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, or of the names and files of a folder, in hexadecimal."""
+def file_hash(path: str | Path, files: Iterable[Path] | None = None) -> str:
+    """SHA-256 of a file, or of the names and files of a folder, in hexadecimal.
+
+    Args:
+        path: file or folder.
+        files: files of the folder that count; all by default.
+    """
     path, digest = Path(path), hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+    counted = [f for f in path.rglob("*") if f.is_file()] if files is None else files
+    for file in sorted(counted) if path.is_dir() else [path]:
         digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from ..core.config_values import require_values
 from ..core.errors import first_line
 from ..core.files import write_text
-from ..core.provenance import file_hash
 from ..io import dicom_seg
 from ..io.ct_volume import Scan
 from ..io.geometry_rules import DEFAULT_RULES, GeometryRules
@@ -29,7 +29,9 @@ from ..postprocessing.probability_map import Probabilities
 from ..visualization.finding_views import save_views
 from ..visualization.vertebra_views import save_vertebra_views
 from .concurrency import MemoryBudget
-from .given_vertebrae import read_given_vertebrae
+from .earlier_files import record_path, refuse_others, remove_earlier
+from .given_vertebrae import mask_bytes, read_given_vertebrae
+from .joined_folders import input_hash
 from .memory import MIB, MemoryPlan, peak_resident, plan_memory
 from .pipeline import Pipeline
 from .predict import SAMPLE_BYTES
@@ -38,7 +40,6 @@ from .vertebra_files import write_dicom, write_probability, write_vertebra_masks
 from .vertebrae import ScanVertebrae, find_scan_vertebrae
 
 LABELS = {0: "background", 1: "fractured vertebra"}
-DICOM_ENDINGS = ("_seg.dcm", "_sr.dcm")
 NOT_CHECKED = "check_hu is false: values that are no HU are not refused"
 DESCRIPTION = "1 = fractured vertebra; research use only"
 Log = Callable[[str], None]
@@ -63,11 +64,6 @@ class Outputs:
 
     def __post_init__(self) -> None:
         require_values(vars(self))
-
-
-def record_path(base: Path) -> Path:
-    """Record of a scan, which is written last."""
-    return base.parent / "cases" / f"{base.name}.json"
 
 
 @dataclass
@@ -176,10 +172,20 @@ def segment_case(
         header = read_header(source, require_volume=expect_hu, rules=rules, parts=parts)
     for text in (*remarks, *header.notes):
         note(text)
+    refuse_others(base, dicom=outputs.dicom_seg and not outputs.statistics_only and header.series is not None)
     grid, patch = pipeline.working_grid(header), pipeline.patch
     by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or vertebrae is not None)
     plan = plan_memory(
-        header, grid, patch.size, patch.sw_batch_size, process_bytes, limit, SAMPLE_BYTES, patch.num_context_slices, by_vertebra
+        header,
+        grid,
+        patch.size,
+        patch.sw_batch_size,
+        process_bytes,
+        limit,
+        SAMPLE_BYTES,
+        patch.num_context_slices,
+        by_vertebra,
+        mask_bytes(vertebrae, header),
     )
     log(f"{base.name}: {' x '.join(map(str, header.shape))} voxels; {plan.line()}")
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -192,14 +198,13 @@ def segment_case(
             note(text)
         instances = None
         try:
-            instances = read_given_vertebrae(vertebrae, header, rules)
+            instances = read_given_vertebrae(vertebrae, header, rules, spool)
             predicted = pipeline(scan, grid, timer, progress)
             write_seg = outputs.dicom_seg and not outputs.statistics_only and header.series is not None
             if write_seg and not dicom_seg.available():
                 write_seg = False
                 note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-            for old in (record_path(base), *(base.with_name(base.name + ending) for ending in DICOM_ENDINGS)):
-                old.unlink(missing_ok=True)  # of an earlier content or interrupted run, whose files are replaced from here on
+            remove_earlier(base)  # of other settings, another content or an interrupted run
             version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
             case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
             written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)
@@ -209,7 +214,7 @@ def segment_case(
                 instances.close()
         files = [] if header.series is None else header.series.files
         folders = {str(Path(f).resolve()) for f in ((source, *parts) if parts else {file.parent for file in files})}
-        joined = {"parts": {f: file_hash(f) for f in sorted(folders)}} if len(folders) > 1 else {}
+        joined = {"parts": {f: input_hash(f) for f in sorted(folders)}} if len(folders) > 1 else {}
         return _write_result(case, plan, written, {**dict(facts or {}), **joined, "notes": notes})
 
 
@@ -249,7 +254,7 @@ def _write_vertebrae(case: _Case, write_seg: bool) -> dict[str, list]:
         case.note("no vertebra was found; the masks are empty")
     with timer("write"):
         rows, planes = write_vertebra_masks(
-            case.base, case.scan, case.grid, found, not outputs.statistics_only, write_seg and bool(found.records)
+            case.base, case.scan, case.grid, found, not outputs.statistics_only, write_seg and bool(found.records), case.name
         )
         if outputs.save_probabilities:
             write_probability(case.base, case.scan.header, case.predicted, case.grid)
@@ -292,7 +297,7 @@ def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list], fa
     header, num_windows = case.scan.header, case.predicted.num_windows
     result = {
         "case": case.base.name,
-        "input": header.path,
+        "input": os.path.abspath(header.path),  # of the same scan from any folder
         "shape": list(header.shape),
         "spacing_mm": [round(float(s), 4) for s in header.spacing],
         "working_spacing_mm": [round(float(s), 4) for s in case.grid.spacing],

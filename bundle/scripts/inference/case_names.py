@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..core.provenance import file_hash
 from ..io.detached_voxels import voxel_files
 from ..io.formats import stem
 from .discovery import Scans, parts_of, printable
 from .inputs import shared_folder
-from .joined_folders import own_files, replaceable
+from .joined_folders import input_hash, input_path, own_files, replaceable
 
 CASES = "cases"  # folder of the records
 DIGITS = 8  # of the SHA-256 of a scan, in the name of a scan whose name is taken
@@ -52,7 +51,7 @@ def read_records(root: Path) -> dict[str, dict]:
 def scan_hash(case: Mapping[str, str]) -> str:
     """SHA-256 of the content of a scan, with that of its other folders or of the files of voxels that its header names."""
     files = [case["image"], *map(str, voxel_files(case["image"])), *parts_of(case)]
-    digests = [file_hash(path) for path in files]
+    digests = [input_hash(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -127,10 +126,9 @@ def proposed_names(cases: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of scans by their files; with the folders below ``shared_folder`` where scans of different folders have one name."""
     root = shared_folder([dict(case) for case in cases])
     names = []
-    for case in cases:
-        folder = os.path.relpath(os.path.dirname(case["image"]), root) if root else ""
-        path = os.path.normpath(os.path.join(folder, stem(os.path.abspath(case["image"]))))
-        names.append(Path(path).as_posix())
+    for path in (os.path.abspath(case["image"]) for case in cases):
+        folder = os.path.relpath(os.path.dirname(path), root) if root else ""
+        names.append(Path(os.path.normpath(os.path.join(folder, stem(path)))).as_posix())
     return names
 
 
@@ -151,10 +149,11 @@ def name_cases(cases: Scans, root: Path) -> list[str]:
     """
     _without_repeats(cases)
     records, notes = read_records(root), []
-    paths = {name: os.path.abspath(str(record.get("input", ""))) for name, record in records.items()}
+    paths = {name: input_path(record) for name, record in records.items()}
     by_path: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
-        by_path[path].append(name)
+        if path:
+            by_path[path].append(name)
     by_size: dict[tuple, list[str]] = defaultdict(list)
     for name, record in records.items():
         by_size[tuple(record["input_stamp"][:2])].append(name)

@@ -7,9 +7,11 @@ import copy
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from torch import nn
@@ -17,17 +19,18 @@ from tqdm import tqdm
 
 from ..core.config_values import require_values
 from ..core.errors import InputError, first_line
-from ..core.files import is_full, remove_stale, write_text
+from ..core.files import is_full, remove_stale
 from ..core.provenance import file_hash
 from ..io.dicom import load_itk, load_packages
 from ..io.formats import NIFTI, file_suffix
 from ..io.geometry_rules import GeometryRules
 from ..postprocessing.findings import PostProcessing
-from .case import Outputs, record_path, segment_case
+from .case import Outputs, segment_case
 from .case_names import name_cases, read_records, scan_hash, stamp
 from .concurrency import Cancellation, MemoryBudget, map_concurrently
 from .discovery import Scans, parts_of, printable
 from .distributed_shard import DistributedShard
+from .earlier_files import record_path
 from .given_vertebrae import pair_vertebrae
 from .inputs import find_inputs, require_cases
 from .joined_folders import replaced_inputs, without_parts
@@ -36,7 +39,7 @@ from .picture_library import load_beside
 from .pipeline import Pipeline
 from .predict import PLANES, PatchConfig
 from .progress import ProgressBar
-from .runtimes import Runner, load_runner, resolve_precision
+from .runtimes import Runner, gpu_full, load_runner, resolve_precision
 from .segmented import Segmented, no_checkpoint
 from .tables import Account, earlier_problems, finished_cases, line, summarise
 
@@ -183,6 +186,8 @@ class Segmenter:
             return Pipeline(self._runners(), self.patch, self.post, channels=self.channels, **self.search)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(gpu_full(error)) from None
 
     def _find_cases(self) -> Scans:
         found = find_inputs(self.input, self.section) if self.cases is None else self.cases
@@ -243,7 +248,7 @@ class Segmenter:
         endings = [] if self.outputs.statistics_only else masks
         endings += ["_probability.nii.gz"] if self.outputs.save_probabilities else []
         complete = all(base.with_name(base.name + ending).is_file() for ending in endings)
-        return {**result, "input": str(Path(case["image"]))} if unchanged and complete else None
+        return {**result, "input": os.path.abspath(case["image"])} if unchanged and complete else None
 
     def _check_settings(self, cases: Sequence[Mapping[str, str]], digest: str) -> None:
         """Name scans of the output folder that are not of this run and have other settings, which no table can hold together.
@@ -261,11 +266,14 @@ class Segmenter:
             raise InputError(f"{text}; choose another output folder, or set overwrite to true to leave them out of the tables")
         tqdm.write(f"note: {text}; they stay but are left out of the tables")
 
-    def _check_files(self) -> None:
+    def _check_files(self, cases: Sequence[Mapping[str, str]]) -> None:
+        for folder in (f for case in cases for f in (case["image"], *parts_of(case)) if Path(f).is_dir()):
+            if os.path.realpath(folder) == os.path.realpath(self.output):
+                raise InputError(f"{self.output}: is the folder of a DICOM series; choose another output, such as a folder in it")
         try:
             self.output.mkdir(parents=True, exist_ok=True)
-            write_text(self.output / ".writable", "x")
-            (self.output / ".writable").unlink()
+            with TemporaryFile(dir=self.output):  # without a name that a second process would share
+                pass
             for path in remove_stale(self.output):
                 tqdm.write(f"note: {path}: temporary file of a run that was killed; removed")
         except OSError as error:
@@ -290,7 +298,7 @@ class Segmenter:
 
         check_command()
         cases = self._find_cases()
-        self._check_files()
+        self._check_files(cases)
         settings = self._settings()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
         finished = {c["name"]: r for c in cases if (r := self._finished(c, digest)) is not None}
@@ -310,6 +318,7 @@ class Segmenter:
                     tqdm.write(text)
                 listed = [*earlier_problems(self.output, replaced_inputs(cases, kept.values()), folder), *problems]
                 tqdm.write(summarise(self.output, ordered, listed, settings, printable(self.input), reused, account))
+            shard.wait()  # torchrun ends all processes where the first of them fails, such as for a scan without a result
         results = sorted([*finished.values(), *results], key=lambda r: r["case_path"])
         if not results and problems:
             raise InputError("\n".join([*(p["problem"] for p in problems), "no scan could be segmented"]))
@@ -367,5 +376,9 @@ class Segmenter:
             if result is not None:
                 results[index] = result
             else:
-                problems[index] = {"case": cases[index]["name"], "input": cases[index]["image"], "problem": problem}
+                problems[index] = {
+                    "case": cases[index]["name"],
+                    "input": os.path.abspath(cases[index]["image"]),
+                    "problem": problem,
+                }
         return [results[n] for n in sorted(results)], [problems[n] for n in sorted(problems)]

@@ -54,6 +54,11 @@ class DistributedShard:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1))
         return chosen
 
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.count > 1:
+            dist.barrier()
+
     def gather(self, items: list[T]) -> list[T]:
         """Items of all processes, in every process."""
         if self.count == 1:

@@ -67,13 +67,25 @@ class _MaskScan(Scan):
         self.range = (int(labels.min()), int(labels.max()))
 
 
-def read_given_vertebrae(path: str | None, header: ScanHeader, rules: GeometryRules = DEFAULT_RULES) -> Scan | None:
+def mask_bytes(path: str | None, header: ScanHeader) -> tuple[int, int]:
+    """Bytes of a given mask in memory, and with the voxels in temporary files; 0 and 0 without one."""
+    if path is None:
+        return 0, 0
+    held = 2 * header.voxels
+    # Of one mask per vertebra the label map and one of them in memory, too, before they are converted.
+    return (held + 2 * header.voxels,) * 2 if vertebra_folder(path) is not None else (held, 0)
+
+
+def read_given_vertebrae(
+    path: str | None, header: ScanHeader, rules: GeometryRules = DEFAULT_RULES, spool: Path | None = None
+) -> Scan | None:
     """Mask of vertebra instances on the grid of a scan, or None without one.
 
     Args:
         path: file that ``read_header`` reads, or folder of TotalSegmentator.
         header: header of the scan.
         rules: those of the scan.
+        spool: folder of a temporary file that holds the labels; None holds them in memory, as those of a folder always are.
 
     Raises:
         ValueError: for a mask that cannot be read, or has another grid.
@@ -88,4 +100,4 @@ def read_given_vertebrae(path: str | None, header: ScanHeader, rules: GeometryRu
         mask = read_header(path, require_volume=False, rules=rules)
     if mask.shape != header.shape or grid_offset(header.shape, mask.affine, header.affine) > AFFINE_TOLERANCE_MM:
         raise ValueError(f"{path}: has a different grid from {header.path}; resample it to the grid of its scan")
-    return Scan(mask, is_mask=True) if folder is None else _MaskScan(mask, np.asarray(image.dataobj))
+    return Scan(mask, spool, is_mask=True) if folder is None else _MaskScan(mask, np.asarray(image.dataobj))

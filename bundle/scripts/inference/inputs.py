@@ -80,10 +80,13 @@ def shared_folder(cases: list[dict[str, str]]) -> str:
     Args:
         cases: items with ``image``.
     """
-    names = Counter(stem(case["image"]) for case in cases)
+    names = Counter(stem(os.path.abspath(case["image"])) for case in cases)
     if max(names.values(), default=0) < 2:
         return ""
-    return os.path.commonpath([os.path.dirname(case["image"]) for case in cases])
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(case["image"])) for case in cases])
+    except ValueError:  # drives of Windows
+        return ""
 
 
 def same_output(cases: list[dict[str, str]]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from ..core.provenance import file_hash
 from ..io.dicom_headers import is_dicom
 from .discovery import parts_of
 
@@ -20,14 +21,26 @@ def own_files(folder: Path) -> list[Path]:
     return own if any(slices) else [f for f in folder.rglob("*") if f.is_file()]
 
 
+def input_hash(path: str) -> str:
+    """SHA-256 of a scan, of a folder without what lies in folders beside its slices, such as outputs."""
+    folder = Path(path)
+    return file_hash(path, own_files(folder)) if folder.is_dir() else file_hash(path)
+
+
 def folders_of_case(case: Mapping[str, str]) -> set[str]:
     """Real paths of a scan of this run: its file or folder, and its other folders."""
     return {os.path.realpath(p) for p in (case["image"], *parts_of(case))}
 
 
+def input_path(record: Record) -> str:
+    """Path of the scan of a record; "" for a relative one, which older versions wrote: it depends on the folder of their run."""
+    path = str(record.get("input", ""))
+    return os.path.normpath(path) if os.path.isabs(path) else ""
+
+
 def folders_of_record(record: Record) -> set[str]:
     """Real paths that a result was made from: the folders of a joined series, else its file or folder."""
-    return {os.path.realpath(p) for p in _parts(record) or [str(record.get("input", ""))]}
+    return {os.path.realpath(p) for p in _parts(record) or [input_path(record)] if p}
 
 
 def _parts(record: Record) -> dict[str, str]:

@@ -85,7 +85,7 @@ class MemoryPlan:
 
     Attributes:
         base: peak of the process with its networks before the scan.
-        scan: voxels as 16-bit HU; 0 when they are in a temporary file.
+        scan: voxels as 16-bit HU, and those of a given mask of vertebrae; 0 when they are in a temporary file.
         reading: buffers of the reader.
         sample: inputs of the network.
         result: probabilities and findings at worst, when the whole scan is fracture.
@@ -124,6 +124,7 @@ def plan_memory(
     sample: int,
     channels: int = 1,
     by_vertebra: bool = False,
+    given: tuple[int, int] = (0, 0),
 ) -> MemoryPlan:
     """Predict the peak of a scan and choose where its voxels are held.
 
@@ -137,6 +138,7 @@ def plan_memory(
         sample: bytes of HU that are resampled at a time.
         channels: number of channels of the network's input: a slice and its neighbours.
         by_vertebra: one decision per vertebra; its step, and the DICOM files of a series, count too.
+        given: bytes of a given mask of vertebrae in memory, and with the voxels in temporary files.
 
     Raises:
         ValueError: when the limit is too low even with the scan in a temporary file; the message names the bytes needed.
@@ -158,7 +160,7 @@ def plan_memory(
         result = VERTEBRA_RESULT_BYTES * working + max(spine, dicom) + VIEW_BYTES
     for spool in (False, True):
         hu = 2 * working if by_vertebra and spool else 0  # the heights need HU at random places
-        plan = MemoryPlan(base, 0 if spool else 2 * header.voxels, reading, sampled, result + hu, spool)
+        plan = MemoryPlan(base, given[spool] + (0 if spool else 2 * header.voxels), reading, sampled, result + hu, spool)
         if allowed is None or plan.peak <= allowed:
             return plan
     assert allowed is not None

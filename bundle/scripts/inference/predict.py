@@ -126,7 +126,7 @@ def predict_batch(runners: Sequence[Runner], batch: torch.Tensor, patch: PatchCo
             # The sigmoid of the difference is the softmax of the fracture.
             fracture = output[:, FRACTURE:NUM_CLASSES] - output[:, BACKGROUND:FRACTURE]
             logits = torch.cat([fracture, output[:, NUM_CLASSES:]], dim=1).float()
-            outputs.append(logits.flip(dims) if dims else logits)
+            outputs.append((logits.flip(dims) if dims else logits).to(_device(runners)))
     if len(outputs) == 1:
         return outputs[0]
     num_outputs = min(o.shape[1] for o in outputs)

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import quote
 
-from ..postprocessing.measurements import DEFINITIONS, OUTSIDE
+from ..postprocessing.measurements import DEFINITIONS, FRACTURED_VERTEBRA, OUTSIDE
 from ..visualization.html_report import (
     RESEARCH,
     Html,
@@ -63,7 +64,7 @@ def _overlay(result: Mapping, root: Path, embed: bool) -> Html:
     path = root / f"{result['case_path']}_overlay.png"
     if not path.is_file():
         return Html()
-    link = element("a", "overlay", href=path.relative_to(root).as_posix())
+    link = element("a", "overlay", href=quote(path.relative_to(root).as_posix()))
     return picture(path, result["case_path"]) if embed else element("p", link)
 
 
@@ -162,7 +163,7 @@ def write_report(root: Path, results: Sequence[Mapping], problems: Sequence[Mapp
         *(_vertebra_overview(results, root) if with_vertebrae else _finding_overview(results)),
         *(_case(r, root, n, viewers) for n, r in enumerate(results)),
         *([vertebra_definitions()] if with_vertebrae else []),
-        details("Definitions of findings.csv", definitions(DEFINITIONS)),
+        details("Definitions of findings.csv", definitions(DEFINITIONS | (FRACTURED_VERTEBRA if with_vertebrae else {}))),
         details("Provenance", settings({k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in manifest.items()})),
         licences,
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ..postprocessing.vertebra_record import VERTEBRA_DEFINITIONS, VertebraRecord, record_from_row
 from ..visualization.html_report import Html, definitions, details, element, picture, table
@@ -32,7 +33,7 @@ def view_file(result: Mapping, root: Path, kind: str) -> Path | None:
 
 
 def _link(path: Path, root: Path, words: str) -> Html:
-    return element("a", words, href=path.relative_to(root).as_posix())
+    return element("a", words, href=quote(path.relative_to(root).as_posix()))
 
 
 def scan_overview(results: Sequence[Mapping], root: Path) -> Html:

@@ -149,7 +149,7 @@ class OpenVINORunner:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the model."""
-        out = self.compiled(np.ascontiguousarray(batch.numpy()))[0]
+        out = self.compiled(np.ascontiguousarray(batch.cpu().numpy()))[0]
         return torch.from_numpy(np.array(out, np.float32))
 
 
@@ -170,7 +170,7 @@ class OnnxRunner:
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the model."""
         name = self.session.get_inputs()[0].name
-        return torch.from_numpy(self.session.run(None, {name: np.ascontiguousarray(batch.numpy())})[0])
+        return torch.from_numpy(self.session.run(None, {name: np.ascontiguousarray(batch.cpu().numpy())})[0])
 
 
 def available(runtime: str) -> bool:
@@ -295,10 +295,20 @@ def without_untrained(runner: Runner, out: torch.Tensor) -> Runner:
     return TrainedOutputs(runner, trained) if trained < out.shape[1] else runner
 
 
+def gpu_full(error: BaseException) -> str:
+    """Line about a GPU without memory for a batch, before any scan was read."""
+    return (
+        f"the GPU has no memory for a batch of windows ({first_line(error)[:MAX_REASON]}); end the programs that use it, or set "
+        "--sw_batch_size to a smaller number, --device to another GPU, or --device cpu"
+    )
+
+
 def _smoke_test(runner: Runner, shape: Sequence[int], file: Path) -> Runner:
     """Run one window, so that a network for other channels or sizes is rejected before any scan is read."""
     try:
         out = runner(torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)))
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception as error:
         raise InputError(
             f"{file}: does not accept {shape[0]} channel(s) of {' x '.join(map(str, shape[1:]))} "

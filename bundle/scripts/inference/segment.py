@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import wraps
@@ -61,7 +62,8 @@ def segment(
             out those of a datalist.
         section: section of a datalist.
         threshold: probability above which a voxel is labelled as fracture; 0.5 by default.
-        min_volume_ml: minimum volume of a finding in ml; smaller ones are removed; 2 ml by default.
+        min_volume_ml: minimum volume of a finding in ml, 2 ml by default; only for networks that decide by voxel, without an output
+            of body.
         search: region of the coarse pass: spine, bone or all.
         coarse_mm: distance between the slices of the coarse pass in mm; 0 predicts every slice.
         runtime: inference backend: auto, torch, openvino or onnxruntime.
@@ -82,8 +84,9 @@ def segment(
         - ``case``, ``case_path``: name of the scan, and the name with its folders below OUT.
         - ``input``, ``shape``, ``spacing_mm``: path, voxels and voxel size (mm) of the scan.
         - ``working_spacing_mm``: voxel size (mm) of the grid of the network.
-        - ``findings``: list, the largest first, with the columns of findings.csv: ``volume_ml`` (ml), ``mean_hu`` (HU),
-          ``mean_probability`` and ``max_probability`` (0 to 1), ``uncertainty`` (bit), centroid and bounding box (mm; R, A, S).
+        - ``findings``: list, from head to feet (the largest first for decisions by voxel), with the columns of findings.csv:
+          ``volume_ml`` (ml), ``mean_hu`` (HU), ``mean_probability`` and ``max_probability`` (0 to 1), ``uncertainty`` (bit),
+          centroid and bounding box (mm; R, A, S).
         - ``windows``: numbers of windows, ``coarse_windows`` and ``fine_windows``.
         - ``seconds``: by phase. ``memory_mib``: predicted and measured peak (MiB).
         - ``notes``: remarks on the scan. ``settings``, ``input_sha256``, ``runtime``: provenance.
@@ -93,11 +96,13 @@ def segment(
         OSError: when the results cannot be written.
     """
     values = {
-        "input": str(path),
-        "output": str(out),
-        "checkpoint": checkpoint,
+        "input": _literal(str(path)),
+        "output": _literal(str(out)),
+        "checkpoint": _literal(checkpoint)
+        if isinstance(checkpoint, str) or checkpoint is None
+        else [_literal(c) for c in checkpoint],
         "device": device,
-        "vertebrae": vertebrae,
+        "vertebrae": _literal(vertebrae),
         "section": section,
         "threshold": threshold,
         "min_volume_ml": min_volume_ml,
@@ -120,6 +125,11 @@ def segment(
     from .config import read_config
 
     return resolve(read_config(config, values), "segmenter").run()
+
+
+def _literal(path: str | None) -> str | None:
+    """Path that the config does not take for a reference, a macro or an expression by its first character."""
+    return os.path.join(".", path) if path is not None and path[:1] in ("@", "%", "$") else path
 
 
 @wraps(segment)

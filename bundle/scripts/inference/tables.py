@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.files import read_table, write_table, write_text
 from ..core.provenance import versions
-from ..postprocessing.measurements import DEFINITIONS, FINDING_COLUMNS
+from ..postprocessing.measurements import DEFINITIONS, FINDING_COLUMNS, FRACTURED_VERTEBRA
 from ..postprocessing.vertebra_record import VERTEBRA_COLUMNS, VERTEBRA_DEFINITIONS, record_from_row
 from .case_names import read_records
 from .memory import MIB, peak_resident
@@ -97,7 +97,8 @@ def summarise(
         write_table(root / "vertebrae.csv", vertebrae, VERTEBRA_COLUMNS)
     else:
         (root / "vertebrae.csv").unlink(missing_ok=True)
-    findings = {"definitions": {**DEFINITIONS, **(VERTEBRA_DEFINITIONS if by_vertebra else {})}, "cases": results}
+    definitions = DEFINITIONS | (FRACTURED_VERTEBRA | VERTEBRA_DEFINITIONS if by_vertebra else {})
+    findings = {"definitions": definitions, "cases": results}
     write_text(root / "findings.json", json.dumps(findings, indent=1) + "\n")
     if problems:
         write_table(root / "problems.csv", problems, PROBLEM_COLUMNS)

@@ -32,7 +32,13 @@ def _path(base: Path, ending: str) -> Path:
 
 
 def write_vertebra_masks(
-    base: Path, scan: Scan, grid: WorkingGrid, found: ScanVertebrae, masks: bool = True, keep_planes: bool = False
+    base: Path,
+    scan: Scan,
+    grid: WorkingGrid,
+    found: ScanVertebrae,
+    masks: bool = True,
+    keep_planes: bool = False,
+    case: str | None = None,
 ) -> tuple[list[dict], dict[int, NDArray[np.uint8]]]:
     """Write ``<base>_vertebrae.nii.gz`` and ``<base>_fracture.nii.gz`` slice by slice, and measure the fractured vertebrae.
 
@@ -43,6 +49,7 @@ def write_vertebra_masks(
         found: vertebrae; their volumes become those on the grid of the scan.
         masks: False measures only.
         keep_planes: return the numbers of the vertebrae in every slice, for a DICOM-SEG.
+        case: name in the rows, with the folders below the output folder; that of ``base`` by default.
 
     Returns:
         Rows of findings, one per fractured vertebra, and the slices with vertebrae by index.
@@ -81,11 +88,12 @@ def write_vertebra_masks(
                 continue
             if files:
                 files["fracture"].write(k, fractured[plane])
-            measurements.add(k, box, marked, probability[numbers], numbers, scan.slab(k, k + 1)[0][box], levels[numbers])
+            of_vertebra = levels[numbers] if levels.any() else None  # no vertebra has a level: none is outside of the given ones
+            measurements.add(k, box, marked, probability[numbers], numbers, scan.slab(k, k + 1)[0][box], of_vertebra)
     voxel_ml = float(np.prod(header.spacing)) / 1000
     for record in found.records:
         record.volume_ml = float(counts[record.vertebra] * voxel_ml)
-    return measurements.rows(base.name), planes
+    return measurements.rows(case or base.name), planes
 
 
 def write_probability(base: Path, header: ScanHeader, predicted: Probabilities, grid: WorkingGrid) -> None:

@@ -45,6 +45,8 @@ def _header(scan: ScanHeader, dtype: type, description: str, names: Mapping[int,
         for read, write in (("get_sform", header.set_sform), ("get_qform", header.set_qform)):
             matrix, code = getattr(scan.image, read)(coded=True)
             write(matrix, int(code))
+        if scan.image.get_qform(coded=True)[0] is None:  # then readers take the voxel sizes of the sform, in its unit
+            header.set_zooms(np.linalg.norm(scan.image.get_sform()[:3, :3], axis=0))
         unit = scan.image.header.get_xyzt_units()[0]  # of these matrices, so that scan and mask coincide in every program
     else:
         header.set_sform(scan.affine, 1)

@@ -32,6 +32,13 @@ DEFINITIONS = {
     "slice_first, slice_last": "slices along the third axis of the stored scan, from 0; of a DICOM series in order of position",
 }
 
+FRACTURED_VERTEBRA = {  # where one decision is made per vertebra
+    "finding": "fractured vertebra, by its number from the head",
+    "level": "level of that vertebra; empty where it is unknown",
+    "mean_probability": "probability of fracture of the vertebra, as in vertebrae.csv; max_probability is the same",
+    "uncertainty": "binary entropy of that probability in bit: 0 for 0 or 1, 1 for 0.5",
+}
+
 
 def _entropy(p: NDArray[np.float32]) -> NDArray[np.float64]:
     clipped = np.clip(p.astype(np.float64), 1e-6, 1 - 1e-6)
