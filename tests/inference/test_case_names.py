@@ -268,7 +268,7 @@ def test_relative_paths_of_two_folders_are_two_scans(tmp_path, monkeypatch):
     assert set(read_records(out)) == set(names)
 
 
-def test_a_relative_path_in_the_record_of_an_older_version_is_no_identity(tmp_path, monkeypatch):
+def test_a_relative_path_of_an_older_record_is_no_identity(tmp_path, monkeypatch):
     out = tmp_path / "out"
     first, second = file(tmp_path / "A" / "ct.nii", "one"), file(tmp_path / "B" / "ct.nii", "other")
     monkeypatch.chdir(first.parent)
@@ -283,7 +283,7 @@ def test_a_relative_path_in_the_record_of_an_older_version_is_no_identity(tmp_pa
     assert cases[0]["name"] == "ct"
 
 
-def test_outputs_lie_below_the_folder_whatever_the_form_of_the_paths(tmp_path, monkeypatch):
+def test_outputs_lie_below_the_folder_in_any_form_of_paths(tmp_path, monkeypatch):
     (tmp_path / "list").mkdir()
     monkeypatch.chdir(tmp_path / "list")
     cases = [{"image": str(tmp_path / "list" / ".." / "a" / "ct.nii.gz")}, {"image": "../../" + tmp_path.name + "/b/ct.nii.gz"}]

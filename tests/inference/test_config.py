@@ -71,7 +71,7 @@ def test_half_precision_and_overlap_follow_the_chosen_device(monkeypatch):
         assert parser.get_parsed_content("concurrent_scans") == 1 + on_gpu
 
 
-def test_a_device_that_is_missing_is_one_line_in_the_bundle_command():
+def test_a_missing_device_is_one_line_in_the_bundle_command():
     parser = read_config(None, {"device": "cuda:31"})
     check = max(n for n, item in enumerate(parser["initialize"]) if "check_device" in str(item))
     with pytest.raises(InputError, match=r"^device=cuda:31: "):

@@ -46,7 +46,7 @@ def own(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_all_files_of_a_scan_are_removed_and_those_of_others_stay(own, recorded):
+def test_files_of_a_scan_are_removed_and_those_of_others_stay(own, recorded):
     if recorded:
         record_path(own).parent.mkdir()
         record_path(own).write_text("{}")
@@ -68,7 +68,7 @@ def test_masks_of_other_programs_are_refused(tmp_path, ending):
         refuse_others(base, dicom=False)
 
 
-def test_dicom_files_of_other_programs_are_refused_where_some_are_written(tmp_path):
+def test_dicom_files_of_others_are_refused_where_some_are_written(tmp_path):
     base = tmp_path / "ct"
     dicom(tmp_path / "ct_seg.dcm", "a scanner")
     (tmp_path / "ct_overlay.png").write_text("x")
