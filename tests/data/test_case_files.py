@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dicom_files import write_series
 from scripts.core.errors import InputError
-from scripts.data.case_files import ENDINGS, case_name, content_of, distinct_names, file_of_case, find_case_files, names_in_outputs
+from scripts.data.case_files import ENDINGS, case_name, content_of, file_of_case, find_case_files
 from scripts.io.label_maps import read_label_map
 
 
@@ -140,13 +140,3 @@ def test_series_that_may_continue_elsewhere_have_a_remark(tmp_path):
     assert len(found.remarks) == 2
     assert all("has the SeriesInstanceUID of" in line for line in found.remarks)
     assert find_case_files(tmp_path, "image").problems == []
-
-
-def test_cases_of_one_file_name_have_the_names_of_their_folders():
-    assert distinct_names(["a/ct.nii.gz", "b/ct.nii.gz", "c/p3.nii.gz"]) == ["a", "b", "p3"]
-    assert distinct_names(["a/images/ct.nii.gz", "b/images/ct.nii.gz"]) == ["a/images", "b/images"]
-    assert distinct_names(["a/ct.nii.gz", "a/ct.nii.gz"]) == ["ct", "ct"]  # one file, listed twice
-    assert distinct_names(["a/ct.nii.gz", "a/ct.nii"]) == ["a", "a"]
-    assert distinct_names(["a/ct.nii.gz", "b/x.nii.gz"], generic=True) == ["a", "x"]
-    assert names_in_outputs(["a/ct.nii.gz"]) == [["ct", "a"]]
-    assert names_in_outputs(["a/p1_ct.nii.gz", "b/p1_ct.nii.gz"]) == [["a"], ["b"]]

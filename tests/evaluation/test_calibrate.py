@@ -88,7 +88,7 @@ def test_cases_that_are_left_out_are_an_error_after_the_overlay(tmp_path, capsys
     write(tmp_path)
     for ending in ("fracture", "vertebrae"):
         (tmp_path / "predictions" / f"c0_ct_{ending}.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"1 case\(s\) were left out, see above; .*calibration\.yaml is of the others"):
+    with pytest.raises(InputError, match=r"1 problem\(s\), see above; .*calibration\.yaml is of the other cases"):
         run(tmp_path)
     assert "c0.nii.gz: has no prediction" in capsys.readouterr().out
     assert "of 7 patient(s)" in (tmp_path / "calibration.yaml").read_text()

@@ -3,17 +3,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
+from scripts.core.errors import InputError
 from scripts.evaluation.case_layout import CaseLayout
 
 
 def test_masks_of_images_of_one_name_are_all_written(tmp_path):
-    cases = [{"image": f"/x/p{k}/ct.nii.gz", "label": f"/x/p{k}/p{k}.nii.gz"} for k in range(2)]
-    cases.append({"image": "/x/p2/ct.nii.gz", "label": "/x/p2/p0.nii.gz"})
+    cases = [{"image": f"/x/./p{k}/ct.nii.gz", "label": f"/x/p{k}/p{k}.nii.gz"} for k in range(2)]
+    cases += [{"image": "/x/p2/ct.nii.gz", "label": "/x/p2/p2.nii.gz"}, {"image": "/x/p3/ct.nii.gz"}]
     save = SaveImage(folder_layout=CaseLayout(str(tmp_path / "masks"), cases), print_log=False)
-    for case in cases:
-        save(MetaTensor(torch.zeros(1, 4, 4, 4), meta={"filename_or_obj": case["image"]}))
+    for case in cases[:3]:
+        save(MetaTensor(torch.zeros(1, 4, 4, 4), meta={"filename_or_obj": str(Path(case["image"]))}))
     files = {f.relative_to(tmp_path / "masks").as_posix() for f in (tmp_path / "masks").rglob("*.nii.gz")}
-    assert files == {"p0.nii.gz", "p1.nii.gz", "p2/p0.nii.gz"}
+    assert files == {"p0.nii.gz", "p1.nii.gz", "p2.nii.gz"}
+
+
+def test_two_labels_of_an_image_are_refused(tmp_path):
+    cases = [{"image": "a.nii.gz", "label": f"reader{k}/a.nii.gz"} for k in range(2)]
+    with pytest.raises(InputError, match=r"a\.nii\.gz: has the labels reader0 and reader1, and one mask is saved"):
+        CaseLayout(str(tmp_path), cases)
+    CaseLayout(str(tmp_path), [cases[0], cases[0]])

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from fakes import Threshold
+from scripts.core.errors import InputError
 from scripts.inference.case_names import name_cases, proposed_names, read_records, scan_hash, stamp
 from scripts.inference.cohort import Segmenter
 from scripts.inference.discovery import Scans, is_output, is_series
 from scripts.inference.inputs import find_inputs
+from scripts.inference.joined_folders import holds
 from spine_scene import save_nifti
 
 
@@ -308,3 +310,17 @@ def digest_of_files(folder: Path) -> str:
     for path in sorted(folder.glob("*.dcm")):
         value.update(path.name.encode() + path.read_bytes())
     return value.hexdigest()
+
+
+def test_an_output_folder_within_the_slices_of_a_series_is_refused(tmp_path, monkeypatch):
+    slices = bytes(128) + b"DICM" + b"slice"
+    for folder in ("one", "two/a", "two/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.dcm").write_bytes(slices)
+    assert holds(tmp_path / "one", tmp_path / "one")
+    assert not holds(tmp_path / "one", tmp_path / "one" / "out")  # beside slices a folder is none of the series
+    assert holds(tmp_path / "two", tmp_path / "two" / "out")  # whose slices lie in folders
+    assert not holds(tmp_path / "two", tmp_path / "out")
+    made = Segmenter(Threshold(), "model.pt", str(tmp_path / "one"), str(tmp_path / "one"), window={"size": (32, 32)})
+    with pytest.raises(InputError, match="one: is the folder of a DICOM series; choose an output outside of it"):
+        made._check_files([{"image": str(tmp_path / "one")}])

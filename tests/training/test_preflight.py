@@ -90,3 +90,9 @@ def test_patients_of_sections_that_are_not_used_now_are_refused(tmp_path, valid_
     sections["testing"] = [{**valid_case, "patient": "p3"}]
     path.write_text(json.dumps(sections))
     preflight({name: sections[name] for name in now}, required=now, source=str(path))
+
+
+def test_an_unused_section_without_labels_does_no_harm(tmp_path, valid_case):
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": [valid_case], "testing": ["images/p9.nii.gz"]}))
+    preflight({"training": [valid_case]}, source=str(path))

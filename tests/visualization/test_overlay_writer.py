@@ -48,8 +48,10 @@ def test_scans_of_one_name_have_an_overlay_each(finished, tmp_path):
 def test_overlays_of_an_evaluation_are_named_like_its_cases(finished, tmp_path):
     from monai.data import MetaTensor
 
-    for item, label in zip(finished.state.output, ("m/p1.nii.gz", "n/p1.nii.gz", "m/p2.nii.gz"), strict=True):
-        item["truth"] = MetaTensor(item["pred"].clone(), meta={"filename_or_obj": str(tmp_path / label)})
-    OverlayWriter(str(tmp_path / "out"), reference_key="truth")(finished)
+    labels = [str(tmp_path / label) for label in ("m/p1.nii.gz", "n/p1.nii.gz", "m/p2.nii.gz")]
+    for item, label in zip(finished.state.output, labels, strict=True):
+        item["truth"] = MetaTensor(item["pred"].clone(), meta={"filename_or_obj": label})
+    cases = [{"image": "", "label": label} for label in labels]
+    OverlayWriter(str(tmp_path / "out"), reference_key="truth", cases=cases)(finished)
     names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")}
-    assert names == {"p1_overlay.png", "n/p1_overlay.png", "p2_overlay.png"}
+    assert names == {"m_overlay.png", "n_overlay.png", "p2_overlay.png"}

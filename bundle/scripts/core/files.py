@@ -18,7 +18,10 @@ from .errors import InputError
 from .process_id import process_exists
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TEMPORARY = re.compile(r"\.(\d+)\.(?:spine-fracture\..+|.+\.voxels)")  # no hidden file of another program
+TEMPORARY = re.compile(  # no hidden file of another program; the second line is of versions before 0.23
+    r"\.(\d+)\.(?:spine-fracture\..+|.+\.voxels|"
+    r".+_(?:fracture|vertebrae|probability)\.nii\.gz|(?:findings|vertebrae|problems)\.csv|(?:findings|manifest)\.json|report\.html)"
+)
 STALE_SECONDS = 3600  # another machine may write to the same folder
 
 

@@ -3,29 +3,18 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..io.case_naming import GENERIC, case_name, content_of, distinct_folders, without_endings
 from ..io.dicom_headers import is_dicom
-from ..io.formats import PICTURES, file_suffix, stem
+from ..io.formats import PICTURES, file_suffix
 from ..io.split_series import find_split_series, part_folders
 from ..io.vertebra_folder import SEGMENTATIONS, vertebra_folder
 
-# Endings that tools append to the name of a case, by the content of the file; _0000 is a channel of nnU-Net.
-ENDINGS: dict[str, str] = {
-    "probability": "probability|probabilities|prob",
-    "vertebrae": "seg-vert|vertebrae|vertebra|vert|instances",
-    "mask": "segmentation|seg|mask|msk|labels|label|gt|prediction|pred|fracture",
-    "image": "ct|image|img",
-}
-ENDING = re.compile(
-    rf"(?<=.)(?:[-_.](?:{'|'.join(f'(?P<{role}>{words})' for role, words in ENDINGS.items())})|_000\d)$", re.IGNORECASE
-)
-GENERIC = re.compile(rf"^(?:{'|'.join(ENDINGS.values())}|{SEGMENTATIONS}|scan|volume)$", re.IGNORECASE)
 EXPECTED = {
     "image": "a folder of images (NIfTI, NRRD, MHA, PNG, DICOM)",
     "mask": "a folder of masks (NIfTI, NRRD, MHA, PNG)",
@@ -40,32 +29,6 @@ COMPATIBLE = {
     "vertebrae": {"vertebrae", "mask", ""},
     "probability": {"probability", ""},
 }
-
-
-def _endings(name: str) -> tuple[str, list[str]]:
-    """Name without endings, and the content that each of them stands for."""
-    roles: list[str] = []
-    while match := ENDING.search(name):
-        roles.append(match.lastgroup or "image")
-        name = name[: match.start()]
-    return name, roles
-
-
-def case_name(path: Path | str) -> str:
-    """Name of the case of an image or mask: that of the file without format and without endings such as _ct, _0000 and _seg.
-
-    Examples: ``p1_ct.nii.gz``, ``p1_0000.nii.gz``, ``p1_seg-vert_msk.nii.gz`` and ``p1-mask.png`` are of case ``p1``.
-    """
-    return _endings(stem(path))[0]
-
-
-def content_of(path: Path | str) -> str:
-    """Content that the name of a file stands for, a key of ``ENDINGS``; "" where the name is silent."""
-    if Path(path).name == SEGMENTATIONS:
-        return "vertebrae"
-    name, roles = _endings(stem(path))
-    roles += [role for role, words in ENDINGS.items() if re.fullmatch(words, name, re.IGNORECASE)]
-    return next((role for role in ENDINGS if role in roles), "")
 
 
 @dataclass
@@ -134,30 +97,17 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
     return items
 
 
-def _distinct_folders(files: Sequence[Path]) -> dict[Path, str]:
-    """Folders that distinguish files of one name, such as s1 and s2 of s1/bone.nii.gz and s2/bone.nii.gz."""
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for file in dict.fromkeys(files):
-        groups[stem(file)].append(file)
-    folders: dict[Path, str] = {}
-    for same in (group for group in groups.values() if len(group) > 1):
-        levels = (["/".join(file.parts[-k:-1]) for file in same] for k in range(2, max(len(file.parts) for file in same) + 1))
-        distinct = next((names for names in levels if len(set(names)) == len(same)), [file.parent.name for file in same])
-        folders |= zip(same, distinct, strict=True)
-    return folders
-
-
 def _names(items: Sequence[Path], root: Path) -> dict[Path, str]:
     """Case of every item; files of one name in several folders, and names such as ct, have the names of their folders."""
     names = {}
-    repeated = Counter(stem(f) for f in items if f.parent != root)  # such as s1/bone.nii.gz and s2/bone.nii.gz
+    folders = distinct_folders([f.relative_to(root) for f in items if f.parent != root])
     for item in items:
         name, folder = case_name(item), item.parent
         if item.is_dir() and item.name == SEGMENTATIONS:
             # Beside the CT of a single case its name is that of the CT.
-            name = "ct" if folder == root and (folder / "ct.nii.gz").is_file() else _endings(folder.resolve().name)[0]
-        elif folder != root and (GENERIC.match(name) or repeated[stem(item)] > 1):
-            name = _endings(folder.name)[0]
+            name = "ct" if folder == root and (folder / "ct.nii.gz").is_file() else without_endings(folder.resolve().name)
+        elif folder != root and (GENERIC.match(name) or item.relative_to(root) in folders):
+            name = without_endings(folders.get(item.relative_to(root), folder.name))
         names[item] = name
     return names
 
@@ -183,7 +133,7 @@ def find_case_files(folder: Path | str, role: str) -> CaseFiles:
     try:
         if own is not None and (own == root or not any(_is_file(f) for f in root.iterdir() if f.name != "ct.nii.gz")):
             parent = own.parent if own.name == SEGMENTATIONS else own
-            name = "ct" if (own.parent / "ct.nii.gz").is_file() else _endings(parent.resolve().name)[0]
+            name = "ct" if (own.parent / "ct.nii.gz").is_file() else without_endings(parent.resolve().name)
             return CaseFiles({name: own})
         items = _collect(root, role, found)
         if not items and role == "image" and _is_series(root):
@@ -219,32 +169,9 @@ def find_case_files(folder: Path | str, role: str) -> CaseFiles:
     return found
 
 
-def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[str]:
-    """Name of each of several files, without format: that of its folder where several of them have the same.
-
-    Examples: ``p1/ct.nii.gz`` and ``p2/ct.nii.gz`` are p1 and p2.
-
-    Args:
-        files: files.
-        generic: also name a single file after its folder where its name is ct or the like.
-    """
-    folders = _distinct_folders([Path(file) for file in files])
-    names = []
-    for file in map(Path, files):
-        folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
-        names.append(_endings(folder)[0] or stem(file))
-    return names
-
-
-def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
-    """Names, without endings, that the results of each of several images may have, the most likely first."""
-    distinct, folders = distinct_names(images), distinct_names(images, generic=True)
-    return [list(dict.fromkeys(_endings(name)[0] for name in names)) for names in zip(distinct, folders, strict=True)]
-
-
 def file_of_case(files: Mapping[str, Path], image: Path | str) -> Path | None:
     """Mask of an image among those of ``find_case_files``: by its name, or that of its folder where the name is ct or the like."""
     name = case_name(image)
     if name not in files and GENERIC.match(name):
-        name = _endings(Path(image).resolve().parent.name)[0]
+        name = without_endings(Path(image).resolve().parent.name)
     return files.get(name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -90,6 +90,12 @@ def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]
     if not any(sections.values()):
         raise InputError(f"{file}: has no case; make a datalist with a converter of scripts.data")
     return file, sections
+
+
+def other_sections(path: str | Path, used: Collection[str]) -> dict[str, list[dict[str, str]]]:
+    """Cases of the sections that are not used; those that are no list of cases, such as of images without labels, are left out."""
+    sections = {name: _read_section(Path(path), name)[0] for name in SECTIONS if name not in used}
+    return {name: _absolute(cases, Path(path)) for name, cases in sections.items() if cases}
 
 
 def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:

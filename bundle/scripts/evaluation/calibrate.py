@@ -138,7 +138,7 @@ def calibrate(
         )
     text = _write(path, p, y, patients, (round(slope, 4), round(intercept, 4)), samples, seed)
     if problems:
-        raise InputError(f"{len(problems)} case(s) were left out, see above; {path} is of the others")
+        raise InputError(f"{len(problems)} problem(s), see above; {path} is of the other cases")
     return text
 
 

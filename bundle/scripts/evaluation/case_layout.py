@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.data import FolderLayoutBase
 
+from ..core.errors import InputError
 from ..io.case_naming import CaseNames
 
 
@@ -19,12 +20,19 @@ class CaseLayout(FolderLayoutBase):
 
     Args:
         output_dir: folder of the masks.
-        cases: cases of the evaluation, in its order, with ``image`` and ``label``.
+        cases: cases of the evaluation with ``image`` and ``label``.
     """
 
     def __init__(self, output_dir: str, cases: Sequence[Mapping[str, str]]) -> None:
-        names = CaseNames()
-        self.folder, self.names = Path(output_dir), {case["image"]: names.name(case["label"]) for case in cases}
+        names = CaseNames(cases)
+        self.folder, self.names = Path(output_dir), dict[str, str]()
+        for case in (c for c in cases if "label" in c):
+            image, name = str(Path(case["image"])), names.name(case["label"])
+            if self.names.setdefault(image, name) != name:
+                raise InputError(
+                    f"{image}: has the labels {self.names[image]} and {name}, and one mask is saved for an image; evaluate them "
+                    "apart, or set --save_masks False"
+                )
 
     def filename(self, subject: str = "subject", idx: object = None, **kwargs: Any) -> str:
         """Path of the mask of an image; its folder is made.
@@ -34,6 +42,6 @@ class CaseLayout(FolderLayoutBase):
             idx: not used.
             kwargs: not used.
         """
-        path = self.folder / f"{self.names[str(subject)]}.nii.gz"
+        path = self.folder / f"{self.names[str(Path(subject))]}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         return str(path)

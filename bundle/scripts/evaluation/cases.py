@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class CaseTable:
         records_key: item of the output with the rows of inference, a list of ``VertebraRecord``, if it has one.
         probability_key: item of the output with the probabilities (C, X, Y, Z), fracture last, on the scan's own grid, if it has
             one; its mean over a vertebra is that of the vertebra where there are no rows.
+        cases: cases of the evaluation, whose labels name them, see ``CaseNames``.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class CaseTable:
         instances_key: str = "vertebra_instances",
         records_key: str = "vertebra_records",
         probability_key: str = "probability",
+        cases: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self.instances_key, self.records_key, self.probability_key = instances_key, records_key, probability_key
         self.pictures = Path(pictures) if pictures else None
@@ -89,7 +91,7 @@ class CaseTable:
         self.checkpoint, self.datalist = checkpoint, datalist
         self.results: list[CaseResult] = []
         self.problems: list[str] = []
-        self.names = CaseNames()
+        self.names = CaseNames(cases)
         self.rows: dict[str, dict[int, dict[str, str]]] = {}
 
     def attach(self, engine) -> None:
@@ -102,7 +104,7 @@ class CaseTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine) -> None:
-        self.results, self.problems, self.names = [], [], CaseNames()
+        self.results, self.problems = [], []
         table = Path(self.datalist).parent / FILE_NAME if self.datalist else None
         self.rows = rows_by_case(table if table is not None and table.is_file() else None)
 

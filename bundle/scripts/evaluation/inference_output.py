@@ -15,7 +15,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.files import read_table
 from ..core.vertebrae import voxels_per_label
-from ..data.case_files import case_name, content_of, distinct_names
+from ..io.case_naming import case_name, content_of, distinct_names, without_endings
 from ..io.formats import VOLUMES, file_suffix, stem
 from ..io.label_maps import read_label_map
 from ..io.vertebra_folder import SEGMENTATIONS, VERTEBRA_FILE
@@ -128,7 +128,7 @@ def read_inference(folder: str | Path) -> InferenceOutput | None:
         if twice is not None:
             raise InputError(f"{root / TABLE}: lists vertebra {twice} of {case} twice; scans must have different names")
     output = InferenceOutput()
-    for case, name in zip(rows, distinct_names([f"{case}.nii" for case in rows], generic=True), strict=True):
+    for case, name in zip(rows, distinct_names([Path(f"{case}.nii") for case in rows], generic=True), strict=True):
         for record in rows[case]:
             record.case = name
         output.records[name], output.calibration[name] = rows[case], calibration.get(case, common)
@@ -157,9 +157,9 @@ def instance_masks(folder: str | Path) -> dict[str, list[Path]]:
         elif content_of(file) == "vertebrae" and case_name(file) != stem(file):
             files.append(file)
     below = [file for file in files if file.parent != root]
-    names = dict(zip(below, distinct_names(below, generic=True), strict=True))
+    names = dict(zip(below, distinct_names([f.relative_to(root) for f in below], generic=True), strict=True))
     for file in files:
-        found[case_name(f"{names.get(file, stem(file))}.nii")].append(file)
+        found[without_endings(names.get(file, stem(file)))].append(file)
     return dict(found)
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..core.errors import InputError, first_line
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import voxels_per_label
-from ..data.case_files import case_name, distinct_names, find_case_files, names_in_outputs
+from ..data.case_files import find_case_files
 from ..data.datalist import load_datalist
 from ..data.patients import patients_by_pattern
 from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
+from ..io.case_naming import case_name, distinct_names, names_in_outputs, without_endings
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
 from .inference_output import UNCALIBRATED, instance_masks, is_inference_table, read_inference
@@ -126,13 +127,14 @@ def find_cases(
     if table is None and (folder / FILE_NAME).is_file() and not is_inference_table(folder / FILE_NAME):
         table = str(folder / FILE_NAME)
     rows = rows_by_case(table)
-    instances = instances_by_name(vertebrae)[0] if vertebrae else {}
-    maps = masks_by_name(probabilities, "probability")[0] if probabilities else {}
+    instances, twice = instances_by_name(vertebrae) if vertebrae else ({}, [])
+    maps, repeated = masks_by_name(probabilities, "probability") if probabilities else ({}, [])
+    problems += [*twice, *repeated]
     images = [entry["image"] for entry in listed if entry.get("image")]
     image_names = dict(zip(images, names_in_outputs(images), strict=True))
     output = read_inference(predictions)
-    records = {canonical_name(f"{case}.nii"): found for case, found in output.records.items()} if output else {}
-    calibration = {canonical_name(f"{case}.nii"): c for case, c in output.calibration.items()} if output else {}
+    records = {without_endings(case): found for case, found in output.records.items()} if output else {}
+    calibration = {without_endings(case): c for case, c in output.calibration.items()} if output else {}
     found, ambiguous = instances_by_name(predicted_vertebrae or predictions, required=predicted_vertebrae is not None)
     problems += ambiguous
     listed_names = [entry["case"] for entry in listed if not entry.get("patient")]
@@ -140,21 +142,22 @@ def find_cases(
     cases: list[ScoringCase] = []
     used: set[str] = set()
     for entry in listed:
-        names = [canonical_name(f"{entry['case']}.nii"), *image_names.get(entry.get("image", ""), [])]
+        names = [without_endings(entry["case"]), *image_names.get(entry.get("image", ""), [])]
         name = next((n for n in names if n in masks), None)
         if name is None:
             expected = " or ".join(dict.fromkeys(names))
-            problems.append(f"{entry['reference']}: has no prediction in {predictions} (expected {expected})")
+            there = ", ".join(sorted(masks)[:3])
+            problems.append(f"{entry['reference']}: has no prediction in {predictions} (expected {expected}; there: {there})")
             continue
         if name in used:
             problems.append(f"{entry['reference']}: has the same prediction {masks[name]} as another; rename one")
             continue
         labelled = entry.get("vertebrae") or instances.get(names[0])
         if vertebrae and not labelled:
-            problems.append(f"{entry['reference']}: has no vertebra mask of its own in {vertebrae} (expected {names[0]})")
+            problems.append(f"{entry['reference']}: has no vertebra mask in {vertebrae} (expected {names[0]})")
             continue
         if probabilities and name not in maps:
-            problems.append(f"{entry['reference']}: has no probability map of its own in {probabilities} (expected {name})")
+            problems.append(f"{entry['reference']}: has no probability map in {probabilities} (expected {name})")
             continue
         used.add(name)
         cases.append(
@@ -189,7 +192,7 @@ def instances_by_name(folder: str | Path, required: bool = True) -> tuple[dict[s
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for name, files in (instance_masks(folder) if Path(folder).is_dir() else {}).items():
-        groups[canonical_name(f"{name}.nii")] += files
+        groups[without_endings(name)] += files
     if not groups and required:
         return masks_by_name(folder, "vertebrae")
     ambiguous = [

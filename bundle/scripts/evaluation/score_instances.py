@@ -15,9 +15,9 @@ from tqdm import tqdm
 from ..core.errors import InputError, first_line
 from ..core.files import write_table, write_text
 from ..core.provenance import versions
-from ..data.case_files import names_in_outputs
 from ..data.datalist import load_datalist
 from ..data.patients import patients_by_pattern
+from ..io.case_naming import names_in_outputs
 from .inference_output import read_instances
 from .instances import INSTANCE_DEFINITIONS, INSTANCE_RULES, PARTIAL_RULES, InstanceMatching, match_instances
 from .pairs import instances_by_name, on_reference_grid

@@ -65,6 +65,18 @@ class Outputs:
     def __post_init__(self) -> None:
         require_values(vars(self))
 
+    def endings(self, by_vertebra: bool, dicom: bool) -> list[str]:
+        """Endings of the masks and DICOM files of a scan.
+
+        Args:
+            by_vertebra: one decision per vertebra.
+            dicom: the scan is a DICOM series, and highdicom is installed.
+        """
+        masks, pair = not self.statistics_only, 2 if by_vertebra else 1
+        found = ["_fracture.nii.gz", "_vertebrae.nii.gz"][:pair] if masks else []
+        found += ["_probability.nii.gz"] if self.save_probabilities else []
+        return found + (["_seg.dcm", "_sr.dcm"][:pair] if masks and dicom and self.dicom_seg else [])
+
 
 @dataclass
 class _Case:
@@ -172,9 +184,9 @@ def segment_case(
         header = read_header(source, require_volume=expect_hu, rules=rules, parts=parts)
     for text in (*remarks, *header.notes):
         note(text)
-    refuse_others(base, dicom=outputs.dicom_seg and not outputs.statistics_only and header.series is not None)
     grid, patch = pipeline.working_grid(header), pipeline.patch
     by_vertebra = pipeline.post.decision == "vertebra" and (pipeline.by_vertebra or vertebrae is not None)
+    refuse_others(base, outputs.endings(by_vertebra, header.series is not None and dicom_seg.available()), vertebrae)
     plan = plan_memory(
         header,
         grid,
@@ -204,7 +216,7 @@ def segment_case(
             if write_seg and not dicom_seg.available():
                 write_seg = False
                 note(f"{base.name}_seg.dcm was not written: {dicom_seg.NOT_INSTALLED}")
-            remove_earlier(base)  # of other settings, another content or an interrupted run
+            remove_earlier(base, vertebrae)  # of other settings, another content or an interrupted run
             version, name = (str((facts or {}).get(key, default)) for key, default in (("version", ""), ("case_path", base.name)))
             case = _Case(base, scan, grid, predicted, instances, pipeline, outputs, timer, version, name, note)
             written = _write_vertebrae(case, write_seg) if by_vertebra else _write_findings(case, write_seg)

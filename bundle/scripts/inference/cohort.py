@@ -33,7 +33,7 @@ from .distributed_shard import DistributedShard
 from .earlier_files import record_path
 from .given_vertebrae import pair_vertebrae
 from .inputs import find_inputs, require_cases
-from .joined_folders import replaced_inputs, without_parts
+from .joined_folders import holds, replaced_inputs, without_parts
 from .memory import parse_bytes, program_bytes
 from .picture_library import load_beside
 from .pipeline import Pipeline
@@ -268,8 +268,8 @@ class Segmenter:
 
     def _check_files(self, cases: Sequence[Mapping[str, str]]) -> None:
         for folder in (f for case in cases for f in (case["image"], *parts_of(case)) if Path(f).is_dir()):
-            if os.path.realpath(folder) == os.path.realpath(self.output):
-                raise InputError(f"{self.output}: is the folder of a DICOM series; choose another output, such as a folder in it")
+            if holds(Path(folder), self.output):
+                raise InputError(f"{self.output}: is the folder of a DICOM series; choose an output outside of it")
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.output):  # without a name that a second process would share

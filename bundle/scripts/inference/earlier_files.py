@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import nibabel as nib
@@ -41,35 +42,41 @@ def _is_own_dicom(path: Path) -> bool:
         return False
 
 
-def refuse_others(base: Path, dicom: bool) -> None:
-    """Refuse a scan whose outputs would replace files that this program did not write.
+def refuse_others(base: Path, written: Collection[str], given: str | None = None) -> None:
+    """Refuse a scan whose outputs would replace files that this program did not write, or its own given mask of vertebrae.
 
     Args:
         base: outputs are named after it.
-        dicom: DICOM files are among the outputs.
+        written: endings of the masks and DICOM files of this run.
+        given: mask of vertebra instances of the scan.
 
     Raises:
         ValueError: one line with the file and the remedy.
     """
-    if record_path(base).is_file():
-        return
-    others = [path for path in _files(base, MASKS) if not _is_own_mask(path)]
-    others += [path for path in _files(base, DICOM) if dicom and not _is_own_dicom(path)]
-    if others:
-        raise ValueError(f"{others[0]}: exists and was not written by this program; rename it, or choose another output folder")
+    paths = _files(base, tuple(e for e in (*MASKS, *DICOM) if e in written))
+    for path in paths:
+        if _is_given(path, given):
+            raise ValueError(f"{path}: is the given mask of vertebrae and an output of this scan; choose another output folder")
+        if not (_is_own_mask(path) if path.name.endswith(MASKS) else _is_own_dicom(path)):
+            raise ValueError(f"{path}: exists and was not written by this program; rename it, or choose another output folder")
 
 
-def remove_earlier(base: Path) -> None:
-    """Remove record, masks, DICOM files and pictures of an earlier run, the record first.
+def _is_given(path: Path, given: str | None) -> bool:
+    return given is not None and Path(given).exists() and path.samefile(given)
+
+
+def remove_earlier(base: Path, given: str | None = None) -> None:
+    """Remove record, masks, DICOM files and pictures of an earlier run, the record first, and nothing of other programs.
 
     Args:
         base: outputs are named after it.
+        given: mask of vertebra instances of the scan, which stays.
     """
     record = record_path(base)
     recorded = record.is_file()
     record.unlink(missing_ok=True)
-    masks = [path for path in _files(base, MASKS) if recorded or _is_own_mask(path)]
-    dicom = [path for path in _files(base, DICOM) if recorded or _is_own_dicom(path)]
+    masks = [path for path in _files(base, MASKS) if _is_own_mask(path) and not _is_given(path, given)]
+    dicom = [path for path in _files(base, DICOM) if _is_own_dicom(path)]
     pictures = _files(base, PICTURES) if recorded or masks else []
     for path in (*masks, *dicom, *pictures):
         path.unlink(missing_ok=True)

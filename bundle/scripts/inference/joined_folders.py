@@ -21,6 +21,12 @@ def own_files(folder: Path) -> list[Path]:
     return own if any(slices) else [f for f in folder.rglob("*") if f.is_file()]
 
 
+def holds(series: Path, output: Path) -> bool:
+    """True where files of an output folder would be files of a series: in its folder, or below one whose slices lie in folders."""
+    inner, outer = Path(os.path.realpath(output)), Path(os.path.realpath(series))
+    return inner == outer or (outer in inner.parents and _is_common(outer))
+
+
 def input_hash(path: str) -> str:
     """SHA-256 of a scan, of a folder without what lies in folders beside its slices, such as outputs."""
     folder = Path(path)

@@ -96,8 +96,8 @@ def segment(
         OSError: when the results cannot be written.
     """
     values = {
-        "input": _literal(str(path)),
-        "output": _literal(str(out)),
+        "input": _literal(path),
+        "output": _literal(out),
         "checkpoint": _literal(checkpoint)
         if isinstance(checkpoint, str) or checkpoint is None
         else [_literal(c) for c in checkpoint],
@@ -127,9 +127,10 @@ def segment(
     return resolve(read_config(config, values), "segmenter").run()
 
 
-def _literal(path: str | None) -> str | None:
+def _literal(path: str | os.PathLike[str] | None) -> str | None:
     """Path that the config does not take for a reference, a macro or an expression by its first character."""
-    return os.path.join(".", path) if path is not None and path[:1] in ("@", "%", "$") else path
+    text = None if path is None else os.fspath(path)
+    return os.path.join(".", text) if text is not None and text[:1] in ("@", "%", "$") else text
 
 
 @wraps(segment)

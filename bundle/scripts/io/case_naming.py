@@ -1,23 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the cases of an evaluation: those of its tables, masks and overlays."""
+"""Names of cases in the names of files and their folders: the one rule of all commands."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .formats import stem
+from .vertebra_folder import SEGMENTATIONS
+
+# Endings that tools append to the name of a case, by the content of the file; _0000 is a channel of nnU-Net.
+ENDINGS: dict[str, str] = {
+    "probability": "probability|probabilities|prob",
+    "vertebrae": "seg-vert|vertebrae|vertebra|vert|instances",
+    "mask": "segmentation|seg|mask|msk|labels|label|gt|prediction|pred|fracture",
+    "image": "ct|image|img",
+}
+ENDING = re.compile(
+    rf"(?<=.)(?:[-_.](?:{'|'.join(f'(?P<{role}>{words})' for role, words in ENDINGS.items())})|_000\d)$", re.IGNORECASE
+)
+GENERIC = re.compile(rf"^(?:{'|'.join(ENDINGS.values())}|{SEGMENTATIONS}|scan|volume)$", re.IGNORECASE)
+
+
+def _endings(name: str) -> tuple[str, list[str]]:
+    """Name without endings, and the content that each of them stands for."""
+    roles: list[str] = []
+    while match := ENDING.search(name):
+        roles.append(match.lastgroup or "image")
+        name = name[: match.start()]
+    return name, roles
+
+
+def without_endings(name: str) -> str:
+    """Name of a case, perhaps with folders, without the endings that tools append."""
+    return _endings(name)[0]
+
+
+def case_name(path: Path | str) -> str:
+    """Name of the case of an image or mask: that of the file without format and without endings such as _ct, _0000 and _seg.
+
+    Examples: ``p1_ct.nii.gz``, ``p1_0000.nii.gz``, ``p1_seg-vert_msk.nii.gz`` and ``p1-mask.png`` are of case ``p1``.
+    """
+    return _endings(stem(path))[0]
+
+
+def content_of(path: Path | str) -> str:
+    """Content that the name of a file stands for, a key of ``ENDINGS``; "" where the name is silent."""
+    if Path(path).name == SEGMENTATIONS:
+        return "vertebrae"
+    name, roles = _endings(stem(path))
+    roles += [role for role, words in ENDINGS.items() if re.fullmatch(words, name, re.IGNORECASE)]
+    return next((role for role in ENDINGS if role in roles), "")
+
+
+def distinct_folders(files: Sequence[Path]) -> dict[Path, str]:
+    """Folders that distinguish files of one name, such as s1 and s2 of s1/bone.nii.gz and s2/bone.nii.gz.
+
+    Of ``s1/CT/bone.nii.gz`` and ``s2/CT/bone.nii.gz`` they are s1/CT and s2/CT.
+    """
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        groups[stem(file)].append(file)
+    folders: dict[Path, str] = {}
+    for same in (group for group in groups.values() if len(group) > 1):
+        levels = (["/".join(file.parts[-k:-1]) for file in same] for k in range(2, max(len(file.parts) for file in same) + 1))
+        distinct = next((names for names in levels if len(set(names)) == len(same)), [file.parent.name for file in same])
+        folders |= zip(same, distinct, strict=True)
+    return folders
+
+
+def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[str]:
+    """Name of each of several files, without format: that of its folder where several of them have the same.
+
+    Examples: ``p1/ct.nii.gz`` and ``p2/ct.nii.gz`` are p1 and p2.
+
+    Args:
+        files: files.
+        generic: also name a single file after its folder where its name is ct or the like.
+    """
+    folders = distinct_folders([Path(file) for file in files])
+    names = []
+    for file in map(Path, files):
+        folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
+        names.append(without_endings(folder) or stem(file))
+    return names
+
+
+def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
+    """Names, without endings, that the results of each of several images may have, the most likely first."""
+    distinct, folders = distinct_names(images), distinct_names(images, generic=True)
+    return [list(dict.fromkeys(without_endings(name) for name in names)) for names in zip(distinct, folders, strict=True)]
 
 
 class CaseNames:
-    """Names of cases in the order of an evaluation, by their labels; a second label of one name also has that of its folder."""
+    """Names of the cases of an evaluation, those of its tables, masks and overlays: ``distinct_names`` of their labels.
 
-    def __init__(self) -> None:
-        self._files: dict[str, str] = {}
+    Args:
+        cases: cases with ``label``.
+    """
+
+    def __init__(self, cases: Sequence[Mapping[str, str]] = ()) -> None:
+        labels = [str(Path(case["label"])) for case in cases if case.get("label")]
+        self._names = dict(zip(labels, distinct_names(labels), strict=True))
 
     def name(self, label: Path | str) -> str:
-        """Name of the case of a label, such as ``p1`` or ``set/p1``; the same for the same file."""
-        parts = [*Path(label).parent.parts, stem(label)]
-        names = ("/".join(parts[-k:]) for k in range(1, len(parts) + 1))
-        name = next(n for n in names if self._files.get(n, str(label)) == str(label))
-        self._files[name] = str(label)
-        return name
+        """Name of the case of a label; that of the file for one of another evaluation."""
+        return self._names.get(str(Path(label)), stem(label))

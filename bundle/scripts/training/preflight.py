@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..core.config_overrides import check_command_line
 from ..core.errors import InputError, served
 from ..core.program import command, quoted
 from ..data.checks.cases import check_cases
-from ..data.datalist import EMPTY_SECTION, read_datalist, section_error
+from ..data.datalist import EMPTY_SECTION, SECTIONS, other_sections, section_error
 from ..data.split import patient_leakage
 from .tracking import check_store
 
@@ -81,8 +80,8 @@ def preflight(
         warn_of_empty_sections(sections, source)
     if level == "off":
         return
-    listed = read_datalist(source)[1] if source and Path(source).is_file() else {}
-    leaks = patient_leakage({**listed, **sections})  # with the sections that are not used now, such as testing
+    listed = {**sections, **(other_sections(source, sections) if source else {})}
+    leaks = patient_leakage({name: listed[name] for name in sorted(listed, key=[*SECTIONS, *listed].index)})
     if leaks:
         patient, sections_of_patient = next(iter(leaks.items()))
         raise InputError(

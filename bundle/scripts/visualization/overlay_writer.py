@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,24 @@ class OverlayWriter:
             evaluation, or None.
         limit: maximum number of overlays; None draws every case.
         source_root: folder below which overlays repeat the folders of their scans; empty writes all into one folder.
+        cases: cases of an evaluation, whose labels name them, see ``CaseNames``.
     """
 
-    def __init__(self, output_dir: str, reference_key: str | None = None, limit: int | None = 50, source_root: str = "") -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        reference_key: str | None = None,
+        limit: int | None = 50,
+        source_root: str = "",
+        cases: Sequence[Mapping[str, str]] = (),
+    ) -> None:
         from monai.transforms import LoadImage
 
         self.output_dir, self.source_root = Path(output_dir), source_root
         self.reference_key, self.limit, self.written = reference_key, limit, 0
         self.load = LoadImage(image_only=True)
         self.paths: set[Path] = set()
-        self.names = CaseNames()
+        self.names = CaseNames(cases)
 
     def attach(self, engine) -> None:
         """Register the handler with an evaluator."""

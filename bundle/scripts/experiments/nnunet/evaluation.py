@@ -15,20 +15,16 @@ import numpy as np
 from ...core.errors import InputError
 from ...data.datalist import read_datalist
 from ...evaluation.score import score
-from ...io.formats import stem
+from ...io.case_naming import CaseNames
 from .dataset import ENDING, write_image
 from .programs import CONFIGURATION, DATASET_ID, FOLD, TRAINER, environment, run_command
 
 
-def _name(case: Mapping[str, str]) -> str:
-    """Name of a case in the tables of its scores: that of its label."""
-    return stem(case.get("label") or case["image"])
-
-
 def _collect(cases: Sequence[Mapping[str, str]], predicted: Path, masks: Path, probabilities: Path) -> None:
     """Masks and probabilities of fracture by the names of the cases."""
+    names = CaseNames(cases)
     for number, case in enumerate(cases):
-        name, source = _name(case), predicted / f"case_{number:04d}"
+        name, source = names.name(case.get("label", case["image"])), predicted / f"case_{number:04d}"
         mask = source.with_name(source.name + ENDING)
         if not mask.is_file():
             raise InputError(f"{case['image']}: nnU-Net has predicted no mask; its message is above")
@@ -66,13 +62,14 @@ def evaluate(
         empty_reference: rule for a reference without a fracture: score or exclude.
 
     Raises:
-        InputError: without cases, for images of equal names, cases that cannot be scored, or a command that is missing or fails.
+        InputError: without cases, for labels of equal names, cases that cannot be scored, or a command that is missing or fails.
     """
     file, sections = read_datalist(datalist)
     cases = sections[section]
     if not cases:
         raise InputError(f"{file}: has no `{section}` case")
-    names = Counter(map(_name, cases))
+    case_names = CaseNames(cases)
+    names = Counter(case_names.name(case.get("label", case["image"])) for case in cases)
     if repeated := [name for name, number in names.items() if number > 1]:
         raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their labels")
     out = Path(output_dir).resolve()

@@ -119,9 +119,9 @@ def critical_difference(rows: Sequence[Row], patients: Mapping[str, str], title:
 def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number: int = 5) -> Figure | None:
     """Cases at equal quantiles of the reference variant's DSC: CT, reference and masks (as Figs. 12 and 13 of the paper)."""
     _, sections = read_datalist(context.datalists[None])
-    case_names = CaseNames()
-    ordered = [c for section in ("testing", "validation", "training") for c in sections[section] if c.get("label")]
-    files = {case_names.name(c["label"]): c for c in ordered}
+    tested = [c for c in sections["testing"] if c.get("label")]
+    names_of_cases = CaseNames(tested)
+    files = {names_of_cases.name(c["label"]): c for c in tested}
     reference_row = next(r for r in rows if r.variant.name == suite.reference)
     scored = sorted((v, c) for c, v in reference_row.cases.get("dice", {}).items() if c in files)
     if not scored or suite.folds:
