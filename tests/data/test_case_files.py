@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from dicom_files import write_series
 from scripts.core.errors import InputError
-from scripts.data.case_files import ENDINGS, case_name, content_of, file_of_case, find_case_files
+from scripts.data.case_files import file_of_case, find_case_files
+from scripts.io.case_naming import ENDINGS, case_name, content_of
 from scripts.io.label_maps import read_label_map
 
 

@@ -312,7 +312,7 @@ def digest_of_files(folder: Path) -> str:
     return value.hexdigest()
 
 
-def test_an_output_folder_within_the_slices_of_a_series_is_refused(tmp_path, monkeypatch):
+def test_an_output_folder_within_a_series_is_refused(tmp_path, monkeypatch):
     slices = bytes(128) + b"DICM" + b"slice"
     for folder in ("one", "two/a", "two/b"):
         (tmp_path / folder).mkdir(parents=True)

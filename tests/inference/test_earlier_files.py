@@ -83,7 +83,7 @@ def test_a_given_mask_stays_and_is_no_output(own):
     assert files(own) == {"_vertebrae.nii.gz"}
 
 
-def test_dicom_files_of_others_are_refused_where_some_are_written(tmp_path):
+def test_dicom_files_of_others_are_refused_if_some_are_written(tmp_path):
     base = tmp_path / "ct"
     dicom(tmp_path / "ct_seg.dcm", "a scanner")
     (tmp_path / "ct_overlay.png").write_text("x")

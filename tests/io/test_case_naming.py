@@ -14,7 +14,7 @@ def test_cases_of_one_file_name_have_the_names_of_their_folders():
     assert distinct_names(["a/ct.nii.gz", "b/ct.nii.gz", "c/p3.nii.gz"]) == ["a", "b", "p3"]
     assert distinct_names(["a/images/ct.nii.gz", "b/images/ct.nii.gz"]) == ["a/images", "b/images"]
     assert distinct_names(["a/ct.nii.gz", "a/ct.nii.gz"]) == ["ct", "ct"]  # one file, listed twice
-    assert distinct_names(["a/ct.nii.gz", "a/ct.nii"]) == ["a", "a"]
+    assert distinct_names(["x/p1.nii.gz", "p1/ct.nii.gz", "p2/ct.nii.gz"]) == ["p1", "p1/ct", "p2"]
     assert distinct_names(["a/ct.nii.gz", "b/x.nii.gz"], generic=True) == ["a", "x"]
     assert names_in_outputs(["a/ct.nii.gz"]) == [["ct", "a"]]
     assert names_in_outputs(["a/p1_ct.nii.gz", "b/p1_ct.nii.gz"]) == [["a"], ["b"]]

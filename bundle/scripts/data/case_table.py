@@ -15,7 +15,7 @@ from ..core.files import write_table
 from ..core.genant import SHAPES
 from ..core.suggestions import suggest
 from ..core.vertebrae import LABELS, LEVELS
-from .case_files import case_name
+from ..io.case_naming import case_name
 
 COLUMNS = ("case", "patient", "level", "label", "grade", "shape")
 UNKNOWN = ("", "x", "?", "-", "na", "n/a", "nan", "unknown")

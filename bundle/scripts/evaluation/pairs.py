@@ -58,7 +58,7 @@ class ScoringCase:
 
 
 def canonical_name(path: Path | str) -> str:
-    """Name of a scan or mask without file suffix and without the endings that tools append; see ``case_files.case_name``."""
+    """Name of a scan or mask without file suffix and without the endings that tools append; see ``case_naming.case_name``."""
     return case_name(path)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
-from ..data.case_files import case_name, file_of_case, find_case_files
+from ..data.case_files import file_of_case, find_case_files
+from ..io.case_naming import case_name
 from ..io.ct_volume import Scan
 from ..io.geometry_rules import DEFAULT_RULES, GeometryRules
 from ..io.label_maps import read_label_map

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -80,12 +80,13 @@ def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[s
         files: files.
         generic: also name a single file after its folder where its name is ct or the like.
     """
-    folders = distinct_folders([Path(file) for file in files])
-    names = []
-    for file in map(Path, files):
+    paths = [Path(file) for file in files]
+    folders, names = distinct_folders(paths), dict[Path, str]()
+    for file in paths:
         folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
-        names.append(without_endings(folder) or stem(file))
-    return names
+        names[file] = without_endings(folder) or stem(file)
+    taken = Counter(names.values())  # also by the file of another folder, such as a.nii.gz beside a/ct.nii.gz
+    return [f"{names[f]}/{stem(f)}" if taken[names[f]] > 1 and names[f] != stem(f) else names[f] for f in paths]
 
 
 def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
