@@ -85,8 +85,11 @@ def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[s
     for file in paths:
         folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
         names[file] = without_endings(folder) or stem(file)
-    taken = Counter(names.values())  # also by the file of another folder, such as a.nii.gz beside a/ct.nii.gz
-    return [f"{names[f]}/{stem(f)}" if taken[names[f]] > 1 and names[f] != stem(f) else names[f] for f in paths]
+    # Also unique beside the names of other files, such as of a.nii.gz beside a/ct.nii.gz.
+    for longer in (lambda f: f"{names[f]}/{stem(f)}", lambda f: f.with_name(stem(f)).as_posix()):
+        taken = Counter(names.values())
+        names |= {f: longer(f) for f in names if taken[names[f]] > 1 and names[f] != stem(f)}
+    return [names[f] for f in paths]
 
 
 def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
