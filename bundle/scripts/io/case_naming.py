@@ -86,9 +86,10 @@ def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[s
         folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
         names[file] = without_endings(folder) or stem(file)
     # Also unique beside the names of other files, such as of a.nii.gz beside a/ct.nii.gz.
-    for longer in (lambda f: f"{names[f]}/{stem(f)}", lambda f: f.with_name(stem(f)).as_posix()):
+    for whole in (False, True):
         taken = Counter(names.values())
-        names |= {f: longer(f) for f in names if taken[names[f]] > 1 and names[f] != stem(f)}
+        again = [f for f in names if taken[names[f]] > 1 and names[f] != stem(f)]
+        names |= {f: f.with_name(stem(f)).as_posix() if whole else f"{names[f]}/{stem(f)}" for f in again}
     return [names[f] for f in paths]
 
 
