@@ -85,9 +85,11 @@ def cases(phantom_set, tmp_path_factory) -> Path:
     everything = [case for part in ("training", "validation", "testing") for case in listed[part]]
     for case in everything:
         case |= {key: str(phantom_set / case[key]) for key in ("image", "label", "vertebrae") if key in case}
-    validation = [{**case, "patient": case["patient"] + " again"} for case in everything[1:]]
+    validation, testing = (
+        [{**case, "patient": case["patient"] + word} for case in everything[1:]] for word in (" again", " twice")
+    )
     root = tmp_path_factory.mktemp("cases")
-    (root / "datalist.json").write_text(json.dumps({"training": everything, "validation": validation, "testing": validation}))
+    (root / "datalist.json").write_text(json.dumps({"training": everything, "validation": validation, "testing": testing}))
     return root
 
 
