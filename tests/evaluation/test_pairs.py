@@ -103,3 +103,15 @@ def test_a_pattern_that_does_not_match_is_refused(tmp_path, vertebrae):
         save(tmp_path / folder / "p1.nii.gz", (vertebrae == 19).astype(np.uint8))
     with pytest.raises(InputError, match="does not match the case name p1"):
         find_cases(str(tmp_path / "pred"), str(tmp_path / "ref"), patient="(p*)_*")
+
+
+def test_maps_and_instances_are_found_by_any_name_of_a_case(tmp_path, vertebrae):
+    save(tmp_path / "s1" / "fx_017.nii.gz", (vertebrae == 19).astype(np.uint8))
+    for folder, name in (("pred", "p1_fracture"), ("maps", "p1_probability"), ("vertebrae", "p1_vertebrae")):
+        save(tmp_path / folder / f"{name}.nii.gz", vertebrae)
+    entry = {"image": "s1/p1.nii.gz", "label": "s1/fx_017.nii.gz"}
+    (tmp_path / "datalist.json").write_text(json.dumps({"testing": [entry]}))
+    folders = {"probabilities": str(tmp_path / "maps"), "vertebrae": str(tmp_path / "vertebrae")}
+    (case,), problems = find_cases(str(tmp_path / "pred"), str(tmp_path / "datalist.json"), **folders)
+    assert problems == []
+    assert (case.case, case.probability.name, case.vertebrae.name) == ("fx_017", "p1_probability.nii.gz", "p1_vertebrae.nii.gz")

@@ -174,7 +174,7 @@ def test_masks_in_folders_of_one_name_are_ambiguous(folders, capsys):
         save(folders / "nested" / str(side) / "case0" / "mask.nii.gz", mask)
     with pytest.raises(InputError):
         score_command(str(folders / "nested"), str(folders / "references"), str(folders / "out"), samples=10)
-    assert "(expected case0; there: 0/case0, 1/case0)" in capsys.readouterr().out
+    assert "(expected case0; there: 0_case0, 1_case0)" in capsys.readouterr().out
 
 
 def test_options_out_of_range_are_one_line(folders):

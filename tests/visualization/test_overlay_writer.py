@@ -51,7 +51,8 @@ def test_overlays_of_an_evaluation_are_named_like_its_cases(finished, tmp_path):
     labels = [str(tmp_path / label) for label in ("m/p1.nii.gz", "n/p1.nii.gz", "m/p2.nii.gz")]
     for item, label in zip(finished.state.output, labels, strict=True):
         item["truth"] = MetaTensor(item["pred"].clone(), meta={"filename_or_obj": label})
-    cases = [{"image": "", "label": label} for label in labels]
+    images = [item["image"].meta["filename_or_obj"] for item in finished.state.output]
+    cases = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
     OverlayWriter(str(tmp_path / "out"), reference_key="truth", cases=cases)(finished)
     names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")}
     assert names == {"m_overlay.png", "n_overlay.png", "p2_overlay.png"}

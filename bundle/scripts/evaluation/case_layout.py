@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,9 @@ class CaseLayout(FolderLayoutBase):
 
     def __init__(self, output_dir: str, cases: Sequence[Mapping[str, str]]) -> None:
         names = CaseNames(cases)
-        self.folder, self.names = Path(output_dir), dict[str, str]()
-        for case in (c for c in cases if "label" in c):
-            image, name = str(Path(case["image"])), names.name(case["label"])
-            if self.names.setdefault(image, name) != name:
-                raise InputError(
-                    f"{image}: has the labels {self.names[image]} and {name}, and one mask is saved for an image; evaluate them "
-                    "apart, or set --save_masks False"
-                )
+        self.folder, self.names = Path(output_dir), defaultdict[str, list[str]](list)
+        for image, label in names.files:
+            self.names[image].append(names.name(image, label))
 
     def filename(self, subject: str = "subject", idx: object = None, **kwargs: Any) -> str:
         """Path of the mask of an image; its folder is made.
@@ -41,7 +37,13 @@ class CaseLayout(FolderLayoutBase):
             subject: path of the image.
             idx: not used.
             kwargs: not used.
+
+        Raises:
+            InputError: for an image with several labels.
         """
-        path = self.folder / f"{self.names[str(Path(subject))]}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        names = self.names.get(str(Path(subject)), [])
+        if len(names) != 1:
+            listed = f"the labels {', '.join(names)}" if names else "no label"
+            raise InputError(f"{subject}: has {listed}, and one mask is saved for an image; set --save_masks False")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return str(self.folder / f"{names[0]}.nii.gz")

@@ -20,7 +20,7 @@ from ..data.case_files import find_case_files
 from ..data.datalist import load_datalist
 from ..data.patients import patients_by_pattern
 from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
-from ..io.case_naming import case_name, distinct_names, names_in_outputs, without_endings
+from ..io.case_naming import CaseNames, case_name, names_in_outputs, without_endings
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
 from .inference_output import UNCALIBRATED, instance_masks, is_inference_table, read_inference
@@ -90,8 +90,8 @@ def _references(source: str, section: str) -> tuple[list[dict[str, str]], list[s
     cases = [c for c in load_datalist(str(path), section) if c.get("label")]
     if not cases:
         raise InputError(f"{path}: section {section!r} contains no case with a label; choose another with --section")
-    names = distinct_names([c["label"] for c in cases])
-    return [{**c, "case": name, "reference": c["label"]} for c, name in zip(cases, names, strict=True)], []
+    names = CaseNames(cases)
+    return [{**c, "case": names.name(c.get("image"), c["label"]), "reference": c["label"]} for c in cases], []
 
 
 def find_cases(
@@ -152,11 +152,12 @@ def find_cases(
         if name in used:
             problems.append(f"{entry['reference']}: has the same prediction {masks[name]} as another; rename one")
             continue
-        labelled = entry.get("vertebrae") or instances.get(names[0])
+        labelled = entry.get("vertebrae") or next((instances[n] for n in names if n in instances), None)
+        probability = next((maps[n] for n in (name, *names) if n in maps), None)
         if vertebrae and not labelled:
             problems.append(f"{entry['reference']}: has no vertebra mask in {vertebrae} (expected {names[0]})")
             continue
-        if probabilities and name not in maps:
+        if probabilities and probability is None:
             problems.append(f"{entry['reference']}: has no probability map in {probabilities} (expected {name})")
             continue
         used.add(name)
@@ -167,7 +168,7 @@ def find_cases(
                 prediction=masks[name],
                 reference=Path(entry["reference"]),
                 vertebrae=Path(labelled) if labelled else None,
-                probability=maps.get(name),
+                probability=probability,
                 image=Path(entry["image"]) if entry.get("image") else None,
                 rows=rows.get(entry["case"]) or rows_of_entry(rows, entry),
                 instances=found.get(name),

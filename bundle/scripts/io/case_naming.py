@@ -55,42 +55,55 @@ def content_of(path: Path | str) -> str:
     return next((role for role in ENDINGS if role in roles), "")
 
 
+def _folders_of(file: Path, levels: int) -> str:
+    """Names of the nearest folders of a file, joined by ``_``, so that they are a name of a file as well."""
+    return "_".join([part for part in file.parent.parts if part != file.anchor][-levels:])
+
+
 def distinct_folders(files: Sequence[Path]) -> dict[Path, str]:
     """Folders that distinguish files of one name, such as s1 and s2 of s1/bone.nii.gz and s2/bone.nii.gz.
 
-    Of ``s1/CT/bone.nii.gz`` and ``s2/CT/bone.nii.gz`` they are s1/CT and s2/CT.
+    Of ``s1/CT/bone.nii.gz`` and ``s2/CT/bone.nii.gz`` they are s1_CT and s2_CT.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for file in dict.fromkeys(files):
         groups[stem(file)].append(file)
     folders: dict[Path, str] = {}
     for same in (group for group in groups.values() if len(group) > 1):
-        levels = (["/".join(file.parts[-k:-1]) for file in same] for k in range(2, max(len(file.parts) for file in same) + 1))
+        levels = ([_folders_of(file, k) for file in same] for k in range(1, max(len(file.parts) for file in same)))
         distinct = next((names for names in levels if len(set(names)) == len(same)), [file.parent.name for file in same])
         folders |= zip(same, distinct, strict=True)
     return folders
 
 
-def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[str]:
-    """Name of each of several files, without format: that of its folder where several of them have the same.
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which those that occurred before have a number."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        numbers = (f"{name}_{number}" for number in range(2, len(names) + 2))
+        free = next(n for n in (name, *numbers) if n not in taken)
+        taken.add(free)
+        result.append(free)
+    return result
 
-    Examples: ``p1/ct.nii.gz`` and ``p2/ct.nii.gz`` are p1 and p2.
+
+def distinct_names(files: Sequence[Path | str], generic: bool = False) -> list[str]:
+    """Name of each of several files, without format and folder: that of its folder where several of them have the same.
+
+    Examples: ``p1/ct.nii.gz`` and ``p2/ct.nii.gz`` are p1 and p2. A file that is listed twice has one name.
 
     Args:
         files: files.
         generic: also name a single file after its folder where its name is ct or the like.
     """
-    paths = [Path(file) for file in files]
-    folders, names = distinct_folders(paths), dict[Path, str]()
+    paths = list(dict.fromkeys(Path(file) for file in files))
+    folders, names = distinct_folders(paths), []
     for file in paths:
         folder = folders.get(file) or (file.parent.name if generic and GENERIC.match(case_name(file)) else "")
-        names[file] = without_endings(folder) or stem(file)
-    # Also unique beside the names of other files, such as of a.nii.gz beside a/ct.nii.gz.
-    for whole in (False, True):
-        taken = Counter(names.values())
-        again = [f for f in names if taken[names[f]] > 1 and names[f] != stem(f)]
-        names |= {f: f.with_name(stem(f)).as_posix() if whole else f"{names[f]}/{stem(f)}" for f in again}
-    return [names[f] for f in paths]
+        names.append(folder or stem(file))
+    by_file = dict(zip(paths, _numbered(names), strict=True))
+    return [by_file[Path(file)] for file in files]
 
 
 def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
@@ -100,16 +113,26 @@ def names_in_outputs(images: Sequence[Path | str]) -> list[list[str]]:
 
 
 class CaseNames:
-    """Names of the cases of an evaluation, those of its tables, masks and overlays: ``distinct_names`` of their labels.
+    """Names of the cases of an evaluation, those of its tables, masks and overlays: unique, and none has a folder.
+
+    They are ``distinct_names`` of the labels; images that share a label add their own names.
 
     Args:
-        cases: cases with ``label``.
+        cases: cases with ``label`` and, mostly, ``image``.
     """
 
     def __init__(self, cases: Sequence[Mapping[str, str]] = ()) -> None:
-        labels = [str(Path(case["label"])) for case in cases if case.get("label")]
-        self._names = dict(zip(labels, distinct_names(labels), strict=True))
+        self.files = list(dict.fromkeys(self._key(c.get("image"), c["label"]) for c in cases if c.get("label")))
+        names = distinct_names([label for _, label in self.files])
+        shared = Counter(names)
+        images = distinct_names([image or label for image, label in self.files])
+        own = [f"{n}_{i}" if shared[n] > 1 else n for n, i in zip(names, images, strict=True)]
+        self._names = dict(zip(self.files, _numbered(own), strict=True))
 
-    def name(self, label: Path | str) -> str:
-        """Name of the case of a label; that of the file for one of another evaluation."""
-        return self._names.get(str(Path(label)), stem(label))
+    @staticmethod
+    def _key(image: Path | str | None, label: Path | str) -> tuple[str, str]:
+        return str(Path(image)) if image else "", str(Path(label))
+
+    def name(self, image: Path | str | None, label: Path | str) -> str:
+        """Name of the case of an image and its label; that of the label for one of another evaluation."""
+        return self._names.get(self._key(image, label), stem(label))

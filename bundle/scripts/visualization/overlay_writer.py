@@ -67,7 +67,7 @@ class OverlayWriter:
             path, title = self._path(name), stem(name)
             labelled = getattr(item.get(self.reference_key), "meta", {}).get("filename_or_obj") if reference is not None else None
             if labelled is not None:
-                title = self.names.name(str(labelled))
+                title = self.names.name(name, str(labelled))
                 path = self.output_dir / f"{title}_overlay.png"
             self.paths.add(path)
             mask = np.asarray(item["pred"].cpu())[-1]

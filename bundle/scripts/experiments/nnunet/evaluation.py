@@ -24,7 +24,7 @@ def _collect(cases: Sequence[Mapping[str, str]], predicted: Path, masks: Path, p
     """Masks and probabilities of fracture by the names of the cases."""
     names = CaseNames(cases)
     for number, case in enumerate(cases):
-        name, source = names.name(case.get("label", case["image"])), predicted / f"case_{number:04d}"
+        name, source = names.name(case["image"], case.get("label", case["image"])), predicted / f"case_{number:04d}"
         mask = source.with_name(source.name + ENDING)
         if not mask.is_file():
             raise InputError(f"{case['image']}: nnU-Net has predicted no mask; its message is above")
@@ -69,7 +69,7 @@ def evaluate(
     if not cases:
         raise InputError(f"{file}: has no `{section}` case")
     case_names = CaseNames(cases)
-    names = Counter(case_names.name(case.get("label", case["image"])) for case in cases)
+    names = Counter(case_names.name(case["image"], case.get("label", case["image"])) for case in cases)
     if repeated := [name for name, number in names.items() if number > 1]:
         raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their labels")
     out = Path(output_dir).resolve()

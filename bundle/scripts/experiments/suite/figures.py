@@ -121,7 +121,7 @@ def slice_grid(suite: Suite, rows: Sequence[Row], context: SuiteContext, number:
     _, sections = read_datalist(context.datalists[None])
     tested = [c for c in sections["testing"] if c.get("label")]
     names_of_cases = CaseNames(tested)
-    files = {names_of_cases.name(c["label"]): c for c in tested}
+    files = {names_of_cases.name(c["image"], c["label"]): c for c in tested}
     reference_row = next(r for r in rows if r.variant.name == suite.reference)
     scored = sorted((v, c) for c, v in reference_row.cases.get("dice", {}).items() if c in files)
     if not scored or suite.folds:
