@@ -141,3 +141,16 @@ def test_series_that_may_continue_elsewhere_have_a_remark(tmp_path):
     assert len(found.remarks) == 2
     assert all("has the SeriesInstanceUID of" in line for line in found.remarks)
     assert find_case_files(tmp_path, "image").problems == []
+
+
+def test_numbers_of_cases_are_no_channel_of_nnunet(tmp_path):
+    names = [f"case_{k:04d}" for k in (1, 2, 10)]
+    touch(
+        tmp_path,
+        *(f"images/{n}_0000.nii.gz" for n in names),
+        *(f"masks/{n}.nii.gz" for n in names),
+        *(f"o/{n}/ct.nii.gz" for n in names),
+    )
+    for folder, role in (("images", "image"), ("masks", "mask"), ("o", "image")):
+        found = find_case_files(tmp_path / folder, role)
+        assert (sorted(found.files), found.problems) == (names, [])

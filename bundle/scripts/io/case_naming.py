@@ -11,7 +11,8 @@ from pathlib import Path
 from .formats import stem
 from .vertebra_folder import SEGMENTATIONS
 
-# Endings that tools append to the name of a case, by the content of the file; _0000 is a channel of nnU-Net.
+# Endings that tools append to the name of a case, by the content of the file; _0000 is the channel of nnU-Net; other
+# numbers, such as of case_0001, are part of a name.
 ENDINGS: dict[str, str] = {
     "probability": "probability|probabilities|prob",
     "vertebrae": "seg-vert|vertebrae|vertebra|vert|instances",
@@ -19,7 +20,7 @@ ENDINGS: dict[str, str] = {
     "image": "ct|image|img",
 }
 ENDING = re.compile(
-    rf"(?<=.)(?:[-_.](?:{'|'.join(f'(?P<{role}>{words})' for role, words in ENDINGS.items())})|_000\d)$", re.IGNORECASE
+    rf"(?<=.)(?:[-_.](?:{'|'.join(f'(?P<{role}>{words})' for role, words in ENDINGS.items())})|_0000)$", re.IGNORECASE
 )
 GENERIC = re.compile(rf"^(?:{'|'.join(ENDINGS.values())}|{SEGMENTATIONS}|scan|volume)$", re.IGNORECASE)
 
