@@ -136,6 +136,19 @@ def test_a_lock_that_another_process_took_over_is_not_released(tmp_path):
         assert not second.path.exists()
 
 
+@pytest.mark.parametrize("taken_again", [False, True])
+def test_a_lock_that_is_just_released_is_not_stale(tmp_path, monkeypatch, taken_again):
+    class Slow(FolderLock):
+        def holder(self) -> str | None:
+            held.__exit__()  # between the look at the file and at its holder
+            if taken_again:
+                self.path.write_text(json.dumps({"host": "another", "pid": 1, "id": "new"}))
+            return None
+
+    held = FolderLock(tmp_path).__enter__()
+    assert not Slow(tmp_path).is_stale()
+
+
 def test_a_lock_that_another_process_took_over_is_not_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.02)
     with FolderLock(tmp_path) as lock:

@@ -56,8 +56,11 @@ class FolderLock:
         return (self.holder() or "").startswith(f"{socket.gethostname()}, ")
 
     def is_stale(self) -> bool:
-        """True for the lock of a process that ended without releasing it."""
-        return self.path.exists() and self.holder() is None
+        """True for the lock of a process that ended without releasing it; not for one that is released at this moment."""
+        with suppress(FileNotFoundError):
+            content = self.path.read_bytes()
+            return self.holder() is None and self.path.read_bytes() == content
+        return False
 
     def _content(self) -> dict[str, Any]:
         """Content of the file; empty for one that was cut off while it was written, or that is none of this class."""
