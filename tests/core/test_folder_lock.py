@@ -140,7 +140,7 @@ def test_a_lock_that_another_process_took_over_is_not_released(tmp_path):
 def test_a_lock_that_is_just_released_is_not_stale(tmp_path, monkeypatch, taken_again):
     class Slow(FolderLock):
         def holder(self) -> str | None:
-            held.__exit__()  # between the look at the file and at its holder
+            held.__exit__()  # between reading the file and its age
             if taken_again:
                 self.path.write_text(json.dumps({"host": "another", "pid": 1, "id": "new"}))
             return None
