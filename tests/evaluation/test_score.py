@@ -12,9 +12,9 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.data.vertebra_table import rows_by_case
 from scripts.evaluation.compare import compare, read_cases
-from scripts.evaluation.pairs import canonical_name
 from scripts.evaluation.score import score, score_command
 from scripts.evaluation.statistics import interval_text
+from scripts.io.case_naming import case_name
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -201,15 +201,9 @@ def test_fractures_with_the_ignore_index_are_reported(folders, capsys):
 
 
 def test_canonical_names_have_no_suffixes_of_tools():
-    assert {canonical_name(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
+    assert {case_name(n) for n in ("a.nii.gz", "a_0000.nii.gz", "a_fracture.nii", "a_ct_pred.mha", "a-seg.nrrd")} == {"a"}
     # Numbers of cases are no endings: only nnU-Net's channels are.
-    assert (
-        len(
-            {canonical_name(f"phantom-{n:04d}_fracture.nii.gz") for n in (7, 8, 3007, 3013)}
-            | {canonical_name("s_2019.nii.gz"), "s"}
-        )
-        == 6
-    )
+    assert len({case_name(f"phantom-{n:04d}_fracture.nii.gz") for n in (7, 8, 3007, 3013)} | {case_name("s_2019.nii.gz"), "s"}) == 6
 
 
 def test_runs_are_compared_by_patient(tmp_path):

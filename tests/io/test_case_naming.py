@@ -29,6 +29,11 @@ def test_cases_are_named_by_their_labels():
     assert names.name(None, "of/another.nii.gz") == "another"
 
 
+def test_numbers_of_repeated_names_are_of_no_other_case():
+    files = ["x/p1.nii.gz", "p1/ct.nii.gz", "p2/ct.nii.gz", "x/p1_2.nii.gz"]
+    assert distinct_names(files) == ["p1", "p1_3", "p2", "p1_2"]
+
+
 def test_images_that_share_a_label_are_two_cases():
     cases = [{"image": f"{kernel}/p1_{kernel}.nii.gz", "label": "labels/p1.nii.gz"} for kernel in ("soft", "bone")]
     cases.append({"image": "soft/p2.nii.gz", "label": "labels/p2.nii.gz"})

@@ -20,7 +20,7 @@ from ..data.case_files import find_case_files
 from ..data.datalist import load_datalist
 from ..data.patients import patients_by_pattern
 from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
-from ..io.case_naming import CaseNames, case_name, names_in_outputs, without_endings
+from ..io.case_naming import CaseNames, names_in_outputs, without_endings
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
 from .inference_output import UNCALIBRATED, instance_masks, is_inference_table, read_inference
@@ -55,11 +55,6 @@ class ScoringCase:
     instances: Path | None = None
     records: list[VertebraRecord] | None = None
     calibration: tuple[float, float] = UNCALIBRATED
-
-
-def canonical_name(path: Path | str) -> str:
-    """Name of a scan or mask without file suffix and without the endings that tools append; see ``case_naming.case_name``."""
-    return case_name(path)
 
 
 def masks_by_name(folder: str | Path, content: str = "mask") -> tuple[dict[str, Path], list[str]]:

@@ -78,12 +78,12 @@ def distinct_folders(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Names of which those that occurred before have a number."""
-    taken: set[str] = set()
+    """Names of which those that occurred before have a number, with which none is that of another."""
+    taken, given = set[str](), set(names)
     result = []
     for name in names:
-        numbers = (f"{name}_{number}" for number in range(2, len(names) + 2))
-        free = next(n for n in (name, *numbers) if n not in taken)
+        numbers = (f"{name}_{number}" for number in range(2, 2 * len(names) + 2))
+        free = name if name not in taken else next(n for n in numbers if n not in taken | given)
         taken.add(free)
         result.append(free)
     return result

@@ -20,11 +20,10 @@ from .dataset import ENDING, write_image
 from .programs import CONFIGURATION, DATASET_ID, FOLD, TRAINER, environment, run_command
 
 
-def _collect(cases: Sequence[Mapping[str, str]], predicted: Path, masks: Path, probabilities: Path) -> None:
+def _collect(cases: Sequence[Mapping[str, str]], names: Sequence[str], predicted: Path, masks: Path, probabilities: Path) -> None:
     """Masks and probabilities of fracture by the names of the cases."""
-    names = CaseNames(cases)
-    for number, case in enumerate(cases):
-        name, source = names.name(case["image"], case.get("label", case["image"])), predicted / f"case_{number:04d}"
+    for number, (case, name) in enumerate(zip(cases, names, strict=True)):
+        source = predicted / f"case_{number:04d}"
         mask = source.with_name(source.name + ENDING)
         if not mask.is_file():
             raise InputError(f"{case['image']}: nnU-Net has predicted no mask; its message is above")
@@ -69,8 +68,8 @@ def evaluate(
     if not cases:
         raise InputError(f"{file}: has no `{section}` case")
     case_names = CaseNames(cases)
-    names = Counter(case_names.name(case["image"], case.get("label", case["image"])) for case in cases)
-    if repeated := [name for name, number in names.items() if number > 1]:
+    names = [case_names.name(case["image"], case.get("label", case["image"])) for case in cases]
+    if repeated := [name for name, number in Counter(names).items() if number > 1]:
         raise InputError(f"{file}: several cases of `{section}` are named {repeated[0]}; rename their labels")
     out = Path(output_dir).resolve()
     masks = out / "masks"
@@ -86,7 +85,7 @@ def evaluate(
         words += ["-tr", TRAINER, "-device", device.split(":")[0], "--save_probabilities"]
         words += ["-npp", str(max(workers, 1)), "-nps", str(max(workers, 1))]
         run_command(words, environment(Path(ckpt_dir).resolve() / "nnunet", workers, device=device))
-        _collect(cases, predicted, masks, probabilities)
+        _collect(cases, names, predicted, masks, probabilities)
         result = score(
             str(masks),
             str(file),
