@@ -116,6 +116,13 @@ def test_small_sets_fill_every_section(n):
     assert all(sections.values())
 
 
+def test_small_strata_fill_every_section():
+    sections = split_by_patient(["a", "b", "c", "d"], [True, True, False, False])
+    assert all(sections.values())
+    assert [len(part) for part in split_by_patient([1, "1", "a"], [True, False, False]).values() if part]  # 1 and "1" are one
+    assert sum(1 for part in split_by_patient([1, "1"], [True, False]).values() if part) == 1
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 20])
 @pytest.mark.parametrize("fractions", [(0, 0, 1), (1, 0, 0), (0.8, 0, 0.2), (0.5, 0.5, 0), (0, 0.5, 0.5)])
 def test_a_fraction_of_zero_leaves_a_section_empty(n, fractions):

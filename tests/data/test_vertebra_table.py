@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scripts.core.errors import InputError
 from scripts.data.vertebra_table import COLUMNS, read_vertebra_table, vertebra_rows, write_vertebra_table
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -43,3 +44,20 @@ def test_tables_of_version_0_5_are_completed(tmp_path, columns, values, fracture
     (row,) = read_vertebra_table(tmp_path / "t.csv")
     assert set(row) == set(COLUMNS)
     assert (row["level"], row["fractured"]) == ("L1", fractured)
+
+
+def test_text_that_is_no_grade_is_no_fracture(tmp_path):
+    path = tmp_path / "vertebrae.csv"
+    path.write_text("case,label,grade\na,20,x\na,21,0.0\na,22,2.0\na,23,\n")
+    assert [row["fractured"] for row in read_vertebra_table(path)] == ["", "0", "1", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("case;label\na;20\n", "row 2 has no case and no label"), ("case,label\na,T12\n", "row 2 has label='T12'; must be a number")],
+)
+def test_a_table_of_another_kind_is_one_line(tmp_path, text, message):
+    path = tmp_path / "vertebrae.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_vertebra_table(path)

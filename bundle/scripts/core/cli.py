@@ -65,6 +65,22 @@ def _fits(value: object, kind: object) -> bool:
     return isinstance(value, kind)  # type: ignore[arg-type]
 
 
+def check_value(value: object, hint: object, what: str) -> None:
+    """Refuse a value that is not of an annotated type, in the words of the command line.
+
+    Args:
+        value: value, such as that of an option in YAML.
+        hint: annotation, see ``converter``.
+        what: beginning of the message.
+
+    Raises:
+        InputError: for a value of another type.
+    """
+    kinds = _kinds(hint)
+    if not any(value is None if kind is type(None) else _fits(value, kind) for kind in kinds):
+        raise InputError(f"{what}: must be {_describe(kinds)}")
+
+
 def _literal(text: str) -> object:
     """Python literal, also a list whose strings have no quotes, such as ``[lumbar,7]``; else the text."""
     for attempt in (text, re.sub(r"(?<![\w'\"])([A-Za-z_][\w.\-/]*)(?![\w'\"])", r"'\1'", text)):

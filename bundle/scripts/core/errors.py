@@ -17,6 +17,10 @@ class InputError(SystemExit):
     """
 
 
+class SkippedCasesError(InputError):
+    """Failures of single cases, after everything else was written; several parts of a set collect them."""
+
+
 def served() -> bool:
     """Return True in a process of MONAI Label: its server, or a task that the server started."""
     return "monailabel" in sys.modules

@@ -67,6 +67,7 @@ def split_by_patient(
         Indices of the cases per section.
     """
     section_of: dict[str, str] = {}
+    patients = [str(p) for p in patients]  # 1 and "1" are one patient
     for stratum in _strata(patients, fractured, seed):
         ends = np.round(np.cumsum(fractions) * len(stratum)).astype(int)
         # Rounding must not leave a small section empty while the stratum has patients for it; a fraction of 0 does.
@@ -76,6 +77,12 @@ def split_by_patient(
             ends[1] = min(max(ends[1], ends[0] + validation), len(stratum) - testing) if validation else ends[0]
         for k, patient in enumerate(stratum):
             section_of[patient] = SECTIONS[int(np.searchsorted(ends, k, side="right").clip(0, 2))]
+    # Strata of one and two patients may leave a section empty that the set has patients for.
+    for section, fraction in zip(SECTIONS, fractions, strict=True):
+        members = {s: [p for p, of in section_of.items() if of == s] for s in SECTIONS}
+        largest = max(SECTIONS, key=lambda s: len(members[s]))
+        if fraction > 0 and not members[section] and len(members[largest]) > 1:
+            section_of[members[largest][-1]] = section
     return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
 
 
@@ -150,7 +157,7 @@ def split(
         return write(target, parts, cases, "split with ")
 
     pool = [*sections["training"], *sections["validation"]]
-    patients = [c["patient"] for c in pool]
+    patients = [str(c["patient"]) for c in pool]
     if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= len(set(patients)):
         raise InputError(f"folds={folds!r}: must be from 2 to {len(set(patients))}, the patients outside testing")
     leakage = patient_leakage({"training": pool, "testing": sections["testing"]})

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.deprecations import migrate_keys
+from ..core.errors import InputError
 from ..core.files import read_table, write_table
 from ..core.vertebrae import LEVELS, spine_order, voxels_per_label
 from ..io.formats import stem
@@ -64,13 +65,35 @@ def write_vertebra_table(path: Path | str, rows: Iterable[Mapping]) -> None:
 
 
 def read_vertebra_table(path: Path | str) -> list[dict[str, str]]:
-    """Read rows with all ``COLUMNS``, also of tables of version 0.5, in which simulated sets had no column ``fractured``."""
+    """Read rows with all ``COLUMNS``, also of tables of version 0.5, in which simulated sets had no column ``fractured``.
+
+    Raises:
+        InputError: for a row without case or with a label that is no number.
+    """
     rows = []
-    for row in map(migrate_keys, read_table(path)):
-        grade = row.get("grade") or ""
-        fractured = row.get("fractured", grade and str(int(grade != "0")))
-        rows.append({**dict.fromkeys(COLUMNS, ""), **row, "fractured": fractured})
+    for number, row in enumerate(map(migrate_keys, read_table(path)), start=2):
+        missing = [name for name in ("case", "label") if row.get(name) is None]
+        if missing:
+            raise InputError(
+                f"{path}: row {number} has no {' and no '.join(missing)}; expected a table with commas, as `data` writes"
+            )
+        label = row["label"].strip()
+        if not label.isdigit():
+            raise InputError(
+                f"{path}: row {number} has label={row['label']!r}; must be a number of VerSe's labels, such as 20 for L1"
+            )
+        fractured = row.get("fractured", _fractured(row.get("grade") or ""))
+        rows.append({**dict.fromkeys(COLUMNS, ""), **row, "label": label, "fractured": fractured})
     return rows
+
+
+def _fractured(grade: str) -> str:
+    """``fractured`` of a grade: 1 from grade 1, 0 of grade 0, blank of any other text, such as x for foreign material."""
+    try:
+        value = float(grade.replace(",", "."))
+    except ValueError:
+        return ""
+    return str(int(value >= 1)) if value in (0, 1, 2, 3) else ""
 
 
 def rows_of_entry(rows: Mapping[str, dict[int, dict[str, str]]], entry: Mapping[str, str]) -> dict[int, dict[str, str]]:

@@ -110,7 +110,12 @@ def reference_class(row: Mapping[str, str], labelled: float) -> bool | None:
     """
     text = str(row.get("fractured") or "").strip()
     if text:
-        return float(text) > 0
+        try:
+            return float(text.replace(",", ".")) > 0
+        except ValueError:
+            raise ValueError(
+                f"{row.get('case', 'a case')}: fractured={text!r} in its table of vertebrae; must be 1, 0 or blank"
+            ) from None
     if (grade := _grade(row)) is not None:
         return grade > 0
     return None if np.isnan(labelled) else bool(labelled >= MIN_FRACTURE_FRACTION)

@@ -22,7 +22,7 @@ def _thick_slices(rng: np.random.Generator, style: ScanStyle) -> ScanStyle:
     else:
         thick = float(rng.choice([2.5, 3.0, 3.27, 4.0, 5.0]))
         spacing = (in_plane, in_plane, thick)
-    return replace(style, spacing=spacing, slab=max(round(thick / THIN_SLICE_MM), 1))
+    return replace(style, spacing=spacing, slab=round(thick / THIN_SLICE_MM) | 1)  # odd: labels are those of the middle
 
 
 def sample_negatives(rng: np.random.Generator) -> Negatives:

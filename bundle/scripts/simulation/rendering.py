@@ -27,6 +27,7 @@ PADDING_MM = 12.0  # tissue around masks that fill their grid
 MIN_BODY_RADIUS_MM = 4.0
 MAX_BODY_DISTANCE_MM = 55  # between neighbours; more means that a vertebra is missing in between
 CORTEX_MM = 0.6
+SIMILAR = {"C1": "C3", "C2": "C3", "T13": "T12", "L6": "L5"}  # levels whose sizes are those of another
 
 
 def _signed_distance(mask: NDArray[np.bool_], spacing: NDArray) -> NDArray[np.float32]:
@@ -60,7 +61,7 @@ def _draw_discs(rng: np.random.Generator, image: NDArray, grid: Grid, bodies: di
             continue
         front = np.array([0.0, 1.0, 0.0]) - up * up[1]
         front /= np.linalg.norm(front)
-        size = SIZES.get(LEVELS[label], SIZES["C3"])
+        size = SIZES[SIMILAR.get(LEVELS[label], LEVELS[label])]
         pose = Pose((lower + upper) / 2, np.stack([np.cross(front, up), front, up], axis=1))
         box = grid.box(pose.centre - 40, pose.centre + 40)
         if box is not None:
@@ -103,7 +104,7 @@ def render_ct(
     bodies = _body_centres(labels, affine)
     if not bodies:
         raise FrameError("the mask shows no vertebral body")
-    levels = [LEVELS[v] if LEVELS[v] in SIZES else "L5" for v in bodies]
+    levels = [SIMILAR.get(LEVELS[v], LEVELS[v]) for v in bodies]
     regions = {region_of(level) for level in levels}
     region = "thoracolumbar" if {"thoracic", "lumbar"} <= regions else sorted(regions)[0]
     sizes = [SIZES[level] for level in levels]

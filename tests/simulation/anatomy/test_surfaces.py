@@ -97,3 +97,22 @@ def test_unusable_folders_are_one_line(tmp_path):
     (tmp_path / "text" / "mask.nii.gz").write_text("no image")
     with pytest.raises(InputError, match="is no label map"):
         read_person(tmp_path / "text")
+
+
+def test_a_name_with_two_levels_is_refused():
+    with pytest.raises(InputError, match="several levels, S1 and L3"):
+        level_of("s01_L3.stl")
+
+
+def test_label_maps_of_two_persons_and_cut_vertebrae_are_refused(tmp_path):
+    surface = read_person(write_person(tmp_path / "one", ("L3",)))["L3"]
+    labels = np.where(np.pad(surface.distance, 2, constant_values=9) < 0, 23, 0).astype(np.uint8)
+    affine = np.diag([STEP_MM] * 3 + [1.0])
+    for name in ("a.nii.gz", "b.nii.gz"):
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / "one" / name)
+    with pytest.raises(InputError, match=r"b.nii.gz: has L4 as a.nii.gz has; put every person into a folder of its own"):
+        read_person(tmp_path / "one")
+    (tmp_path / "cut").mkdir()
+    nib.save(nib.Nifti1Image(labels[:, :, : labels.shape[2] // 2], affine), tmp_path / "cut" / "a.nii.gz")
+    with pytest.raises(InputError, match="shows no vertebra from T1 to L5 that the border does not cut"):
+        read_person(tmp_path / "cut")

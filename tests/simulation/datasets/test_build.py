@@ -85,6 +85,9 @@ def test_a_phantom_in_two_sections_is_refused(recipe, tmp_path):
         ({"phantoms": {}}, "phantoms"),
         ({"phantom": {"case": 3}}, "case"),
         ({"phantom": 3}, "3"),
+        ({"phantom": {"cases": "24"}}, r"phantom: cases='24': must be a whole number"),
+        ({"phantom": {"grades": None}}, "phantom: grades=None: must be"),
+        ({"render": {"datalist": None}}, "no part has a source; name them with --masks, --scans or --meshes"),
         ({"neck": {"part": "phantoms"}}, r"neck: part='phantoms' is not a part .*; did you mean phantom"),
         ({"neck": {"part": ["phantom"]}}, "is not a part"),
         ({"neck": {"cases": 3}}, "a name of its own needs the option `part`, one of phantom, meshes"),
@@ -115,3 +118,18 @@ def test_recipe_with_an_option_of_version_0_5(tmp_path, caplog):
 def test_shipped_recipe_is_valid():
     parts = read_recipe(str(BUNDLE / "configs" / "data" / "simulated.yaml"))
     assert list(parts) == ["phantom", "render", "simulate"]
+
+
+def test_a_failed_case_leaves_the_merged_set_of_the_others(recipe, phantom_set, tmp_path):
+    masks = tmp_path / "masks.json"
+    content = json.loads((phantom_set / "datalist.json").read_text())
+    good = {"vertebrae": str(phantom_set / content["training"][0]["vertebrae"]), "patient": "good"}
+    masks.write_text(json.dumps({"training": [good, {"vertebrae": str(tmp_path / "gone.nii.gz"), "patient": "gone"}]}))
+    with pytest.raises(InputError, match=r"render: 1 of 2 scans were skipped.*; the merged set of the others is in"):
+        build(str(recipe), str(tmp_path / "out"), masks=str(masks))
+    kinds = Counter(
+        c["part"] for s in ("training", "validation", "testing") for c in load_datalist(str(tmp_path / "out" / "datalist.json"), s)
+    )
+    assert kinds == {"phantom": 3, "render": 1}
+    with pytest.raises(InputError, match="need one datalist; join them with `data merge`"):
+        build(str(recipe), str(tmp_path / "other"), scans=["a.json", "b.json"])

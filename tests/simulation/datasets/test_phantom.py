@@ -42,7 +42,14 @@ def test_finished_cases_are_kept(phantom_set, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"cases": 2}, "cases=2"), ({"regions": "foot"}, "foot"), ({"grades": [4]}, "grades"), ({"healthy": 1.0}, "healthy=1.0")],
+    [
+        ({"spacing": -1.0}, "spacing=.*above 0"),
+        ({"seed": -5}, "seed=-5: must be 0 or more"),
+        ({"cases": 2}, "cases=2"),
+        ({"regions": "foot"}, "foot"),
+        ({"grades": [4]}, "grades"),
+        ({"healthy": 1.0}, "healthy=1.0"),
+    ],
 )
 def test_invalid_options_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
@@ -100,3 +107,16 @@ def test_clinical_set_has_no_fracture_where_all_are_healthy(tmp_path):
     assert {r["grade"] for r in healthy} == {"0"}
     for case in {r["case"] for r in healthy}:
         assert not np.asarray(nib.load(tmp_path / "labels" / f"{case}.nii.gz").dataobj).any()
+
+
+def test_a_folder_of_one_style_is_not_resumed_as_another(tmp_path):
+    options = {"cases": 3, "seed": 9, "regions": "lumbar", "healthy": 0.9, "spacing": 5.0}
+    phantom(str(tmp_path / "wide"), **options, style="wide", min_grade=2)
+    with pytest.raises(InputError, match="was begun with style='wide', now style=None"):
+        phantom(str(tmp_path / "wide"), **options)
+    settings = json.loads((tmp_path / "wide" / "settings.json").read_text())
+    plain = {k: v for k, v in settings.items() if k not in ("style", "collapse_fraction", "min_grade")}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "settings.json").write_text(json.dumps(plain))  # of a version that left defaults out
+    (tmp_path / "old" / "datalist.json").write_text("{}")
+    assert phantom(str(tmp_path / "old"), **options)

@@ -50,3 +50,47 @@ def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_p
     ):
         with pytest.raises(InputError, match=next(iter(options))):
             render(str(path), str(tmp_path / "x"), **options)
+
+
+def _masks(phantom_set, path, names):
+    content = json.loads((phantom_set / "datalist.json").read_text())
+    cases = [c for s in ("training", "validation", "testing") for c in content[s]]
+    entries = [{"vertebrae": str(phantom_set / cases[n]["vertebrae"])} for n in names]
+    path.write_text(json.dumps({"training": entries}))
+    return entries
+
+
+def test_copies_of_a_mask_without_patient_are_one_patient(phantom_set, tmp_path):
+    path = tmp_path / "masks.json"
+    _masks(phantom_set, path, [0, 1])
+    made = load_datalist(render(str(path), str(tmp_path / "out"), copies=2, spacing=6.0), "training")
+    assert len(made) == 4
+    assert [c["patient"] for c in made] == [made[0]["patient"]] * 2 + [made[2]["patient"]] * 2
+    assert made[0]["patient"] != made[2]["patient"]
+
+
+def test_another_mask_at_the_place_of_a_finished_one(phantom_set, tmp_path):
+    path = tmp_path / "masks.json"
+    for entry, name in zip(_masks(phantom_set, path, [0, 1]), "ab", strict=True):
+        (tmp_path / name).mkdir()
+        mask = nib.load(entry["vertebrae"])
+        nib.save(mask, tmp_path / name / "mask.nii.gz")  # names that differ by the folder alone
+    path.write_text(json.dumps({"training": [{"vertebrae": f"{n}/mask.nii.gz"} for n in "ab"]}))
+    made = load_datalist(render(str(path), str(tmp_path / "out"), spacing=6.0), "training")
+    before = [np.asarray(nib.load(c["vertebrae"]).dataobj) for c in made]
+    path.write_text(json.dumps({"training": [{"vertebrae": "b/mask.nii.gz"}]}))
+    moved = load_datalist(render(str(path), str(tmp_path / "out"), spacing=6.0), "training")
+    now = np.asarray(nib.load(moved[0]["vertebrae"]).dataobj)
+    assert moved[0]["vertebrae"] == made[0]["vertebrae"]
+    assert now.shape != before[0].shape or (now != before[0]).any()
+
+
+def test_a_label_on_another_grid_is_refused(phantom_set, tmp_path, capsys):
+    path = tmp_path / "masks.json"
+    (entry,) = _masks(phantom_set, path, [0])
+    mask = nib.load(entry["vertebrae"])
+    mirrored = mask.affine @ np.diag([-1, 1, 1, 1])
+    nib.save(nib.Nifti1Image(np.zeros(mask.shape, np.uint8), mirrored), tmp_path / "label.nii.gz")
+    path.write_text(json.dumps({"training": [{**entry, "label": str(tmp_path / "label.nii.gz")}]}))
+    with pytest.raises(InputError, match=r"label.nii.gz: mask is up to .* mm off"):
+        render(str(path), str(tmp_path / "out"))

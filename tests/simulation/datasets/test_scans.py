@@ -69,3 +69,18 @@ def test_bad_arguments_are_one_line(tmp_path):
     only.write_text(json.dumps({"training": [{"image": "a.nii.gz"}]}))
     with pytest.raises(InputError, match="no case has `image` and `vertebrae`"):
         scans(str(only), str(tmp_path / "out"))
+
+
+def test_a_corrected_or_moved_mask_has_a_new_label(tmp_path):
+    source = write_source(tmp_path / "source")
+    first = read_datalist(scans(str(source), str(tmp_path / "out")))[1]["training"][0]
+    before = (tmp_path / "out" / "labels").stat().st_mtime_ns
+    mask = nib.load(first["vertebrae"])
+    corrected = np.asarray(mask.dataobj).copy()
+    corrected[0, 0, 5:9] = 23
+    scans(str(source), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "labels").stat().st_mtime_ns == before  # finished labels stay
+    nib.save(nib.Nifti1Image(corrected, mask.affine), first["vertebrae"])
+    scans(str(source), str(tmp_path / "out"))
+    label = np.asarray(nib.load(first["label"]).dataobj)
+    assert np.array_equal(label == 255, np.isin(corrected, (23, 24)))

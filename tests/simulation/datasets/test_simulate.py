@@ -13,7 +13,8 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.data.datalist import IGNORE_INDEX
 from scripts.simulation.datasets.simulate import simulate
-from scripts.simulation.fracture.labels import labelled_vertebrae
+from scripts.simulation.fracture.labels import labelled_vertebrae, training_label
+from scripts.simulation.spine_scan import SpineScan
 
 
 def read(path) -> np.ndarray:
@@ -133,3 +134,29 @@ def test_equal_file_names_are_distinguished_by_patient(healthy_set, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="2 cases are called p0_ct"):
         simulate(str(path), str(tmp_path / "other"))
+
+
+def test_masks_without_a_ct_are_named(tmp_path):
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps({"training": [{"vertebrae": "a.nii.gz"}]}))
+    with pytest.raises(InputError, match=r"no case has `image`, a CT; `data render`"):
+        simulate(str(path), str(tmp_path / "out"))
+
+
+def test_a_fracture_without_instance_and_a_partly_marked_vertebra(healthy_set):
+    """The first stays a fracture, the second becomes unknown."""
+    _, (healthy, _) = healthy_set
+    vertebrae = read(healthy["vertebrae"])
+    first, second = (int(v) for v in np.unique(vertebrae[(vertebrae > 0) & (vertebrae < 25)])[:2])
+    label = np.zeros(vertebrae.shape, np.uint8)
+    label[vertebrae == first] = 1
+    part = np.argwhere(vertebrae == second)
+    label[tuple(part[: len(part) // 4].T)] = 1
+    missing = np.where(vertebrae == first, 0, vertebrae).astype(np.uint8)
+    fractured, ignored = labelled_vertebrae(missing, label)
+    assert fractured == []
+    assert ignored == [second]
+    scan = SpineScan(np.zeros(vertebrae.shape, np.int16), missing, np.eye(4))
+    made = training_label(scan, fractured, ignored, label)
+    assert np.array_equal(made == 1, vertebrae == first)
+    assert np.array_equal(made == IGNORE_INDEX, vertebrae == second)

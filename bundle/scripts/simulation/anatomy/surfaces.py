@@ -38,14 +38,18 @@ MIN_VOXELS_MM3 = 3000.0  # of a vertebra in a label map; less is a part of one
 
 
 def level_of(name: str) -> str | None:
-    """Level, T1 to L5 or S1, in the name of a file such as ``L3_left.obj``, ``thoracic12.stl`` or ``sacrum.stl``, or None."""
+    """Level, T1 to L5 or S1, in the name of a file such as ``L3_left.obj``, ``thoracic12.stl`` or ``sacrum.stl``, or None.
+
+    Raises:
+        InputError: for several levels, such as a code of the subject beside the level.
+    """
     if SACRUM.search(name):
         return "S1"
-    for region, number in NAME.findall(name):
-        level = f"{region[0].upper()}{int(number)}"
-        if level in SURFACE_LEVELS:
-            return level
-    return None
+    found = [f"{region[0].upper()}{int(number)}" for region, number in NAME.findall(name)]
+    levels = [level for level in dict.fromkeys(found) if level in SURFACE_LEVELS]
+    if len(levels) > 1:
+        raise InputError(f"{name}: its name has several levels, {' and '.join(levels)}; keep that of the vertebra alone")
+    return levels[0] if levels else None
 
 
 def unit_mm(triangles: NDArray[np.float64], path: Path) -> float:
@@ -84,6 +88,9 @@ def _from_label_map(path: Path) -> dict[str, DistanceMap]:
         if box is None or level not in SURFACE_LEVELS:
             continue
         part = np.pad(labels[box] == value, 1)
+        faces = [s.start == 0 or s.stop == n for s, n in zip(box, labels.shape, strict=True)]
+        if any(faces) and level != "S1":  # the sacrum is used to its lower end at most
+            continue
         if part.sum() * spacing.prod() < MIN_VOXELS_MM3:
             continue
         # From the smoothed mask, whose steps would else be those of its voxels.
@@ -132,9 +139,16 @@ def read_person(folder: Path) -> dict[str, DistanceMap]:
         if level is not None:
             sources[level] = path
     maps = {level: _from_mesh(path) for level, path in sources.items()}
-    for path in files:
-        if path.suffix.lower() not in SUFFIXES:
-            maps = {**_from_label_map(path), **maps}
+    of_map: dict[str, Path] = {}
+    label_maps = [path for path in files if path.suffix.lower() not in SUFFIXES]
+    for path in label_maps:
+        for level, surface in _from_label_map(path).items():
+            if level in of_map:
+                raise InputError(f"{path}: has {level} as {of_map[level].name} has; put every person into a folder of its own")
+            of_map[level] = path
+            maps.setdefault(level, surface)
+    if not sources and label_maps and not set(maps) - {"S1"}:
+        raise InputError(f"{label_maps[0]}: shows no vertebra from T1 to L5 that the border does not cut, in VerSe's labels")
     if not set(maps) - {"S1"}:
         raise InputError(f"{files[0]}: its name has no level; must be such as L3.stl or thoracic12.obj, T1 to L5")
     return dict(sorted(maps.items(), key=lambda item: LABELS[item[0]]))

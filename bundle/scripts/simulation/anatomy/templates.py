@@ -199,7 +199,8 @@ def read_templates(folder: str) -> Mapping[str, Sequence[Template]]:
             raise InputError(f"{path}: {error}; must contain whole vertebrae with bodies") from None
         for level, surface in surfaces.items():
             try:
-                templates.setdefault(level, []).append(make_template(path.name, level, surface, axes))
+                person = path.relative_to(folder).as_posix()
+                templates.setdefault(level, []).append(make_template(person, level, surface, axes))
             except FrameError as error:
                 raise InputError(f"{path}: {level}: {error}; remove its surface") from None
     return templates

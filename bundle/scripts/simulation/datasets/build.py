@@ -6,13 +6,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from ...core.cli import check_value
 from ...core.deprecations import KEYS, migrate_keys, warn
-from ...core.errors import InputError, first_line
+from ...core.errors import InputError, SkippedCasesError, first_line
 from ...core.files import write_text
 from ...core.provenance import versions
 from ...core.suggestions import suggest
@@ -78,12 +80,25 @@ def read_recipe(path: str) -> dict[str, dict]:
         for option in parts[name]:
             if option not in valid:
                 raise InputError(f"{file}: {name} has no option {option!r}; {suggest(option, valid)}")
+        hints = typing.get_type_hints(PARTS[kind])
+        for option, value in parts[name].items():
+            if option != PART and not (option in SOURCES and value is None):  # the source comes from the command line
+                check_value(value, hints[option], f"{file}: {name}: {option}={value!r}")
     return parts
 
 
 def kind_of(name: str, options: Mapping) -> str:
     """Kind of a part."""
     return options.get(PART, name)
+
+
+def _single(datalists: str | Sequence[str] | None, recipe: str) -> str | None:
+    """Datalist of a part of the kind ``simulate``, which has one."""
+    if datalists is None or isinstance(datalists, str):
+        return datalists
+    if len(datalists) != 1:
+        raise InputError(f"scans={list(datalists)}: simulated fractures of {recipe} need one datalist; join them with `data merge`")
+    return datalists[0]
 
 
 def _refuse_shared(merged: Mapping[str, list[dict]], recipe: str) -> None:
@@ -125,9 +140,10 @@ def build(
         Path of the datalist.
     """
     parts = read_recipe(recipe)
+    has_scans = "scans" in map(kind_of, parts, parts.values())
     overrides = (
         ("render", "datalist", masks),
-        ("scans" if "scans" in map(kind_of, parts, parts.values()) else "simulate", "datalist", scans),
+        ("scans" if has_scans else "simulate", "datalist", scans if has_scans else _single(scans, recipe)),
         ("meshes", "folder", meshes),
     )
     for kind, option, value in overrides:
@@ -142,12 +158,19 @@ def build(
             )
         parts.setdefault(phantoms[0] if len(phantoms) == 1 else "phantom", {})["cases"] = cases
     parts = {n: options for n, options in parts.items() if kind_of(n, options) == "phantom" or any(map(options.get, SOURCES))}
+    if not parts:
+        raise InputError(f"{recipe}: no part has a source; name them with --masks, --scans or --meshes")
     root = Path(out)
+    skipped: list[str] = []
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []
     for part, options in parts.items():
         arguments = {k: v for k, v in options.items() if k != PART}
-        written = PARTS[kind_of(part, options)](out=str(root / part), workers=workers, **arguments)
+        try:
+            written = PARTS[kind_of(part, options)](out=str(root / part), workers=workers, **arguments)
+        except SkippedCasesError as error:
+            written = str(root / part / "datalist.json")
+            skipped.append(f"{part}: {first_line(error)}")
         for section, entries in read_datalist(written)[1].items():
             merged[section] += [{**case, PART: part} for case in entries]
         rows += [row | {"case": f"{part}/{row['case']}"} for row in read_vertebra_table(root / part / FILE_NAME)]
@@ -164,4 +187,6 @@ def build(
     facts |= {"sha256": digest, "versions": versions(), "machine": machine()}
     write_text(root / "build.json", json.dumps(facts, indent=2) + "\n")
     print(f"{sum(map(len, merged.values()))} scans, SHA-256 of settings {facts['settings_sha256']}, of voxels {digest}")
+    if skipped:
+        raise SkippedCasesError(f"{'; '.join(skipped)}; the merged set of the others is in {root}")
     return str(path)

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from ...core.files import write_text
 from ...core.paths import BUNDLE
 from ...data.datalist import FILE_KEYS, SECTIONS
-from ...io.formats import stem
+from ...io.formats import NIFTI, file_suffix, read_volume, stem
+from ...io.label_maps import read_label_map
 
 FILE_NAME = "fingerprint.json"
 FORMAT = 1  # raised with every change of the content of a fingerprint
@@ -32,7 +33,12 @@ SAMPLES = 24  # voxels whose HU are part of the fingerprint
 STEP = 2654435761  # of their positions modulo the number of voxels; prime, so that they spread over the whole scan
 # Code outside the folder of the simulation that the voxels depend on; tests/simulation/datasets/test_fingerprint.py compares.
 DEPENDENCIES = ("core/genant.py", "core/vertebrae.py", "postprocessing/vertebra_frame.py")
-BOOKKEEPING = ("build.py", "compare_builds.py", "fingerprint.py")  # files of this folder that no voxel depends on
+BOOKKEEPING = (
+    "build.py",
+    "compare_builds.py",
+    "fingerprint.py",
+    "source_record.py",
+)  # files of this folder that no voxel depends on
 
 Sections = Mapping[str, list[dict[str, str]]]
 
@@ -136,6 +142,11 @@ def case_fingerprint(arrays: Mapping[str, NDArray], affine: NDArray) -> dict:
     return facts
 
 
+def _volume(key: str, path: str) -> nib.Nifti1Image:
+    own = file_suffix(path) in NIFTI and Path(path).is_file()
+    return nib.load(path) if own else read_volume(path) if key == "image" else read_label_map(path)
+
+
 def identify(sections: Sections, root: Path) -> tuple[str, dict[str, dict]]:
     """Hash of the voxels of a set, and the fingerprint of every case; neither depends on the compression or folder of the files.
 
@@ -151,7 +162,8 @@ def identify(sections: Sections, root: Path) -> tuple[str, dict[str, dict]]:
     cases = [(s, case) for s in SECTIONS for case in sections[s]]
     for section, case in tqdm(cases, desc="hashing files", unit="scan"):
         digest.update(section.encode())
-        files = {key: nib.load(case[key]) for key in FILE_KEYS if key in case}
+        # Masks of a folder of TotalSegmentator, or of another format, are read as every command reads them.
+        files = {key: _volume(key, case[key]) for key in FILE_KEYS if key in case}
         arrays = {key: np.ascontiguousarray(np.asanyarray(file.dataobj)) for key, file in files.items()}
         for key, array in arrays.items():
             digest.update(f"{key}{array.shape}{array.dtype.str}".encode())

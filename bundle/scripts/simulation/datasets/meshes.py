@@ -26,7 +26,7 @@ from ..style import wide_style
 from .phantom import ORIENTATIONS, uncertain_fractures
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, is_intact, write_dataset
 
-GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 3  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 MIN_WIDTH_MM = 60.0  # of a scan that is cropped to the spine
 FINE_MM = 1.4  # slices are rendered at most this thick, and averaged to those of the style
 
@@ -77,7 +77,7 @@ def _mesh_case(
     if noise is not None:
         style = replace(style, noise=float(noise))
     axis = int(np.argmax(style.spacing))
-    count = max(int(np.ceil(style.spacing[axis] / FINE_MM)), 1)
+    count = int(np.ceil(style.spacing[axis] / FINE_MM)) | 1  # odd: labels are those of the middle slice
     spacing = [s / count if a == axis else s for a, s in enumerate(style.spacing)]
     spine = make_spine(rng, templates, region, style, spacing)
 
@@ -141,7 +141,7 @@ def meshes(
     chosen = [str(r) for r in as_list(regions)] if regions is not None else []
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "noise": noise}
     check_options(
-        {**settings, "cases": cases, "regions": chosen, "cortex": cortex},
+        {**settings, "cases": cases, "regions": chosen, "cortex": cortex, "seed": seed},
         {
             "cortex": (cortex in CORTICES, f"one of {', '.join(CORTICES)}"),
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
@@ -149,6 +149,7 @@ def meshes(
             "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "noise": (noise is None or noise >= 0, "0 or more HU"),
+            "seed": (seed >= 0, "0 or more"),
             "cases": (cases >= 3, "at least 3, one for each of training, validation and testing"),
             "regions": (set(chosen) <= set(REGIONS), f"among {', '.join(REGIONS)}"),
         },

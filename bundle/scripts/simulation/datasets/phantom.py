@@ -20,6 +20,7 @@ from ..style import ScanStyle, wide_style
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, is_intact, write_dataset
 
 GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATORS = {"clinical": 3}  # of styles of which alone the scans have changed since
 MAX_FRACTURES = 3  # per scan
 STYLES = {"plain": ScanStyle.random, "wide": wide_style, "clinical": clinical_style}
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")  # of scanners and public sets; PIR is that of VerSe
@@ -124,7 +125,7 @@ def phantom(
     regions, grades = [str(r) for r in as_list(regions)], as_list(grades)
     spacing = [] if spacing is None else as_list(spacing)
     options = {"regions": regions, "grades": grades, "cases": cases, "healthy": healthy, "style": style}
-    options |= {"collapse_fraction": collapse_fraction, "min_grade": min_grade, "spacing": spacing, "noise": noise}
+    options |= {"collapse_fraction": collapse_fraction, "min_grade": min_grade, "spacing": spacing, "noise": noise, "seed": seed}
     check_options(
         options,
         {
@@ -138,15 +139,17 @@ def phantom(
                 "a fraction from 0 to 1, above 0 only with --style wide or clinical",
             ),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
-            "spacing": (len(spacing) in (0, 1, 3), "one number or three"),
+            "spacing": (len(spacing) in (0, 1, 3) and all(s > 0 for s in spacing), "one number or three, in mm, above 0"),
+            "seed": (seed >= 0, "0 or more"),
             "noise": (noise is None or noise >= 0, "0 or more HU"),
         },
     )
     settings = {"seed": seed, "regions": regions, "grades": grades, "healthy": healthy, "spacing": spacing or None}
-    settings["generator"] = GENERATOR
-    if (style, collapse_fraction, min_grade) != ("plain", 0, 1):
-        settings |= {"style": style, "collapse_fraction": collapse_fraction, "min_grade": min_grade}
-    settings["noise"] = noise  # None is also that of folders made before this option, which therefore resume
+    settings["generator"] = GENERATORS.get(style, GENERATOR)
+    varied = {"style": style, "collapse_fraction": collapse_fraction, "min_grade": min_grade}
+    # None, of the defaults, is also that of folders made before these options, which therefore resume.
+    settings |= varied if list(varied.values()) != ["plain", 0, 1] else dict.fromkeys(varied)
+    settings["noise"] = noise
 
     def case(k: int) -> SimulationCase:
         intact = is_intact(k, healthy, len(regions))

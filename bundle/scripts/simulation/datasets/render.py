@@ -14,6 +14,7 @@ from nibabel.processing import resample_to_output
 
 from ...core.errors import InputError
 from ...data.datalist import SECTIONS, read_datalist
+from ...data.datasets.conversion import require_same_grid
 from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
@@ -22,7 +23,11 @@ from ..fracture.labels import labelled_vertebrae, training_label
 from ..fracture.sampling import add_fractures
 from ..rendering import render_ct
 from ..style import wide_style
+from .source_record import source_hash
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
+
+READ = ("vertebrae", "label")  # files of a case; its CT is not read
+GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 
 
 def _render_case(
@@ -45,9 +50,9 @@ def _render_case(
     labels = np.asarray(mask.dataobj).astype(np.uint8)
     source_label = None
     if case.get("label"):
-        source_label = np.asarray(nib.as_closest_canonical(nib.load(case["label"])).dataobj)
-        if source_label.shape != labels.shape:
-            raise ValueError(f"{case['label']}: its grid differs from that of {case['vertebrae']}; resample it")
+        label = nib.as_closest_canonical(read_label_map(Path(case["label"])))
+        require_same_grid(case["label"], label, mask)
+        source_label = np.asarray(label.dataobj)
     fractured, ignored = labelled_vertebrae(labels, source_label)
     rng = np.random.default_rng([scan_seed, 23])
     zooms = [float(z) for z in mask.header.get_zooms()[:3]]
@@ -105,7 +110,7 @@ def render(
     grades = as_list(grades)
     settings = {"grades": grades, "fractures": fractures, "healthy": healthy, "min_grade": min_grade, "copies": copies}
     check_options(
-        {**settings, "noise": noise, "spacing": spacing, "cortex": cortex},
+        {**settings, "noise": noise, "spacing": spacing, "cortex": cortex, "seed": seed},
         {
             "cortex": (cortex in CORTICES, f"one of {', '.join(CORTICES)}"),
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
@@ -113,6 +118,7 @@ def render(
             "healthy": (0 <= healthy <= 1, "a fraction from 0 to 1"),
             "min_grade": (min_grade in GRADES, "1, 2 or 3"),
             "copies": (copies >= 1, "1 or more"),
+            "seed": (seed >= 0, "0 or more"),
             "noise": (noise is None or noise >= 0, "0 or more HU"),
             "spacing": (spacing is None or spacing > 0, "more than 0 mm"),
         },
@@ -126,23 +132,15 @@ def render(
     cases: list[SimulationCase] = []
     for number, (section, case) in enumerate(masks):
         for copy in range(copies):
-            name = f"{case.get('patient') or stem(case['vertebrae'])}_{number:04d}_{copy}"
+            person = case.get("patient") or stem(case["vertebrae"])
+            name, of_case = f"{person}_{number:04d}_{copy}", rows_of_entry(rows, case)
             make = partial(
-                _render_case,
-                case,
-                [seed, len(cases)],
-                fractures,
-                healthy,
-                grades,
-                min_grade,
-                noise,
-                spacing,
-                rows_of_entry(rows, case),
-                cortex,
+                _render_case, case, [seed, len(cases)], fractures, healthy, grades, min_grade, noise, spacing, of_case, cortex
             )
-            cases.append(SimulationCase(name, case["vertebrae"], make, case.get("patient"), section))
+            patient, digest = case.get("patient") or f"{person}_{number:04d}", partial(source_hash, case, READ, of_case)
+            cases.append(SimulationCase(name, case["vertebrae"], make, patient, section, digest))
     # Options of None, and a thin cortex, are also those of folders made before them, which therefore resume.
     settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "noise": noise, "spacing": spacing}
-    settings["cortex"] = None if cortex == CORTICES[0] else cortex
+    settings |= {"cortex": None if cortex == CORTICES[0] else cortex, "generator": GENERATOR}
     description = f"CTs rendered around the vertebra masks of {source.name}."
     return write_dataset(cases, out, settings, description, workers=workers, progress="rendering")

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ...core.errors import InputError
+from ...core.errors import InputError, SkippedCasesError
 from ...core.files import ensure_same_settings
 from ...core.vertebrae import LABELS, LEVELS
 from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
@@ -17,20 +17,24 @@ from ...data.datasets.conversion import process_cases, require_same_grid, save_i
 from ...data.vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
+from .source_record import is_from, source_hash, write_source
 from .writer import as_list
 
 
 def _ignored_label(case: Mapping[str, str], path: Path) -> list[dict[str, object]]:
     """Write the label of a case, every vertebra with the ignore index, and return the rows of its vertebrae."""
+    name, root, source = path.name.removesuffix(".nii.gz"), path.parents[1], source_hash(case, ["vertebrae"])
     vertebrae = read_label_map(Path(case["vertebrae"]))
     require_same_grid(case["image"], nib.load(case["image"]), vertebrae)
     labels = np.asarray(vertebrae.dataobj)
     inside = np.isin(labels, [v for v in LEVELS if v != LABELS["S1"]])
     if not inside.any():
         raise ValueError(f"{case['vertebrae']}: contains no vertebra; exclude the case")
-    if not path.is_file():
+    if not path.is_file() or not is_from(root, name, source):
+        path.unlink(missing_ok=True)
+        write_source(root, name, source)
         save_image(nib.Nifti1Image(np.where(inside, IGNORE_INDEX, 0).astype(np.uint8), vertebrae.affine), path)
-    return vertebra_rows(path.name.removesuffix(".nii.gz"), labels, vertebrae.affine, {})
+    return vertebra_rows(name, labels, vertebrae.affine, {})
 
 
 def scans(datalist: str | Sequence[str], out: str, repeat: int = 1, workers: int = 1) -> str:
@@ -79,5 +83,5 @@ def scans(datalist: str | Sequence[str], out: str, repeat: int = 1, workers: int
     path = root / "datalist.json"
     write_datalist(path, merged, f"CTs with vertebra instances of {sources}; fractures are ignored.")
     if failures:
-        raise InputError(f"{len(failures)} of {len(listed)} scans were skipped, see above; the others are in {root}")
+        raise SkippedCasesError(f"{len(failures)} of {len(listed)} scans were skipped, see above; the others are in {root}")
     return str(path)

@@ -19,11 +19,16 @@ from ...data.datalist import SECTIONS, read_datalist
 from ...data.datasets.conversion import require_same_grid
 from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
+from ...io.image_checks import volume_shape
 from ...io.label_maps import read_label_map
 from ..fracture.labels import labelled_vertebrae, training_label
 from ..fracture.sampling import add_fractures
 from ..spine_scan import SpineScan, to_hu
+from .source_record import source_hash
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
+
+GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+READ = ("image", "vertebrae", "label")
 
 
 def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
@@ -33,13 +38,17 @@ def _read(case: Mapping[str, str]) -> tuple[SpineScan, NDArray | None]:
         raise ValueError(f"{case['image']}: has no `vertebrae` in the datalist; add the mask of vertebra instances")
     vertebrae = read_label_map(Path(case["vertebrae"]))
     require_same_grid(case["vertebrae"], image, vertebrae)
-    values = np.asarray(image.dataobj, np.float32)
+    values = np.asarray(image.dataobj, np.float32).reshape(volume_shape(image.shape))
     if not np.all(np.isfinite(values)):
         raise ValueError(f"{case['image']}: contains NaN or infinite values; replace them by -1024 (air) or exclude the case")
     if values.min() >= 0 and values.max() <= 255:
         raise ValueError(f"{case['image']}: values from {values.min():g} to {values.max():g} are not those of a CT; expected HU")
-    label = np.asarray(nib.load(case["label"]).dataobj) if case.get("label") else None
-    return SpineScan(to_hu(values), np.asarray(vertebrae.dataobj), image.affine), label
+    scan = SpineScan(to_hu(values), np.asarray(vertebrae.dataobj), image.affine)
+    if not case.get("label"):
+        return scan, None
+    label = read_label_map(Path(case["label"]))
+    require_same_grid(case["label"], image, label)
+    return scan, np.asarray(label.dataobj)
 
 
 def _simulate_case(
@@ -113,17 +122,20 @@ def simulate(
     shapes, grades = [str(s) for s in as_list(shapes)], as_list(grades)
     settings = {"shapes": shapes, "grades": grades, "fractures": fractures, "healthy": healthy, "copies": copies}
     check_options(
-        settings,
+        {**settings, "seed": seed},
         {
             "shapes": (bool(shapes) and set(shapes) <= set(SHAPES), f"among {', '.join(SHAPES)}"),
             "grades": (bool(grades) and set(grades) <= set(GRADES), "among 1, 2, 3"),
             "fractures": (fractures >= 1, "1 or more"),
             "healthy": (0 <= healthy < 1, "a fraction of at least 0 and below 1"),
             "copies": (copies >= 1, "1 or more"),
+            "seed": (seed >= 0, "0 or more"),
         },
     )
     source, sections = read_datalist(datalist)
-    scans = [(section, case) for section in SECTIONS for case in sections[section]]
+    scans = [(section, case) for section in SECTIONS for case in sections[section] if "image" in case]
+    if not scans:
+        raise InputError(f"{source}: no case has `image`, a CT; `data render` makes CTs around masks alone")
     if not any("vertebrae" in case for _, case in scans):
         raise InputError(f"{source}: no case has `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
     names = _case_names([case for _, case in scans], source)
@@ -134,8 +146,10 @@ def simulate(
         for copy in range(copies):
             k = len(cases)
             intact = int((k + 1) * healthy) > int(k * healthy)
-            make = partial(_simulate_case, case, [seed, k], 0 if intact else fractures, shapes, grades, rows_of_entry(rows, case))
+            of_case = rows_of_entry(rows, case)
+            make = partial(_simulate_case, case, [seed, k], 0 if intact else fractures, shapes, grades, of_case)
             name_of_copy = f"{name}_{copy}" if copies > 1 else name
-            cases.append(SimulationCase(name_of_copy, case["image"], make, case.get("patient"), section))
-    settings = {"datalist": str(source.resolve()), **settings, "seed": seed}
+            patient, digest = case.get("patient") or name, partial(source_hash, case, READ, of_case)
+            cases.append(SimulationCase(name_of_copy, case["image"], make, patient, section, digest))
+    settings = {"datalist": str(source.resolve()), **settings, "seed": seed, "generator": GENERATOR}
     return write_dataset(cases, out, settings, f"Simulated fractures on the scans of {source.name}.", workers=workers)

@@ -12,13 +12,14 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from ...core.errors import InputError
+from ...core.errors import InputError, SkippedCasesError
 from ...core.vertebrae import spine_order
 from ...data.datalist import SECTIONS, write_datalist
 from ...data.datasets.conversion import begin_dataset, process_cases, save_image
 from ...data.split import split_by_patient
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, vertebra_rows, write_vertebra_table
 from ..spine_scan import SpineScan
+from .source_record import is_from, write_source
 
 FOLDERS = {"image": "images", "label": "labels", "vertebrae": "vertebrae"}
 GRADES = (1, 2, 3)
@@ -73,6 +74,7 @@ class SimulationCase:
         simulate: function that makes the scan.
         patient: patient; None for one per case.
         section: section of the datalist; None for a split by patient.
+        source_hash: hash of what the case is made from, see ``source_record``; None for a case without source files.
     """
 
     name: str
@@ -80,6 +82,7 @@ class SimulationCase:
     simulate: Callable[[], LabelledScan]
     patient: str | None = None
     section: str | None = None
+    source_hash: Callable[[], str] | None = None
 
 
 def as_list(value: Sequence | str | float) -> list:
@@ -152,11 +155,15 @@ def write_dataset(
 
     def process(case: SimulationCase) -> list[dict]:
         table = root / "vertebrae" / f"{case.name}.csv"
-        if not table.is_file():
+        source = case.source_hash() if case.source_hash else ""
+        if not table.is_file() or (source and not is_from(root, case.name, source)):
+            table.unlink(missing_ok=True)
             made = case.simulate()
             arrays: dict[str, NDArray] = {"image": made.scan.image, "label": made.label, "vertebrae": made.scan.labels}
             for key, array in arrays.items():
                 save_image(_image(array, made.scan.affine, made.orientation), root / files[key].format(case.name))
+            if source:
+                write_source(root, case.name, source)
             # The table is written last and marks the case as finished.
             write_vertebra_table(table, _rows(case.name, made))
         return read_vertebra_table(table)
@@ -175,5 +182,5 @@ def write_dataset(
     datalist = root / "datalist.json"
     write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description)
     if failures:
-        raise InputError(f"{len(failures)} of {len(cases)} scans were skipped, see above; the others are in {root}")
+        raise SkippedCasesError(f"{len(failures)} of {len(cases)} scans were skipped, see above; the others are in {root}")
     return str(datalist)

@@ -61,7 +61,7 @@ def thick_slices(
         image: (X, Y, Z) HU.
         labels: (X, Y, Z) VerSe labels.
         grid: grid of both, with a multiple of ``slab`` slices.
-        slab: number of slices.
+        slab: number of slices, odd.
         axis: axis of the slices.
 
     Returns:
