@@ -93,6 +93,13 @@ def test_the_base_must_be_first_and_several_processes_last():
     assert "multi_gpu_train.yaml must be the last file" in line
 
 
+@pytest.mark.parametrize(
+    "names", [("vertebra_loss.yaml", "simulate.yaml"), ("simulate.yaml", "vertebra_loss.yaml"), ("finetune.yaml", "shipped.yaml")]
+)
+def test_overlays_that_replace_each_other_are_refused(names):
+    assert f"{names[1]} behind {names[0]}: " in refused("training", "--config_file", files("train.yaml", *names))
+
+
 def test_unknown_trackers_are_refused(tmp_path):
     line = refused("training", "--config_file", files("train.yaml"), "--tracking", "wandb")
     assert line.startswith("--tracking wandb: must be mlflow")

@@ -35,6 +35,8 @@ CONFIG = {
         ["--config_file", "a.yaml"],
         ["--network_def::fusion_channels", "8"],
         ["--loss::lambda_ce", "2"],
+        ["--config-file", "a.yaml", "-epochs", "3"],
+        ["--epochs", "$None"],
     ],
 )
 def test_right_overrides_pass(arguments):
@@ -52,6 +54,9 @@ def test_right_overrides_pass(arguments):
         (["--train::handler", "1"], "did you mean 'handlers'"),
         (["--network_def::fusion_channel", "8"], "did you mean 'fusion_channels'"),
         (["--loss::lambda_dise", "2"], "did you mean 'lambda_dice'"),
+        (["-epoch", "3"], "did you mean 'epochs'"),
+        (["--epochs", "None"], "--epochs None: would be ignored; write --epochs '$None'"),
+        (["--train::handlers::-9", "1"], "there is no id '_9'"),
     ],
 )
 def test_wrong_overrides_are_named_with_a_remedy(arguments, words):
@@ -66,3 +71,22 @@ def test_the_shipped_train_config_is_checked(bundle):
     check_command_line([*argv, "--epochs", "2", "--network_def::features", "[4, 4, 4, 4, 4]"])
     with pytest.raises(InputError, match="epochs"):
         check_command_line([*argv, "--epochss", "2"])
+
+
+def test_spellings_of_the_command_line_are_those_of_fire():
+    words = ["--config-file", "a", "-epochs=5", "--learning-rate", "-3", "--flag", "--last"]
+    expected = {"config_file": "a", "epochs": "5", "learning_rate": "-3", "flag": "True", "last": "True"}
+    assert parse_overrides(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"), [("2", "--batch_size 4, or also --slices_per_volume 2"), ("10", "write --batch_size 8,"), ("8", None)]
+)
+def test_a_batch_that_would_be_rounded_down_is_refused(bundle, value, remedy):
+    argv = ["monai", "run", "training", "--config_file", str(bundle / "configs" / "train.yaml"), "--batch_size", value]
+    if remedy is None:
+        assert check_command_line(argv)["batch_size"] == value
+        return
+    with pytest.raises(InputError, match="need a multiple of slices_per_volume=4") as error:
+        check_command_line(argv)
+    assert remedy in str(error.value)

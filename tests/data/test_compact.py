@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -134,3 +135,19 @@ def test_bad_arguments_are_refused(source, tmp_path, arguments, message):
 def test_the_set_itself_is_no_target(source):
     with pytest.raises(InputError, match="contains the data set; choose another folder"):
         compact(str(source), str(source))
+
+
+def test_a_corrected_label_is_copied_again_and_another_set_is_refused(source, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(source, tmp_path / name)
+    path = compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    case, kept = (load_datalist(path, section)[0] for section in ("training", "testing"))
+    before = Path(kept["label"]).stat().st_mtime_ns
+    label = tmp_path / "one" / "labels" / Path(case["label"]).name
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.full(image.shape, 255, np.uint8), image.affine), label)
+    compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    assert set(np.unique(np.asarray(nib.load(case["label"]).dataobj))) == {255}
+    assert Path(kept["label"]).stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="was begun with datalist="):
+        compact(str(tmp_path / "two"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])

@@ -130,3 +130,21 @@ def test_sets_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"no_set.*does not exist"):
         merge([one, str(tmp_path / "no_set")], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_another_set_is_not_overwritten(tmp_path):
+    sets = [str(write_set(tmp_path / "one")), str(write_set(tmp_path / "two", "cde"))]
+    other = write_set(tmp_path / "other", "xyz")
+    before = {path: path.read_text() for path in other.iterdir()}
+    with pytest.raises(InputError, match="other: has another data set, which would be overwritten"):
+        merge(sets, str(other))
+    assert {path: path.read_text() for path in other.iterdir()} == before
+
+
+def test_one_scan_by_two_paths_is_in_one_section(tmp_path):
+    for name, patient, section in (("one", "a", "training"), ("two", "b", "testing")):
+        (tmp_path / name).mkdir()
+        entry = {"image": "../scans/ct.nii.gz" if name == "one" else "../two/../scans/ct.nii.gz", "patient": patient}
+        write_datalist(tmp_path / name / "datalist.json", {section: [entry]}, "set")
+    with pytest.raises(InputError, match=r"ct\.nii\.gz: is in testing and training"):
+        merge([str(tmp_path / name) for name in ("one", "two")], str(tmp_path / "out"))

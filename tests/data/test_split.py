@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.split import folds_by_patient, patient_leakage, split, split_by_patient
+from scripts.data.datalist import write_datalist
+from scripts.data.split import continued_split, folds_by_patient, patient_leakage, split, split_by_patient
 
 
 @pytest.fixture
@@ -138,3 +139,19 @@ def test_patient_that_is_no_text_is_one_line(tmp_path, patient):
     file.write_text(json.dumps({"training": [{"image": "a.nii.gz", "label": "b.nii.gz", "patient": patient}]}))
     with pytest.raises(InputError, match=r"a\.nii\.gz has patient=.*must be text"):
         split(str(file), out=str(tmp_path / "split.json"))
+
+
+def test_patients_of_an_earlier_split_keep_their_sections(tmp_path):
+    patients, fractured = [f"p{k}" for k in range(40)], [k % 3 == 0 for k in range(40)]
+    path = tmp_path / "datalist.json"
+    assert continued_split(path, patients, fractured, 1) == (split_by_patient(patients, fractured, 1), "")
+    first = split_by_patient(patients, fractured, 1)
+    write_datalist(path, {s: [{"patient": patients[i]} for i in part] for s, part in first.items()}, "set", 1)
+    more, flags = [*patients, *(f"q{k}" for k in range(20))], [not fractured[0], *fractured[1:], *[True] * 20]
+    parts, line = continued_split(path, more, flags, 1)
+    assert "patients keep their sections" in line
+    assert {s: [i for i in part if i < 40] for s, part in parts.items()} == first
+    assert [len(parts[s]) for s in parts] == pytest.approx([42, 6, 12], abs=3)
+    assert continued_split(path, more, flags, 2) == (split_by_patient(more, flags, 2), "")
+    write_datalist(path, {"testing": [{"patient": p} for p in patients]}, "set")  # all for testing
+    assert continued_split(path, more, flags, 1)[1] == ""

@@ -237,5 +237,7 @@ def test_items_without_instances_grid_or_affine_are_refused():
         step({"label": label, "vertebrae": vertebrae, "image": torch.zeros(1, 6, 2, 1)})
     with pytest.raises(ValueError, match="`vertebrae` has no affine; load it as a MetaTensor"):
         step({"label": label, "vertebrae": torch.zeros(1, 6, 1, 1)})
+    with pytest.raises(ValueError, match=r"`vertebrae` lies up to 5\.00 mm off `label`; resample it"):
+        step({"label": MetaTensor(label, affine=torch.diag(torch.tensor([2.0, 1, 1, 1]))), "vertebrae": vertebrae})
     with pytest.raises(KeyError):
         step({"vertebrae": vertebrae})

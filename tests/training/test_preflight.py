@@ -96,3 +96,16 @@ def test_an_unused_section_without_labels_does_no_harm(tmp_path, valid_case):
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": [valid_case], "testing": ["images/p9.nii.gz"]}))
     preflight({"training": [valid_case]}, source=str(path))
+
+
+def test_labels_and_masks_of_vertebrae_are_checked(valid_case, tmp_path):
+    vertebrae = np.zeros((6, 7, 8), np.uint8)
+    good = {**valid_case, "vertebrae": save(tmp_path / "good.nii.gz", vertebrae)}
+    preflight({"training": [good]}, needs=["vertebrae"])
+    mirrored = {**valid_case, "vertebrae": save(tmp_path / "mirrored.nii.gz", vertebrae, np.diag([-2.0, 1.0, 1.0, 1.0]))}
+    with pytest.raises(InputError, match=r"mirrored\.nii\.gz: lies up to .* mm off its image"):
+        preflight({"training": [good, mirrored]})
+    with pytest.raises(InputError, match=r"gone\.nii\.gz: does not exist"):
+        preflight({"training": [{**valid_case, "vertebrae": str(tmp_path / "gone.nii.gz")}]})
+    with pytest.raises(InputError, match=r"has no `label` \(1 of 1 validation cases\).*`data simulate`"):
+        preflight({"training": [good], "validation": [{"image": good["image"]}]})

@@ -17,7 +17,7 @@ from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
 from scripts.training.checkpoint_files import read_state, write_checkpoint
 from scripts.training.graphed_step import release
-from scripts.training.resume import comparable, renumbered, without_graph
+from scripts.training.resume import TrainingState, comparable, renumbered, without_graph
 from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
@@ -225,3 +225,14 @@ def test_choice_of_a_graph_is_no_setting_of_a_run():
     assert without_graph(graphed) == {"seed": "0"}
     adversarial = {f"{step}_target_": '"scripts.training.adversarial.SegmentationStep"', f"{step}smoothing": "0.1"}
     assert without_graph(adversarial) == adversarial
+
+
+def test_cases_of_one_file_name_are_told_apart_by_patient_and_folder():
+    def state(*patients: str) -> dict[str, str]:
+        handler = object.__new__(TrainingState)
+        handler.data = [{"image": f"/data/{p}/ct.nii.gz", "label": f"/data/{p}/mask.nii.gz", "patient": p} for p in patients]
+        return handler._cases()
+
+    assert state("p1", "p2") == state("p2", "p1")
+    assert state("p1", "p2")["names"] == state("p1", "p3")["names"]
+    assert state("p1", "p2")["files"] != state("p1", "p3")["files"]

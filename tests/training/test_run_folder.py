@@ -217,3 +217,10 @@ def test_command_of_the_last_lines_can_be_typed(tmp_path):
     line, last = next_steps(folder / "model.pt")
     assert f'--checkpoint "{folder}/model.pt" --out "{folder}/segmented"' in line
     assert last == f"weights: {folder}/model.pt"
+
+
+@pytest.mark.parametrize(("typed", "number"), [("1.10", 1.1), ("2026_01_05", 20260105), ("7", 7)])
+def test_a_numeric_name_is_that_which_was_typed(here, monkeypatch, typed, number):
+    monkeypatch.setattr("scripts.training.run_folder.running_config", lambda: {"run_name": number})
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "training", "--run_name", typed])
+    assert run_folders(number) == (f"runs/{typed}", f"runs/{typed}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
 from scripts.core.errors import InputError
-from scripts.training.schedule import WarmupCosine
+from scripts.training.schedule import WarmupCosine, load_state
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -70,3 +72,26 @@ def test_state_restores_the_rate():
 def test_bad_arguments_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         WarmupCosine(optimizer(), **options)
+
+
+def test_a_longer_run_follows_the_longer_cosine():
+    item = optimizer()
+    short = CosineAnnealingLR(item, T_max=4)
+    for _ in range(4):
+        item.step()
+        short.step()
+    other = optimizer()
+    longer = CosineAnnealingLR(other, T_max=8)
+    load_state(other, item.state_dict())
+    load_state(longer, short.state_dict())
+    rates = [other.param_groups[0]["lr"]]
+    for _ in range(4):
+        other.step()
+        longer.step()
+        rates.append(other.param_groups[0]["lr"])
+    assert rates == pytest.approx([(1 + math.cos(math.pi * k / 8)) / 2 for k in range(4, 9)], abs=1e-9)
+    equal = optimizer()
+    same = CosineAnnealingLR(equal, T_max=4)
+    load_state(equal, item.state_dict())
+    load_state(same, short.state_dict())
+    assert same.state_dict() == short.state_dict()

@@ -12,13 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config_overrides import parse_overrides
+from .config_overrides import FLAG, parse_overrides
 from .errors import InputError, first_line
 
 BASE = ("imports", "initialize")  # ids that a complete config has and an overlay has not
 TRACKERS = ("mlflow",)
 FORMATS = (".yaml", ".yml", ".json")
 LAST = "multi_gpu_train.yaml"
+SIMULATED = (
+    "each replaces the transforms of the other; make a set of simulated fractures by `data simulate` and leave out simulate.yaml"
+)
+CONFLICTS = (  # an overlay, another behind it, and the remedy
+    ("simulate.yaml", "vertebra_loss.yaml", SIMULATED),
+    ("vertebra_loss.yaml", "simulate.yaml", SIMULATED),
+    (
+        "finetune.yaml",
+        "shipped.yaml",
+        "it replaces optimizer, learning rate and frozen parts; write finetune.yaml behind shipped.yaml",
+    ),
+)
 OVERLAY = re.compile(r"overlay\s+of\s+#?\s*([\w./]+\.yaml)", re.IGNORECASE)
 
 
@@ -49,7 +61,7 @@ def check_bundle_command(words: Sequence[str]) -> None:
         return
     contents = [_content(file) for file in files]
     _check_order(files, contents)
-    positional = words[1] if len(words) > 1 and not words[1].startswith("--") else None
+    positional = words[1] if len(words) > 1 and not FLAG.match(words[1]) else None
     _check_workflow(positional or options.get("run_id") or "run", files, contents)
     tracker = options.get("tracking", "None")
     if tracker not in ("None", "", *TRACKERS) and not Path(tracker).is_file() and tracker[:1] != "{":
@@ -109,6 +121,9 @@ def _check_order(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -
             f'--config_file "{ordered}"'
         )
     names = [file.name for file in files]
+    for first, second, remedy in CONFLICTS:
+        if first in names and second in names[names.index(first) + 1 :]:
+            raise InputError(f"--config_file: {second} behind {first}: {remedy}")
     if LAST in names[:-1]:
         raise InputError(f"--config_file: {files[names.index(LAST)]} must be the last file, as it changes what the others set")
 

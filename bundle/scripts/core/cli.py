@@ -83,7 +83,7 @@ def check_value(value: object, hint: object, what: str) -> None:
 
 def _literal(text: str) -> object:
     """Python literal, also a list whose strings have no quotes, such as ``[lumbar,7]``; else the text."""
-    for attempt in (text, re.sub(r"(?<![\w'\"])([A-Za-z_][\w.\-/]*)(?![\w'\"])", r"'\1'", text)):
+    for attempt in (text, re.sub(r"(?<![\w'\"])((?:[A-Za-z_~/]|\.\.?/)[\w.\-/]*)(?![\w'\"])", r"'\1'", text)):
         try:
             return ast.literal_eval(attempt)
         except (ValueError, SyntaxError):
@@ -162,6 +162,12 @@ def parse_arguments(command: Callable, arguments: Sequence[str], name: str) -> t
             values.append(word)
             continue
         key, negated = _option(word, named)
+        if key in keywords:
+            several = any(typing.get_origin(kind) for kind in _kinds(hints[key]))
+            remedy = f'several values are one list: --{key} "[A,B]"' if several else "keep one of them"
+            raise InputError(f"--{key}: is given twice; {remedy}")
+        if negated and ("=" in word or words[:1] in (["True"], ["False"])):
+            raise InputError(f"{word.partition('=')[0]}: takes no value; it is the same as --{key} False")
         if "=" in word:
             text = word.partition("=")[2]
         elif not negated and words and not FLAG.match(words[0]):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from .config_values import value_problem
 from .deprecations import IDS
 from .errors import InputError
 
+FLAG = re.compile(r"--|-[A-Za-z]")
 # Options of `python -m monai.bundle run` itself.
 RUN_OPTIONS = {
     "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file", "workflow_type",
@@ -33,16 +35,20 @@ def _literal(text: str) -> object:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Split ``--key value`` and ``--key=value`` arguments into a dictionary."""
+    """Split ``--key value`` and ``--key=value`` arguments into a dictionary, with the spellings that Fire accepts.
+
+    One dash is as good as two, and a hyphen in a key is an underscore; a negative number is a value.
+    """
     overrides: dict[str, str] = {}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
         position += 1
-        if not argument.startswith("--"):
+        if not FLAG.match(argument):
             continue
-        key, separator, value = argument[2:].partition("=")
-        if not separator and position < len(arguments) and not arguments[position].startswith("--"):
+        key, separator, value = argument.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        if not separator and position < len(arguments) and not FLAG.match(arguments[position]):
             value = arguments[position]
             position += 1
         elif not separator:
@@ -112,7 +118,7 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
         for part in (IDS.get(first, first), *rest):
             if isinstance(node, dict) and part in node:
                 node = node[part]
-            elif isinstance(node, list) and part.lstrip("-").isdigit() and int(part) < len(node):
+            elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
             elif part == "_disabled_" or (isinstance(node, str) and node[:1] in "@%$"):
                 node = "$"
@@ -131,11 +137,25 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                 break
         else:
             problem = type_problem(key, node, _literal(text))
+            if _literal(text) is None and node is not None:  # MONAI drops it and keeps the config's value
+                problem = f"--{key} {text}: would be ignored; write --{key} '$None'"
             if problem is None and (words := value_problem(IDS.get(plain, plain), _literal(text))):
                 problem = f"--{key} {text}: {words}"
             if problem:
                 problems.append(problem)
     return problems
+
+
+def _batch_problems(overrides: dict[str, str], config: dict) -> list[str]:
+    """Line on a batch that is no multiple of the slices of a volume, which would be rounded down in silence."""
+    batch, slices = (_literal(overrides[k]) if k in overrides else config.get(k) for k in ("batch_size", "slices_per_volume"))
+    given = {"batch_size", "slices_per_volume"} & set(overrides)
+    if not given or not (isinstance(batch, int) and isinstance(slices, int)) or slices < 1 or batch % slices == 0:
+        return []
+    return [
+        f"--{min(given)} {overrides[min(given)]}: batches of {batch} slices need a multiple of slices_per_volume={slices}; "
+        f"write --batch_size {max(batch // slices, 1) * slices}, or also --slices_per_volume {batch if batch < slices else 1}"
+    ]
 
 
 def check_command_line(argv: Sequence[str] | None = None) -> dict[str, str]:
@@ -159,7 +179,9 @@ def check_command_line(argv: Sequence[str] | None = None) -> dict[str, str]:
 
     parser = ConfigParser()
     parser.read_config(paths)
-    problems = override_problems(overrides, parser.get(), ", ".join(Path(p).name for p in paths))
+    config = parser.get()
+    problems = override_problems(overrides, config, ", ".join(Path(p).name for p in paths))
+    problems += _batch_problems(overrides, config)
     if problems:
         raise InputError("\n".join(problems))
     return overrides

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.files import atomic_write, ensure_same_settings
+from ..core.files import atomic_write, ensure_same_settings, write_text
 from ..io.formats import stem
 from .datalist import FILE_KEYS, SECTIONS, read_datalist, relative_case, write_datalist
 from .datasets.conversion import process_cases
+from .source_files import content_hash, file_state
 
 HU_RANGE = (-680.0, 1615.0)  # beyond it training clips: configs/randomisation.yaml
 COPIED = ("vertebrae.csv", "build.json")
 STEP_HU = 9.0
+SOURCES = "sources.json"
 
 
 def quantise(image: NDArray[np.floating], step_hu: float = STEP_HU) -> NDArray[np.uint8]:
@@ -51,6 +54,20 @@ def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) ->
             taken.add(path.casefold())
             paths[key, source] = path
     return paths
+
+
+def _remove_outdated(root: Path, paths: Mapping[tuple[str, str], str]) -> None:
+    """Remove copies of files that have changed since, and record what the copies are made from."""
+    record = root / SOURCES
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    now = {path: file_state(source) if key == "image" else content_hash(source) for (key, source), path in paths.items()}
+    for path, state in now.items():
+        if before.get(path, state) != state:
+            (root / path).unlink(missing_ok=True)
+    write_text(record, json.dumps(now, indent=1) + "\n")
 
 
 def _write(array: NDArray[np.uint8], affine: NDArray, slope: float, low: float, path: Path) -> None:
@@ -129,7 +146,9 @@ def compact(
     first: dict[tuple[str, ...], dict] = {}  # repeated cases are written once
     for case in cases:
         first.setdefault(tuple(str(case.get(key)) for key in FILE_KEYS), case)
-    ensure_same_settings(root, {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)})
+    settings: dict[str, object] = {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)}
+    ensure_same_settings(root, settings | {"datalist": str(file.resolve())})
+    _remove_outdated(root, paths)
     convert = partial(_convert, paths=paths, root=root, spacing=spacing, step_hu=step_hu)
     _, failures = process_cases(convert, list(first.values()), lambda case: case["image"], workers, "compacting", "scan")
     failed = {line.split(": ")[0] for line in failures}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from .split import patient_leakage
 from .vertebra_table import FILE_NAME, rows_by_case, rows_of_entry, write_vertebra_table
 
 OWN = "own"
+MERGED = "Merged from "  # beginning of the description of such a set
 MAX_SHOWN = 3
 
 
@@ -42,10 +45,23 @@ def _refuse_shared(merged: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
     sections: dict[str, set[str]] = {}
     for section, cases in merged.items():
         for case in cases:
-            sections.setdefault(case["image"], set()).add(section)
+            sections.setdefault(os.path.realpath(case["image"]), set()).add(section)
     for image, found in sections.items():
         if len(found) > 1:
             raise InputError(f"{image}: is in {' and '.join(sorted(found))}; put its sets into one section with --into")
+
+
+def _refuse_other_set(path: Path) -> None:
+    """Refuse a folder of a data set that is no merged one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        merged = str(content.get("description", "")).startswith(MERGED)
+    except FileNotFoundError:
+        merged = not (path.parent / FILE_NAME).exists()
+    except (OSError, ValueError, AttributeError):
+        merged = False
+    if not merged:
+        raise InputError(f"out={path.parent}: has another data set, which would be overwritten; choose another folder")
 
 
 def _named_rows(described: Mapping[Path, list[dict[str, str]]]) -> list[dict[str, str]]:
@@ -91,6 +107,7 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
     named = [datalists] if isinstance(datalists, str) else list(datalists)
     targets = _sections(into, len(named))
     path = Path(out) / "datalist.json"
+    _refuse_other_set(path)
     merged: dict[str, list[dict]] = {section: [] for section in SECTIONS}
     described: dict[Path, list[dict[str, str]]] = {}  # rows by file of the case
     set_of: dict[str, Path] = {}
@@ -119,6 +136,6 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
     else:
         (Path(out) / FILE_NAME).unlink(missing_ok=True)  # of an earlier merge
     sources = ", ".join(dict.fromkeys(map(str, named)))
-    write_datalist(path, {s: [relative_case(c, path) for c in cases] for s, cases in merged.items()}, f"Merged from {sources}.")
+    write_datalist(path, {s: [relative_case(c, path) for c in cases] for s, cases in merged.items()}, f"{MERGED}{sources}.")
     print(", ".join(f"{section} {len(cases)}" for section, cases in merged.items()))
     return str(path)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..core.errors import InputError, first_line
-from .datalist import SECTIONS, read_datalist, relative_case, write_datalist
+from .datalist import SECTIONS, SPLIT_SEED, read_datalist, relative_case, write_datalist
 
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 
@@ -84,6 +85,48 @@ def split_by_patient(
         if fraction > 0 and not members[section] and len(members[largest]) > 1:
             section_of[members[largest][-1]] = section
     return {s: [i for i, p in enumerate(patients) if section_of[p] == s] for s in SECTIONS}
+
+
+def continued_split(
+    datalist: Path, patients: Sequence[str], fractured: Sequence[bool], seed: int = 0
+) -> tuple[dict[str, list[int]], str]:
+    """Split as ``split_by_patient``, in which patients of an earlier split by the same seed keep their sections.
+
+    A split of the whole set would move patients between sections with every scan that is added or corrected, and weights trained
+    before would be tested on patients that they were trained on. New patients enter the section that lacks most.
+
+    Args:
+        datalist: datalist of the earlier split; one that is missing or damaged counts as none.
+        patients: patient of every case.
+        fractured: whether the case shows a fracture.
+        seed: seed of the split.
+
+    Returns:
+        Indices of the cases per section, and a line on the earlier split, "" without one.
+    """
+    named, before = [str(p) for p in patients], _sections_of(datalist, seed)
+    known = {p: before[p] for p in named if p in before}
+    if not known:
+        return split_by_patient(named, fractured, seed), ""
+    for stratum in _strata(named, fractured, seed):
+        count = Counter(known[p] for p in stratum if p in known)
+        for patient in (p for p in stratum if p not in known):
+            target = dict(zip(SECTIONS, FRACTIONS, strict=True))
+            known[patient] = max(SECTIONS, key=lambda s: target[s] * (count.total() + 1) - count[s])
+            count[known[patient]] += 1
+    line = f"{datalist}: patients keep their sections; for a new split delete it, or choose another --seed"
+    return {s: [i for i, p in enumerate(named) if known[p] == s] for s in SECTIONS}, line
+
+
+def _sections_of(datalist: Path, seed: int) -> dict[str, str]:
+    """Section of every patient of an earlier split by the same seed."""
+    try:
+        content = json.loads(datalist.read_text(encoding="utf-8"))
+        if content.get(SPLIT_SEED, seed) != seed or not content["training"]:  # all for testing
+            return {}
+        return {str(case["patient"]): section for section in SECTIONS for case in content[section]}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def folds_by_patient(patients: Sequence[str], fractured: Sequence[bool], folds: int, seed: int = 0) -> list[list[int]]:

@@ -115,8 +115,8 @@ def label_issues(path: str, mask: NDArray, values: Sequence[int]) -> list[Issue]
     if unexpected:
         shown = ", ".join(f"{v:g}" for v in unexpected[:5]) + (" ..." if len(unexpected) > 5 else "")
         message = (
-            f"contains the values {shown}, expected only {sorted(values)}; map fractured vertebrae to 1 and the rest to 0, "
-            "or name the values in `label_values`"
+            f"contains the values {shown}, expected only {sorted(values)}; map fractured vertebrae to 1, unknown ones to 255 and "
+            "the rest to 0 (`data folder --fractured` does)"
         )
         return [Issue("error", "label-values", path, message)]
     if 1 not in present:
@@ -173,7 +173,7 @@ def inspect_case(
     """Check one case.
 
     Args:
-        case: item of a datalist, with ``image`` and optionally ``label``.
+        case: item of a datalist, with ``image`` and optionally ``label`` and ``vertebrae``.
         level: "header" for files and geometry only, "full" for the voxels, too.
         label_values: values allowed in a label.
         expect_hu: whether values that are not HU are errors.
@@ -183,10 +183,10 @@ def inspect_case(
         Issues, and facts about the case: shape, spacing (mm), orientation, and at level "full" percentiles of the values, volumes
         (ml) and the SHA-256 of the voxels.
     """
-    path, label = case.get("image"), case.get("label")
+    path, label, vertebrae = case.get("image"), case.get("label"), case.get("vertebrae")
     if not isinstance(path, str):
         return [Issue("error", "no-image", f"case {dict(case)}", "has no `image` path; every case must have one")], {}
-    missing = [p for p in (path, label) if isinstance(p, str) and not Path(p).exists()]
+    missing = [p for p in (path, label, vertebrae) if isinstance(p, str) and not Path(p).exists()]
     if missing:
         message = "does not exist; correct the datalist or restore the file"
         return [Issue("error", "missing", p, message) for p in missing], {}
@@ -204,6 +204,9 @@ def inspect_case(
             mask = read(label)
             issues += _unit_issues(label)
             issues += _grid_issues(path, image, label, mask)
+        if isinstance(vertebrae, str) and not Path(vertebrae).is_dir():  # a folder of masks is merged before a training
+            current = vertebrae
+            issues += [*_unit_issues(vertebrae), *_grid_issues(path, image, vertebrae, read(vertebrae))]
         if level != "full" or any(i.severity == "error" for i in issues):
             return issues, _facts(image, None, None)
         current = path

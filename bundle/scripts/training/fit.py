@@ -152,7 +152,7 @@ def explain(error: BaseException, resume: str = resume_hint()) -> str | None:
     if "shared memory" in text and "DataLoader" in text:
         return "data workers are out of shared memory; set --num_workers 0, or provide more (docker run --shm-size 8g)"
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
-        return "the GPU is out of memory; lower --batch_size or --patch_size, or set --amp True"
+        return "the GPU is out of memory; lower --batch_size (and --slices_per_volume with it) or --patch_size, or set --amp True"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; {OS_REMEDIES.get(error.errno or 0, 'fix it')} and {resume}"
     return None

@@ -48,7 +48,7 @@ class NonFiniteLoss:
         named = f"; cases: {', '.join(cases)}" if cases else ""
         engine.state.failure = (  # type: ignore[attr-defined]
             f"{self.output_dir / (NAME + '.json')}: the loss was {value} in {where}{named}; "
-            "inspect these cases, lower --learning_rate, or start from scratch with --resume False"
+            "inspect these cases, or start from scratch with --resume False and a lower --learning_rate"
         )
         engine.terminate(skip_completed=True)
 

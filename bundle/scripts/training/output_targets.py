@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
+from ..core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..core.vertebrae import LEVELS, spine_order
 from ..postprocessing.body_masks import vertebral_bodies
 
@@ -133,6 +134,10 @@ class OutputTargetsd(MapTransform):
                 if item is not None and label.shape[1:] != item.shape[1:]:
                     shape, expected = tuple(item.shape[1:]), tuple(label.shape[1:])
                     raise ValueError(f"`{name}` has shape {shape}, expected {expected}, that of `{key}`; resample it")
+            if isinstance(label, MetaTensor):
+                offset = grid_offset(label.shape[1:], label.affine.cpu().numpy(), vertebrae.affine.cpu().numpy())
+                if offset > AFFINE_TOLERANCE_MM:
+                    raise ValueError(f"`{self.vertebrae_key}` lies up to {offset:.2f} mm off `{key}`; resample it to that grid")
             result[key] = convert_to_dst_type(self._codes(label, vertebrae, image)[None], label)[0]
         return result
 

@@ -58,7 +58,7 @@ def preflight(
         label_values: valid values of a label.
         workers: threads.
         expect_hu: refuse images whose values are not HU.
-        needs: keys that every case of the required sections must have besides image and label.
+        needs: keys that every case of the required sections must have besides image and label, which all must have.
 
     Raises:
         InputError: with one line per problem.
@@ -69,12 +69,14 @@ def preflight(
     for name in required:
         if not sections.get(name):
             raise InputError(_empty_section(name, source))
-    for name, key in itertools.product(required, needs):
+    needed = [*itertools.product(sections, ["label"]), *itertools.product(required, needs)]
+    for name, key in needed:
         without = [case for case in sections[name] if key not in case]
         if without:
+            remedy = "or leave out the overlay that needs it" if key in needs else "or make one by `data simulate` or `data scans`"
             raise InputError(
-                f"{without[0]['image']}: the case has no `{key}` ({len(without)} of {len(sections[name])} {name} cases); add it "
-                f"to {source or 'the datalist'}, or leave out the overlay that needs it"
+                f"{without[0].get('image', without[0])}: the case has no `{key}` ({len(without)} of {len(sections[name])} {name} "
+                f"cases); add it to {source or 'the datalist'}, {remedy}"
             )
     if "training" in required and not served():
         warn_of_empty_sections(sections, source)

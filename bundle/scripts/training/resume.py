@@ -26,11 +26,13 @@ from .distributed.processes import is_main, rank, world_size
 from .fit import end_of_training
 from .graphed_step import release
 from .run_folder import FINISHED_STATE, LENGTHS, finish, restart
+from .schedule import load_state
 from .shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
 FORMAT = 4  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7, 3 that of 0.8
-SAVE, STOP = 1, 2
+SAVE, STOP, FAILED = 1, 2, 3
+NAMED = ("image", "label")  # files whose names are those of a training case
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
 MAY_CHANGE = (*LENGTHS, "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
 # Sections of train.yaml that version 0.6 rearranged without a change of the training; their settings are knobs, which are compared.
@@ -170,8 +172,12 @@ class TrainingState:
 
     def _cases(self) -> dict[str, str]:
         """Number of the training cases and hash of their names."""
-        names = sorted(Path(str(case["image"])).name for case in self.data if isinstance(case, Mapping) and "image" in case)
-        return {"cases": str(len(names)), "names": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+        cases = [case for case in self.data if isinstance(case, Mapping) and "image" in case]
+        names = sorted(Path(str(case["image"])).name for case in cases)
+        # With patient and folder, as images of one name in folders of patients are common.
+        files = sorted([str(case.get("patient")), *("/".join(Path(str(case.get(k))).parts[-2:]) for k in NAMED)] for case in cases)
+        hashes = {"names": names, "files": files}
+        return {"cases": str(len(cases))} | {k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashes.items()}
 
     def _save(self, engine: Engine, within: bool = False, validated: bool = True) -> None:
         """Write the state: ``within`` an epoch, or at its end, there with or without its validation."""
@@ -214,7 +220,15 @@ class TrainingState:
         self._start = 0
 
     def _step(self, engine: Engine) -> None:
-        action = STOP if self.stop.name else SAVE if time.monotonic() - self._saved > 60 * self.minutes else 0
+        action = (
+            FAILED
+            if getattr(engine.state, "failure", None)
+            else STOP
+            if self.stop.name
+            else SAVE
+            if time.monotonic() - self._saved > 60 * self.minutes
+            else 0
+        )
         if world_size() > 1:  # a signal may reach one process a step before the others
             shared = torch.tensor(action, device=engine.state.device)
             distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
@@ -265,8 +279,9 @@ class TrainingState:
             content = renumbered(content)
         try:
             for name, item in self._stateful().items():
-                if name != "time_limit" or name in content:  # states of version 0.7 have none
-                    item.load_state_dict(content[name])
+                # States of version 0.7 have no time, those of another kind of device no scaler.
+                if name not in ("time_limit", *SCALERS) or name in content:
+                    load_state(item, content[name])
                     release(item)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(
@@ -288,7 +303,8 @@ class TrainingState:
         if stored and current and content.get("format", 1) < FORMAT:
             stored, current = comparable(stored, current)
         changes = differences(stored, current) if stored and current else []
-        if self.data and content["data"] != (cases := self._cases()):
+        cases = self._cases() if self.data else {}
+        if cases and any(cases.get(k) != v for k, v in content["data"].items()):  # without "files" before 0.24
             changes.insert(0, f"training cases: {content['data']['cases']} and {cases['cases']}, not all the same")
         if changes:
             raise InputError(

@@ -10,12 +10,14 @@ import functools
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.config_diff import running_config
+from ..core.config_overrides import parse_overrides
 from ..core.errors import InputError, served
 from ..core.files import write_text
 from ..core.program import command, quoted
@@ -65,6 +67,8 @@ def run_folders(name: object = None, bundle_root: str = ".", new: bool = True) -
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("run_name: several processes need one name; add --run_name NAME, or --ckpt_dir and --output_dir")
         name = name_by_time()
+    if not isinstance(name, str):  # 2026_01_05 and 1.10 are read as numbers
+        name = parse_overrides(sys.argv[1:]).get("run_name", name) if name == running_config().get("run_name") else name
     if not NAME.fullmatch(str(name)):
         raise InputError(
             f"run_name={name}: must be a name of letters, digits and -_.+=, without folders; --ckpt_dir and --output_dir take paths"

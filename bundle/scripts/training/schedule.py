@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -50,3 +52,23 @@ class WarmupCosine(LRScheduler):
         warm = min(1.0, (self.last_epoch + 1) / self.warmup) if self.warmup else 1.0
         cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * self.progress))
         return [base * warm * cosine for base in self.base_lrs]
+
+
+def load_state(item: Any, state: Mapping[str, Any]) -> None:
+    """Load the state of an object with a ``state_dict``.
+
+    A cosine keeps the length of this run: over that of a shorter one its rate would rise again after the end. Its optimizer, whose
+    state is loaded before, gets the rate of the longer cosine.
+
+    Args:
+        item: object, such as a network, an optimizer or a schedule.
+        state: its state.
+    """
+    length = getattr(item, "T_max", None)
+    item.load_state_dict(state)
+    if length is None or item.T_max == length:
+        return
+    item.T_max = length
+    item._last_lr = item._get_closed_form_lr()
+    for group, rate in zip(item.optimizer.param_groups, item._last_lr, strict=True):
+        group["lr"] = rate

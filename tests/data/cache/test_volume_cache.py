@@ -326,3 +326,31 @@ def test_the_set_that_a_case_comes_from_does_not_matter(tmp_path, monkeypatch):
     digests = FileDigests(tmp_path / "cache")
     case = {"image": str(tmp_path / "ct.nii.gz"), "patient": "p"}
     assert item_digest(case | {"part": "render"}, digests) == item_digest(case, digests) != item_digest({"patient": "p"}, digests)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_damaged_scan_is_one_line(cases, tmp_path, cached):
+    path = Path(cases[1]["image"])
+    path.write_bytes(path.read_bytes()[:-200])
+    folder = str(tmp_path / "cache") if cached else None
+    with pytest.raises(InputError, match=r"image1\.nii\.gz: .*; fix or exclude this case, `.*data check` finds others"):
+        cached_dataset(cases, chain(tmp_path / "log"), folder)
+
+
+def test_voxels_beside_a_header_are_part_of_the_key(tmp_path):
+    header, voxels = tmp_path / "ct.mhd", tmp_path / "ct.raw"
+    header.write_text("NDims = 1\nElementDataFile = ct.raw\n")
+    digests = []
+    for content in (b"one", b"two"):
+        voxels.write_bytes(content)
+        digests.append(FileDigests(tmp_path)(header))
+    assert digests[0] != digests[1]
+
+
+def test_code_that_a_transform_uses_is_part_of_its_key():
+    from scripts.data.cache import key
+    from scripts.training.output_targets import OutputTargetsd
+
+    used = key._used(OutputTargetsd.__module__)
+    assert {"scripts.training.output_targets", "scripts.postprocessing.body_masks", "scripts.postprocessing.vertebra_frame"} <= used
+    assert not any(name.startswith(("monai", "numpy", "torch")) for name in used)

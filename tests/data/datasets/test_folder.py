@@ -190,3 +190,23 @@ def test_bad_arguments_are_one_line(volumes):
 def test_an_unsupported_format_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"scan.doc: has no supported format"):
         read_volume(tmp_path / "scan.doc")
+
+
+def test_a_corrected_mask_and_a_deleted_label_are_made_again(volumes):
+    arguments = {
+        "images": str(volumes / "images"),
+        "labels": str(volumes / "labels"),
+        "out": str(volumes / "own"),
+        "patient": "^[^_]+",
+    }
+    folder(**arguments)
+    labels = volumes / "own" / "labels"
+    kept = (labels / "p3_a.nii.gz").stat().st_mtime_ns
+    corrected = np.zeros((6, 7, 8), np.uint8)
+    corrected[1:5, 2:5, 2:6] = 1
+    nib.save(nib.Nifti1Image(corrected, AFFINE), volumes / "labels" / "p1_a_seg.nii.gz")
+    (labels / "p2_a.nii.gz").unlink()
+    folder(**arguments)
+    assert int(np.asarray(nib.load(labels / "p1_a.nii.gz").dataobj).sum()) == corrected.sum()
+    assert (labels / "p2_a.nii.gz").is_file()
+    assert (labels / "p3_a.nii.gz").stat().st_mtime_ns == kept

@@ -22,6 +22,7 @@ import monai
 import numpy as np
 import torch
 
+from ...io.detached_voxels import voxel_files
 from ..datalist import PART
 
 FORMAT = 1  # of an entry; entries of another format are not used
@@ -79,14 +80,30 @@ def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
 
 
 def _source(value: Any) -> str:
-    """SHA-256 of the source of the module of a class or function, "" for those whose version is part of the key."""
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    if module is None or module.__name__.partition(".")[0] in ("builtins", "monai", "torch", "numpy"):
+    """SHA-256 of the sources of the module of a class or function and of those of its package that it uses.
+
+    "" for those whose version is part of the key.
+    """
+    name = getattr(value, "__module__", None) or ""
+    if name not in sys.modules or name.partition(".")[0] in ("builtins", "monai", "torch", "numpy"):
         return ""
     try:
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+        return hashlib.sha256("".join(inspect.getsource(sys.modules[m]) for m in sorted(_used(name))).encode()).hexdigest()
     except (OSError, TypeError):
         return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _used(name: str) -> frozenset[str]:
+    """Names of a module and of the modules of the same package whose classes, functions and modules it uses, at any depth."""
+    package, found, pending = name.partition(".")[0], {name}, [name]
+    while pending:
+        for item in vars(sys.modules[pending.pop()]).values():
+            of = item.__name__ if inspect.ismodule(item) else getattr(item, "__module__", None)
+            if isinstance(of, str) and of in sys.modules and of.partition(".")[0] == package and of not in found:
+                found.add(of)
+                pending.append(of)
+    return frozenset(found)
 
 
 def config_digest(transforms: Iterable[Any]) -> str:
@@ -123,6 +140,11 @@ class FileDigests:
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file())
             return hashlib.sha256("\n".join(f"{p.relative_to(path)} {self(p)}" for p in files).encode()).hexdigest()
+        if detached := voxel_files(path):  # of a header of its own, such as MHD
+            return hashlib.sha256(" ".join([self._of_file(path), *map(self._of_file, detached)]).encode()).hexdigest()
+        return self._of_file(path)
+
+    def _of_file(self, path: Path) -> str:
         name, status = str(path.resolve()), path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
         if name in self.digests and self.digests[name][:3] == stamp:

@@ -16,7 +16,8 @@ from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 from tqdm import tqdm
 
-from ...core.errors import InputError
+from ...core.errors import InputError, first_line, refusal, served
+from ...core.program import command
 from .entry import CorruptEntryError, read_entry, read_index, remove_entry, remove_stale, write_entry
 from .key import FileDigests, config_digest, item_digest
 
@@ -38,13 +39,32 @@ def cached_dataset(
     Raises:
         InputError: when the folder cannot be used.
     """
-    if cache_dir is None:
-        return MemoryCache(data, transform, cache_rate=cache_rate, num_workers=num_workers, hash_as_key=True)
-    return VolumeCache(data, transform, cache_dir, num_workers)
+    try:
+        if cache_dir is None:
+            return MemoryCache(data, transform, cache_rate=cache_rate, num_workers=num_workers, hash_as_key=True)
+        return VolumeCache(data, transform, cache_dir, num_workers)
+    except UnusableCaseError as error:
+        line = f"{error}; fix or exclude this case, `{command('data check')}` finds others"
+        raise refusal(line) if served() else InputError(line) from None
+
+
+class UnusableCaseError(RuntimeError):
+    """Case that cannot be read or transformed; the message names its file and the cause."""
+
+    def __init__(self, case: dict, error: BaseException) -> None:
+        while (inner := error.__cause__ or error.__context__) is not None:  # MONAI wraps it in "applying transform ..."
+            error = inner
+        super().__init__(f"{case.get('image', 'a case')}: {first_line(error)}")
 
 
 class MemoryCache(CacheDataset):
     """MONAI's ``CacheDataset``, in which repeated cases are cached once, with access to the cached state of a case."""
+
+    def _load_cache_item(self, idx: int) -> Any:
+        try:
+            return super()._load_cache_item(idx)
+        except Exception as error:
+            raise UnusableCaseError(self.data[idx], error) from error
 
     def deterministic(self, index: int) -> dict[str, Any]:
         """Case after the transforms before the first random one, not to be changed in place."""
@@ -130,7 +150,10 @@ class VolumeCache(Dataset):
     def _write(self, folder: Path, index: int) -> None:
         if not folder.is_dir():  # another process may have written it meanwhile
             source = self.data[index]
-            item = self._compute(index).items()
+            try:
+                item = self._compute(index).items()
+            except Exception as error:
+                raise UnusableCaseError(source, error) from error
             write_entry(folder, {k: None if k in source and not hasattr(v, "shape") else v for k, v in item})
 
     def _compute(self, index: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ...core.errors import InputError, first_line
 from ...core.files import atomic_write, ensure_same_settings, write_text
 from ...core.geometry import AFFINE_TOLERANCE_MM, grid_offset
 from ..datalist import write_datalist
-from ..split import split_by_patient
+from ..source_files import content_hash, file_state
+from ..split import continued_split
 from ..vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 
 Case = TypeVar("Case")
@@ -56,6 +57,7 @@ class SourceCase:
         convert: conversion; None skips the case silently, an exception with a message.
         in_datalist: False for a mask without CT, which ``image`` then is.
         settings: text of all that the conversion of this case depends on; a finished case of other settings is converted again.
+        masks: label maps that are read; a finished case of other content is converted again.
     """
 
     name: str
@@ -64,6 +66,11 @@ class SourceCase:
     convert: Callable[[], ConvertedCase | None]
     in_datalist: bool = True
     settings: str = ""
+    masks: Sequence[Path] = ()
+
+    def source(self) -> list[str]:
+        """Identity of the source: size and time of the CT, and the content of the masks."""
+        return [file_state(self.image) if self.image.is_file() else "", *map(content_hash, self.masks)]
 
 
 def grid_mismatch(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> str | None:
@@ -141,8 +148,9 @@ def process_cases(
     return results, [failures[k] for k in sorted(failures)]
 
 
-def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
+def _write_case(case: SourceCase, root: Path, record: Path, source: list[str]) -> dict:
     """Write the files of a case, and its record last, which marks it as finished."""
+    record.unlink(missing_ok=True)  # of other settings, or of another source
     converted = case.convert()
     if converted is None:
         return {}
@@ -155,6 +163,7 @@ def _write_case(case: SourceCase, root: Path, record: Path) -> dict:
     content = {
         "files": files,
         "settings": case.settings,
+        "source": source,
         "fractured": label is not None and bool((np.asarray(label.dataobj) == 1).any()),
         "rows": []
         if vertebrae is None
@@ -176,12 +185,13 @@ def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
     ensure_same_settings(out, settings)
 
 
-def _finished_case(record: Path, settings: str) -> dict | None:
-    """Record of a finished case, or None for one that is damaged or has other settings."""
+def _finished_case(root: Path, record: Path, settings: str, source: list[str]) -> dict | None:
+    """Record of a finished case, or None for one that is damaged, lacks a file, or has other settings or another source."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        return content if content.get("settings", "") == settings and "files" in content else None
-    except (OSError, ValueError, AttributeError):
+        same = content.get("settings", "") == settings and content.get("source", source) == source  # none before 0.24
+        return content if same and all((root / file).is_file() for file in content["files"].values()) else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 
 
@@ -217,8 +227,8 @@ def convert(
     root = Path(out).resolve()
 
     def process(case: SourceCase) -> dict:
-        record = root / "cases" / f"{case.name}.json"
-        return _finished_case(record, case.settings) or _write_case(case, root, record)
+        record, source = root / "cases" / f"{case.name}.json", case.source()
+        return _finished_case(root, record, case.settings, source) or _write_case(case, root, record, source)
 
     results, failures = process_cases(process, cases, lambda case: case.image, workers)
     converted = [(c, r) for c, r in zip(cases, results, strict=True) if r]
@@ -238,9 +248,11 @@ def convert(
         fractured = [r["fractured"] for _, r in listed]
         parts = {"testing": list(range(len(entries)))}
         if split:
-            parts = split_by_patient([e["patient"] for e in entries], fractured, seed)
+            parts, line = continued_split(root / "datalist.json", [e["patient"] for e in entries], fractured, seed)
+            if line:
+                print(line)
         sections = {s: [entries[i] for i in part] for s, part in parts.items()}
-        write_datalist(root / "datalist.json", sections, description)
+        write_datalist(root / "datalist.json", sections, description, seed if split else None)
     path = root / ("datalist.json" if listed else "masks.json" if masks else FILE_NAME)
     if failures or skipped:
         total = len(cases) + skipped

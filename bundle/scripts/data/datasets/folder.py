@@ -266,12 +266,13 @@ def folder(
         for n in sorted(scans):
             used = json.dumps([attributes_of(rows.cases, n), rule, min_grade, pixel_mm])
             make = partial(_convert_graded, scans[n], masks.files[n], rows, n, rule, min_grade, pixel_mm)
-            cases.append(SourceCase(n, patients[n], scans[n], make, settings=used))
+            cases.append(SourceCase(n, patients[n], scans[n], make, settings=used, masks=[masks.files[n]]))
         description = "Own images, vertebra masks and grades."
     else:
         used = json.dumps([values, unknown, pixel_mm])
         for n in sorted(scans):
             make = partial(_convert_case, scans[n], masks.files.get(n), values, unknown, pixel_mm)
-            cases.append(SourceCase(n, patients[n], scans[n], make, settings=used))
+            mask = [masks.files[n]] if n in masks.files else []
+            cases.append(SourceCase(n, patients[n], scans[n], make, settings=used, masks=mask))
         description = "Own images and masks."
     return convert(cases, str(out), description, seed, workers, split=labels is not None, skipped=len(problems))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -112,5 +113,7 @@ def rsna(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     cases = []
     for uid in names:
         images = root / "train_images" / uid
-        cases.append(SourceCase(uid, uid, images, partial(_convert_case, images, masks[uid], studies[uid])))
+        make = partial(_convert_case, images, masks[uid], studies[uid])
+        grades = json.dumps(sorted(studies[uid].items()))
+        cases.append(SourceCase(uid, uid, images, make, settings=grades, masks=[masks[uid]]))
     return convert(cases, out, "RSNA 2022 cervical spine: fractured levels.", seed, workers)

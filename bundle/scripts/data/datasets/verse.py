@@ -172,7 +172,8 @@ def verse(
         return ConvertedCase(label, vertebrae, attributes=grade_attributes(case_grades, min_grade))
 
     cases = [
-        SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(convert_case, c), in_datalist=c in images) for c in names
+        SourceCase(c, c.split("_")[0], images.get(c, masks[c]), partial(convert_case, c), in_datalist=c in images, masks=[masks[c]])
+        for c in names
     ]
     description = "VerSe's layout without grades." if grades is None else "VerSe with Genant grades; CC BY-SA 4.0."
     return convert(cases, out, description, seed, workers)

@@ -23,10 +23,13 @@ def _convert_case(ct: Path, read_vertebrae: Callable[[], nib.Nifti1Image]) -> Co
 
 
 def _convert(
-    source: Path, scans: Mapping[str, tuple[Path, Callable[[], nib.Nifti1Image]]], out: str, seed: int, workers: int
+    source: Path, scans: Mapping[str, tuple[Path, Path, Callable[[Path], nib.Nifti1Image]]], out: str, seed: int, workers: int
 ) -> str:
     begin_dataset(out, {"source": str(source.resolve())})
-    cases = [SourceCase(name, name, ct, partial(_convert_case, ct, read)) for name, (ct, read) in scans.items()]
+    cases = [
+        SourceCase(name, name, ct, partial(_convert_case, ct, partial(read, masks)), masks=[masks])
+        for name, (ct, masks, read) in scans.items()
+    ]
     return convert(cases, out, "CT with vertebra instances, no grades; input to simulate.", seed, workers)
 
 
@@ -58,7 +61,7 @@ def totalsegmentator(source: str, out: str, seed: int = 0, workers: int = 1) -> 
     for ct in sorted(root.rglob("ct.nii.gz")):
         # Relative names stay unique where the tree has several levels.
         name = "_".join(ct.parent.relative_to(root).parts) or ct.parent.resolve().name
-        scans[name] = (ct, partial(merge_vertebrae, ct.parent / "segmentations"))
+        scans[name] = (ct, ct.parent / "segmentations", merge_vertebrae)
     if not scans:
         raise InputError(f"{source}: contains no ct.nii.gz; expected a folder with s0000/ct.nii.gz")
     return _convert(root, scans, out, seed, workers)
@@ -90,4 +93,4 @@ def ctspine1k(source: str, out: str, seed: int = 0, workers: int = 1) -> str:
     for name in sorted(set(masks) ^ set(images)):
         print(f"{masks.get(name) or images[name]}: has no matching CT or mask; skipped")
     # COLONOG has several scans of a person: the stem is the DICOM study up to the series.
-    return _convert(root, {s: (images[s], partial(read_label_map, masks[s])) for s in paired}, out, seed, workers)
+    return _convert(root, {s: (images[s], masks[s], read_label_map) for s in paired}, out, seed, workers)

@@ -9,22 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...core.files import write_text
-from ...core.provenance import file_hash
-from ...io.vertebra_folder import VERTEBRA_FILE, vertebra_folder
+from ...data.source_files import content_hash
 
 FOLDER = "cases"
 SOURCE = "source_sha256"
-
-
-def _content_hash(path: str) -> str:
-    """SHA-256 of a file, or of the masks of a folder of TotalSegmentator; "" for what is missing, which its reader refuses."""
-    folder = vertebra_folder(path)
-    try:
-        if folder is not None:
-            return file_hash(folder, [file for file in sorted(folder.iterdir()) if VERTEBRA_FILE.match(file.name)])
-        return file_hash(path)
-    except OSError:
-        return ""
 
 
 def source_hash(case: Mapping[str, str], keys: Sequence[str], rows: Mapping[int, Mapping[str, str]] | None = None) -> str:
@@ -35,7 +23,7 @@ def source_hash(case: Mapping[str, str], keys: Sequence[str], rows: Mapping[int,
         keys: keys of the files that are read.
         rows: rows of the table by label.
     """
-    facts = {key: _content_hash(case[key]) for key in keys if case.get(key)}
+    facts = {key: content_hash(case[key]) for key in keys if case.get(key)}
     table = {str(label): dict(row) for label, row in sorted((rows or {}).items())}
     return hashlib.sha256(json.dumps([facts, table], sort_keys=True).encode()).hexdigest()
 
