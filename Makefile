@@ -92,8 +92,10 @@ $(LABEL)/.done: constraints-label.txt
 
 label: $(LABEL)/.done
 	@test -n "$(STUDIES)" || { echo "make label STUDIES=DIR: must be a folder of CT scans (.nii.gz, .nii, .nrrd, .mha)"; exit 1; }
-	cd bundle && exec $(CURDIR)/$(LABEL)/bin/python -W ignore -m scripts.label serve --studies "$(abspath $(STUDIES))" --app "$(CURDIR)/runs/label" \
-		--port $(PORT) $(if $(WEIGHTS),--weights "$(abspath $(WEIGHTS))") $(if $(CONFIG),--config "$(CONFIG)") $(if $(FRESH),--fresh)
+	studies="$$(realpath -m -- "$(STUDIES)")"; weights="$(WEIGHTS)"; [ -z "$$weights" ] || weights="$$(realpath -m -- "$$weights")"; \
+	config="$(CONFIG)"; [ ! -f "$$config" ] || config="$$(realpath -- "$$config")"; \
+	cd bundle && exec "$(CURDIR)/$(LABEL)/bin/python" -W ignore -m scripts.label serve --studies "$$studies" --app "$(CURDIR)/runs/label" \
+		--port $(PORT) $${weights:+--weights "$$weights"} $${config:+--config "$$config"} $(if $(filter-out 0 no false False,$(FRESH)),--fresh)
 
 test-label: $(VENV)/.dev $(LABEL)/.done
 	LABEL_PYTHON=$(CURDIR)/$(LABEL)/bin/python $(PY) -m pytest -o filterwarnings=default -m "slow or not slow" -rs tests/label

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -123,7 +124,10 @@ def bundle(*words: str) -> None:
     environment["PYTHONWARNINGS"] = ",".join(filter(None, [environment.get("PYTHONWARNINGS", ""), "ignore:parsing config_file"]))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BUNDLE), environment.get("PYTHONPATH", "")]))
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "monai.bundle", *text], environment)
+    line = [sys.executable, "-m", "monai.bundle", *text]
+    if os.name == "posix":
+        os.execve(line[0], line, environment)
+    raise SystemExit(subprocess.call(line, env=environment))
 
 
 def _bundle_configs(word: str) -> str:

@@ -137,7 +137,7 @@ def test_the_set_itself_is_no_target(source):
         compact(str(source), str(source))
 
 
-def test_a_corrected_label_is_copied_again_and_another_set_is_refused(source, tmp_path):
+def test_a_corrected_label_is_copied_again(source, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(source, tmp_path / name)
     path = compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])

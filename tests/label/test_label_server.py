@@ -141,6 +141,8 @@ def test_failed_segmentation_has_a_reason(server, place):
     file.unlink()
     assert "no such study" in reason(server.infer("nothing", "json"))
     assert "threshold=2.0" in reason(server.infer("one", "json", threshold=2.0))
+    for value in ("$__import__('os').getpid()", ["@threshold"], {"a": "%x"}):
+        assert "expressions of configs are not accepted" in reason(server.infer("one", "json", threshold=value))
     hidden = server.model.rename(server.model.with_name("hidden"))
     assert "no such checkpoint" in reason(server.infer("one", "json"))
     hidden.rename(server.model)

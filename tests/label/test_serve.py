@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import socket
 import sys
 
 import pytest
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
+from scripts.core.config_package import localise, portable
 from scripts.core.errors import InputError
 from scripts.label import serve
 from scripts.label.serve import NAME, command, environment, prepare_app
@@ -173,3 +175,43 @@ def test_operators_are_declared_once_and_only_if_missing(bundle, monkeypatch):
     assert hook.find_spec(module["META_REGISTRATIONS"]) is None
     assert hook not in sys.meta_path
     assert hasattr(torch.ops.torchvision, "nms")
+
+
+def test_fresh_weights_keep_those_of_the_session(weights, tmp_path):
+    app = tmp_path / "app"
+    (app / "model").mkdir(parents=True)
+    config = [str(tmp_path / "small.json")]
+    prepare_app(app, str(weights), config)
+    models = app / "model" / NAME / "models"
+    (models / "kept").mkdir()
+    (models / "kept" / "original.pt").write_bytes(b"origin")
+    state = torch.load(weights, weights_only=True)
+    torch.save({k: v * 2 if v.is_floating_point() else v for k, v in state.items()}, models / "model.pt")
+    trained = (models / "model.pt").read_bytes()
+    notes = prepare_app(app, str(weights), config, fresh=True)
+    (folder,) = [p for p in (models / "kept").iterdir()]
+    assert ((folder / "model.pt").read_bytes(), (folder / "original.pt").read_bytes()) == (trained, b"origin")
+    assert any(str(folder / "model.pt") in line for line in notes)
+
+
+def test_equal_names_and_a_busy_port_leave_the_app_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: object())
+    (tmp_path / "studies").mkdir()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(InputError, match=r"--port \d+: .*in use; end the server there, or choose another port"):
+            serve.serve(studies=str(tmp_path / "studies"), app=str(tmp_path / "app"), port=other.getsockname()[1])
+    for name in ("a.nii.gz", "a.nrrd"):
+        (tmp_path / "studies" / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.nrrd: MONAI Label takes it and a\.nii\.gz for one study"):
+        serve.serve(studies=str(tmp_path / "studies"), app=str(tmp_path / "app"))
+    assert not (tmp_path / "app").exists()
+
+
+def test_configs_name_the_code_of_the_copy():
+    """An installed package resolves them by its own names, and the copy of the bundle has the others."""
+    content = {"a": {"_target_": "scripts.networks.MSFFNet"}, "b": ["$import x", "$scripts.core.paths.BUNDLE"], "c": "scripts.x"}
+    here = localise(content, "spine_fracture.scripts")
+    assert here["a"]["_target_"] == "spine_fracture.scripts.networks.MSFFNet"
+    assert portable(here, "spine_fracture.scripts") == content

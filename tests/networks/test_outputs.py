@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts.networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, check_auxiliary, output_names
+import torch
+from scripts.networks.outputs import AUXILIARY, NUM_CLASSES, OUTPUTS, check_auxiliary, output_names, probabilities
 
 
 @pytest.mark.parametrize("number", range(len(AUXILIARY) + 1))
@@ -32,3 +33,11 @@ def test_a_number_without_names_is_refused(number):
         ValueError, match=rf"^{number} outputs: a network has 2 to 4, the first of background, fracture, vertebra, body"
     ):
         output_names(number)
+
+
+def test_probabilities_are_a_softmax_of_two_and_sigmoids():
+    logits = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    found = probabilities(logits)
+    torch.testing.assert_close(found[:, :2].sum(1), torch.ones(2, 3, 3))
+    torch.testing.assert_close(found[:, 1], torch.sigmoid(logits[:, 1] - logits[:, 0]))
+    torch.testing.assert_close(found[:, 2:], torch.sigmoid(logits[:, 2:]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Orientation
 from scripts.postprocessing.findings import PostProcessing
 from scripts.postprocessing.marked_probabilities import decides_by_vertebra, marked_probabilities
 from scripts.postprocessing.transforms import MarkedProbabilitiesd, PostProcessd
@@ -111,3 +112,14 @@ def test_tensor_without_an_affine_has_voxels_of_1_mm():
     spine = make_spine(2, spacing=(1.0, 1.0, 1.0), fractured=(1,))
     plain = mask_of(PostProcessd("pred"), logits_of(spine).as_tensor())
     assert np.array_equal(plain, mask_of(PostProcessd("pred"), logits_of(spine)))
+
+
+@pytest.mark.parametrize("axes", ["SRA", "ARS", "LPI"])
+@pytest.mark.parametrize("settings", [PostProcessing(), PostProcessing(decision="voxel", consistency_mm=(18.0, 12.0, 3.0))])
+def test_orientation_of_the_volume_does_not_matter(spine, axes, settings):
+    """Volumes of axial and coronal networks have other axes than R, A, S."""
+    logits = logits_of(spine)[:, :, :, :-4]
+    turned = Orientation(axes, labels=None)(logits)
+    expected = marked_probabilities(logits, settings)
+    found = Orientation("RAS", labels=None)(MetaTensor(marked_probabilities(turned, settings).as_tensor(), affine=turned.affine))
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)

@@ -45,7 +45,7 @@ TRAININGS = {
     "instances": (["vertebrae.yaml"], {"neighbour_mm": 4.5, "outside_hu": 40.0}),
     "volumes": (["spatial_3d/train.yaml"], {"patch_size": [16, 32, 32]}),
     "images": (["images_2d.yaml"], {}),
-    "axial": (["plane/axial.yaml"], {}),
+    "axial": (["plane/axial.yaml", "spatial_25d.yaml"], {"spacing": [3.0, 1.0, 2.0]}),  # S, R, A
     "unet": (["network/unet.yaml"], {"hu_window": [-100.0, 900.0]}),
     "fcn": (["network/fcn.yaml", "spatial_25d.yaml"], {"network_def::features": [4, 4, 4, 4, 4]}),
     "unet_plus_plus": (["network/unet_plus_plus.yaml"], {"network_def::features": [4, 4, 4, 4, 4]}),
@@ -60,7 +60,12 @@ def test_inference_needs_the_path_of_the_weights_alone(tmp_path, training):
     file = weights(tmp_path, overlays, **values)
     trained = ConfigParser(training_config(overlays, {**SMALL, **values}))
     parser = read_config(None, {"checkpoint": str(file), "device": "cpu"})
-    for name in ("spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml"):
+    names = ("spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml")
+    if training == "axial":  # a scan is resampled along R, A, S
+        assert parser.get_parsed_content("spacing") == [1.0, 2.0, 3.0]
+        assert parser.get_parsed_content("neighbour_step") == trained.get_parsed_content("neighbour_step")
+        names = names[1:]
+    for name in names:
         assert parser.get_parsed_content(name) == trained.get_parsed_content(name), name
     loads(parser)
     segmenter = parser.get_parsed_content("segmenter")
@@ -278,3 +283,24 @@ def test_description_survives_its_text():
     assert WeightsDescription.from_text(description.text()) == description
     assert description.recipe["seed"] == 3
     assert description.outputs == ["background", "fracture", "vertebra", "body"]
+
+
+def test_older_descriptions_have_the_order_of_their_training(tmp_path):
+    file = weights(tmp_path, ["plane/axial.yaml"], spacing=[3.0, 1.0, 2.0])
+    content = json.loads(torch.load(file, weights_only=True).description)
+    assert content["spacing"] == [1.0, 2.0, 3.0]
+    old = WeightsDescription.from_text(json.dumps(content | {"format": 1, "spacing": [3.0, 1.0, 2.0]}))
+    assert old.spacing == [1.0, 2.0, 3.0]
+    assert WeightsDescription.from_text(old.text()) == old
+
+
+def test_members_of_an_ensemble_have_the_plane_that_is_written(tmp_path):
+    files = {}
+    for plane in ("sagittal", "axial"):
+        (tmp_path / plane).mkdir()
+        files[plane] = str(weights(tmp_path / plane, [] if plane == "sagittal" else ["plane/axial.yaml"]))
+    assert common_description(files) is not None
+    with pytest.raises(InputError, match=r"plane=axial, and .* has sagittal; networks of an ensemble must have the same"):
+        common_description(list(files.values()))
+    with pytest.raises(InputError, match="was trained on axial slices; write it as axial, not sagittal"):
+        common_description({"sagittal": files["axial"], "axial": files["sagittal"]})

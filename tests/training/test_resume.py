@@ -227,7 +227,7 @@ def test_choice_of_a_graph_is_no_setting_of_a_run():
     assert without_graph(adversarial) == adversarial
 
 
-def test_cases_of_one_file_name_are_told_apart_by_patient_and_folder():
+def test_cases_of_one_file_name_differ_by_patient_and_folder():
     def state(*patients: str) -> dict[str, str]:
         handler = object.__new__(TrainingState)
         handler.data = [{"image": f"/data/{p}/ct.nii.gz", "label": f"/data/{p}/mask.nii.gz", "patient": p} for p in patients]

@@ -30,3 +30,21 @@ def localise(content: Any, package: str = PACKAGE) -> Any:
     if isinstance(content, list):
         return [localise(value, package) for value in content]
     return NAME.sub(package, content) if isinstance(content, str) and content[:1] == "$" else content
+
+
+def portable(content: Any, package: str = PACKAGE) -> Any:
+    """Copy of a config whose targets and expressions name the code as within the bundle's folder: the inverse of ``localise``."""
+    if package == BUNDLE_NAME:
+        return content
+    if isinstance(content, Mapping):
+        return {
+            key: _renamed(value, package) if key == "_target_" and isinstance(value, str) else portable(value, package)
+            for key, value in content.items()
+        }
+    if isinstance(content, list):
+        return [portable(value, package) for value in content]
+    return _renamed(content, package) if isinstance(content, str) and content[:1] == "$" else content
+
+
+def _renamed(text: str, package: str) -> str:
+    return re.sub(rf"\b(?<!\.){re.escape(package)}(?=\.[A-Za-z_])", BUNDLE_NAME, text)

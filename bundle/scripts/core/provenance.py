@@ -60,6 +60,8 @@ def revision() -> dict[str, object]:
     facts["bundle_sha256"] = digest.hexdigest()
     try:
         git = ["git", "-C", str(BUNDLE)]
+        # An installed package may lie in an environment inside another project's repository.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "configs/metadata.json"], capture_output=True, check=True)
         facts["git"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, check=True, text=True).stdout
         facts["git_changed"] = bool(changed.strip())

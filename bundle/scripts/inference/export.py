@@ -18,6 +18,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_table
 from ..networks.exported_description import EXTRA_FILE, add_to_onnx
+from ..networks.outputs import probabilities
 from ..networks.weights_checksum import KEY, UNSEALED, seal
 from ..networks.weights_description import ATTRIBUTE
 from ..training.weights import read_weights
@@ -159,7 +160,7 @@ def export(
         for kind, batch in batches.items():
             logits = runner(batch)
             row[f"logits_{kind}"] = f"{float((logits - expected[kind]).abs().max()):.2e}"
-            row[f"probability_{kind}"] = f"{float((logits.softmax(1) - expected[kind].softmax(1)).abs().max()):.2e}"
+            row[f"probability_{kind}"] = f"{float((probabilities(logits) - probabilities(expected[kind])).abs().max()):.2e}"
         rows.append(row)
     write_table(Path(out) / "exports.csv", rows, EXPORT_COLUMNS)
     print("\n| " + " | ".join(EXPORT_COLUMNS) + " |\n" + "| --- " * len(EXPORT_COLUMNS) + "|")

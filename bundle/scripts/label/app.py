@@ -20,7 +20,24 @@ from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
-NOT_FOUND, FAILED, UNAVAILABLE = 404, 500, 503
+NOT_FOUND, UNPROCESSABLE, FAILED, UNAVAILABLE = 404, 422, 500, 503
+
+
+def refuse_expressions(value: Any, name: str = "request") -> None:
+    """Refuse values that a config would resolve as code, references or macros: anyone who reaches the port can send them.
+
+    Raises:
+        HTTPException: for a string that begins with $, @ or %, at any depth.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            refuse_expressions(key, name)
+            refuse_expressions(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            refuse_expressions(item, name)
+    elif isinstance(value, str) and value.lstrip()[:1] in ("$", "@", "%"):
+        raise HTTPException(UNPROCESSABLE, f"{name}={value!r}: expressions of configs are not accepted; send a plain value")
 
 
 def stock_app() -> ModuleType:
@@ -58,11 +75,21 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         return super().info()
 
     def infer(self, request: dict, datastore: Any = None) -> dict:
-        """Segment a study.
+        """Segment a study; one of a batch that is refused has an empty result, so that the batch continues.
 
         Raises:
             HTTPException: with the reason in one line.
         """
+        try:
+            return self._infer(request, datastore)
+        except HTTPException as error:
+            if "_image_id" not in request:  # of a batch
+                raise
+            logger.warning("%s: not segmented: %s", request.get("image"), error.detail)
+            return {}
+
+    def _infer(self, request: dict, datastore: Any) -> dict:
+        refuse_expressions(request)
         self._reload_models()
         task = self._infers.get(str(request.get("model")))
         if task is not None and not task.is_valid():
@@ -82,18 +109,24 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
 
     def train(self, request: dict) -> Any:
         """Train in one process: the config changes of MONAI Label do not fit ``configs/multi_gpu_train.yaml``."""
+        refuse_expressions(request)
         if request.get("multi_gpu", True) and torch.cuda.device_count() > 1:
             logger.warning("training uses one GPU; for several use the command line, see docs/clusters.md")
         return super().train({**request, "multi_gpu": False})
 
     def scoring(self, request: dict, datastore: Any = None) -> dict:
         """Score studies sequentially: the task of a bundle parses its config for each of them and is not thread-safe."""
+        refuse_expressions(request)
         return super().scoring({**request, "max_workers": 1}, datastore)
 
     def batch_infer(self, request: dict, datastore: Any = None) -> dict:
-        """Segment many studies sequentially; without a GPU the stock app divides by the number of GPUs."""
-        gpus = torch.cuda.device_count() > 0
-        return super().batch_infer({"multi_gpu": gpus, **request, "max_workers": 1}, datastore)
+        """Segment many studies sequentially; without a GPU the stock app divides by the number of GPUs.
+
+        A study that is refused has an empty result, and the others continue.
+        """
+        refuse_expressions(request)
+        gpus = torch.cuda.device_count() > 0 and bool(request.get("multi_gpu", True))
+        return super().batch_infer({**request, "multi_gpu": gpus, "max_workers": 1}, datastore)
 
     def next_sample(self, request: dict) -> dict:
         """Select a study without a label.

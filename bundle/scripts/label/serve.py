@@ -7,14 +7,18 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..core.config_package import localise, portable
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_text
 from ..core.paths import BUNDLE
+from ..io.formats import stem
 
 NAME = "spine_fracture_ct_segmentation"  # MONAI Label infers the task from it
 MODEL = "model.pt"
@@ -63,6 +67,8 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
         # The shipped weights have the shipped widths; another network is trained from scratch.
         notes.append(f"weights: none, {reason}; {without}")
     elif source.is_file():
+        if current.is_file():
+            notes.append(f"weights of the last session: {_keep(current)}")
         with atomic_write(current) as temporary:
             shutil.copyfile(source, temporary)
         notes.append(f"weights: {source}, copied to {current}")
@@ -72,6 +78,38 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
         _follow_weights(target, current)
         _check_weights(target, current)
     return notes
+
+
+def _keep(weights: Path) -> Path:
+    """Move the weights of an earlier session, and those that they began from, into ``kept`` by their time."""
+    folder = weights.with_name("kept") / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime(weights.stat().st_mtime))
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (weights, *sorted(weights.with_name("kept").glob("*.pt"))):
+        os.replace(file, folder / file.name)
+    return folder / weights.name
+
+
+def _refuse_equal_names(files: Iterable[Path]) -> None:
+    """Refuse scans whose names differ by the format alone: MONAI Label has one study, and one label, for all of them."""
+    named: dict[str, Path] = {}
+    for file in sorted(files):
+        name = stem(file)
+        if name in named:
+            raise InputError(f"{file}: MONAI Label takes it and {named[name].name} for one study; rename one of them")
+        named[name] = file
+
+
+def _refuse_busy_port(host: str, port: int) -> None:
+    """Refuse an address in use before the app's folder is changed, which the server that uses it may be using, too."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"--host {host} --port {port}: {error.strerror or error}; end the server there, or choose another port"
+            ) from None
 
 
 def _overlay(name: str) -> str:
@@ -102,13 +140,13 @@ def _follow_weights(bundle: Path, weights: Path) -> None:
     for name, base in (("inference", ["inference.yaml"]), ("train", ["train.yaml", "label_train.yaml"])):
         parser, folder = ConfigParser(), bundle / "configs"
         parser.read_config(str(next(p for e in ("json", "yaml") if (p := folder / f"{name}.{e}").is_file())))
-        content = dict(parser.get())
+        content = localise(dict(parser.get()))
         described = DescribedConfig(
             config={**content, "bundle_root": str(bundle), "device": "cpu"}, base=read_base(base),
             kind="inference" if name == "inference" else "training", training=name == "train",
         ).merge(*found)  # fmt: skip
         merged = {**described, "bundle_root": content["bundle_root"], "device": content["device"]}
-        write_text(folder / f"{name}.json", json.dumps(merged, indent=2) + "\n")
+        write_text(folder / f"{name}.json", json.dumps(portable(merged), indent=2) + "\n")
 
 
 def _mismatch(bundle: Path, weights: Path) -> str:
@@ -128,6 +166,7 @@ def _check_weights(bundle: Path, weights: Path) -> None:
 
     parser = ConfigParser()
     parser.read_config(str(next(p for e in ("json", "yaml") if (p := bundle / "configs" / f"inference.{e}").is_file())))
+    parser.set(localise(dict(parser.get())))
     parser["checkpoint"] = str(weights)  # outputs and neighbouring slices are those of the app's weights, not of the bundle's
     load_weights(network=parser.get_parsed_content("network_def"), path=str(weights))
 
@@ -141,6 +180,7 @@ def environment(app: Path) -> dict[str, str]:
         # No strategy of this app uses scores, each of which takes several segmentations.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_RELOAD_APP_LIB": "false",  # with one bundle, its code need not be reloaded for every request
+        "MONAI_LABEL_CORS_ORIGINS": json.dumps(["http://127.0.0.1"]),  # no page of another origin reads its responses
         "MPLBACKEND": "Agg",
     }
     path = os.pathsep.join(p for p in (str(app / "start"), os.environ.get("PYTHONPATH", "")) if p)
@@ -160,7 +200,7 @@ def command(app: Path, studies: Path, host: str, port: int) -> list[str]:
 def serve(
     *,
     studies: str,
-    app: str = "../runs/label",
+    app: str = "runs/label",
     weights: str | None = None,
     config: str | Sequence[str] | None = None,
     host: str = "127.0.0.1",
@@ -192,9 +232,12 @@ def serve(
         raise InputError(f"{studies_dir}: no such folder; set studies to a folder of CT scans")
     if not 0 < port <= MAX_PORT:
         raise InputError(f"--port {port}: must be a number from 1 to {MAX_PORT}")
+    files = {f for ending in STUDIES for f in studies_dir.glob(ending)}
+    _refuse_equal_names(files)
+    _refuse_busy_port(host, port)
     (app_dir / "model").mkdir(parents=True, exist_ok=True)
     overlays = [config] if isinstance(config, str) else list(config or [])
-    count = len({f for ending in STUDIES for f in studies_dir.glob(ending)})
+    count = len(files)
     lines = prepare_app(app=app_dir, weights=weights, config=overlays, fresh=fresh)
     empty = "" if count else "; put CT scans there, the server detects new files"
     lines.append(f"studies: {count} in {studies_dir}{empty}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ..core.errors import InputError
 from .weights_checksum import KEY, UNSEALED, seal
 from .weights_description import ATTRIBUTE, WeightsDescription, parse_description
 
@@ -59,10 +60,12 @@ def exported_description(file: Path) -> WeightsDescription | None:
     """Description in an exported model; None where it has none, or cannot be read, which its runtime reports.
 
     Raises:
-        InputError: for a description that is damaged.
+        InputError: for a description that is damaged, and for an ONNX file where no library reads it.
     """
     try:
         text = READERS[file.suffix.lower()](file)
+    except ImportError:  # the file may run by OpenVINO alone, but on the wrong grid
+        raise InputError(f"{file}: its description cannot be read without onnx or onnxruntime; pip install onnx") from None
     except Exception:  # of the reading libraries
         return None
     return None if text is None else parse_description(text, file)

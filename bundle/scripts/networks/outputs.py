@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 OUTPUTS = ("background", "fracture", "vertebra", "body")
 BACKGROUND, FRACTURE, VERTEBRA, BODY = range(len(OUTPUTS))
 NUM_CLASSES = 2  # channels of the softmax
@@ -39,3 +41,8 @@ def output_names(num_outputs: int) -> tuple[str, ...]:
     if not NUM_CLASSES <= num_outputs <= len(OUTPUTS):
         raise ValueError(f"{num_outputs} outputs: a network has {NUM_CLASSES} to {len(OUTPUTS)}, the first of {', '.join(OUTPUTS)}")
     return OUTPUTS[:num_outputs]
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities of all outputs of logits (B, C, *size): the softmax of the classes, and a sigmoid of every further output."""
+    return torch.cat([torch.softmax(logits[:, :NUM_CLASSES], dim=1), torch.sigmoid(logits[:, NUM_CLASSES:])], dim=1)

@@ -32,14 +32,15 @@ def slice_offsets(neighbours: int, step: int) -> list[int]:
     return [n * step for n in range(-neighbours, neighbours + 1)]
 
 
-def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], spatial_dims: int = 2) -> int:
+def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], spatial_dims: int = 2, axis: int = 0) -> int:
     """Slices from one channel to the next, at least 1.
 
     Args:
         neighbours: slices on each side that are channels; 0: the other arguments are not checked.
         neighbour_mm: distance (mm) from one channel to the next.
-        spacing: voxel size (mm) of the working grid, slices first; -1 (the spacing of the scan): the step is 1.
+        spacing: voxel size (mm) of the working grid; -1 (the spacing of the scan): the step is 1.
         spatial_dims: 2 or 3, of the network's patches.
+        axis: that of the grid which is normal to the slices.
 
     Raises:
         InputError: when the distance is not above 0 mm, or for neighbours of 3D patches.
@@ -51,7 +52,7 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
             f"neighbours={neighbours}: must be 0 for 3D patches, which contain their neighbouring slices; "
             "omit spatial_25d.yaml or spatial_3d/*.yaml"
         )
-    return max(round(neighbour_mm / spacing[0]), 1) if spacing[0] > 0 else 1
+    return max(round(neighbour_mm / spacing[axis]), 1) if spacing[axis] > 0 else 1
 
 
 def stack_slice_context(volume: torch.Tensor, neighbours: int, step: int = 1, dim: int = 0, value: float = 0.0) -> torch.Tensor:

@@ -15,8 +15,8 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -29,8 +29,9 @@ from ..core.paths import PACKAGE
 from .outputs import OUTPUTS
 
 ATTRIBUTE = "description"
-FORMAT = 1
+FORMAT = 2  # 1: the spacing of slices of other planes has the order of the training, slices first
 PLANES = ("sagittal", "coronal", "axial")
+SLICES_FIRST = {"sagittal": "RAS", "coronal": "ARS", "axial": "SRA"}  # axes of a volume whose first one is normal to the slices
 OWN_CLASS = re.compile(r"scripts\.networks(\.[a-z_0-9]+)*\.[A-Z]\w*")
 # Networks of MONAI whose construction reads and loads nothing.
 MONAI_CLASSES = (
@@ -127,9 +128,22 @@ class WeightsDescription:
             raise ValueError("it has no format")
         known = {f.name for f in fields(cls)}
         try:
-            return cls(**{k: v for k, v in content.items() if k in known})
+            described = cls(**{k: v for k, v in content.items() if k in known})
+            if content["format"] > 1:
+                return described
+            return replace(described, spacing=from_slices_first(described.spacing, described.plane))
         except TypeError as error:  # an entry is missing
             raise ValueError(str(error).removeprefix("WeightsDescription.__init__() ")) from None
+
+
+def from_slices_first(spacing: Sequence[float], plane: str) -> list[float]:
+    """Spacing along R, A, S of one along the axes of a training on slices of a plane."""
+    return [spacing[SLICES_FIRST[plane].index(axis)] for axis in SLICES_FIRST["sagittal"]]
+
+
+def to_slices_first(spacing: Sequence[float], axes: str) -> list[float]:
+    """Spacing along the axes of a training, such as "SRA", of one along R, A, S."""
+    return [spacing[SLICES_FIRST["sagittal"].index(axis)] for axis in axes]
 
 
 def _numbers(values: object, *lengths: int) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from ..networks.outputs import BODY, FRACTURE, NUM_CLASSES, VERTEBRA
 from .findings import PostProcessing
+from .ras_axes import RasAxes
 from .vertebra_consistency import consistent_probabilities
 from .vertebra_decision import decide
 from .vertebra_instances import VERTEBRA_PROBABILITY, find_vertebrae
@@ -32,16 +32,16 @@ def marked_probabilities(logits: torch.Tensor, settings: PostProcessing) -> torc
     so that resampling them to another grid and the threshold return whole vertebrae, and 0 elsewhere.
 
     Args:
-        logits: (C, R, A, S) or slices (C, H, W), which pass through the softmax only.
+        logits: (C, X, Y, Z) of any orientation, or slices (C, H, W), which pass through the softmax only.
         settings: post-processing.
     """
     if not decides_by_vertebra(logits, settings):
         return consistent_probabilities(logits, settings.consistency_mm, settings.consistency_fraction)
-    spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
+    axes = RasAxes(logits)
     plain = torch.as_tensor(logits).float().cpu()
-    fracture = torch.softmax(plain[:NUM_CLASSES], dim=0)[FRACTURE].numpy()
-    vertebra, body = (torch.sigmoid(plain[n]).numpy() for n in (VERTEBRA, BODY))
-    decisions = decide(find_vertebrae(vertebra, body, spacing), fracture, body, settings.threshold, settings.calibration)
+    fracture = axes.turned(torch.softmax(plain[:NUM_CLASSES], dim=0)[FRACTURE].numpy())
+    vertebra, body = (np.ascontiguousarray(axes.turned(torch.sigmoid(plain[n]).numpy())) for n in (VERTEBRA, BODY))
+    decisions = decide(find_vertebrae(vertebra, body, axes.spacing), fracture, body, settings.threshold, settings.calibration)
     inside = np.maximum(vertebra, body)
     half = VERTEBRA_PROBABILITY
     scaled = np.where(
@@ -49,7 +49,7 @@ def marked_probabilities(logits: torch.Tensor, settings: PostProcessing) -> torc
         settings.threshold + (inside - half) * (1 - settings.threshold) / (1 - half),
         inside * settings.threshold / half,
     )
-    marked = torch.from_numpy(np.where(decisions.mask(), scaled, 0).astype(np.float32)).to(logits.device)
+    marked = torch.from_numpy(axes.restored(np.where(decisions.mask(), scaled, 0).astype(np.float32))).to(logits.device)
     probabilities = torch.softmax(logits[:NUM_CLASSES].float(), dim=0)
     probabilities[0], probabilities[1] = 1 - marked, marked
     return probabilities

@@ -9,12 +9,12 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..networks.outputs import FRACTURE, NUM_CLASSES, VERTEBRA
+from .ras_axes import RasAxes
 
 BLOCK_VOXELS = 2**22  # processed at a time, in float32
 TRUNCATE_SIGMAS = 3.0  # of the Gaussian average
@@ -92,15 +92,16 @@ def consistent_probabilities(
 ) -> torch.Tensor:
     """Probabilities (2, *size) of background and fracture of logits (C, *size).
 
-    The consistency is applied to volumes (C, R, A, S) with an output of vertebra; slices (C, H, W) pass through the softmax only.
+    The consistency is applied to volumes (C, X, Y, Z), of any orientation, with an output of vertebra; slices (C, H, W) pass
+    through the softmax only.
     """
     probabilities = torch.softmax(logits[:NUM_CLASSES].float(), dim=0)
     if consistency_mm is not None and len(logits) > VERTEBRA and logits.ndim == 4:
-        spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
-        fracture = np.array(torch.as_tensor(probabilities)[FRACTURE].cpu().numpy())
-        vertebra = torch.sigmoid(torch.as_tensor(logits)[VERTEBRA].float()).cpu().numpy()
-        apply_consistency(fracture, vertebra, spacing, consistency_mm, consistency_fraction)
-        updated = torch.from_numpy(fracture).to(logits.device)
+        axes = RasAxes(logits)
+        fracture = np.array(axes.turned(torch.as_tensor(probabilities)[FRACTURE].cpu().numpy()), order="C")
+        vertebra = axes.turned(torch.sigmoid(torch.as_tensor(logits)[VERTEBRA].float()).cpu().numpy())
+        apply_consistency(fracture, vertebra, axes.spacing, consistency_mm, consistency_fraction)
+        updated = torch.from_numpy(axes.restored(fracture)).to(logits.device)
         probabilities[0], probabilities[1] = 1 - updated, updated
     return probabilities
 
@@ -109,7 +110,7 @@ class VertebraConsistencyd(MapTransform):
     """Logits to probabilities of background and fracture with vertebra-level consistency.
 
     Args:
-        keys: logits (C, *size) of background, fracture and optionally vertebra; volumes (C, R, A, S) with their affine
+        keys: logits (C, *size) of background, fracture and optionally vertebra; volumes (C, X, Y, Z) with their affine
             (``MetaTensor``).
         consistency_mm: see ``apply_consistency``; None applies the softmax only.
         consistency_fraction: see ``apply_consistency``.

@@ -15,10 +15,10 @@ from ..core.config_diff import running_config
 from ..core.errors import InputError, first_line
 from ..core.provenance import version
 from ..networks.outputs import OUTPUTS
-from ..networks.weights_description import WeightsDescription, canonical_class
+from ..networks.weights_description import SLICES_FIRST, WeightsDescription, canonical_class, from_slices_first
 
 logger = logging.getLogger(__name__)
-AXES = {"RAS": "sagittal", "SRA": "axial", "ARS": "coronal"}  # axcodes of `resample`, by which the slices are chosen
+AXES = {axes: plane for plane, axes in SLICES_FIRST.items()}  # axcodes of `resample`, by which the slices are chosen
 INPUT = (
     "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm", "check_hu", "min_volume_ml", "min_width_mm",
 )  # fmt: skip
@@ -47,12 +47,14 @@ def describe_config(config: Mapping[str, Any]) -> WeightsDescription:
     network |= {k: plain_value(parser.get_parsed_content(f"network_def::{k}")) for k in arguments}
     values = {name: plain_value(parser.get_parsed_content(name)) for name in INPUT if name in config}
     values["patch_size"] = [int(n) for n in values["patch_size"]]
+    plane = AXES.get(axcodes_of(config), "sagittal")
+    values["spacing"] = from_slices_first(values["spacing"], plane)
     auxiliary = network.get("auxiliary_outputs")
     count = int(network.get("out_channels", 2)) + (len(auxiliary) if isinstance(auxiliary, list) else 0)
     return WeightsDescription(
         network=network,
         outputs=list(OUTPUTS[:count]),
-        plane=AXES.get(_axcodes(config), "sagittal"),
+        plane=plane,
         recipe=_recipe(parser, config),
         version=version(),
         trained=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -60,7 +62,7 @@ def describe_config(config: Mapping[str, Any]) -> WeightsDescription:
     )
 
 
-def _axcodes(config: Mapping[str, Any]) -> str:
+def axcodes_of(config: Mapping[str, Any]) -> str:
     """Orientation of the volumes, whose first axis the slices are drawn from."""
     steps = config.get("resample")
     named = [s for s in steps if isinstance(s, Mapping) and "axcodes" in s] if isinstance(steps, list) else []

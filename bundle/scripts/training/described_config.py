@@ -23,8 +23,8 @@ from ..core.errors import InputError
 from ..core.paths import BUNDLE
 from ..networks.exported_description import READERS, exported_description
 from ..networks.outputs import NUM_CLASSES
-from ..networks.weights_description import WeightsDescription, network_class, network_config
-from .describe_run import AXES, plain_value
+from ..networks.weights_description import SLICES_FIRST, WeightsDescription, network_class, network_config, to_slices_first
+from .describe_run import AXES, axcodes_of, plain_value
 from .weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -65,14 +65,21 @@ def common_description(checkpoint: object) -> tuple[WeightsDescription, Path] | 
         InputError: for a file that cannot be read, or members of an ensemble with another network or input.
     """
     first: tuple[WeightsDescription, Path] | None = None
+    planes = checkpoint if isinstance(checkpoint, Mapping) else {}
+    plane_of = {file: plane for plane, item in planes.items() for file in checkpoint_files(item)}
+    names = ("network", "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm")
     for file in checkpoint_files(checkpoint):
         description = description_in(file)
         if description is None:
             continue
+        if description.spatial_dims == 2 and plane_of.get(file, description.plane) != description.plane:
+            raise InputError(
+                f"{file}: was trained on {description.plane} slices; write it as {description.plane}, not {plane_of[file]}"
+            )
         if first is None:
             first = description, file
             continue
-        for name in ("network", "spacing", "hu_window", "outside_hu", "patch_size", "neighbours", "neighbour_mm"):
+        for name in names if planes else (*names, "plane"):
             one, other = getattr(first[0], name), getattr(description, name)
             if one != other:
                 raise InputError(f"{file}: {name}={other}, and {first[1]} has {one}; networks of an ensemble must have the same")
@@ -113,6 +120,10 @@ class DescribedConfig:
         network = self._network(description, file)
         described: dict[str, Any] = {name: getattr(description, name) for name in (*INPUT, *CHOICES)}
         described["auxiliary_outputs"] = description.outputs[NUM_CLASSES:]
+        if self.kind == "training":  # along the axes of its volumes
+            own = self.config.get("resample") != self.base.get("resample")
+            axes = axcodes_of(self.config) if own else SLICES_FIRST[description.plane]
+            described["spacing"] = to_slices_first(description.spacing, axes) if axes in AXES else list(description.spacing)
         if self.kind == "inference" and description.spatial_dims == 2:
             described["planes"] = [description.plane]
         if description.spatial_dims == 3:
@@ -125,8 +136,9 @@ class DescribedConfig:
             elif name not in (*CHOICES, "auxiliary_outputs") and (now := self._value(name)) != value:
                 self._contradicted(name, now, value, file)
         if self.kind == "training" and self.config.get("resample") == self.base.get("resample"):
-            axes = next(k for k, v in AXES.items() if v == description.plane)
-            merged["resample"] = [{**s, "axcodes": axes} if "axcodes" in s else s for s in merged["resample"]]
+            merged["resample"] = [
+                {**s, "axcodes": SLICES_FIRST[description.plane]} if "axcodes" in s else s for s in merged["resample"]
+            ]
         merged["network_def"] = network
         return merged
 

@@ -143,7 +143,7 @@ def test_masks_without_a_ct_are_named(tmp_path):
         simulate(str(path), str(tmp_path / "out"))
 
 
-def test_a_fracture_without_instance_and_a_partly_marked_vertebra(healthy_set):
+def test_fractures_without_instance_and_partly_marked_ones(healthy_set):
     """The first stays a fracture, the second becomes unknown."""
     _, (healthy, _) = healthy_set
     vertebrae = read(healthy["vertebrae"])
