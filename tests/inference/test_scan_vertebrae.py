@@ -233,3 +233,50 @@ def test_coarse_pass_follows_the_spine_only(tmp_path, spine):
     per_slice = len(WindowGrid.plan(grid.shape[1:], (64, 64), pipeline.patch.overlap).all())
     every = per_slice * math.ceil(grid.shape[0] / 3)
     assert predicted.num_windows[0] < 0.75 * every
+
+
+def test_a_given_vertebra_that_the_border_cuts(tmp_path):
+    spine = make_spine(4, cut=(32.0, 0.0))  # half of a body
+    found, _ = found_in(tmp_path, spine, VERSE[spine.labels])
+    first, second = found.records[:2]
+    assert (first.complete, second.complete) == (False, True)
+    assert first.note.startswith("cut by the border")
+    assert all(map(math.isnan, first.heights_mm))
+
+
+def test_a_mask_that_ends_at_an_endplate_is_not_cut(tmp_path):
+    """Masks of bodies alone have no process above their first endplate."""
+    spine = make_spine(3)
+    mask = np.where(np.asarray(spine.body, np.float32) > 0.5, VERSE[spine.labels], 0).astype(np.uint8)
+    found, _ = found_in(tmp_path, spine, mask)
+    assert all(r.complete for r in found.records)
+    np.testing.assert_allclose([r.heights_mm for r in found.records], 25.0, atol=3.0)
+
+
+def test_a_given_vertebra_plana_is_measured(tmp_path):
+    spine = make_spine(3, heights=(25.0, 5.0, 25.0), spacing=(2.0, 1.0, 1.0))
+    found, _ = found_in(tmp_path, spine, VERSE[spine.labels], spacing=(2.0, 1.0, 1.0))
+    plana = found.records[1]
+    assert plana.complete
+    np.testing.assert_allclose(plana.heights_mm, 5.0, atol=2.0)
+
+
+def test_atlas_has_no_heights(tmp_path, spine):
+    numbers = np.zeros(256, np.uint8)
+    numbers[1:5] = [1, 2, 3, 4]
+    found, _ = found_in(tmp_path, spine, numbers[spine.labels])
+    atlas, axis = found.records[:2]
+    assert atlas.note == "C1 has no body: no heights"
+    assert all(map(math.isnan, (*atlas.heights_mm, atlas.body_volume_ml)))
+    assert not any(map(math.isnan, axis.heights_mm))
+
+
+def test_metal_has_no_grade(tmp_path):
+    spine = make_spine(4)
+    hu = spine.hu.copy()
+    inside = np.argwhere((spine.labels == 2) & (np.asarray(spine.body, np.float32) > 0.5))
+    low, high = np.percentile(inside, [30, 70], axis=0).astype(int)
+    hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = 3000
+    found, _ = found_in(tmp_path, spine, VERSE[spine.labels], hu=hu)
+    assert "metal or cement" in found.records[1].note
+    assert [r.measured_grade is None for r in found.records] == [False, True, False, False]

@@ -255,3 +255,22 @@ def test_rows_can_be_written_as_a_table(tmp_path, scan):
     write_table(tmp_path / "vertebrae.csv", rows, VERTEBRA_COLUMNS)
     stored = list(csv.DictReader((tmp_path / "vertebrae.csv").open()))
     assert [r["fractured"] for r in stored] == ["0", "1", "0", "1"]
+
+
+def test_guessed_levels_of_findings_are_marked(tmp_path):
+    tilted = make_spine(
+        7, pitch=[6.0, 4.0, 0.0, -4.0, -12.0, -22.0, -58.0], gap=9.0, half_width=22.0, half_depth=17.0, fractured=(3,)
+    )
+    path = save_nifti(tmp_path / "ct.nii.gz", tilted.hu, affine_of(tilted))
+    result = segment(path, tmp_path / "out" / "ct")
+    assert [(f["level"], f["levels"]) for f in result["findings"]] == [("L2?", "L2?")]
+
+
+def test_a_failed_picture_is_a_note(tmp_path, scan, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError("no formula")
+
+    monkeypatch.setattr("scripts.inference.case.save_views", fail)
+    result = segment(scan, tmp_path / "out" / "ct", outputs=Outputs())
+    assert any("a picture of ct was not drawn: no formula" in note for note in result["notes"])
+    assert (tmp_path / "out" / "cases" / "ct.json").is_file()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from scripts.postprocessing.findings import PostProcessing
+from scripts.postprocessing.findings import PostProcessing, connected_components
 from skimage.measure import label, regionprops
 
 
@@ -88,3 +88,18 @@ def test_no_finding_and_an_empty_box():
 def test_values_out_of_range_are_rejected_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         PostProcessing(**{name: value})
+
+
+def test_an_island_in_a_cavity_is_part_of_the_finding_around_it():
+    volume = np.zeros((20, 20, 20), np.float16)
+    volume[2:16, 2:16, 2:16] = 0.9
+    volume[4:14, 4:14, 4:14] = 0.1
+    volume[7:11, 7:11, 7:11] = 0.9
+    components = connected_components(volume > 0.5, (1, 1, 1), fill_holes=True)
+    assert [c.voxels for c in components] == [14**3]
+    settings = PostProcessing(min_volume_ml=0.5, min_width_mm=0, fill_holes=True)
+    filtered = settings.filter_mask(volume > 0.5, (1, 1, 1))
+    numbers = settings(volume, (1, 1, 1))
+    assert np.array_equal(volume > 0.5, filtered)
+    assert filtered.sum() == 14**3
+    assert int(numbers.max()) == 1

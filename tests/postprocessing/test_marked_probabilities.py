@@ -123,3 +123,22 @@ def test_orientation_of_the_volume_does_not_matter(spine, axes, settings):
     expected = marked_probabilities(logits, settings)
     found = Orientation("RAS", labels=None)(MetaTensor(marked_probabilities(turned, settings).as_tensor(), affine=turned.affine))
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
+
+
+def test_parts_of_whole_vertebrae_are_kept_on_the_way_back(spine):
+    """Between both transforms the probabilities are resampled to the grid of the scan."""
+    strict = {"min_volume_ml": 500.0, "min_width_mm": 200.0, "largest": 1}
+    for outputs, kept in ((4, True), (2, False)):
+        marked = MarkedProbabilitiesd("pred")({"pred": logits_of(spine, outputs)})
+        result = PostProcessd("pred", softmax=False, **strict)(marked)
+        assert bool(result["pred"].any()) == kept
+        assert set(result) == {"pred"}
+
+
+def test_a_sacrum_that_is_found_is_no_fracture():
+    tilted = make_spine(
+        7, pitch=[6.0, 4.0, 0.0, -4.0, -12.0, -22.0, -58.0], gap=9.0, half_width=22.0, half_depth=17.0, fractured=(3, 7)
+    )
+    mask = mask_of(PostProcessd("pred"), logits_of(tilted))
+    assert mask[tilted.labels == 3].mean() > 0.9
+    assert not mask[tilted.labels == 7].any()

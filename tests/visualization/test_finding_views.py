@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scripts.visualization.finding_views import findings_note
-from scripts.visualization.panes import NOTHING
+from scripts.visualization.panes import NOTHING, plain
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,11 @@ def test_findings_are_counted_not_their_numbers(numbers, shown, note):
     volume = np.zeros((4, 4, 4), np.int32)
     volume.flat[: len(numbers)] = numbers
     assert findings_note(volume, shown) == note
+
+
+@pytest.mark.parametrize("name", ["scan_$1_$2", "a$b_c$d", r"\frac$x$"])
+def test_dollar_signs_of_a_name_are_no_formula(name):
+    figure = Figure()
+    text = figure.suptitle(plain(name))
+    figure.savefig(BytesIO())
+    assert text.get_text().replace(r"\$", "$") == name

@@ -25,7 +25,7 @@ WORST_COLUMNS = ("case", "DSC", "reference (ml)", "prediction (ml)", "false posi
 
 
 def worst_cases(results: Sequence[CaseResult], number: int = 6) -> list[CaseResult]:
-    """Cases with the lowest DSC, ties by falling false-positive volume: at most ``number`` and half of all.
+    """Cases with the lowest DSC, ties by falling false-positive volume: at most ``number`` and half of all, rounded up.
 
     Cases with a DSC of 1 are not among them, and cases without DSC are left out.
     """

@@ -34,7 +34,15 @@ def reliability_diagram(tables: Mapping[str, Sequence[ReliabilityBin]]) -> Figur
         share = np.array([b.fractured / b.n for b in table])
         ends = np.array([wilson(b.fractured, b.n) for b in table]).reshape(-1, 2)
         errors = np.abs(np.stack([share - ends[:, 0], ends[:, 1] - share]))
-        axis.errorbar(p, share, errors, fmt="o", color=FRACTURED, capsize=3, label="vertebrae by bin, 95 % interval")
+        axis.errorbar(
+            p,
+            share,
+            errors,
+            fmt="o",
+            color=FRACTURED,
+            capsize=3,
+            label="vertebrae by bin, 95 % interval without regard to patients",
+        )
         axis.set(ylabel="fraction fractured", title=title, xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         axis.grid(alpha=0.3)
         bars = counts.bar([(b.low + b.high) / 2 for b in table], [b.n for b in table], 0.08, color=FRACTURED, alpha=0.6)

@@ -14,7 +14,7 @@ from ..core.genant import SHAPES
 from .agreement import AGREEMENT_DEFINITIONS, confusion, grade_agreement, limits_of_agreement
 from .calibration import BINS, CALIBRATION_DEFINITIONS, ReliabilityBin, bin_of, reliability
 from .instances import INSTANCE_DEFINITIONS, InstanceMatching
-from .statistics import Bootstrap, Estimate
+from .statistics import Bootstrap, Estimate, widened
 from .vertebra_decisions import DECISION_RULES, VertebraDecision
 
 Sections = dict[str, dict[str, Estimate]]
@@ -103,8 +103,10 @@ def _calibration(decisions: Sequence[VertebraDecision], samples: int, seed: int)
     whole, resampled = bootstrap.totals(np.concatenate([cells, np.ones((len(known), 1))], axis=1))
     with np.errstate(invalid="ignore"):
         errors = [np.abs(sums[..., :-1]).sum(axis=-1) / sums[..., -1] for sums in (whole, resampled)]
+    ece = bootstrap.estimate(float(errors[0]), errors[1], len(known), len(bootstrap.names))
     return {
-        "ece": bootstrap.estimate(float(errors[0]), errors[1], len(known), len(bootstrap.names)),
+        # Resampling adds to the calibration error, so that the interval of a small one may lie above it.
+        "ece": widened(ece, (ece.value, ece.value)),
         "brier": bootstrap.mean((p - y) ** 2),
         "mean probability - fraction of fractures": bootstrap.mean(p - y),
     }
@@ -181,7 +183,7 @@ def instance_estimates(
         "recall": bootstrap.proportion(tp, tp + fn),
         "f1": _f1(bootstrap.proportion(tp, tp + fp + fn)),
         "segmentation quality": bootstrap.ratio(iou, tp),
-        "panoptic quality": bootstrap.ratio(2 * iou, 2 * tp + fp + fn),
+        "panoptic quality": replace(bootstrap.ratio(2 * iou, 2 * tp + fp + fn), n=int((tp + fp + fn).sum())),
         "DSC per matched vertebra": bootstrap.ratio(dice, tp),
         "DSC per reference vertebra": bootstrap.ratio(dice, tp + fn),
         "DSC of all vertebrae in one mask": bootstrap.mean(np.array([m.together_dice for m in matchings])),

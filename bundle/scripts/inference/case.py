@@ -303,6 +303,10 @@ def _draw(
             save_views(case.path("_overlay.png"), case.scan, case.grid, shown, numbers, threshold, case.base.name, names)
         except ImportError as error:  # an environment without matplotlib, such as MONAI Label's
             case.note(f"{case.base.name}_overlay.png was not drawn: {error}; pip install matplotlib")
+        except OSError:
+            raise
+        except Exception as error:  # of the drawing library; the masks and tables of the scan are complete
+            case.note(f"a picture of {case.base.name} was not drawn: {first_line(error)}")
 
 
 def _write_result(case: _Case, plan: MemoryPlan, written: Mapping[str, list], facts: Mapping[str, object]) -> dict:

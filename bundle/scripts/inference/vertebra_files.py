@@ -93,7 +93,8 @@ def write_vertebra_masks(
     voxel_ml = float(np.prod(header.spacing)) / 1000
     for record in found.records:
         record.volume_ml = float(counts[record.vertebra] * voxel_ml)
-    return measurements.rows(case or base.name), planes
+    names = {record.label: record.name for record in found.records if record.label is not None}  # L3? where it is a guess
+    return measurements.rows(case or base.name, names), planes
 
 
 def write_probability(base: Path, header: ScanHeader, predicted: Probabilities, grid: WorkingGrid) -> None:

@@ -14,7 +14,7 @@ from ..core.vertebrae import LEVELS, spine_order
 from ..io.ct_volume import Scan
 from ..io.resample import sample, sample_nearest
 from ..io.working_grid import WorkingGrid
-from ..postprocessing.body_heights import measure_vertebrae
+from ..postprocessing.body_heights import METAL_NOTE, measure_vertebrae
 from ..postprocessing.body_masks import vertebral_bodies
 from ..postprocessing.cortex_surface import include_cortex, surface_box
 from ..postprocessing.endplate_edges import CtSampler
@@ -23,10 +23,13 @@ from ..postprocessing.fragments import VertebraSlice, vertebra_slices
 from ..postprocessing.genant_grading import grade_vertebrae
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_decision import VertebraDecisions, decide
-from ..postprocessing.vertebra_instances import VertebraInstances, find_vertebrae
-from ..postprocessing.vertebra_levels import guess_levels
+from ..postprocessing.vertebra_instances import VertebraInstances, complete_bodies, find_vertebrae
+from ..postprocessing.vertebra_levels import levels_without_sacrum
 from ..postprocessing.vertebra_record import CUT_NOTE, VertebraRecord
 
+ROOM = 2  # voxels around given instances
+ATLAS = 1
+NO_BODY_NOTE = "C1 has no body: no heights"
 SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
 # Mean probability of body in a body; clear ones have 0.92 and more, and below this the endplates are guesswork.
 MIN_BODY_CERTAINTY = 0.87
@@ -99,7 +102,9 @@ def _given_instances(
         return VertebraInstances(np.zeros((0, 0, 0), np.uint8), np.zeros((0, 0, 0), bool), {}), predicted, numbers, [], notes
     numbers[order] = np.arange(1, len(order) + 1)
     labels = numbers[labels]
-    box = find_objects((labels > 0).astype(np.uint8))[0]
+    found = find_objects((labels > 0).astype(np.uint8))[0]
+    # Room on all sides where there is some: what touches the border of the box counts as cut.
+    box = tuple(slice(max(s.start - ROOM, 0), min(s.stop + ROOM, n)) for s, n in zip(found, labels.shape, strict=True))
     labels = np.ascontiguousarray(labels[box])
     origin = tuple(s.start for s in box)
     local = grid.affine.copy()
@@ -112,7 +117,9 @@ def _given_instances(
         _moved(predicted.volume, predicted.origin, origin, labels.shape), origin, predicted.num_windows,
         {n: _moved(v, predicted.origin, origin, labels.shape) for n, v in predicted.auxiliary.items()},
     )  # fmt: skip
-    complete = {n: n not in unknown for n in range(1, len(order) + 1)}
+    border = [(s.start == 0, s.stop == n) for s, n in zip(box, grid.shape, strict=True)]
+    uncut = complete_bodies(np.where(bodies, labels, 0), len(order), grid.spacing, border)
+    complete = {n: uncut[n] and n not in unknown for n in range(1, len(order) + 1)}
     return VertebraInstances(labels, bodies, complete), moved, numbers, order, notes
 
 
@@ -167,12 +174,8 @@ def find_scan_vertebrae(
         probability = np.maximum(predicted.auxiliary["vertebra"], np.where(instances.bodies, body, np.float16(0)))
     labels, source = {n: v for n, v in enumerate(order, 1)}, "mask"
     if mask is None:
-        lowest = find_objects((instances.labels > 0).astype(np.uint8)) if instances.labels.size else []
-        below = (predicted.origin[2] + lowest[0][2].start) * grid.spacing[2] if lowest else 0.0
-        labels, sacrum = guess_levels(instances, below)
+        instances, labels = levels_without_sacrum(instances, grid.spacing, predicted.origin[2])
         source = "guess"
-        if sacrum is not None:
-            instances = instances.without(sacrum)
     decisions = decide(instances, predicted.volume, body, post.threshold, post.calibration)
     records = [
         VertebraRecord(
@@ -234,12 +237,15 @@ def _measure(
             record.note = CUT_NOTE
             continue
         certainty = float(within[(instances.labels == record.vertebra) & instances.bodies].mean()) if body is not None else 1.0
+        if record.label == ATLAS:
+            record.body_volume_ml, record.note = float("nan"), NO_BODY_NOTE
+            continue
         record.heights_mm, record.heights_sd_mm = m.heights_mm, m.heights_sd_mm
         record.trabecular_hu, record.trabecular_hu_sd = m.trabecular_hu, m.trabecular_hu_sd
         record.note = m.note
         if certainty < MIN_BODY_CERTAINTY:
             uncertain = f"body uncertain (mean probability {certainty:.2f}): no grade"
             record.note = f"{m.note}; {uncertain}" if m.note else uncertain
-        else:
+        elif METAL_NOTE not in m.note:
             gradable.append(record)
     grade_vertebrae(gradable)

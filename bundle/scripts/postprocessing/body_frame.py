@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..core.genant import ZONES, central_third, heights_from_columns
-from .vertebra_frame import MAX_GAP_MM, FrameError, axis_samples, body_axes, body_footprint, endplate_surface, sample_frame
+from .vertebra_frame import (
+    MAX_GAP_MM,
+    MIN_HEIGHT_MM,
+    FrameError,
+    axis_samples,
+    body_axes,
+    body_footprint,
+    endplate_surface,
+    sample_frame,
+)
 from .vertebra_piece import VertebraPiece
 
-MIN_HEIGHT_MM = 3.0  # mean height of a body; a vertebra plana has more
 MAX_AXIS_CHANGE_DEG = 30.0  # between the line of the spine and the normal of the endplates
 TILT_DEG = 3.0  # to both sides, of the axis found by the endplates
 

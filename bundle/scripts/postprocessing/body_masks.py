@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, find_objects
 
-from .vertebra_frame import STEP_MM, FrameError, axis_samples, find_frame
+from .vertebra_frame import MIN_HEIGHT_MM, STEP_MM, FrameError, axis_samples, find_frame
 
 RIM_MM = 4.0  # of a body beyond the columns and endplates of its frame: osteophytes, the uncinate process
 POSTERIOR_WALL = -0.02  # position between posterior and anterior wall where the pedicles begin
@@ -61,7 +61,7 @@ def vertebral_bodies(
         sampled = np.ascontiguousarray(part[tuple(slice(None, None, n) for n in stride)])
         try:
             upper, lower = (v if v is not None and boxes[v] is not None else None for v in (above, below))
-            frame = find_frame(sampled, coarse, label, upper, lower, limits=False)
+            frame = find_frame(sampled, coarse, label, upper, lower, limits=False, min_height_mm=MIN_HEIGHT_MM)
         except FrameError as error:
             unknown[label] = str(error)
             continue

@@ -95,7 +95,17 @@ def connected_components(
         inside = numbered[box] == number
         solid = binary_fill_holes(inside) if fill_holes else inside
         components.append(Component(box, solid, spacing, lateral_axis, solid & ~inside if fill_holes else None))
+    if fill_holes:
+        covered = np.zeros(mask.shape, bool)
+        for component in components:
+            covered[component.box] |= component.filled  # type: ignore[arg-type]
+        # What lies in a cavity is part of the component around it.
+        components = [c for c in components if not (covered[c.box] & c.mask & ~_of(c.filled, c.mask)).any()]
     return sorted(components, key=lambda c: -c.voxels)
+
+
+def _of(filled: NDArray[np.bool_] | None, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.zeros_like(mask) if filled is None else filled
 
 
 @dataclass(frozen=True)
@@ -196,10 +206,10 @@ class PostProcessing:
         remaining = {id(c) for c in selected}
         for component in components:
             view = volume[component.box]
-            if component.filled is not None:
-                view[component.filled] = 1
             if id(component) not in remaining:
                 view[component.mask] = 0
+            elif component.filled is not None:
+                view[component.filled] = 1
         numbers = np.zeros(volume.shape, np.int32)
         for number, component in enumerate(selected, 1):
             wide = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(component.box, volume.shape, strict=True))

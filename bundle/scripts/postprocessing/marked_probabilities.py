@@ -12,6 +12,7 @@ from .ras_axes import RasAxes
 from .vertebra_consistency import consistent_probabilities
 from .vertebra_decision import decide
 from .vertebra_instances import VERTEBRA_PROBABILITY, find_vertebrae
+from .vertebra_levels import levels_without_sacrum
 
 
 def decides_by_vertebra(logits: torch.Tensor, settings: PostProcessing) -> bool:
@@ -41,7 +42,8 @@ def marked_probabilities(logits: torch.Tensor, settings: PostProcessing) -> torc
     plain = torch.as_tensor(logits).float().cpu()
     fracture = axes.turned(torch.softmax(plain[:NUM_CLASSES], dim=0)[FRACTURE].numpy())
     vertebra, body = (np.ascontiguousarray(axes.turned(torch.sigmoid(plain[n]).numpy())) for n in (VERTEBRA, BODY))
-    decisions = decide(find_vertebrae(vertebra, body, axes.spacing), fracture, body, settings.threshold, settings.calibration)
+    instances, _ = levels_without_sacrum(find_vertebrae(vertebra, body, axes.spacing), axes.spacing)
+    decisions = decide(instances, fracture, body, settings.threshold, settings.calibration)
     inside = np.maximum(vertebra, body)
     half = VERTEBRA_PROBABILITY
     scaled = np.where(

@@ -16,6 +16,7 @@ from .findings import PostProcessing
 from .marked_probabilities import decides_by_vertebra, marked_probabilities
 
 DEFAULTS = PostProcessing()
+BY_VERTEBRA = "_by_vertebra"  # ending of a key: True where a mask consists of whole vertebrae, of which no part is removed
 
 
 def _remaining(mask: torch.Tensor, settings: PostProcessing, name: str) -> torch.Tensor:
@@ -79,7 +80,8 @@ class PostProcessd(MapTransform):
         result, s = dict(data), self.settings
         for key in self.key_iterator(result):
             probabilities = result[key]
-            by_vertebra = self.softmax and decides_by_vertebra(probabilities, s)
+            decided = result.pop(f"{key}{BY_VERTEBRA}", False)  # by ``MarkedProbabilitiesd``
+            by_vertebra = decides_by_vertebra(probabilities, s) if self.softmax else bool(decided)
             filtering = not by_vertebra and (s.min_volume_ml > 0 or s.min_width_mm > 0 or s.fill_holes or s.largest is not None)
             if self.softmax:
                 probabilities = marked_probabilities(probabilities, s)
@@ -126,6 +128,7 @@ class MarkedProbabilitiesd(MapTransform):
         """Replace logits by probabilities."""
         result = dict(data)
         for key in self.key_iterator(result):
+            result[f"{key}{BY_VERTEBRA}"] = decides_by_vertebra(result[key], self.settings)
             result[key] = marked_probabilities(result[key], self.settings)
         return result
 

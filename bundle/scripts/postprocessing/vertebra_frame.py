@@ -17,7 +17,8 @@ HALF_EXTENT_MM = (34.0, 34.0, 46.0)  # to each side of the centre of the body: l
 MAX_GAP_MM = 16.0  # of deformable tissue beyond an endplate without a neighbour
 NEGLIGIBLE = 0.01  # of a probability, beside a surface at one half
 MIN_BODY_AREA_MM2 = 60
-MIN_BODY_HEIGHT_MM = 6
+MIN_BODY_HEIGHT_MM = 6  # of a body that is deformed
+MIN_HEIGHT_MM = 3.0  # mean height of a body; a vertebra plana has more
 MIN_RADIUS_FRACTION = 0.65  # of the radius of the body, for a neighbour whose body is in the mask
 
 
@@ -216,7 +217,13 @@ def _obstacle(obstacles: NDArray, surface: NDArray, direction: int) -> NDArray[n
 
 
 def find_frame(
-    labels: NDArray, affine: NDArray, label: int, above: int | None = None, below: int | None = None, limits: bool = True
+    labels: NDArray,
+    affine: NDArray,
+    label: int,
+    above: int | None = None,
+    below: int | None = None,
+    limits: bool = True,
+    min_height_mm: float = MIN_BODY_HEIGHT_MM,
 ) -> VertebraFrame:
     """Find the frame of a vertebra.
 
@@ -227,6 +234,7 @@ def find_frame(
         above: value of the next vertebra towards the head, if there is one.
         below: value of the next vertebra towards the feet, if there is one.
         limits: find ``ceiling`` and ``floor``; without it they are the endplates.
+        min_height_mm: least mean height of a body.
 
     Raises:
         FrameError: when the mask contains no whole body of the vertebra.
@@ -240,8 +248,8 @@ def find_frame(
     footprint, depth = body_footprint(mask, label)
 
     top, bottom = endplate_surface(mask, 1), endplate_surface(mask, -1)
-    if (top - bottom)[footprint].mean() < MIN_BODY_HEIGHT_MM:
-        raise FrameError(f"vertebra {label} has a body of less than {MIN_BODY_HEIGHT_MM} mm in height")
+    if (top - bottom)[footprint].mean() < min_height_mm:
+        raise FrameError(f"vertebra {label} has a body of less than {min_height_mm:g} mm in height")
     # A column near the pedicles can extend into an articular process: it is limited to the height of the body.
     for surface, sign in ((top, 1), (bottom, -1)):
         median = sign * np.median(sign * surface[footprint])

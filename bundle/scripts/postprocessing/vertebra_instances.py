@@ -196,7 +196,7 @@ def _find_in_box(
         return _empty(body.shape)
     labels = _flood(markers, vertebra, spacing)
     _clear_tube(labels, markers, axis, [segments[k] for k in kept], width, spacing)
-    complete = _complete(markers, count, spacing, border)
+    complete = complete_bodies(markers, count, spacing, border)
     shapes = {n: _shape(segments[k], axis, normals, width) for n, k in enumerate(kept, 1)}
     return VertebraInstances(labels, (markers > 0) & (labels > 0), complete, axis, shapes)
 
@@ -207,10 +207,17 @@ def _is_sacral_remnant(markers: NDArray[np.int32], last: int, body: NDArray) -> 
     return bool(np.count_nonzero(inside) < REMNANT_VOLUME * above and float(body[inside].mean()) < REMNANT_PROBABILITY)
 
 
-def _complete(
+def complete_bodies(
     markers: NDArray[np.int32], count: int, spacing: Sequence[float], border: Sequence[tuple[bool, bool]]
 ) -> dict[int, bool]:
-    """By number, False for a body of which more than ``CUT_AREA_MM2`` lie on the border of the scan."""
+    """By number, False for a body of which more than ``CUT_AREA_MM2`` lie on the border of the scan.
+
+    Args:
+        markers: number of every voxel (R, A, S) of a body, 0 elsewhere.
+        count: number of bodies.
+        spacing: mm.
+        border: for each axis, True where its first and its last plane are the border of the scan.
+    """
     complete = dict.fromkeys(range(1, count + 1), True)
     for dimension, ends in enumerate(border):
         voxel_mm2 = float(np.prod([s for a, s in enumerate(spacing) if a != dimension]))

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from ..core.vertebrae import LABELS, LEVELS
 from .vertebra_instances import VertebraInstances
@@ -74,3 +77,19 @@ def guess_levels(instances: VertebraInstances, view_below_mm: float) -> tuple[di
     below = [n for n in instances.numbers if n > lowest]
     labels = {n: LABELS[name] for n, name in zip(upwards, NAMES_UPWARDS, strict=False)}
     return labels, below[0] if below else None
+
+
+def levels_without_sacrum(
+    instances: VertebraInstances, spacing: Sequence[float], first_voxel: int = 0
+) -> tuple[VertebraInstances, dict[int, int]]:
+    """Vertebrae without an instance that is the sacrum, and their guessed levels.
+
+    Args:
+        instances: vertebrae (R, A, S) of a box of a scan.
+        spacing: mm.
+        first_voxel: position of the box along S in the scan.
+    """
+    found = find_objects((instances.labels > 0).astype(np.uint8)) if instances.labels.size else []
+    below = (first_voxel + found[0][2].start) * spacing[2] if found else 0.0
+    labels, sacrum = guess_levels(instances, below)
+    return (instances if sacrum is None else instances.without(sacrum)), labels

@@ -27,7 +27,7 @@ VERTEBRA_DEFINITIONS = {
     "height_*_mm, height_*_sd_mm": "height of the body in front, in the middle and at the back (mm), and its standard deviation",
     "loss_from_neighbours": "greatest relative loss of a height against the mean of the intact neighbours",
     "loss_from_posterior": "greatest relative loss of the anterior or middle height against the posterior height of the same body",
-    "loss_sd": "standard deviation of the larger of the two losses",
+    "loss_sd": "standard deviation of the loss that decides the grade",
     "measured_grade, _low, _high": "Genant grade 0 to 3 by height alone, and its range within two standard deviations of the loss",
     "measured_shape": "wedge, biconcave or crush, by the height that is lost; empty for grade 0",
     "trabecular_hu, trabecular_hu_sd": "mean HU of the trabecular bone of the body, and its spread between slices",
@@ -57,7 +57,7 @@ class VertebraRecord:
         heights_sd_mm: their standard deviations (mm).
         loss_from_neighbours: greatest relative loss against the intact neighbours.
         loss_from_posterior: greatest relative loss against the posterior height of the same body.
-        loss_sd: standard deviation of the larger loss.
+        loss_sd: standard deviation of the loss that decides the grade.
         measured_grade: Genant grade by height, or None.
         measured_grade_range: grades within two standard deviations of the loss, or None.
         measured_shape: "wedge", "biconcave", "crush" or "".

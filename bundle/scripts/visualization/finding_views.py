@@ -15,7 +15,7 @@ from ..io.ct_volume import Scan
 from ..io.resample import sample
 from ..io.working_grid import WorkingGrid
 from ..postprocessing.probability_map import Probabilities
-from .panes import NOTHING, Region, finding_colour, label_regions, mark_pane, slice_title
+from .panes import NOTHING, Region, finding_colour, label_regions, mark_pane, plain, slice_title
 from .slices import outline, show_slice
 
 HALF_WIDTH_MM = 95.0  # shown on each side of the centre of a finding
@@ -130,7 +130,7 @@ def draw_views(
         figure.legend(
             handles=lines, loc="outside lower center", ncols=min(len(lines), 6), fontsize=8, labelcolor="white", frameon=False
         )
-    figure.suptitle(f"{heading}{findings_note(numbers, len(rows))}   (research use only)", color="white", fontsize=9)
+    figure.suptitle(f"{plain(heading)}{findings_note(numbers, len(rows))}   (research use only)", color="white", fontsize=9)
     return figure
 
 

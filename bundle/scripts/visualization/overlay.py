@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import atomic_write
-from .panes import NOTHING, mark_pane, slice_title
+from .panes import NOTHING, mark_pane, plain, slice_title
 from .slices import COLOURS, LINE_STYLES, choose_slices, outline, ras_affine, ras_volume, show_slice, window_of
 
 WIDTH = 3.2  # of a slice, inches
@@ -70,7 +70,7 @@ def draw_overlay(image: NDArray, affine: NDArray, masks: Mapping[str, NDArray[np
     if targets and not any(m.any() for m in targets):
         title = f"{title}: {NOTHING}" if title else NOTHING
     if title:
-        figure.suptitle(f"{title}   (research use only)", color="white", fontsize=9)
+        figure.suptitle(f"{plain(title)}   (research use only)", color="white", fontsize=9)
     return figure
 
 

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import first_line
 from ..io.case_naming import CaseNames
 from ..io.formats import stem
 from .overlay import save_overlay
+
+logger = logging.getLogger(__name__)
 
 
 class OverlayWriter:
@@ -71,7 +75,12 @@ class OverlayWriter:
                 path = self.output_dir / f"{title}_overlay.png"
             self.paths.add(path)
             mask = np.asarray(item["pred"].cpu())[-1]
-            save_overlay(path, volume.numpy(), np.asarray(volume.affine), mask, reference, title)
+            try:
+                save_overlay(path, volume.numpy(), np.asarray(volume.affine), mask, reference, title)
+            except OSError:
+                raise
+            except Exception as error:  # of the drawing library; the tables do not depend on it
+                logger.warning("%s was not drawn: %s", path, first_line(error))
             self.written += 1
 
     def _path(self, name: str) -> Path:

@@ -23,6 +23,11 @@ FINDING_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E
 NOTHING = "no fracture, nothing marked"
 
 
+def plain(text: str) -> str:
+    """Text in which Matplotlib finds no formula: names of files may have dollar signs."""
+    return text.replace("$", r"\$")
+
+
 def finding_colour(number: int) -> str:
     """Colour of a finding, the same in every pane and table; numbers count from 1."""
     return FINDING_COLOURS[(number - 1) % len(FINDING_COLOURS)]

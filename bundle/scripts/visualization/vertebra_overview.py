@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d, zoom
 
 from ..core.files import atomic_write
 from ..postprocessing.vertebra_record import VertebraRecord
-from .panes import BARS_MM, MAX_BAR, position_text, spread
+from .panes import BARS_MM, MAX_BAR, plain, position_text, spread
 from .slices import BONE_WINDOW
 from .vertebra_colours import FRACTURE_MARK, colours_of, short_name
 from .viewer_volume import ViewerVolume
@@ -184,7 +184,7 @@ def draw_overview(overview: Overview, records: Sequence[VertebraRecord], title: 
     )
     words = f"{bar // 10} cm" if bar >= 10 else f"{bar} mm"
     axes.text(width - edge, edge + 4, words, color="white", fontsize=0.9 * font, ha="left", va="bottom", path_effects=rim)
-    figure.text(0.01, 1 - 0.06 / size[1], title, fontsize=0.9 * font, va="top", color="#1b1f24")
+    figure.text(0.01, 1 - 0.06 / size[1], plain(title), fontsize=0.9 * font, va="top", color="#1b1f24")
     under = "research use only" if records else "no vertebra found; research use only"
     figure.text(0.01, 0.05 / size[1], under, fontsize=0.8 * font, va="bottom", color="#57606a")
     marks = {}
