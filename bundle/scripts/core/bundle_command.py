@@ -121,9 +121,9 @@ def _check_order(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -
             f'--config_file "{ordered}"'
         )
     names = [file.name for file in files]
-    for first, second, remedy in CONFLICTS:
-        if first in names and second in names[names.index(first) + 1 :]:
-            raise InputError(f"--config_file: {second} behind {first}: {remedy}")
+    for former, latter, remedy in CONFLICTS:
+        if former in names and latter in names[names.index(former) + 1 :]:
+            raise InputError(f"--config_file: {latter} behind {former}: {remedy}")
     if LAST in names[:-1]:
         raise InputError(f"--config_file: {files[names.index(LAST)]} must be the last file, as it changes what the others set")
 
