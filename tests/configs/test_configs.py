@@ -62,7 +62,7 @@ def test_2d_image_overlay_overrides_ids_that_exist(bundle):
 
 def test_simulation_on_the_fly_changes_only_training(bundle):
     content = ConfigParser.load_config_file(str(bundle / "configs" / "simulate.yaml"))
-    assert set(content) == {"simulate", "train::preprocessing::transforms"}
+    assert set(content) == {"simulate", "preflight::needs", "train::preprocessing::transforms"}
     steps = content["train::preprocessing::transforms"]
     assert steps.index("@load") < steps.index("@simulate") < steps.index("@resample")
 
