@@ -92,8 +92,9 @@ $(LABEL)/.done: constraints-label.txt
 
 label: $(LABEL)/.done
 	@test -n "$(STUDIES)" || { echo "make label STUDIES=DIR: must be a folder of CT scans (.nii.gz, .nii, .nrrd, .mha)"; exit 1; }
-	studies="$$(realpath -m -- "$(STUDIES)")"; weights="$(WEIGHTS)"; [ -z "$$weights" ] || weights="$$(realpath -m -- "$$weights")"; \
-	config="$(CONFIG)"; [ ! -f "$$config" ] || config="$$(realpath -- "$$config")"; \
+	full() { case "$$1" in /*) echo "$$1";; *) echo "$(CURDIR)/$$1";; esac; }; \
+	studies="$$(full "$(STUDIES)")"; weights="$(WEIGHTS)"; [ -z "$$weights" ] || weights="$$(full "$$weights")"; \
+	config="$(CONFIG)"; [ ! -f "$$config" ] || config="$$(full "$$config")"; \
 	cd bundle && exec "$(CURDIR)/$(LABEL)/bin/python" -W ignore -m scripts.label serve --studies "$$studies" --app "$(CURDIR)/runs/label" \
 		--port $(PORT) $${weights:+--weights "$$weights"} $${config:+--config "$$config"} $(if $(filter-out 0 no false False,$(FRESH)),--fresh)
 

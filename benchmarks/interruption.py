@@ -21,7 +21,7 @@ import torch
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 OPTIONS = {
-    "epochs": 6, "steps_per_epoch": "None", "batch_size": 8, "slices_per_volume": 4, "check_data": "off", "device": "cpu",
+    "epochs": 6, "steps_per_epoch": "$None", "batch_size": 8, "slices_per_volume": 4, "check_data": "off", "device": "cpu",
     "checkpoint_interval_minutes": 0.005,
     "network_def::features": "[4, 8, 8, 16, 16]", "network_def::dropout": 0.1,
 }  # fmt: skip

@@ -31,7 +31,7 @@ def seconds(data: str, processes: int, threads: int, sync: bool, epochs: int, op
             "output_dir": out,
             "ckpt_dir": out,
             "epochs": epochs,
-            "steps_per_epoch": "None",
+            "steps_per_epoch": "$None",
             "val_interval": epochs,
         }
         if processes > 1:

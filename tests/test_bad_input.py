@@ -36,7 +36,7 @@ def refusal(bundle: Path, monkeypatch, config: str, *arguments: str) -> str:
 def train(bundle: Path, monkeypatch, data: Path, *arguments: str) -> str:
     """Last line of ``training``, which must not have run an epoch."""
     out = data.parent / "out"
-    tiny = [text for key, value in TINY.items() for text in (f"--{key}", str(value))]
+    tiny = [text for key, value in TINY.items() for text in (f"--{key}", "$None" if value is None else str(value))]
     paths = ["--dataset_dir", str(data), "--output_dir", str(out), "--ckpt_dir", str(out), "--device", "cpu"]
     message = refusal(bundle, monkeypatch, "train.yaml", *paths, *tiny, *arguments)
     assert not (out / "history.csv").exists()

@@ -283,7 +283,7 @@ def test_ids_of_version_05_work_on_the_command_line(bundle, phantom_set, tmp_pat
         "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path, "logging_file": False,
     }  # fmt: skip
     command = ["monai.bundle", "run", "training", "--config_file", str(bundle / "configs" / "train.yaml")]
-    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    command += [text for key, value in options.items() for text in (f"--{key}", "$None" if value is None else str(value))]
     states: list[TrainingState] = []
     attach = TrainingState.attach
     monkeypatch.setattr(TrainingState, "attach", lambda self, engine: (states.append(self), attach(self, engine)))
@@ -303,7 +303,7 @@ def test_training_runs_from_the_project_root(bundle, phantom_set, tmp_path):
     options = {**TINY, "epochs": 1, "device": "cpu", "dataset_dir": phantom_set, "output_dir": tmp_path, "ckpt_dir": tmp_path}
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", "bundle/configs/train.yaml"]
-    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    command += [text for key, value in options.items() for text in (f"--{key}", "$None" if value is None else str(value))]
     done = subprocess.run(
         command, cwd=bundle.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()}
     )

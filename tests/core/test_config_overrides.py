@@ -55,7 +55,6 @@ def test_right_overrides_pass(arguments):
         (["--network_def::fusion_channel", "8"], "did you mean 'fusion_channels'"),
         (["--loss::lambda_dise", "2"], "did you mean 'lambda_dice'"),
         (["-epoch", "3"], "did you mean 'epochs'"),
-        (["--epochs", "None"], "--epochs None: would be ignored; write --epochs '$None'"),
         (["--train::handlers::-9", "1"], "there is no id '_9'"),
     ],
 )
@@ -90,3 +89,11 @@ def test_a_batch_that_would_be_rounded_down_is_refused(bundle, value, remedy):
     with pytest.raises(InputError, match="need a multiple of slices_per_volume=4") as error:
         check_command_line(argv)
     assert remedy in str(error.value)
+
+
+def test_none_is_refused_where_monai_drops_it(bundle):
+    argv = ["monai", "run", "training", "--config_file", str(bundle / "configs" / "train.yaml")]
+    assert check_command_line([*argv, "--max_minutes", "None", "--patience", "$None"])["patience"] == "$None"
+    with pytest.raises(InputError, match=r"--steps_per_epoch None: would be ignored; write --steps_per_epoch '\$None'"):
+        check_command_line([*argv, "--steps_per_epoch", "None"])
+    assert override_problems({"flag": "None"}, CONFIG, "train.yaml") == []  # of a suite, where it has an effect

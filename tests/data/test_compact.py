@@ -149,5 +149,16 @@ def test_a_corrected_label_is_copied_again(source, tmp_path):
     compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
     assert set(np.unique(np.asarray(nib.load(case["label"]).dataobj))) == {255}
     assert Path(kept["label"]).stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="was begun with datalist="):
-        compact(str(tmp_path / "two"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    compact(str(tmp_path / "two"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])  # a set with files of the same names
+    assert set(np.unique(np.asarray(nib.load(case["label"]).dataobj))) < {0, 1, 255}
+    assert 255 not in np.asarray(nib.load(case["label"]).dataobj)
+
+
+def test_copies_of_missing_files_are_kept(source, tmp_path):
+    shutil.copytree(source, tmp_path / "one")
+    path = compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    before = {p: p.stat().st_mtime_ns for p in files(tmp_path / "copy")}
+    listed = read_datalist(path)[1]
+    shutil.move(tmp_path / "one" / "images", tmp_path / "unmounted")
+    assert read_datalist(compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0]))[1] == listed
+    assert {p: p.stat().st_mtime_ns for p in files(tmp_path / "copy")} == before

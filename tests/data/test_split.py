@@ -144,14 +144,34 @@ def test_patient_that_is_no_text_is_one_line(tmp_path, patient):
 def test_patients_of_an_earlier_split_keep_their_sections(tmp_path):
     patients, fractured = [f"p{k}" for k in range(40)], [k % 3 == 0 for k in range(40)]
     path = tmp_path / "datalist.json"
-    assert continued_split(path, patients, fractured, 1) == (split_by_patient(patients, fractured, 1), "")
-    first = split_by_patient(patients, fractured, 1)
-    write_datalist(path, {s: [{"patient": patients[i]} for i in part] for s, part in first.items()}, "set", 1)
+
+    def write(names, parts, split=None):
+        write_datalist(path, {s: [{"patient": names[i]} for i in part] for s, part in parts.items()}, "set", split)
+
+    first, split, line = continued_split(path, patients, fractured, 1)
+    assert (first, line) == (split_by_patient(patients, fractured, 1), "")
+    write(patients, first, split)
     more, flags = [*patients, *(f"q{k}" for k in range(20))], [not fractured[0], *fractured[1:], *[True] * 20]
-    parts, line = continued_split(path, more, flags, 1)
+    parts, _, line = continued_split(path, more, flags, 1)
     assert "patients keep their sections" in line
     assert {s: [i for i in part if i < 40] for s, part in parts.items()} == first
     assert [len(parts[s]) for s in parts] == pytest.approx([42, 6, 12], abs=3)
-    assert continued_split(path, more, flags, 2) == (split_by_patient(more, flags, 2), "")
-    write_datalist(path, {"testing": [{"patient": p} for p in patients]}, "set")  # all for testing
-    assert continued_split(path, more, flags, 1)[1] == ""
+    assert continued_split(path, more, flags, 2)[0] == split_by_patient(more, flags, 2)
+    # Patients who are missing for once come back to their sections.
+    parts, split, _ = continued_split(path, patients[10:], fractured[10:], 1)
+    write(patients[10:], parts, split)
+    assert continued_split(path, patients, fractured, 1)[0] == first
+    write(patients, first)  # of a version without the seed, which was 0
+    assert continued_split(path, patients, fractured, 0)[0] == first
+    assert continued_split(path, patients, fractured, 1)[2] == ""
+    write(patients, {"testing": range(40)})  # all for testing
+    assert continued_split(path, more, flags, 0)[2] == ""
+
+
+def test_a_set_that_grows_from_two_patients_has_all_sections(tmp_path):
+    path, patients = tmp_path / "datalist.json", []
+    for k in range(4):
+        patients.append(f"p{k}")
+        parts, split, _ = continued_split(path, patients, [True] * len(patients))
+        write_datalist(path, {s: [{"patient": patients[i]} for i in part] for s, part in parts.items()}, "set", split)
+    assert all(parts.values())

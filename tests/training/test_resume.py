@@ -236,3 +236,8 @@ def test_cases_of_one_file_name_differ_by_patient_and_folder():
     assert state("p1", "p2") == state("p2", "p1")
     assert state("p1", "p2")["names"] == state("p1", "p3")["names"]
     assert state("p1", "p2")["files"] != state("p1", "p3")["files"]
+    moved = object.__new__(TrainingState)
+    moved.data = [{"image": f"/other/images/{p}.nii.gz"} for p in "ab"]
+    flat = object.__new__(TrainingState)
+    flat.data = [{"image": f"/data/v1/{p}.nii.gz"} for p in "ab"]
+    assert moved._cases() == flat._cases()

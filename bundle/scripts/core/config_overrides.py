@@ -11,10 +11,14 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
+from typing import TYPE_CHECKING
 
 from .config_values import value_problem
 from .deprecations import IDS
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 FLAG = re.compile(r"--|-[A-Za-z]")
 # Options of `python -m monai.bundle run` itself.
@@ -137,13 +141,21 @@ def override_problems(overrides: dict[str, str], config: dict, names: str) -> li
                 break
         else:
             problem = type_problem(key, node, _literal(text))
-            if _literal(text) is None and node is not None:  # MONAI drops it and keeps the config's value
-                problem = f"--{key} {text}: would be ignored; write --{key} '$None'"
             if problem is None and (words := value_problem(IDS.get(plain, plain), _literal(text))):
                 problem = f"--{key} {text}: {words}"
             if problem:
                 problems.append(problem)
     return problems
+
+
+def _dropped(overrides: dict[str, str], parser: ConfigParser) -> list[str]:
+    """Lines on ids that are set to None, which MONAI's command line drops, so that the value of the config stays."""
+    lines = []
+    for key, text in overrides.items():
+        plain = key.lstrip("+").replace("#", "::")
+        if _literal(text) is None and plain in parser and parser[plain] is not None and plain not in RUN_OPTIONS - RUN_ONLY:
+            lines.append(f"--{key} {text}: would be ignored; write --{key} '$None'")
+    return lines
 
 
 def _batch_problems(overrides: dict[str, str], config: dict) -> list[str]:
@@ -181,7 +193,7 @@ def check_command_line(argv: Sequence[str] | None = None) -> dict[str, str]:
     parser.read_config(paths)
     config = parser.get()
     problems = override_problems(overrides, config, ", ".join(Path(p).name for p in paths))
-    problems += _batch_problems(overrides, config)
+    problems += _dropped(overrides, parser) + _batch_problems(overrides, config)
     if problems:
         raise InputError("\n".join(problems))
     return overrides

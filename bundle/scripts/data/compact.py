@@ -61,13 +61,14 @@ def _remove_outdated(root: Path, paths: Mapping[tuple[str, str], str]) -> None:
     record = root / SOURCES
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
+    except (OSError, ValueError):  # of a version before 0.24
+        before = None
     now = {path: file_state(source) if key == "image" else content_hash(source) for (key, source), path in paths.items()}
+    now = {path: state for path, state in now.items() if state}  # the copy of a file that is missing now is kept
     for path, state in now.items():
-        if before.get(path, state) != state:
+        if before is not None and before.get(path) != state:
             (root / path).unlink(missing_ok=True)
-    write_text(record, json.dumps(now, indent=1) + "\n")
+    write_text(record, json.dumps({**(before or {}), **now}, indent=1) + "\n")
 
 
 def _write(array: NDArray[np.uint8], affine: NDArray, slope: float, low: float, path: Path) -> None:
@@ -146,8 +147,7 @@ def compact(
     first: dict[tuple[str, ...], dict] = {}  # repeated cases are written once
     for case in cases:
         first.setdefault(tuple(str(case.get(key)) for key in FILE_KEYS), case)
-    settings: dict[str, object] = {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)}
-    ensure_same_settings(root, settings | {"datalist": str(file.resolve())})
+    ensure_same_settings(root, {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)})
     _remove_outdated(root, paths)
     convert = partial(_convert, paths=paths, root=root, spacing=spacing, step_hu=step_hu)
     _, failures = process_cases(convert, list(first.values()), lambda case: case["image"], workers, "compacting", "scan")

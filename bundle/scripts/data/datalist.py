@@ -18,7 +18,7 @@ FILE_KEYS = ("image", "label", "vertebrae")
 PART = "part"  # key of a case for the set that it comes from
 IGNORE_INDEX = 255  # of training labels: voxels that are left out of loss and metrics
 EMPTY_SECTION = "has no"
-SPLIT_SEED = "split_seed"
+SPLIT = "split"
 logger = logging.getLogger(__name__)
 
 
@@ -105,20 +105,22 @@ def relative_case(case: Mapping[str, str], datalist: Path) -> dict[str, str]:
     return {k: os.path.relpath(v, root) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()}
 
 
-def write_datalist(path: Path, cases: Mapping[str, Sequence[Mapping]], description: str, split_seed: int | None = None) -> None:
+def write_datalist(
+    path: Path, cases: Mapping[str, Sequence[Mapping]], description: str, split: Mapping[str, object] | None = None
+) -> None:
     """Write a datalist; the file appears under its name only when it is complete.
 
     Args:
         path: file to write.
         cases: cases by section, with paths relative to the folder of the file.
         description: text for readers.
-        split_seed: seed of the split by patient, where there was one.
+        split: seed and sections of a split by patient, see ``split.continued_split``.
     """
     content = {
         "name": path.parent.name,
         "description": description,
         "labels": {"0": "background", "1": "fractured vertebra"},
-        **({} if split_seed is None else {SPLIT_SEED: split_seed}),
+        **({} if split is None else {SPLIT: dict(split)}),
         **{f"num{s.capitalize()}": len(cases.get(s, [])) for s in SECTIONS},
         **{s: [dict(c) for c in cases.get(s, [])] for s in SECTIONS},
     }

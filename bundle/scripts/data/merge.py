@@ -131,11 +131,11 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
         listed = ", ".join(sorted(shared)[:MAX_SHOWN]) + (", ..." if len(shared) > MAX_SHOWN else "")
         print(f"warning: {len(shared)} patient(s) occur in several sets and count as one person each: {listed}", file=sys.stderr)
     rows = _named_rows(described)
+    sources = ", ".join(dict.fromkeys(map(str, named)))
+    write_datalist(path, {s: [relative_case(c, path) for c in cases] for s, cases in merged.items()}, f"{MERGED}{sources}.")
     if rows:
         write_vertebra_table(Path(out) / FILE_NAME, rows)
     else:
         (Path(out) / FILE_NAME).unlink(missing_ok=True)  # of an earlier merge
-    sources = ", ".join(dict.fromkeys(map(str, named)))
-    write_datalist(path, {s: [relative_case(c, path) for c in cases] for s, cases in merged.items()}, f"{MERGED}{sources}.")
     print(", ".join(f"{section} {len(cases)}" for section, cases in merged.items()))
     return str(path)

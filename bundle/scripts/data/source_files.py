@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from ..core.provenance import file_hash
@@ -25,9 +27,14 @@ def content_hash(path: str | Path) -> str:
 
 
 def file_state(path: str | Path) -> str:
-    """Size and time of a CT, whose content takes long to read; "" for a missing one."""
+    """Size and time of a CT, whose content takes long to read; "" for a missing one.
+
+    Of a folder, such as a DICOM series, they are those of all files in it, and of a text header also those of its voxels.
+    """
+    source = Path(path)
     try:
-        state = Path(path).stat()
+        files = sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source, *voxel_files(source)]
+        states = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     except OSError:
         return ""
-    return f"{state.st_size} bytes, {state.st_mtime_ns} ns"
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest() if states else ""

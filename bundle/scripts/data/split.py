@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..core.errors import InputError, first_line
-from .datalist import SECTIONS, SPLIT_SEED, read_datalist, relative_case, write_datalist
+from .datalist import SECTIONS, SPLIT, read_datalist, relative_case, write_datalist
 
 FRACTIONS = (0.7, 0.1, 0.2)  # Saeed et al. 2024, "Model Training Parameters"
 
@@ -89,11 +89,11 @@ def split_by_patient(
 
 def continued_split(
     datalist: Path, patients: Sequence[str], fractured: Sequence[bool], seed: int = 0
-) -> tuple[dict[str, list[int]], str]:
+) -> tuple[dict[str, list[int]], dict[str, object], str]:
     """Split as ``split_by_patient``, in which patients of an earlier split by the same seed keep their sections.
 
-    A split of the whole set would move patients between sections with every scan that is added or corrected, and weights trained
-    before would be tested on patients that they were trained on. New patients enter the section that lacks most.
+    A split of the whole set would move patients between sections with every scan that is added, corrected or missing for once, and
+    weights trained before would be tested on patients that they were trained on. New patients enter the section that lacks most.
 
     Args:
         datalist: datalist of the earlier split; one that is missing or damaged counts as none.
@@ -102,29 +102,36 @@ def continued_split(
         seed: seed of the split.
 
     Returns:
-        Indices of the cases per section, and a line on the earlier split, "" without one.
+        Indices of the cases per section; seed and sections of all patients so far, for the datalist; and a line on the earlier
+        split, "" without one.
     """
     named, before = [str(p) for p in patients], _sections_of(datalist, seed)
     known = {p: before[p] for p in named if p in before}
     if not known:
-        return split_by_patient(named, fractured, seed), ""
+        parts = split_by_patient(named, fractured, seed)
+        return parts, {"seed": seed, "sections": {named[i]: s for s, part in parts.items() for i in part}}, ""
+    target = dict(zip(SECTIONS, FRACTIONS, strict=True))
     for stratum in _strata(named, fractured, seed):
         count = Counter(known[p] for p in stratum if p in known)
         for patient in (p for p in stratum if p not in known):
-            target = dict(zip(SECTIONS, FRACTIONS, strict=True))
-            known[patient] = max(SECTIONS, key=lambda s: target[s] * (count.total() + 1) - count[s])
+            empty = [s for s in SECTIONS if s not in known.values()]
+            known[patient] = empty[0] if empty else max(SECTIONS, key=lambda s: target[s] * (count.total() + 1) - count[s])
             count[known[patient]] += 1
+    parts = {s: [i for i, p in enumerate(named) if known[p] == s] for s in SECTIONS}
     line = f"{datalist}: patients keep their sections; for a new split delete it, or choose another --seed"
-    return {s: [i for i, p in enumerate(named) if known[p] == s] for s in SECTIONS}, line
+    return parts, {"seed": seed, "sections": {**before, **known}}, line
 
 
 def _sections_of(datalist: Path, seed: int) -> dict[str, str]:
-    """Section of every patient of an earlier split by the same seed."""
+    """Section of every patient of an earlier split by the same seed, also of those whose cases were missing since."""
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
-        if content.get(SPLIT_SEED, seed) != seed or not content["training"]:  # all for testing
+        split = content.get(SPLIT, {"seed": 0})  # none before 0.24
+        if split["seed"] != seed or not content["training"]:  # all for testing
             return {}
-        return {str(case["patient"]): section for section in SECTIONS for case in content[section]}
+        listed = {str(case["patient"]): section for section in SECTIONS for case in content[section]}
+        stored = {str(p): str(s) for p, s in split.get("sections", {}).items() if s in SECTIONS}
+        return {**stored, **listed}
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}
 

@@ -83,7 +83,14 @@ def read_vertebra_table(path: Path | str) -> list[dict[str, str]]:
                 f"{path}: row {number} has label={row['label']!r}; must be a number of VerSe's labels, such as 20 for L1"
             )
         fractured = row.get("fractured", _fractured(row.get("grade") or ""))
-        rows.append({**dict.fromkeys(COLUMNS, ""), **row, "label": label, "fractured": fractured})
+        rows.append(
+            {
+                **dict.fromkeys(COLUMNS, ""),
+                **{k: v for k, v in row.items() if k is not None},
+                "label": label,
+                "fractured": fractured,
+            }
+        )
     return rows
 
 

@@ -106,7 +106,7 @@ def _calibration(decisions: Sequence[VertebraDecision], samples: int, seed: int)
     ece = bootstrap.estimate(float(errors[0]), errors[1], len(known), len(bootstrap.names))
     return {
         # Resampling adds to the calibration error, so that the interval of a small one may lie above it.
-        "ece": widened(ece, (ece.value, ece.value)),
+        "ece": widened(ece, (ece.value, ece.value)) if np.isfinite(ece.low) else ece,
         "brier": bootstrap.mean((p - y) ** 2),
         "mean probability - fraction of fractures": bootstrap.mean(p - y),
     }

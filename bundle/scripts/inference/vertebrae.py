@@ -233,13 +233,13 @@ def _measure(
         m = measured[record.vertebra]
         record.volume_ml = float(counts[record.vertebra] * voxel_ml)
         record.body_volume_ml, record.centroid_mm = m.body_volume_ml, m.centroid_mm
+        if record.label == ATLAS:
+            record.body_volume_ml, record.note = float("nan"), NO_BODY_NOTE
+            continue
         if not record.complete:
             record.note = CUT_NOTE
             continue
         certainty = float(within[(instances.labels == record.vertebra) & instances.bodies].mean()) if body is not None else 1.0
-        if record.label == ATLAS:
-            record.body_volume_ml, record.note = float("nan"), NO_BODY_NOTE
-            continue
         record.heights_mm, record.heights_sd_mm = m.heights_mm, m.heights_sd_mm
         record.trabecular_hu, record.trabecular_hu_sd = m.trabecular_hu, m.trabecular_hu_sd
         record.note = m.note

@@ -20,6 +20,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
+FILES = ("image", "_image_id", "images", "label")  # names of studies, which enter no config
 NOT_FOUND, UNPROCESSABLE, FAILED, UNAVAILABLE = 404, 422, 500, 503
 
 
@@ -32,7 +33,8 @@ def refuse_expressions(value: Any, name: str = "request") -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             refuse_expressions(key, name)
-            refuse_expressions(item, str(key))
+            if key not in FILES:
+                refuse_expressions(item, str(key))
     elif isinstance(value, (list, tuple)):
         for item in value:
             refuse_expressions(item, name)
@@ -74,8 +76,16 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
         self._reload_models()
         return super().info()
 
+    def _require_weights(self, request: dict) -> None:
+        self._reload_models()
+        task = self._infers.get(str(request.get("model")))
+        if task is not None and not task.is_valid():
+            raise HTTPException(
+                UNAVAILABLE, f"{self._weights(request['model'])}: no such checkpoint; put weights there, or submit labels and train"
+            )
+
     def infer(self, request: dict, datastore: Any = None) -> dict:
-        """Segment a study; one of a batch that is refused has an empty result, so that the batch continues.
+        """Segment a study; the result of one of a batch that is refused is the reason, and the batch continues.
 
         Raises:
             HTTPException: with the reason in one line.
@@ -86,16 +96,11 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
             if "_image_id" not in request:  # of a batch
                 raise
             logger.warning("%s: not segmented: %s", request.get("image"), error.detail)
-            return {}
+            return {"error": str(error.detail)}
 
     def _infer(self, request: dict, datastore: Any) -> dict:
         refuse_expressions(request)
-        self._reload_models()
-        task = self._infers.get(str(request.get("model")))
-        if task is not None and not task.is_valid():
-            raise HTTPException(
-                UNAVAILABLE, f"{self._weights(request['model'])}: no such checkpoint; put weights there, or submit labels and train"
-            )
+        self._require_weights(request)
         try:
             return super().infer(request, datastore)
         except HTTPException:
@@ -122,11 +127,19 @@ class SpineFractureApp(stock.MyApp, MONAILabelApp):  # type: ignore[name-defined
     def batch_infer(self, request: dict, datastore: Any = None) -> dict:
         """Segment many studies sequentially; without a GPU the stock app divides by the number of GPUs.
 
-        A study that is refused has an empty result, and the others continue.
+        The result of a study that is refused is the reason, and the others continue.
+
+        Raises:
+            HTTPException: without weights, or when every study was refused.
         """
         refuse_expressions(request)
+        self._require_weights(request)
         gpus = torch.cuda.device_count() > 0 and bool(request.get("multi_gpu", True))
-        return super().batch_infer({**request, "multi_gpu": gpus, "max_workers": 1}, datastore)
+        results = super().batch_infer({**request, "multi_gpu": gpus, "max_workers": 1}, datastore)
+        refused = [r["error"] for r in results.values() if isinstance(r, dict) and "error" in r]
+        if refused and len(refused) == len(results):
+            raise HTTPException(FAILED, f"none of {len(refused)} studies was segmented: {refused[0]}")
+        return results
 
     def next_sample(self, request: dict) -> dict:
         """Select a study without a label.

@@ -67,10 +67,10 @@ def prepare_app(app: Path, weights: str | None = None, config: Sequence[str] = (
         # The shipped weights have the shipped widths; another network is trained from scratch.
         notes.append(f"weights: none, {reason}; {without}")
     elif source.is_file():
-        if current.is_file():
-            notes.append(f"weights of the last session: {_keep(current)}")
         with atomic_write(current) as temporary:
-            shutil.copyfile(source, temporary)
+            shutil.copyfile(source, temporary)  # before the next line moves it, where it is one of the session
+            if current.is_file():
+                notes.append(f"weights of the last session: {_keep(current)}")
         notes.append(f"weights: {source}, copied to {current}")
     else:
         notes.append(f"weights: none at {source}; {without}")

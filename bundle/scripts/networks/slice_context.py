@@ -32,7 +32,9 @@ def slice_offsets(neighbours: int, step: int) -> list[int]:
     return [n * step for n in range(-neighbours, neighbours + 1)]
 
 
-def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float], spatial_dims: int = 2, axis: int = 0) -> int:
+def context_step(
+    neighbours: int, neighbour_mm: float, spacing: Sequence[float], spatial_dims: int = 2, planes: Sequence[str] = ("sagittal",)
+) -> int:
     """Slices from one channel to the next, at least 1.
 
     Args:
@@ -40,7 +42,7 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
         neighbour_mm: distance (mm) from one channel to the next.
         spacing: voxel size (mm) of the working grid; -1 (the spacing of the scan): the step is 1.
         spatial_dims: 2 or 3, of the network's patches.
-        axis: that of the grid which is normal to the slices.
+        planes: planes of the slices, the first of which counts; of another name, which is refused elsewhere, it is sagittal.
 
     Raises:
         InputError: when the distance is not above 0 mm, or for neighbours of 3D patches.
@@ -52,6 +54,7 @@ def context_step(neighbours: int, neighbour_mm: float, spacing: Sequence[float],
             f"neighbours={neighbours}: must be 0 for 3D patches, which contain their neighbouring slices; "
             "omit spatial_25d.yaml or spatial_3d/*.yaml"
         )
+    axis = {"coronal": 1, "axial": 2}.get(str(planes[0]) if planes else "", 0)
     return max(round(neighbour_mm / spacing[axis]), 1) if spacing[axis] > 0 else 1
 
 

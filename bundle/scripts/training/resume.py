@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from .shutdown import GracefulShutdown
 logger = logging.getLogger(__name__)
 FORMAT = 4  # of the state; states of version 0.5 have none, 2 is that of versions 0.6 and 0.7, 3 that of 0.8
 SAVE, STOP, FAILED = 1, 2, 3
-NAMED = ("image", "label")  # files whose names are those of a training case
 # Ids that may change between the parts of a run: they set its length, its speed or its display.
 MAY_CHANGE = (*LENGTHS, "check_data", "cache_rate", "cache_dir", "checkpoint_interval_minutes", "progress")
 # Sections of train.yaml that version 0.6 rearranged without a change of the training; their settings are knobs, which are compared.
@@ -174,8 +174,12 @@ class TrainingState:
         """Number of the training cases and hash of their names."""
         cases = [case for case in self.data if isinstance(case, Mapping) and "image" in case]
         names = sorted(Path(str(case["image"])).name for case in cases)
-        # With patient and folder, as images of one name in folders of patients are common.
-        files = sorted([str(case.get("patient")), *("/".join(Path(str(case.get(k))).parts[-2:]) for k in NAMED)] for case in cases)
+        count = Counter(names)
+        # With folders only where they distinguish images of one name, so that a folder of data may be moved.
+        parts = {name: 1 if n == 1 else 2 for name, n in count.items()}
+        files = sorted(
+            [str(case.get("patient")), "/".join((path := Path(str(case["image"]))).parts[-parts[path.name] :])] for case in cases
+        )
         hashes = {"names": names, "files": files}
         return {"cases": str(len(cases))} | {k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in hashes.items()}
 

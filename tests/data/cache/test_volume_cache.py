@@ -329,11 +329,12 @@ def test_the_set_that_a_case_comes_from_does_not_matter(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_damaged_scan_is_one_line(cases, tmp_path, cached):
-    path = Path(cases[1]["image"])
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_a_damaged_scan_is_one_line(cases, tmp_path, cached, key):
+    path = Path(cases[1][key])
     path.write_bytes(path.read_bytes()[:-200])
     folder = str(tmp_path / "cache") if cached else None
-    with pytest.raises(InputError, match=r"image1\.nii\.gz: .*; fix or exclude this case, `.*data check` finds others"):
+    with pytest.raises(InputError, match=rf"{key}1\.nii\.gz: .*; fix or exclude this case, `.*data check` finds others"):
         cached_dataset(cases, chain(tmp_path / "log"), folder)
 
 

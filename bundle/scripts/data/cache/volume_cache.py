@@ -12,12 +12,15 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 from tqdm import tqdm
 
 from ...core.errors import InputError, first_line, refusal, served
 from ...core.program import command
+from ...io.formats import read_volume
+from ..datalist import FILE_KEYS
 from .entry import CorruptEntryError, read_entry, read_index, remove_entry, remove_stale, write_entry
 from .key import FileDigests, config_digest, item_digest
 
@@ -52,9 +55,20 @@ class UnusableCaseError(RuntimeError):
     """Case that cannot be read or transformed; the message names its file and the cause."""
 
     def __init__(self, case: dict, error: BaseException) -> None:
-        while (inner := error.__cause__ or error.__context__) is not None:  # MONAI wraps it in "applying transform ..."
+        # MONAI wraps the cause in "applying transform ...".
+        while (inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
             error = inner
-        super().__init__(f"{case.get('image', 'a case')}: {first_line(error)}")
+        super().__init__(f"{_damaged(case)}: {first_line(error)}")
+
+
+def _damaged(case: dict) -> str:
+    """File of a case that cannot be read, or else its image, as the messages of readers name none."""
+    for path in (case[key] for key in FILE_KEYS if isinstance(case.get(key), str)):
+        try:
+            np.asanyarray(read_volume(path).dataobj)
+        except Exception:
+            return str(path)
+    return str(case.get("image", "a case"))
 
 
 class MemoryCache(CacheDataset):
@@ -63,6 +77,8 @@ class MemoryCache(CacheDataset):
     def _load_cache_item(self, idx: int) -> Any:
         try:
             return super()._load_cache_item(idx)
+        except MemoryError:
+            raise
         except Exception as error:
             raise UnusableCaseError(self.data[idx], error) from error
 
@@ -152,6 +168,8 @@ class VolumeCache(Dataset):
             source = self.data[index]
             try:
                 item = self._compute(index).items()
+            except MemoryError:
+                raise
             except Exception as error:
                 raise UnusableCaseError(source, error) from error
             write_entry(folder, {k: None if k in source and not hasattr(v, "shape") else v for k, v in item})

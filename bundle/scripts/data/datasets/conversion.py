@@ -70,7 +70,7 @@ class SourceCase:
 
     def source(self) -> list[str]:
         """Identity of the source: size and time of the CT, and the content of the masks."""
-        return [file_state(self.image) if self.image.is_file() else "", *map(content_hash, self.masks)]
+        return [file_state(self.image), *map(content_hash, self.masks)]
 
 
 def grid_mismatch(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> str | None:
@@ -150,8 +150,8 @@ def process_cases(
 
 def _write_case(case: SourceCase, root: Path, record: Path, source: list[str]) -> dict:
     """Write the files of a case, and its record last, which marks it as finished."""
-    record.unlink(missing_ok=True)  # of other settings, or of another source
     converted = case.convert()
+    record.unlink(missing_ok=True)  # of other settings, or of another source
     if converted is None:
         return {}
     files: dict[str, str] = {}
@@ -189,8 +189,15 @@ def _finished_case(root: Path, record: Path, settings: str, source: list[str]) -
     """Record of a finished case, or None for one that is damaged, lacks a file, or has other settings or another source."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        same = content.get("settings", "") == settings and content.get("source", source) == source  # none before 0.24
-        return content if same and all((root / file).is_file() for file in content["files"].values()) else None
+        is_old = "source" not in content  # before 0.24, when some had no settings either
+        if content.get("settings", "") not in ((settings, "") if is_old else (settings,)):
+            return None
+        if not all((root / file).is_file() for file in content["files"].values()):
+            return None
+        if is_old:
+            content |= {"source": source, "settings": settings}
+            write_text(record, json.dumps(content) + "\n")
+        return content if content["source"] == source else None
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 
@@ -246,13 +253,13 @@ def convert(
     if listed:
         entries = [{"image": os.path.relpath(c.image, root), **r["files"], "patient": c.patient} for c, r in listed]
         fractured = [r["fractured"] for _, r in listed]
-        parts = {"testing": list(range(len(entries)))}
+        parts, sections_of = {"testing": list(range(len(entries)))}, None
         if split:
-            parts, line = continued_split(root / "datalist.json", [e["patient"] for e in entries], fractured, seed)
+            parts, sections_of, line = continued_split(root / "datalist.json", [e["patient"] for e in entries], fractured, seed)
             if line:
                 print(line)
         sections = {s: [entries[i] for i in part] for s, part in parts.items()}
-        write_datalist(root / "datalist.json", sections, description, seed if split else None)
+        write_datalist(root / "datalist.json", sections, description, sections_of)
     path = root / ("datalist.json" if listed else "masks.json" if masks else FILE_NAME)
     if failures or skipped:
         total = len(cases) + skipped

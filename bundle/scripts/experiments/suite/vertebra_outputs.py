@@ -14,8 +14,10 @@ from monai.transforms import MapTransform
 from ...networks.outputs import BODY, FRACTURE, NUM_CLASSES, VERTEBRA
 from ...postprocessing.findings import PostProcessing
 from ...postprocessing.marked_probabilities import decides_by_vertebra
+from ...postprocessing.ras_axes import RasAxes
 from ...postprocessing.vertebra_decision import decide
 from ...postprocessing.vertebra_instances import find_vertebrae
+from ...postprocessing.vertebra_levels import levels_without_sacrum
 
 INSTANCES = "vertebra_instances"
 PROBABILITY = "probability"
@@ -49,15 +51,16 @@ class VertebraOutputsd(MapTransform):
             plain = torch.as_tensor(logits).float().cpu()
             fracture = torch.softmax(plain[:NUM_CLASSES], dim=0)[FRACTURE].numpy()
             if decides_by_vertebra(logits, self.settings):
-                spacing = logits.pixdim.tolist() if isinstance(logits, MetaTensor) else [1.0, 1.0, 1.0]
-                vertebra, body = (torch.sigmoid(plain[n]).numpy() for n in (VERTEBRA, BODY))
-                instances = find_vertebrae(vertebra, body, spacing)
-                decisions = decide(instances, fracture, body, self.settings.threshold, self.settings.calibration)
+                axes = RasAxes(logits)
+                vertebra, body = (np.ascontiguousarray(axes.turned(torch.sigmoid(plain[n]).numpy())) for n in (VERTEBRA, BODY))
+                instances, _ = levels_without_sacrum(find_vertebrae(vertebra, body, axes.spacing), axes.spacing)
+                decisions = decide(instances, axes.turned(fracture), body, self.settings.threshold, self.settings.calibration)
                 by_number = np.zeros(256, np.float32)
                 for number, probability in decisions.probability.items():
                     by_number[number] = np.nan_to_num(probability)
-                fracture = by_number[instances.labels]
-                result[INSTANCES] = self._like(instances.labels, logits)
+                labels = axes.restored(instances.labels)
+                fracture = by_number[labels]
+                result[INSTANCES] = self._like(labels, logits)
             result[PROBABILITY] = self._like(fracture, logits)
         return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from scipy import ndimage
 from ...core.errors import InputError, first_line
 from ...core.vertebrae import LABELS, LEVELS
 from ...io.label_maps import read_label_map
+from ..fracture.sampling import whole_vertebrae
 from .mesh_files import SUFFIXES, read_mesh
 from .voxels import (
     FACETED_EDGE_MM,
@@ -82,14 +84,14 @@ def _from_label_map(path: Path) -> dict[str, DistanceMap]:
     except (OSError, ValueError, ImageFileError) as error:
         raise InputError(f"{path}: is no label map ({first_line(error)}); must contain VerSe's labels") from None
     labels, spacing = np.asarray(image.dataobj).astype(np.uint8), np.array(image.header.get_zooms()[:3], float)
-    maps = {}
+    maps, whole = {}, whole_vertebrae(labels)
     for value, box in enumerate(ndimage.find_objects(labels), start=1):
         level = LEVELS.get(value)
         if box is None or level not in SURFACE_LEVELS:
             continue
         part = np.pad(labels[box] == value, 1)
-        faces = [s.start == 0 or s.stop == n for s, n in zip(box, labels.shape, strict=True)]
-        if any(faces) and level != "S1":  # the sacrum is used to its lower end at most
+        if value not in whole and level != "S1":  # the sacrum is used to its lower end at most
+            print(f"{path}: {level} is cut by the border and left out", file=sys.stderr)
             continue
         if part.sum() * spacing.prod() < MIN_VOXELS_MM3:
             continue

@@ -30,9 +30,10 @@ def _ignored_label(case: Mapping[str, str], path: Path) -> list[dict[str, object
     inside = np.isin(labels, [v for v in LEVELS if v != LABELS["S1"]])
     if not inside.any():
         raise ValueError(f"{case['vertebrae']}: contains no vertebra; exclude the case")
-    if not path.is_file() or not is_from(root, name, source):
+    finished = path.is_file() and is_from(root, name, source)
+    write_source(root, name, source)
+    if not finished:
         path.unlink(missing_ok=True)
-        write_source(root, name, source)
         save_image(nib.Nifti1Image(np.where(inside, IGNORE_INDEX, 0).astype(np.uint8), vertebrae.affine), path)
     return vertebra_rows(name, labels, vertebrae.affine, {})
 

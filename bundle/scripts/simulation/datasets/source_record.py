@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...core.files import write_text
-from ...data.source_files import content_hash
+from ...data.source_files import content_hash, file_state
 
 FOLDER = "cases"
 SOURCE = "source_sha256"
@@ -23,7 +23,7 @@ def source_hash(case: Mapping[str, str], keys: Sequence[str], rows: Mapping[int,
         keys: keys of the files that are read.
         rows: rows of the table by label.
     """
-    facts = {key: content_hash(case[key]) for key in keys if case.get(key)}
+    facts = {key: file_state(case[key]) if key == "image" else content_hash(case[key]) for key in keys if case.get(key)}
     table = {str(label): dict(row) for label, row in sorted((rows or {}).items())}
     return hashlib.sha256(json.dumps([facts, table], sort_keys=True).encode()).hexdigest()
 

@@ -157,8 +157,8 @@ def write_dataset(
         table = root / "vertebrae" / f"{case.name}.csv"
         source = case.source_hash() if case.source_hash else ""
         if not table.is_file() or (source and not is_from(root, case.name, source)):
-            table.unlink(missing_ok=True)
             made = case.simulate()
+            table.unlink(missing_ok=True)  # of another source
             arrays: dict[str, NDArray] = {"image": made.scan.image, "label": made.label, "vertebrae": made.scan.labels}
             for key, array in arrays.items():
                 save_image(_image(array, made.scan.affine, made.orientation), root / files[key].format(case.name))
