@@ -27,7 +27,7 @@ from ..postprocessing.vertebra_instances import VertebraInstances, complete_bodi
 from ..postprocessing.vertebra_levels import levels_without_sacrum
 from ..postprocessing.vertebra_record import CUT_NOTE, VertebraRecord
 
-ROOM = 2  # voxels around given instances
+ROOM_MM = 12.0  # around given instances
 ATLAS = 1
 NO_BODY_NOTE = "C1 has no body: no heights"
 SACRUM = 26  # VerSe's label; Genant's grades are of T4 to L4, and fractures of the sacrum are no vertebral fractures
@@ -104,7 +104,8 @@ def _given_instances(
     labels = numbers[labels]
     found = find_objects((labels > 0).astype(np.uint8))[0]
     # Room on all sides where there is some: what touches the border of the box counts as cut.
-    box = tuple(slice(max(s.start - ROOM, 0), min(s.stop + ROOM, n)) for s, n in zip(found, labels.shape, strict=True))
+    room = [int(np.ceil(ROOM_MM / s)) for s in grid.spacing]
+    box = tuple(slice(max(s.start - r, 0), min(s.stop + r, n)) for s, r, n in zip(found, room, labels.shape, strict=True))
     labels = np.ascontiguousarray(labels[box])
     origin = tuple(s.start for s in box)
     local = grid.affine.copy()
