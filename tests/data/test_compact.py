@@ -162,3 +162,11 @@ def test_copies_of_missing_files_are_kept(source, tmp_path):
     shutil.move(tmp_path / "one" / "images", tmp_path / "unmounted")
     assert read_datalist(compact(str(tmp_path / "one"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0]))[1] == listed
     assert {p: p.stat().st_mtime_ns for p in files(tmp_path / "copy")} == before
+    shutil.copytree(source, tmp_path / "two")
+    lost = Path(listed["training"][0]["image"]).name
+    (tmp_path / "two" / "images" / lost).unlink()
+    (tmp_path / "two" / "vertebrae.csv").unlink()
+    with pytest.raises(InputError, match="1 of 3 cases could not be copied"):  # the copy is of the other set
+        compact(str(tmp_path / "two"), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0])
+    assert not any(lost in case["image"] for cases in read_datalist(path)[1].values() for case in cases)
+    assert not (tmp_path / "copy" / "vertebrae.csv").exists()

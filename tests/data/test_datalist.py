@@ -62,3 +62,9 @@ def test_a_written_datalist_is_read_back_from_its_folder(tmp_path):
     write_datalist(path, {}, "empty")
     with pytest.raises(InputError, match="has no case"):
         read_datalist(path)
+
+
+def test_a_file_of_null_is_none(tmp_path):
+    path = tmp_path / "datalist.json"
+    path.write_text('{"training": [{"image": "a.nii.gz", "label": null, "patient": null}]}')
+    assert read_datalist(path)[1]["training"] == [{"image": str(tmp_path / "a.nii.gz"), "patient": None}]

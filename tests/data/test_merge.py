@@ -148,3 +148,9 @@ def test_one_scan_by_two_paths_is_in_one_section(tmp_path):
         write_datalist(tmp_path / name / "datalist.json", {section: [entry]}, "set")
     with pytest.raises(InputError, match=r"ct\.nii\.gz: is in testing and training"):
         merge([str(tmp_path / name) for name in ("one", "two")], str(tmp_path / "out"))
+
+
+def test_no_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match="names no data set"):
+        merge([], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -175,3 +175,14 @@ def test_a_set_that_grows_from_two_patients_has_all_sections(tmp_path):
         parts, split, _ = continued_split(path, patients, [True] * len(patients))
         write_datalist(path, {s: [{"patient": patients[i]} for i in part] for s, part in parts.items()}, "set", split)
     assert all(parts.values())
+
+
+def test_folds_of_another_division_do_not_remain(datalist, tmp_path):
+    out = str(tmp_path / "own.json")
+    assert len(split(str(datalist), out=out, folds=3)) == 3
+    assert len(split(str(datalist), out=out, folds=2)) == 2
+    assert sorted(p.name for p in tmp_path.glob("own_fold*.json")) == ["own_fold0.json", "own_fold1.json"]
+    with pytest.raises(InputError, match="are not used with --folds"):
+        split(str(datalist), out=out, folds=2, fractions=[0.5, 0.3, 0.2])
+    with pytest.raises(InputError, match="seed=-1: must be 0 or more"):
+        split(str(datalist), out=out, seed=-1)

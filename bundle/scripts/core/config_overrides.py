@@ -193,7 +193,9 @@ def check_command_line(argv: Sequence[str] | None = None) -> dict[str, str]:
     parser.read_config(paths)
     config = parser.get()
     problems = override_problems(overrides, config, ", ".join(Path(p).name for p in paths))
-    problems += _dropped(overrides, parser) + _batch_problems(overrides, config)
+    dropped = _dropped(overrides, parser)
+    keys = {line.partition(" ")[0] for line in dropped}
+    problems = [line for line in problems if line.partition(" ")[0] not in keys] + dropped + _batch_problems(overrides, config)
     if problems:
         raise InputError("\n".join(problems))
     return overrides

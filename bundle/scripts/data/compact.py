@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.files import atomic_write, ensure_same_settings, write_text
+from ..core.files import atomic_write, write_text
 from ..io.formats import stem
 from .datalist import FILE_KEYS, SECTIONS, read_datalist, relative_case, write_datalist
-from .datasets.conversion import process_cases
+from .datasets.conversion import begin_dataset, process_cases
 from .source_files import content_hash, file_state
 
 HU_RANGE = (-680.0, 1615.0)  # beyond it training clips: configs/randomisation.yaml
@@ -57,18 +57,23 @@ def stored_paths(cases: Sequence[Mapping[str, str]], root: Path, suffix: str) ->
 
 
 def _remove_outdated(root: Path, paths: Mapping[tuple[str, str], str]) -> None:
-    """Remove copies of files that have changed since, and record what the copies are made from."""
+    """Remove copies of files that have changed since, or of another set, and record what the copies are made from.
+
+    The copy of a file that is missing now is kept.
+    """
     record = root / SOURCES
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # of a version before 0.24
         before = None
-    now = {path: file_state(source) if key == "image" else content_hash(source) for (key, source), path in paths.items()}
-    now = {path: state for path, state in now.items() if state}  # the copy of a file that is missing now is kept
-    for path, state in now.items():
-        if before is not None and before.get(path) != state:
+    now = dict(before or {})
+    for (key, source), path in paths.items():
+        state, former = file_state(source) if key == "image" else content_hash(source), (before or {}).get(path)
+        if before is not None and (former is None or (former[1] != state and (state or former[0] != source))):
             (root / path).unlink(missing_ok=True)
-    write_text(record, json.dumps({**(before or {}), **now}, indent=1) + "\n")
+        if state or former is None:
+            now[path] = [source, state]
+    write_text(record, json.dumps(now, indent=1) + "\n")
 
 
 def _write(array: NDArray[np.uint8], affine: NDArray, slope: float, low: float, path: Path) -> None:
@@ -83,14 +88,18 @@ def _write(array: NDArray[np.uint8], affine: NDArray, slope: float, low: float, 
 
 def _convert(
     case: Mapping[str, str], paths: Mapping[tuple[str, str], str], root: Path, spacing: Sequence[float], step_hu: float
-) -> None:
+) -> bool:
+    """Write the copies of a case that are missing; True when it has all."""
     from monai.transforms import Compose, LoadImaged, Orientationd
 
     from .transforms import SafeSpacingd
 
     missing = [key for key in FILE_KEYS if key in case and not (root / paths[key, case[key]]).is_file()]
     if not missing:
-        return
+        return True
+    for key in missing:
+        if not Path(case[key]).exists():
+            raise ValueError(f"{case[key]}: no such file; restore it, or correct the datalist")
     keys = list(missing)
     load = Compose(
         [
@@ -107,6 +116,7 @@ def _convert(
         stored = quantise(values, step_hu) if is_image else np.rint(values).astype(np.uint8)
         scaling = (step_hu, HU_RANGE[0]) if is_image else (1.0, 0.0)
         _write(stored, affine, *scaling, root / paths[key, case[key]])
+    return True
 
 
 def compact(
@@ -147,11 +157,12 @@ def compact(
     first: dict[tuple[str, ...], dict] = {}  # repeated cases are written once
     for case in cases:
         first.setdefault(tuple(str(case.get(key)) for key in FILE_KEYS), case)
-    ensure_same_settings(root, {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)})
+    begin_dataset(root, {"spacing": [float(s) for s in spacing], "step_hu": float(step_hu), "compress": bool(compress)})
     _remove_outdated(root, paths)
     convert = partial(_convert, paths=paths, root=root, spacing=spacing, step_hu=step_hu)
-    _, failures = process_cases(convert, list(first.values()), lambda case: case["image"], workers, "compacting", "scan")
-    failed = {line.split(": ")[0] for line in failures}
+    chosen = list(first.values())
+    done, failures = process_cases(convert, chosen, lambda case: case["image"], workers, "compacting", "scan")
+    failed = {case["image"] for case, finished in zip(chosen, done, strict=True) if not finished}
     copied = {
         section: [
             relative_case({k: str(root / paths[k, v]) if k in FILE_KEYS else v for k, v in case.items()}, root / "datalist.json")
@@ -161,6 +172,7 @@ def compact(
         for section in SECTIONS
     }
     for name in COPIED:
+        (root / name).unlink(missing_ok=True)  # of another set
         if (source / name).is_file():
             shutil.copyfile(source / name, root / name)
     write_datalist(

@@ -43,7 +43,8 @@ def section_error(path: str, section: str) -> str | None:
 
 def _absolute(cases: Sequence[Mapping], file: Path) -> list[dict[str, str]]:
     root = file.resolve().parent
-    return [{k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()} for case in cases]
+    present = [{k: v for k, v in case.items() if not (k in FILE_KEYS and v is None)} for case in cases]  # null is none
+    return [{k: os.path.join(root, v) if k in FILE_KEYS and isinstance(v, str) else v for k, v in case.items()} for case in present]
 
 
 def load_datalist(path: str, section: str, without: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -105,6 +105,8 @@ def merge(datalists: Sequence[str] | str, out: str, into: Sequence[str] | str = 
         Path of the datalist.
     """
     named = [datalists] if isinstance(datalists, str) else list(datalists)
+    if not named:
+        raise InputError("datalists=[]: names no data set; several are written as \"['a','b']\"")
     targets = _sections(into, len(named))
     path = Path(out) / "datalist.json"
     _refuse_other_set(path)

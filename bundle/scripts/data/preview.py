@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -122,6 +123,8 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
         Path of the page.
     """
     source, sections = read_datalist(datalist)
+    if Path(out).resolve() == source.resolve():
+        raise InputError(f"out={out!r}: is the datalist itself; choose a name that ends in .html")
     cases = [(section, case) for section, items in sections.items() for case in items]
     path = source.with_name(FILE_NAME)
     rows_of_cases = rows_by_case(path if path.is_file() else None)

@@ -48,6 +48,8 @@ def _strata(patients: Sequence[str], fractured: Sequence[bool], seed: int) -> li
     has_fracture: dict[str, bool] = {}
     for patient, flag in zip(patients, fractured, strict=True):
         has_fracture[patient] = has_fracture.get(patient, False) or bool(flag)
+    if seed < 0:
+        raise InputError(f"seed={seed}: must be 0 or more")
     rng = np.random.default_rng(seed)
     strata = [sorted(p for p, f in has_fracture.items() if f == flag) for flag in (True, False)]
     return [[stratum[i] for i in rng.permutation(len(stratum))] for stratum in strata]
@@ -206,6 +208,8 @@ def split(
         parts = split_by_patient([c["patient"] for c in cases], _fracture_flags(cases), seed, fractions)
         return write(target, parts, cases, "split with ")
 
+    if list(fractions) != list(FRACTIONS):
+        raise InputError(f"fractions={list(fractions)!r}: are not used with --folds; leave one of them out")
     pool = [*sections["training"], *sections["validation"]]
     patients = [str(c["patient"]) for c in pool]
     if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= len(set(patients)):
@@ -224,4 +228,9 @@ def split(
         indices = {"training": training, "validation": group, "testing": testing}
         path = target.with_name(f"{target.stem}_fold{k}.json")
         paths.append(write(path, indices, [*pool, *sections["testing"]], f"fold {k} of {folds}, "))
+    k = len(groups)
+    while (other := target.with_name(f"{target.stem}_fold{k}.json")).is_file():  # of a division into more folds
+        other.unlink()
+        print(f"{other}: removed, as it is of another division")
+        k += 1
     return paths

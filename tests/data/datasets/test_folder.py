@@ -231,3 +231,21 @@ def test_cases_of_older_versions_are_adopted(volumes):
     nib.save(nib.Nifti1Image(np.zeros((6, 7, 8), np.uint8), AFFINE), volumes / "labels" / "p1_a_seg.nii.gz")
     folder(**arguments)
     assert not np.asarray(nib.load(volumes / "own" / "labels" / "p1_a.nii.gz").dataobj).any()
+
+
+def test_the_sources_are_not_overwritten(volumes):
+    before = {p: p.read_bytes() for p in volumes.rglob("*.nii*")}
+    with pytest.raises(InputError, match="its images is of another data set and would be overwritten"):
+        folder(images=str(volumes / "images"), labels=str(volumes / "labels"), out=str(volumes), patient="^[^_]+")
+    assert {p: p.read_bytes() for p in volumes.rglob("*.nii*")} == before
+    assert not (volumes / "settings.json").exists()
+
+
+def test_settings_that_leave_nothing_to_learn(volumes, capsys):
+    arguments = {"images": str(volumes / "images"), "labels": str(volumes / "labels"), "out": str(volumes / "own")}
+    with pytest.raises(InputError, match="unknown=1: is also a value of --fractured"):
+        folder(**arguments, fractured=1, unknown=1)
+    folder(**arguments, fractured=7, patient="(.)")
+    lines = "".join(capsys.readouterr())
+    assert "warning: all 4 cases are of one patient, 'p'" in lines
+    assert "warning: none of 4 labels has a fracture" in lines

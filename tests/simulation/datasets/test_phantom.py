@@ -120,3 +120,17 @@ def test_a_folder_of_one_style_is_not_resumed_as_another(tmp_path):
     (tmp_path / "old" / "settings.json").write_text(json.dumps(plain))  # of a version that left defaults out
     (tmp_path / "old" / "datalist.json").write_text("{}")
     assert phantom(str(tmp_path / "old"), **options)
+
+
+def test_a_deleted_file_is_made_again_and_sections_stay(tmp_path):
+    options = {"seed": 9, "regions": "lumbar", "healthy": 0.4, "spacing": 5.0}
+    phantom(str(tmp_path), cases=4, **options)
+    image = tmp_path / "images" / "phantom-0010.nii.gz"
+    before = image.read_bytes()
+    first = json.loads((tmp_path / "datalist.json").read_text())
+    image.unlink()
+    phantom(str(tmp_path), cases=8, **options)
+    assert image.read_bytes() == before
+    grown = json.loads((tmp_path / "datalist.json").read_text())
+    for section in ("training", "validation", "testing"):
+        assert {c["patient"] for c in first[section]} <= {c["patient"] for c in grown[section]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 from scripts.core.errors import InputError
 from scripts.data.datalist import IGNORE_INDEX
+from scripts.simulation.datasets.build import build
+from scripts.simulation.datasets.phantom import phantom
+from scripts.simulation.datasets.render import render
 from scripts.simulation.datasets.simulate import simulate
 from scripts.simulation.fracture.labels import labelled_vertebrae, training_label
 from scripts.simulation.spine_scan import SpineScan
@@ -160,3 +164,20 @@ def test_fractures_without_instance_and_partly_marked_ones(healthy_set):
     made = training_label(scan, fractured, ignored, label)
     assert np.array_equal(made == 1, vertebrae == first)
     assert np.array_equal(made == IGNORE_INDEX, vertebrae == second)
+
+
+def test_a_set_of_the_user_is_not_overwritten(phantom_set, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("images", "labels", "vertebrae", "datalist.json"):
+        (shutil.copytree if (phantom_set / name).is_dir() else shutil.copy)(phantom_set / name, own / name)
+    before = {p: p.read_bytes() for p in own.rglob("*") if p.is_file()}
+    for call in (simulate, render):
+        with pytest.raises(InputError, match="is of another data set and would be overwritten"):
+            call(str(own / "datalist.json"), str(own))
+    with pytest.raises(InputError, match="is of another data set"):
+        phantom(str(own), cases=3)
+    (tmp_path / "r.yaml").write_text("phantom: {cases: 3, spacing: 5}")
+    with pytest.raises(InputError, match="its datalist.json is of another data set"):
+        build(str(tmp_path / "r.yaml"), str(own))
+    assert {p: p.read_bytes() for p in own.rglob("*") if p.is_file()} == before

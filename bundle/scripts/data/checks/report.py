@@ -82,6 +82,8 @@ def check(
     if level not in ("full", "header"):
         raise InputError(f"level={level!r}: must be full or header")
     source, sections = read_datalist(datalist)
+    if out is not None and Path(out).resolve() == source.resolve():
+        raise InputError(f"out={out!r}: is the datalist itself; choose another name")
     cases = [case for items in sections.values() for case in items]
     values = [label_values] if isinstance(label_values, int) else list(label_values)
     issues, facts = inspect_cases(cases, level, values, check_hu, workers)

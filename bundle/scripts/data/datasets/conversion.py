@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from ..source_files import content_hash, file_state
 from ..split import continued_split
 from ..vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 
+OUTPUTS = ("datalist.json", "masks.json", FILE_NAME, "images", "labels", "vertebrae")
 Case = TypeVar("Case")
 Result = TypeVar("Result")
 
@@ -177,12 +179,25 @@ def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
     """Store the settings of a data set.
 
     Raises:
-        InputError: when the folder has cases of other settings.
+        InputError: when the folder has cases of other settings, or files of a set that was not begun by such a command.
     """
     root = Path(out)
     if root.exists() and not root.is_dir():
         raise InputError(f"{out}: is a file; choose a folder for --out")
+    if not (root / "settings.json").is_file():
+        refuse_files(root, OUTPUTS)
     ensure_same_settings(out, settings)
+
+
+def refuse_files(root: Path, names: Sequence[str]) -> None:
+    """Refuse a folder with files or folders of names that would be overwritten.
+
+    Raises:
+        InputError: for the first of them.
+    """
+    found = next((name for name in names if (root / name).exists()), None)
+    if found is not None:
+        raise InputError(f"--out {root}: its {found} is of another data set and would be overwritten; choose another folder")
 
 
 def _finished_case(root: Path, record: Path, settings: str, source: list[str]) -> dict | None:
@@ -246,6 +261,13 @@ def convert(
         write_vertebra_table(root / FILE_NAME, rows)
         states = Counter(str(row["fractured"]) for row in rows)
         print(f"{len(rows)} vertebrae: {states['1']} fractured, {states['0']} intact, {states['']} unknown")
+    else:
+        (root / FILE_NAME).unlink(missing_ok=True)  # of earlier settings
+    labelled = [r for _, r in converted if "label" in r["files"]]
+    if labelled and not any(r["fractured"] for r in labelled):
+        print(
+            f"warning: none of {len(labelled)} labels has a fracture; check the values of the masks and the grades", file=sys.stderr
+        )
     masks = [{**r["files"], "patient": c.patient} for c, r in converted if not c.in_datalist]
     if masks:
         write_datalist(root / "masks.json", {"training": masks}, f"Masks without a CT. {description}")

@@ -138,7 +138,13 @@ def _patients(names: Sequence[str], pattern: str | None, table: CaseTable | None
     listed = {n: c.patient for n, c in table.cases.items() if c.patient and n in names} if table else {}
     others = [name for name in names if name not in listed]
     if pattern is not None:
-        return patients_by_pattern(others, pattern) | listed
+        found = patients_by_pattern(others, pattern) | listed
+        if len(found) > 1 and len(set(found.values())) == 1:
+            only = next(iter(found.values()))
+            print(
+                f"warning: all {len(found)} cases are of one patient, {only!r}, by --patient {pattern!r}, so that all are for training"
+            )
+        return found
     guessed = guess_patients(others)
     for line in describe_guess(guessed) if guessed else []:
         print(line)
@@ -188,6 +194,9 @@ def _check(options: Mapping[str, object], table: CaseTable | None) -> None:
         )
     if (graded or options["write_table"]) and options["labels"] is None:
         raise InputError("a table of grades needs LABELS, the folder of the vertebra masks, after IMAGES")
+    chosen = options["fractured"]
+    if options["unknown"] is not None and options["unknown"] in (chosen if isinstance(chosen, Sequence) else [chosen]):
+        raise InputError(f"unknown={options['unknown']!r}: is also a value of --fractured; a value means one of the two")
     if options["out"] is None and not options["write_table"]:
         raise InputError("--out is missing; name the folder to write to")
 

@@ -19,6 +19,7 @@ from ...core.files import write_text
 from ...core.provenance import versions
 from ...core.suggestions import suggest
 from ...data.datalist import PART, SECTIONS, read_datalist, relative_case, write_datalist
+from ...data.datasets.conversion import refuse_files
 from ...data.split import patient_leakage
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, write_vertebra_table
 from .fingerprint import FILE_NAME as FINGERPRINT
@@ -161,6 +162,8 @@ def build(
     if not parts:
         raise InputError(f"{recipe}: no part has a source; name them with --masks, --scans or --meshes")
     root = Path(out)
+    if not (root / "build.json").is_file():
+        refuse_files(root, ("datalist.json", FILE_NAME))
     skipped: list[str] = []
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}
     rows: list[dict] = []

@@ -10,10 +10,9 @@ import nibabel as nib
 import numpy as np
 
 from ...core.errors import InputError, SkippedCasesError
-from ...core.files import ensure_same_settings
 from ...core.vertebrae import LABELS, LEVELS
 from ...data.datalist import IGNORE_INDEX, SECTIONS, read_datalist, write_datalist
-from ...data.datasets.conversion import process_cases, require_same_grid, save_image
+from ...data.datasets.conversion import begin_dataset, process_cases, require_same_grid, save_image
 from ...data.vertebra_table import FILE_NAME, vertebra_rows, write_vertebra_table
 from ...io.formats import stem
 from ...io.label_maps import read_label_map
@@ -64,7 +63,7 @@ def scans(datalist: str | Sequence[str], out: str, repeat: int = 1, workers: int
     sources = ", ".join(source.name for source, _ in read)
     if not listed:
         raise InputError(f"{datalist}: no case has `image` and `vertebrae`, a mask of vertebra instances in VerSe's labels; add it")
-    ensure_same_settings(out, {"datalist": [str(source.resolve()) for source, _ in read]})
+    begin_dataset(out, {"datalist": [str(source.resolve()) for source, _ in read]})
     names = [f"{stem(case['image'])}_{number:04d}" for number, (_, case) in enumerate(listed)]
     paths = [(root / "labels" / f"{name}.nii.gz").resolve() for name in names]
     tables, failures = process_cases(

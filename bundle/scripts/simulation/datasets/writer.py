@@ -16,7 +16,7 @@ from ...core.errors import InputError, SkippedCasesError
 from ...core.vertebrae import spine_order
 from ...data.datalist import SECTIONS, write_datalist
 from ...data.datasets.conversion import begin_dataset, process_cases, save_image
-from ...data.split import split_by_patient
+from ...data.split import continued_split
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, vertebra_rows, write_vertebra_table
 from ..spine_scan import SpineScan
 from .source_record import is_from, write_source
@@ -156,7 +156,8 @@ def write_dataset(
     def process(case: SimulationCase) -> list[dict]:
         table = root / "vertebrae" / f"{case.name}.csv"
         source = case.source_hash() if case.source_hash else ""
-        if not table.is_file() or (source and not is_from(root, case.name, source)):
+        written = [table, *(root / path.format(case.name) for path in files.values())]
+        if not all(file.is_file() for file in written) or (source and not is_from(root, case.name, source)):
             made = case.simulate()
             table.unlink(missing_ok=True)  # of another source
             arrays: dict[str, NDArray] = {"image": made.scan.image, "label": made.label, "vertebrae": made.scan.labels}
@@ -176,11 +177,14 @@ def write_dataset(
     entries = [{**{key: path.format(c.name) for key, path in files.items()}, "patient": c.patient or c.name} for c, _ in finished]
     if finished[0][0].section is None:
         fractured = [any(row["grade"] != "0" for row in table) for _, table in finished]
-        split = split_by_patient([e["patient"] for e in entries], fractured, seed)
+        split, sections_of, line = continued_split(root / "datalist.json", [e["patient"] for e in entries], fractured, seed)
+        if line:
+            print(line)
     else:
+        sections_of = None
         split = {s: [i for i, (c, _) in enumerate(finished) if c.section == s] for s in SECTIONS}
     datalist = root / "datalist.json"
-    write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description)
+    write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description, sections_of)
     if failures:
         raise SkippedCasesError(f"{len(failures)} of {len(cases)} scans were skipped, see above; the others are in {root}")
     return str(datalist)
