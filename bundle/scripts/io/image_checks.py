@@ -98,6 +98,12 @@ def value_issues(path: str, data: NDArray, expect_hu: bool) -> list[Issue]:
     return histogram_issues(path, histogram, expect_hu)
 
 
+def _is_quantised(image: nib.Nifti1Image) -> bool:
+    """True for HU stored in 8 bits with a slope and an intercept, as `data compact` does, whose histogram is that of the steps."""
+    slope, intercept = (float(getattr(image.dataobj, name, default)) for name, default in (("slope", 1.0), ("inter", 0.0)))
+    return image.get_data_dtype() == np.uint8 and slope > 1 and intercept < 0
+
+
 def histogram_issues(path: str, histogram: ValueHistogram, expect_hu: bool) -> list[Issue]:
     """Issues of the values of a CT by their histogram: a constant image, and values that are not HU."""
     if histogram.low == histogram.high:
@@ -211,7 +217,7 @@ def inspect_case(
             return issues, _facts(image, None, None)
         current = path
         data = np.asanyarray(image.dataobj)
-        issues += value_issues(path, data, expect_hu)
+        issues += value_issues(path, data, expect_hu and not _is_quantised(image))
         labels = None
         if mask is not None and isinstance(label, str):
             current = label

@@ -36,6 +36,8 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
             copies[fact["content"]].append(case)
     for (first_section, first_image), *others in copies.values():
         for section, image in others:
+            if (section, image) == (first_section, first_image):  # an entry that the set repeats
+                continue
             message = f"contains the same voxels as {first_image}"
             if section == first_section:
                 issues.append(Issue("warning", "duplicate", image, f"{message}; remove one"))
