@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
+from scripts.data.checks.cases import inspect_cases
+from scripts.data.checks.report import datalist_issues
 from scripts.data.compact import HU_RANGE, compact, quantise, stored_paths
 from scripts.data.datalist import SECTIONS, load_datalist, read_datalist
 from scripts.data.merge import merge
@@ -135,6 +137,15 @@ def test_bad_arguments_are_refused(source, tmp_path, arguments, message):
 def test_the_set_itself_is_no_target(source):
     with pytest.raises(InputError, match="contains the data set; choose another folder"):
         compact(str(source), str(source))
+
+
+def test_a_copy_passes_the_checks_of_a_training(source, tmp_path):
+    path = compact(str(source), str(tmp_path / "copy"), spacing=[3.0, 3.0, 3.0], step_hu=16.0)
+    cases = [case for cases in read_datalist(path)[1].values() for case in cases]
+    issues, _ = inspect_cases(cases)
+    assert {i.code for i in issues} <= {"empty-label", "small-field"}
+    repeated = {"training": [cases[0]] * 2, "testing": [cases[1]]}
+    assert [i.code for i in datalist_issues(path, repeated, [{"content": "a"}, {"content": "a"}, {"content": "b"}])] == []
 
 
 def test_a_corrected_label_is_copied_again(source, tmp_path):

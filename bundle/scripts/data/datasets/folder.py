@@ -141,9 +141,7 @@ def _patients(names: Sequence[str], pattern: str | None, table: CaseTable | None
         found = patients_by_pattern(others, pattern) | listed
         if len(found) > 1 and len(set(found.values())) == 1:
             only = next(iter(found.values()))
-            print(
-                f"warning: all {len(found)} cases are of one patient, {only!r}, by --patient {pattern!r}, so that all are for training"
-            )
+            print(f"warning: all {len(found)} cases are of one patient, {only!r}, by --patient {pattern!r}")
         return found
     guessed = guess_patients(others)
     for line in describe_guess(guessed) if guessed else []:
