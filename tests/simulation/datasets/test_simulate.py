@@ -178,6 +178,6 @@ def test_a_set_of_the_user_is_not_overwritten(phantom_set, tmp_path):
     with pytest.raises(InputError, match="is of another data set"):
         phantom(str(own), cases=3)
     (tmp_path / "r.yaml").write_text("phantom: {cases: 3, spacing: 5}")
-    with pytest.raises(InputError, match="its datalist.json is of another data set"):
+    with pytest.raises(InputError, match=r"its datalist\.json is of another data set"):
         build(str(tmp_path / "r.yaml"), str(own))
     assert {p: p.read_bytes() for p in own.rglob("*") if p.is_file()} == before
