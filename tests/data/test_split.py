@@ -182,6 +182,8 @@ def test_folds_of_another_division_do_not_remain(datalist, tmp_path):
     assert len(split(str(datalist), out=out, folds=3)) == 3
     assert len(split(str(datalist), out=out, folds=2)) == 2
     assert sorted(p.name for p in tmp_path.glob("own_fold*.json")) == ["own_fold0.json", "own_fold1.json"]
+    with pytest.raises(InputError, match=r"own_fold1\.json is one of its folds; choose another name"):
+        split(str(tmp_path / "own_fold1.json"), out=out, folds=2)
     with pytest.raises(InputError, match="are not used with --folds"):
         split(str(datalist), out=out, folds=2, fractions=[0.5, 0.3, 0.2])
     with pytest.raises(InputError, match="seed=-1: must be 0 or more"):

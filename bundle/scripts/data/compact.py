@@ -66,6 +66,10 @@ def _remove_outdated(root: Path, paths: Mapping[tuple[str, str], str]) -> None:
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # of a version before 0.24
         before = None
+    if isinstance(before, dict):
+        before = {path: entry for path, entry in before.items() if isinstance(entry, list) and len(entry) == 2}
+    else:
+        before = None
     now = dict(before or {})
     for (key, source), path in paths.items():
         state, former = file_state(source) if key == "image" else content_hash(source), (before or {}).get(path)

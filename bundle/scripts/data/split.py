@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -196,6 +197,13 @@ def split(
         raise InputError(f"out={out!r}: must end in .json")
     if target.resolve() == source.resolve():
         raise InputError(f"out={out!r}: is the datalist itself; choose another name, so that the old split is kept")
+
+    if (
+        folds is not None
+        and source.resolve().parent == target.resolve().parent
+        and re.fullmatch(rf"{re.escape(target.stem)}_fold\d+\.json", source.name)
+    ):
+        raise InputError(f"out={out!r}: {source.name} is one of its folds; choose another name, so that it is kept")
 
     def write(path: Path, indices: Mapping[str, Sequence[int]], pool: Sequence[Mapping], description: str) -> str:
         chosen = {s: [relative_case(pool[i], path) for i in part] for s, part in indices.items()}

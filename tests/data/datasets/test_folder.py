@@ -249,3 +249,15 @@ def test_settings_that_leave_nothing_to_learn(volumes, capsys):
     lines = "".join(capsys.readouterr())
     assert "warning: all 4 cases are of one patient, 'p'" in lines
     assert "warning: none of 4 labels has a fracture" in lines
+
+
+def test_scans_in_nifti_may_lie_in_the_folder_of_the_set(volumes):
+    """They stay where they are, and nothing is written beside them."""
+    for path in [p for p in (volumes / "images").iterdir() if "nii" not in p.name]:
+        path.unlink()
+    (volumes / "labels").rename(volumes / "masks")
+    before = sorted(p.name for p in (volumes / "images").iterdir())
+    with pytest.raises(InputError, match="cases were skipped"):  # masks without image
+        folder(images=str(volumes / "images"), labels=str(volumes / "masks"), out=str(volumes), patient="^[^_]+")
+    assert sorted(p.name for p in (volumes / "images").iterdir()) == before
+    assert (volumes / "datalist.json").is_file()

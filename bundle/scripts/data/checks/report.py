@@ -29,16 +29,17 @@ def datalist_issues(datalist: str, sections: Mapping[str, Sequence[Mapping]], fa
     for patient, names in patient_leakage(sections).items():
         message = f"patient {patient} is in {' and '.join(names)}; split by patient ({command('data split')})"
         issues.append(Issue("error", "leak", datalist, message))
-    cases = [(section, str(case.get("image")), str(case.get("patient"))) for section, items in sections.items() for case in items]
-    copies: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    cases = [(section, case) for section, items in sections.items() for case in items]
+    copies: dict[str, list[tuple[str, Mapping]]] = defaultdict(list)
     for case, fact in zip(cases, facts, strict=True):
         if "content" in fact:
             copies[fact["content"]].append(case)
     for first, *others in copies.values():
-        first_section, first_image, _ = first
-        for section, image, patient in others:
-            if (section, image, patient) == first:  # an entry that the set repeats
+        first_section, first_image = first[0], first[1].get("image")
+        for section, entry in others:
+            if (section, entry) == first:  # an entry that the set repeats
                 continue
+            image = str(entry.get("image"))
             message = f"contains the same voxels as {first_image}"
             if section == first_section:
                 issues.append(Issue("warning", "duplicate", image, f"{message}; remove one"))

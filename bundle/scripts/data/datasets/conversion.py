@@ -175,8 +175,13 @@ def _write_case(case: SourceCase, root: Path, record: Path, source: list[str]) -
     return content
 
 
-def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
+def begin_dataset(out: str | Path, settings: Mapping[str, object], written: Sequence[str] = OUTPUTS) -> None:
     """Store the settings of a data set.
+
+    Args:
+        out: folder of the set.
+        settings: settings of all cases.
+        written: files and folders that the set will have.
 
     Raises:
         InputError: when the folder has cases of other settings, or files of a set that was not begun by such a command.
@@ -185,7 +190,7 @@ def begin_dataset(out: str | Path, settings: Mapping[str, object]) -> None:
     if root.exists() and not root.is_dir():
         raise InputError(f"{out}: is a file; choose a folder for --out")
     if not (root / "settings.json").is_file():
-        refuse_files(root, OUTPUTS)
+        refuse_files(root, written)
     ensure_same_settings(out, settings)
 
 

@@ -21,7 +21,7 @@ from ..case_files import CaseFiles, find_case_files
 from ..case_table import CaseTable, read_case_table, write_case_table
 from ..datalist import IGNORE_INDEX
 from ..patients import describe_guess, guess_patients, patients_by_pattern
-from .conversion import ConvertedCase, SourceCase, begin_dataset, convert, process_cases, require_same_grid
+from .conversion import OUTPUTS, ConvertedCase, SourceCase, begin_dataset, convert, process_cases, require_same_grid
 from .graded_masks import UNLISTED, attributes_of, label_graded_case, read_vertebra_mask, unlisted_vertebrae
 from .grades import SACRUM
 
@@ -263,7 +263,10 @@ def folder(
         return _write_template(write_table, scans, masks.files, patient, problems)
     patients = _patients(sorted(scans), patient, rows)
     values = [fractured] if isinstance(fractured, int) else fractured and [int(v) for v in fractured]
-    begin_dataset(str(out), {"images": str(Path(images).resolve()), "labels": labels and str(Path(labels).resolve())})
+    settings = {"images": str(Path(images).resolve()), "labels": labels and str(Path(labels).resolve())}
+    # The datalist refers to scans in NIfTI where they are.
+    kept = all(file_suffix(scan) in NIFTI for scan in scans.values())
+    begin_dataset(str(out), settings, [name for name in OUTPUTS if not (kept and name == "images")])
     cases = []
     if rows is not None and rows.graded:
         for line in rows.notes:

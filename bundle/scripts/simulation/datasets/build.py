@@ -162,7 +162,7 @@ def build(
     if not parts:
         raise InputError(f"{recipe}: no part has a source; name them with --masks, --scans or --meshes")
     root = Path(out)
-    if not (root / "build.json").is_file():
+    if not any((root / name).is_file() for name in ("build.json", FINGERPRINT)):
         refuse_files(root, ("datalist.json", FILE_NAME))
     skipped: list[str] = []
     merged: dict[str, list[dict]] = {s: [] for s in SECTIONS}

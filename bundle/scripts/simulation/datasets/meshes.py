@@ -123,7 +123,7 @@ def meshes(
     Args:
         folder: folder with the surfaces, such as L3.stl or thoracic12.obj in mm or metres.
         out: folder to write to.
-        cases: number of scans, each of a different spine; can be increased later.
+        cases: number of scans, each of a different spine; can be increased later; the split is then another one.
         seed: seed of the set, which does not depend on the number of workers.
         regions: regions in turn, thoracic, thoracolumbar, lumbar; those that the surfaces allow when not given.
         grades: Genant grades of the simulated fractures to sample from.

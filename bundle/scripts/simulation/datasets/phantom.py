@@ -106,7 +106,7 @@ def phantom(
 
     Args:
         out: folder to write to.
-        cases: number of scans, each of a different patient; can be increased later.
+        cases: number of scans, each of a different patient; can be increased later; the split is then another one.
         seed: seed of the first scan; the data are the same on every machine.
         regions: regions of the spine in turn: cervical, thoracic, thoracolumbar, lumbar.
         grades: Genant grades to sample from.

@@ -16,7 +16,7 @@ from ...core.errors import InputError, SkippedCasesError
 from ...core.vertebrae import spine_order
 from ...data.datalist import SECTIONS, write_datalist
 from ...data.datasets.conversion import begin_dataset, process_cases, save_image
-from ...data.split import continued_split
+from ...data.split import split_by_patient
 from ...data.vertebra_table import FILE_NAME, read_vertebra_table, vertebra_rows, write_vertebra_table
 from ..spine_scan import SpineScan
 from .source_record import is_from, write_source
@@ -177,14 +177,11 @@ def write_dataset(
     entries = [{**{key: path.format(c.name) for key, path in files.items()}, "patient": c.patient or c.name} for c, _ in finished]
     if finished[0][0].section is None:
         fractured = [any(row["grade"] != "0" for row in table) for _, table in finished]
-        split, sections_of, line = continued_split(root / "datalist.json", [e["patient"] for e in entries], fractured, seed)
-        if line:
-            print(line)
+        split = split_by_patient([e["patient"] for e in entries], fractured, seed)
     else:
-        sections_of = None
         split = {s: [i for i, (c, _) in enumerate(finished) if c.section == s] for s in SECTIONS}
     datalist = root / "datalist.json"
-    write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description, sections_of)
+    write_datalist(datalist, {s: [entries[i] for i in indices] for s, indices in split.items()}, description)
     if failures:
         raise SkippedCasesError(f"{len(failures)} of {len(cases)} scans were skipped, see above; the others are in {root}")
     return str(datalist)
