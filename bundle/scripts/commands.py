@@ -127,7 +127,8 @@ def bundle(*words: str) -> None:
     line = [sys.executable, "-m", "monai.bundle", *text]
     if os.name == "posix":
         os.execve(line[0], line, environment)
-    raise SystemExit(subprocess.call(line, env=environment))
+    else:
+        raise SystemExit(subprocess.call(line, env=environment))
 
 
 def _bundle_configs(word: str) -> str:

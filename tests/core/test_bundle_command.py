@@ -130,7 +130,3 @@ except SystemExit as ended:
     done = subprocess.run([sys.executable, "-c", program, *words], cwd=CONFIGS.parent, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("run nothing: `nothing` is not there")
     assert done.stdout.endswith("set()\n")
-
-
-def test_an_option_that_is_given_twice_is_refused():
-    assert "--epochs: is given twice" in refused("training", "--config_file", files("train.yaml"), "--epochs", "1", "-epochs=2")

@@ -56,9 +56,6 @@ def check_bundle_command(words: Sequence[str]) -> None:
     if not words or words[0] != "run":
         return
     options = parse_overrides(words[1:])
-    names = [w.lstrip("-").partition("=")[0].replace("-", "_") for w in words[1:] if FLAG.match(w)]
-    if twice := next((n for n in names if names.count(n) > 1), None):
-        raise InputError(f"--{twice}: is given twice; keep one of them, as the last would win")
     files = _files(options.get("config_file", ""))
     if not files:
         return
