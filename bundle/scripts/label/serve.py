@@ -180,7 +180,6 @@ def environment(app: Path) -> dict[str, str]:
         # No strategy of this app uses scores, each of which takes several segmentations.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_RELOAD_APP_LIB": "false",  # with one bundle, its code need not be reloaded for every request
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps(["http://127.0.0.1"]),  # no page of another origin reads its responses
         "MPLBACKEND": "Agg",
     }
     path = os.pathsep.join(p for p in (str(app / "start"), os.environ.get("PYTHONPATH", "")) if p)
