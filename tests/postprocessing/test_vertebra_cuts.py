@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as profile_settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
@@ -31,10 +31,11 @@ def inner_cuts(segments: list[Segment]) -> list[int]:
 
 
 @profile_settings(max_examples=25, deadline=None)
-# Discs of 2 mm, two samples that a blur fills, are merged with their neighbours in 2 % of such profiles.
-@given(st.lists(st.floats(18, 32), min_size=1, max_size=8), st.floats(3, 10), st.floats(0, 0.3), st.sampled_from([0.0, 0.6, 1.2]))
+@given(st.lists(st.floats(18, 32), min_size=1, max_size=8), st.floats(2, 10), st.floats(0, 0.3), st.sampled_from([0.0, 0.6, 1.2]))
 def test_one_segment_per_body_with_visible_discs(heights, gap, disc, blur):
     profile, discs = profile_of(heights, gap, disc, blur)
+    # A blur can fill a disc of two samples above the probability of a body: then the bodies are one.
+    assume(round(gap) > 2 or all(profile[int(at) - 1 : int(at) + 2].min() < 0.5 for at in discs))
     segments = cut_profile(profile)
     assert len(segments) == len(heights)
     assert np.abs(np.array(inner_cuts(segments)) - discs).max(initial=0) <= gap / 2 + 1.5

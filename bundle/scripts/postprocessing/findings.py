@@ -65,6 +65,11 @@ class Component:
     lateral_axis: int = 0
     filled: NDArray[np.bool_] | None = None
 
+    @property
+    def cavities(self) -> NDArray[np.bool_]:
+        """Voxels that were cavities; none without ``fill_holes``."""
+        return np.zeros_like(self.mask) if self.filled is None else self.filled
+
     @cached_property
     def voxels(self) -> int:
         """Number of voxels."""
@@ -95,17 +100,12 @@ def connected_components(
         inside = numbered[box] == number
         solid = binary_fill_holes(inside) if fill_holes else inside
         components.append(Component(box, solid, spacing, lateral_axis, solid & ~inside if fill_holes else None))
-    if fill_holes:
+    if fill_holes:  # what lies in a cavity is part of the component around it
         covered = np.zeros(mask.shape, bool)
         for component in components:
-            covered[component.box] |= component.filled  # type: ignore[arg-type]
-        # What lies in a cavity is part of the component around it.
-        components = [c for c in components if not (covered[c.box] & c.mask & ~_of(c.filled, c.mask)).any()]
+            covered[component.box] |= component.cavities
+        components = [c for c in components if not (covered[c.box] & c.mask & ~c.cavities).any()]
     return sorted(components, key=lambda c: -c.voxels)
-
-
-def _of(filled: NDArray[np.bool_] | None, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.zeros_like(mask) if filled is None else filled
 
 
 @dataclass(frozen=True)

@@ -192,21 +192,19 @@ def test_an_unsupported_format_is_named(tmp_path):
         read_volume(tmp_path / "scan.doc")
 
 
+def convert_own(volumes) -> None:
+    folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "own"), patient="^[^_]+")
+
+
 def test_a_corrected_mask_and_a_deleted_label_are_made_again(volumes):
-    arguments = {
-        "images": str(volumes / "images"),
-        "labels": str(volumes / "labels"),
-        "out": str(volumes / "own"),
-        "patient": "^[^_]+",
-    }
-    folder(**arguments)
+    convert_own(volumes)
     labels = volumes / "own" / "labels"
     kept = (labels / "p3_a.nii.gz").stat().st_mtime_ns
     corrected = np.zeros((6, 7, 8), np.uint8)
     corrected[1:5, 2:5, 2:6] = 1
     nib.save(nib.Nifti1Image(corrected, AFFINE), volumes / "labels" / "p1_a_seg.nii.gz")
     (labels / "p2_a.nii.gz").unlink()
-    folder(**arguments)
+    convert_own(volumes)
     assert int(np.asarray(nib.load(labels / "p1_a.nii.gz").dataobj).sum()) == corrected.sum()
     assert (labels / "p2_a.nii.gz").is_file()
     assert (labels / "p3_a.nii.gz").stat().st_mtime_ns == kept
@@ -214,22 +212,16 @@ def test_a_corrected_mask_and_a_deleted_label_are_made_again(volumes):
 
 def test_cases_of_older_versions_are_adopted(volumes):
     """They have no record of their sources, and no correction before the first rerun is seen."""
-    arguments = {
-        "images": str(volumes / "images"),
-        "labels": str(volumes / "labels"),
-        "out": str(volumes / "own"),
-        "patient": "^[^_]+",
-    }
-    folder(**arguments)
+    convert_own(volumes)
     record = volumes / "own" / "cases" / "p1_a.json"
     content = json.loads(record.read_text())
     del content["source"]
     record.write_text(json.dumps(content))
     before = (volumes / "own" / "labels" / "p1_a.nii.gz").stat().st_mtime_ns
-    folder(**arguments)
+    convert_own(volumes)
     assert (volumes / "own" / "labels" / "p1_a.nii.gz").stat().st_mtime_ns == before
     nib.save(nib.Nifti1Image(np.zeros((6, 7, 8), np.uint8), AFFINE), volumes / "labels" / "p1_a_seg.nii.gz")
-    folder(**arguments)
+    convert_own(volumes)
     assert not np.asarray(nib.load(volumes / "own" / "labels" / "p1_a.nii.gz").dataobj).any()
 
 
