@@ -27,7 +27,7 @@ from ..spine_scan import SpineScan, to_hu
 from .source_record import source_hash
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
-GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 3  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 READ = ("image", "vertebrae", "label")
 
 
@@ -64,9 +64,11 @@ def _simulate_case(
     count = int(rng.integers(1, max_fractures + 1)) if max_fractures else 0
     scan, source_label = _read(case)
     fractured, ignored = labelled_vertebrae(scan.labels, source_label)
-    scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored])
+    scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored], visible_discs=True)
     if count and not scan.fractures:
-        tqdm.write(f"{case['image']}: no vertebra is complete and sampled finely enough to simulate a fracture; written unchanged")
+        tqdm.write(
+            f"{case['image']}: no vertebra is complete, sampled finely enough and between visible discs; no fracture simulated"
+        )
     return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored, rows=rows)
 
 

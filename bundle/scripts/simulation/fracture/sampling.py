@@ -13,6 +13,7 @@ from ...core.vertebrae import spine_order
 from ...postprocessing.vertebra_frame import FrameError
 from ..spine_scan import SpineScan
 from .deformation import FracturePlan, simulate_fracture
+from .disc_visibility import require_visible_discs
 
 MAX_BORDER_FRACTION = 0.15  # of the largest axial section; a larger section in the border slice is a body that is cut
 WITHOUT_BODY = (1, 2, 26)  # C1, C2 and sacrum have no body between two discs
@@ -45,6 +46,7 @@ def add_fractures(
     shapes: Sequence[str] = tuple(SHAPES),
     grades: Sequence[int] = (1, 2, 3),
     exclude: Sequence[int] = (),
+    visible_discs: bool = False,
 ) -> SpineScan:
     """Scan with up to ``fractures`` simulated fractures, those that it has already included.
 
@@ -55,6 +57,7 @@ def add_fractures(
         shapes: shapes to sample from.
         grades: Genant grades to sample from.
         exclude: labels of vertebrae that are not to be fractured.
+        visible_discs: skip vertebrae between discs with the HU of bone, as in thick slices of real CT.
     """
     candidates = [v for v in whole_vertebrae(scan.labels, scan.affine) if v not in exclude and v not in WITHOUT_BODY]
     for label in rng.permutation(candidates).tolist():
@@ -62,6 +65,8 @@ def add_fractures(
             break
         plan = FracturePlan(int(label), str(rng.choice(list(shapes))), int(rng.choice(list(grades))))
         try:
+            if visible_discs:
+                require_visible_discs(scan, plan.label)
             scan = simulate_fracture(scan, plan, rng)
         except FrameError:
             continue

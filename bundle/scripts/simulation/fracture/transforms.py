@@ -58,7 +58,7 @@ class RandSimulatedFractured(RandomizableTransform, MapTransform):
         if self._do_transform:
             rng = np.random.default_rng(self.R.randint(2**31))
             count = int(rng.integers(1, self.fractures + 1))
-            scan = add_fractures(scan, rng, count, self.shapes, self.grades, exclude=[*fractured, *ignored])
+            scan = add_fractures(scan, rng, count, self.shapes, self.grades, exclude=[*fractured, *ignored], visible_discs=True)
         label = training_label(scan, fractured, ignored, source)
         for name, array, template in (
             (key, scan.image, image),
