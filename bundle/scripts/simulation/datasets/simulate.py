@@ -21,6 +21,7 @@ from ...data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
 from ...io.formats import stem
 from ...io.image_checks import volume_shape
 from ...io.label_maps import read_label_map
+from ..fracture.disc_visibility import MAX_DISC_HU
 from ..fracture.labels import labelled_vertebrae, training_label
 from ..fracture.sampling import add_fractures
 from ..spine_scan import SpineScan, to_hu
@@ -67,7 +68,8 @@ def _simulate_case(
     scan = add_fractures(scan, rng, count, shapes, grades, exclude=[*fractured, *ignored], visible_discs=True)
     if count and not scan.fractures:
         tqdm.write(
-            f"{case['image']}: no vertebra is complete, sampled finely enough and between visible discs; no fracture simulated"
+            f"{case['image']}: written without a new fracture; no vertebra is complete, sampled finely enough "
+            f"and between discs of at most {MAX_DISC_HU:.0f} HU; use thinner slices"
         )
     return LabelledScan(scan, training_label(scan, fractured, ignored, source_label), fractured, ignored, rows=rows)
 

@@ -22,6 +22,7 @@ from ...postprocessing.vertebra_frame import (
     measure_heights,
 )
 from ..spine_scan import SpineScan, to_hu
+from .disc_visibility import require_visible_discs
 from .displacement import calibrated_displacement, sample_loss_pattern, warp_in_frame
 
 BAND_MARGIN = 0.002  # between the measured loss and the borders of the band of a grade
@@ -79,7 +80,12 @@ def _density_change(
 
 
 def simulate_fracture(
-    scan: SpineScan, plan: FracturePlan, rng: np.random.Generator, above: int | None = None, below: int | None = None
+    scan: SpineScan,
+    plan: FracturePlan,
+    rng: np.random.Generator,
+    above: int | None = None,
+    below: int | None = None,
+    visible_discs: bool = False,
 ) -> SpineScan:
     """Fracture one vertebra of a scan.
 
@@ -89,14 +95,15 @@ def simulate_fracture(
         rng: random number generator.
         above: label of the next vertebra towards the head; from the mask when both are None.
         below: label of the next vertebra towards the feet.
+        visible_discs: refuse a vertebra beside a disc with the HU of bone, see ``disc_visibility``.
 
     Returns:
         New scan; ``fractures`` has one more record with label, level, shape, planned and measured grade, relative loss of height at
         the front, middle and back, smallest Jacobian determinant and kind of density change.
 
     Raises:
-        FrameError: when the mask contains no whole body of that vertebra, or the loss of height of the result is not in the band
-            of the grade.
+        FrameError: when the mask contains no whole body of that vertebra, a disc is not visible, or the loss of height of the
+            result is not in the band of the grade.
     """
     if above is None and below is None:
         order = spine_order(scan.labels)
@@ -105,6 +112,8 @@ def simulate_fracture(
             raise FrameError(f"vertebra {plan.label} is not in the mask; it contains {order}")
         above, below = (order[k - 1] if k > 0 else None), (order[k + 1] if k + 1 < len(order) else None)
     frame = find_frame(scan.labels, scan.affine, plan.label, above, below)
+    if visible_discs:
+        require_visible_discs(scan, frame, above, below)
     zone, target = SHAPES[plan.shape], float(rng.uniform(*SIMULATED_LOSS[plan.grade]))
     upper_fraction = float(rng.uniform(*UPPER_FRACTION[plan.shape]))
     pattern = sample_loss_pattern(rng, frame, plan.shape)

@@ -10,28 +10,22 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ...core.vertebrae import spine_order
-from ...postprocessing.vertebra_frame import HALF_EXTENT_MM, STEP_MM, FrameError, find_frame, frame_points
+from ...postprocessing.vertebra_frame import HALF_EXTENT_MM, STEP_MM, FrameError, VertebraFrame, frame_points
 from ..spine_scan import SpineScan
 
-MAX_DISC_HU = 150.0  # seen in sagittal pictures of four real CTs: discs of 51 to 144 HU; not seen: 156 to 378
+MAX_DISC_HU = 150.0  # seen in sagittal pictures of real CT: discs of 51 to 144 HU in three scans; not seen: 156 to 378 in two
 EDGE_MM = 6.0  # from the side walls, where osteophytes and partial volume are, to the samples
 
 
-def disc_hu(scan: SpineScan, label: int) -> list[float]:
+def disc_hu(scan: SpineScan, frame: VertebraFrame, above: int | None, below: int | None) -> list[float]:
     """Mean HU in the middle of the discs above and below a vertebra, of those whose other vertebra is in the mask.
 
     Args:
         scan: CT with vertebra instances, any orientation.
-        label: value of the vertebra.
-
-    Raises:
-        FrameError: when the mask contains no whole body of the vertebra.
+        frame: frame of the vertebra, with its ``ceiling`` and ``floor``.
+        above: label of the next vertebra towards the head, if there is one.
+        below: label of the next vertebra towards the feet, if there is one.
     """
-    order = spine_order(scan.labels)
-    k = order.index(label)
-    above, below = (order[k - 1] if k > 0 else None), (order[k + 1] if k + 1 < len(order) else None)
-    frame = find_frame(scan.labels, scan.affine, label, above, below)
     core = ndimage.distance_transform_edt(frame.footprint) * STEP_MM > EDGE_MM
     if not core.any():
         core = frame.footprint
@@ -48,20 +42,15 @@ def disc_hu(scan: SpineScan, label: int) -> list[float]:
     return found
 
 
-def require_visible_discs(scan: SpineScan, label: int, maximum: float = MAX_DISC_HU) -> None:
-    """Refuse a vertebra in whose place a fracture would not be seen.
-
-    Args:
-        scan: CT with vertebra instances, any orientation.
-        label: value of the vertebra.
-        maximum: HU above which a disc cannot be distinguished from bone.
+def require_visible_discs(scan: SpineScan, frame: VertebraFrame, above: int | None, below: int | None) -> None:
+    """Refuse a vertebra in which a simulated fracture would not be seen; arguments as in ``disc_hu``.
 
     Raises:
-        FrameError: when a disc beside the vertebra has more, or the mask contains no whole body of it.
+        FrameError: when a disc beside the vertebra has more than ``MAX_DISC_HU``.
     """
-    highest = max(disc_hu(scan, label), default=-np.inf)
-    if highest > maximum:
+    highest = max(disc_hu(scan, frame, above, below), default=-np.inf)
+    if highest > MAX_DISC_HU:
         raise FrameError(
-            f"vertebra {label}: a disc beside it has {highest:.0f} HU, more than {maximum:.0f}, "
+            f"vertebra {frame.label}: a disc beside it has {highest:.0f} HU, more than {MAX_DISC_HU:.0f}, "
             "so that a loss of height would not be seen; use thinner slices"
         )

@@ -13,7 +13,6 @@ from ...core.vertebrae import spine_order
 from ...postprocessing.vertebra_frame import FrameError
 from ..spine_scan import SpineScan
 from .deformation import FracturePlan, simulate_fracture
-from .disc_visibility import require_visible_discs
 
 MAX_BORDER_FRACTION = 0.15  # of the largest axial section; a larger section in the border slice is a body that is cut
 WITHOUT_BODY = (1, 2, 26)  # C1, C2 and sacrum have no body between two discs
@@ -65,9 +64,7 @@ def add_fractures(
             break
         plan = FracturePlan(int(label), str(rng.choice(list(shapes))), int(rng.choice(list(grades))))
         try:
-            if visible_discs:
-                require_visible_discs(scan, plan.label)
-            scan = simulate_fracture(scan, plan, rng)
+            scan = simulate_fracture(scan, plan, rng, visible_discs=visible_discs)
         except FrameError:
             continue
     return scan
