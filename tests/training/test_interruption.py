@@ -80,6 +80,25 @@ def test_run_stopped_anywhere_is_resumed_bitwise(bundle, phantom_set, whole, tmp
     assert not list(tmp_path.glob("state*"))
 
 
+def test_signal_after_the_last_step_changes_nothing(bundle, phantom_set, whole, tmp_path):
+    work = workflow(bundle, phantom_set, tmp_path)
+    trainer = work.parser.get_parsed_content("train::trainer")
+    trainer.add_event_handler(Events.COMPLETED, lambda _: os.kill(os.getpid(), signal.SIGTERM))  # after the state's own
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        work.run()
+        assert not received
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]  # the previous handler is back
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert same(torch.load(tmp_path / "kept" / "last.pt"), whole[1])
+    assert table(tmp_path) == table(whole[0])
+    assert (tmp_path / "finished.pt").is_file()
+    assert not list(tmp_path.glob("state*"))
+
+
 def test_other_settings_are_refused_a_longer_run_is_not(bundle, phantom_set, whole, tmp_path):
     stopped(bundle, phantom_set, tmp_path, "within", epochs=2)
     work = workflow(bundle, phantom_set, tmp_path, learning_rate=0.5, epochs=3)

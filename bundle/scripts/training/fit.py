@@ -53,6 +53,19 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
     for item in loggers:
         item.addFilter(_is_no_duplicate)
     try:
+        _run(trainer, evaluator, weights, output_dir)
+    finally:
+        for item in loggers:
+            item.removeFilter(_is_no_duplicate)
+        # Last of all, so that a signal cannot end a complete training before its files and its last line.
+        if threading.current_thread() is threading.main_thread():
+            for name, handler in before.items():
+                if handler is not None:
+                    signal.signal(getattr(signal, name), handler)
+
+
+def _run(trainer: Engine, evaluator: Engine | None, weights: str | None, output_dir: str | None) -> None:
+    try:
         with exclusive(output_dir, Path(weights).parent if weights is not None else None):
             trainer.run()  # type: ignore[call-arg]  # MONAI's trainer has its data
     except Exception as error:
@@ -60,13 +73,6 @@ def fit(trainer: Engine, evaluator: Engine | None = None, weights: str | None = 
         if line is None:
             raise
         _fail(line, error)
-    finally:
-        for item in loggers:
-            item.removeFilter(_is_no_duplicate)
-        if threading.current_thread() is threading.main_thread():
-            for name, handler in before.items():
-                if handler is not None:
-                    signal.signal(getattr(signal, name), handler)
     failure = getattr(trainer.state, "failure", None)
     if failure:
         _fail(failure)

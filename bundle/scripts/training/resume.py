@@ -107,7 +107,8 @@ class TrainingState:
     the file to ``finished.pt``, from which a longer run continues. With several processes, rank 0 writes and all read.
 
     On SIGTERM or Ctrl-C the run saves after the current step and ends without ``Events.COMPLETED``; the name of the signal is left
-    in ``engine.state.stopped_by``.
+    in ``engine.state.stopped_by``. After the last step a signal changes nothing: the run is complete, and its files are written.
+    ``scripts.training.fit`` restores the handlers.
 
     Args:
         path: file of the state; the previous one lies next to it.
@@ -322,7 +323,6 @@ class TrainingState:
         engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _end(self, engine: Engine) -> None:
-        self.stop.release()
         if not is_main():
             return
         if self.path.is_file():  # for a longer run
