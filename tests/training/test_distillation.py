@@ -19,7 +19,16 @@ from scripts.networks.weights_description import description_of
 from scripts.training.distillation import DistillationLoss, teacher_of
 from scripts.training.ignore_index_loss import IgnoreIndexLoss
 from scripts.training.output_loss import OutputLoss
-from scripts.training.output_targets import IGNORED, UNKNOWN_STATE, code_of
+from scripts.training.output_targets import (
+    BODY_PART,
+    FRACTURED,
+    IGNORED,
+    INTACT,
+    POSTERIOR,
+    UNKNOWN_PART,
+    UNKNOWN_STATE,
+    code_of,
+)  # fmt: skip
 from scripts.training.precision import CpuBfloat16
 from test_resume import same, workflow
 
@@ -64,6 +73,27 @@ def test_only_distilled_outputs_in_vertebrae_have_gradients():
     assert given[:, 4:].sum() == 0
 
 
+def test_unlabelled_vertebrae_alone_can_be_distilled():
+    """Gradients of an output where its label is unknown, whatever is known of the other one."""
+    target = codes()
+    target[0, 0, 0, :4] = code_of(INTACT, UNKNOWN_PART)
+    target[1, 0, 0, :4] = code_of(UNKNOWN_STATE, BODY_PART)
+    target[:, 0, 1, :4] = code_of(FRACTURED, POSTERIOR)
+    student = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    teacher = torch.zeros(2, 4, 8, 8)
+    loss = DistillationLoss(LABELS, network(), ["fracture", "body"], where="unlabelled")
+    loss.divergence(student, teacher, target).backward()
+    given = student.grad.abs() > 0
+    unknown = {FRACTURE: target >= code_of(UNKNOWN_STATE, POSTERIOR), 3: target == code_of(INTACT, UNKNOWN_PART)}
+    unknown[FRACTURE] &= target != IGNORED
+    unknown[3] |= target == code_of(UNKNOWN_STATE, UNKNOWN_PART)
+    for channel, expected in unknown.items():
+        assert torch.equal(given[:, channel : channel + 1], expected)
+    assert unknown[FRACTURE].any()
+    assert unknown[3].any()
+    assert loss.divergence(student, teacher, torch.full_like(target, code_of(FRACTURED, BODY_PART))) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_counts_the_voxels_of_large_batches(dtype):
     target = torch.full((4, 1, 256, 256), float(code_of(UNKNOWN_STATE, 0)))  # more voxels than float16 has numbers
@@ -81,6 +111,7 @@ def test_half_precision_counts_the_voxels_of_large_batches(dtype):
         ({"outputs": ["discs"]}, "'discs' must be one of fracture, vertebra, body"),
         ({"outputs": []}, "must name an output, or leave out configs/distillation"),
         ({"weight": 0}, "distillation_weight=0: must be greater than 0"),
+        ({"where": "background"}, "distilled_where=background: must be vertebrae or unlabelled"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -17,9 +17,10 @@ from ..core.errors import InputError
 from ..networks.outputs import FRACTURE, NUM_CLASSES, OUTPUTS, VERTEBRA
 from .checkpoint_shape import auxiliary_outputs_of
 from .distributed.synchronous import gathered
-from .output_targets import IGNORED
+from .output_targets import IGNORED, target_table
 from .precision import CpuBfloat16
 
+WHERE = ("vertebrae", "unlabelled")
 REMEDY = "leave out configs/distillation.yaml"
 
 
@@ -66,7 +67,7 @@ def distilled(outputs: Sequence[str] | str) -> list[str]:
 
 
 class DistillationLoss(nn.Module):
-    """Loss against labels plus the divergence from a teacher's probabilities in the labelled vertebrae.
+    """Loss against labels plus the divergence from a teacher's probabilities in vertebrae.
 
     Learning without forgetting (doi 10.1109/TPAMI.2017.2773081) with temperature 1. As a handler of the trainer it runs the teacher
     on every batch, after the forward pass of the network.
@@ -76,19 +77,28 @@ class DistillationLoss(nn.Module):
         teacher: network that the targets are taken from, see ``teacher_of``.
         outputs: names of the distilled outputs.
         weight: weight of the divergence beside the loss.
+        where: "vertebrae" for all labelled vertebrae, "unlabelled" for those whose label of the output is unknown, so that labels
+            are the only target of the others.
 
     Raises:
-        InputError: for a weight that is not positive, or the name of an unknown output.
+        InputError: for a weight that is not positive, the name of an unknown output, or another ``where``.
     """
 
     def __init__(
-        self, loss: nn.Module, teacher: nn.Module, outputs: Sequence[str] | str = ("fracture",), weight: float = 1.0
+        self,
+        loss: nn.Module,
+        teacher: nn.Module,
+        outputs: Sequence[str] | str = ("fracture",),
+        weight: float = 1.0,
+        where: str = "vertebrae",
     ) -> None:
         super().__init__()
         self.channels = [OUTPUTS.index(name) for name in distilled(outputs)]
         if weight <= 0:
             raise InputError(f"distillation_weight={weight}: must be greater than 0, or {REMEDY}")
-        self.loss, self.weight = loss, float(weight)
+        if where not in WHERE:
+            raise InputError(f"distilled_where={where}: must be {' or '.join(WHERE)}")
+        self.loss, self.weight, self.where = loss, float(weight), where
         self._teacher = (teacher,)  # no submodule: its weights are no part of the loss
         self._logits: torch.Tensor | None = None
 
@@ -102,21 +112,27 @@ class DistillationLoss(nn.Module):
             self._logits = gathered(self._teacher[0](image))  # the loss of several processes is that of the global batch
 
     def divergence(self, prediction: torch.Tensor, teacher: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean divergence of the distilled outputs in vertebrae; 0 without one.
+        """Mean divergence of the distilled outputs in the distilled vertebrae; 0 without one.
 
         Args:
             prediction: logits (B, C, *size) of the network.
             teacher: logits of the teacher.
             target: codes (B, 1, *size).
         """
-        inside = ((target > 0) & (target != IGNORED)).float()  # half precision cannot count the voxels of a batch
-        total = inside.new_zeros(())
+        vertebra = (target > 0) & (target != IGNORED)
+        total, voxels = prediction.new_zeros((), dtype=torch.float32), 0.0
         for channel in self.channels:
+            inside = vertebra
+            if self.where == "unlabelled":
+                unknown = target_table(OUTPUTS[channel]).to(target.device) == IGNORED
+                inside = vertebra & unknown[target.long()]
             student, expected = (_logit(x.float(), channel) for x in (prediction, teacher))
             probability = expected.sigmoid()
             entropy = f.binary_cross_entropy_with_logits(expected, probability, reduction="none")
-            total = total + ((f.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy) * inside).sum()
-        return total / (inside.sum() * len(self.channels)).clamp(min=1)
+            each = f.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy
+            weights = inside.float()  # half precision cannot count the voxels of a batch
+            total, voxels = total + (each * weights).sum(), voxels + weights.sum()
+        return total / torch.as_tensor(voxels).clamp(min=1)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss and weighted divergence.
