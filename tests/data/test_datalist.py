@@ -68,3 +68,12 @@ def test_a_file_of_null_is_none(tmp_path):
     path = tmp_path / "datalist.json"
     path.write_text('{"training": [{"image": "a.nii.gz", "label": null, "patient": null}]}')
     assert read_datalist(path)[1]["training"] == [{"image": str(tmp_path / "a.nii.gz"), "patient": None}]
+
+
+@pytest.mark.parametrize(("key", "value"), [("image", ["a.nii.gz", "b.nii.gz"]), ("label", 3), ("vertebrae", {"a": 1})])
+def test_cases_that_are_not_one_path_each_are_refused(tmp_path, key, value):
+    path, case = tmp_path / "datalist.json", {"image": "a.nii.gz", "label": "l.nii.gz"}
+    path.write_text(json.dumps({"validation": [case, case | {key: value}]}))
+    with pytest.raises(InputError, match=rf"datalist.json: `{key}` of case 2 in `validation` is .*: must be the path of one file"):
+        read_datalist(path)
+    assert read_datalist(path, paths_only=False)[1]["validation"][1][key] == value  # `data check` lists it

@@ -73,11 +73,12 @@ def load_datalist(path: str, section: str, without: Sequence[str] = ()) -> list[
     return _absolute([case for case in cases if str(case.get(PART)) not in without], file)
 
 
-def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]]]]:
+def read_datalist(path: str | Path, paths_only: bool = True) -> tuple[Path, dict[str, list[dict[str, str]]]]:
     """Path of a datalist, and the cases of every section with absolute paths; a missing section is empty.
 
     Args:
         path: datalist, or the folder of a ``datalist.json``.
+        paths_only: refuse a case whose image, label or vertebrae are not one path each.
 
     Raises:
         InputError: when the file is missing or damaged, or has no case.
@@ -89,6 +90,10 @@ def read_datalist(path: str | Path) -> tuple[Path, dict[str, list[dict[str, str]
         if problem and not problem.startswith(EMPTY_SECTION):
             raise InputError(f"{file}: {problem}; expected a datalist.json")
         sections[section] = _absolute(cases, file)
+        wrong = [(n, k, v) for n, c in enumerate(sections[section], 1) for k in FILE_KEYS if not isinstance(v := c.get(k, ""), str)]
+        if paths_only and wrong:
+            number, key, value = wrong[0]
+            raise InputError(f"{file}: `{key}` of case {number} in `{section}` is {value}: must be the path of one file")
     if not any(sections.values()):
         raise InputError(f"{file}: has no case; make a datalist with a converter of scripts.data")
     return file, sections

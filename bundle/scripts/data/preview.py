@@ -122,7 +122,7 @@ def preview(datalist: str, out: str = "report.html", limit: int = 200) -> str:
     Returns:
         Path of the page.
     """
-    source, sections = read_datalist(datalist)
+    source, sections = read_datalist(datalist, paths_only=False)
     if Path(out).resolve() == source.resolve():
         raise InputError(f"out={out!r}: is the datalist itself; choose a name that ends in .html")
     cases = [(section, case) for section, items in sections.items() for case in items]

@@ -85,7 +85,7 @@ def check(
     """
     if level not in ("full", "header"):
         raise InputError(f"level={level!r}: must be full or header")
-    source, sections = read_datalist(datalist)
+    source, sections = read_datalist(datalist, paths_only=False)
     if out is not None and Path(out).resolve() == source.resolve():
         raise InputError(f"out={out!r}: is the datalist itself; choose another name")
     cases = [case for items in sections.values() for case in items]
