@@ -61,6 +61,36 @@ def test_a_folder_per_case_names_it_where_files_do_not(tmp_path):
     assert file_of_case(find_case_files(tmp_path, "mask").files, tmp_path / "p2" / "ct.nii.gz") == tmp_path / "p2" / "seg.nii.gz"
 
 
+def test_folders_that_are_not_searched_are_named(tmp_path):
+    touch(tmp_path, "p0.nii.gz", "p1/ct.nii.gz", "notes/a.txt", "pictures/a.png")
+    found = find_case_files(tmp_path, "image")
+    assert set(found.files) == {"p0"}
+    (line,) = found.remarks
+    assert line.startswith(f"{tmp_path / 'p1'}: is not searched, as {tmp_path} has files of its own")
+
+
+def test_a_picture_beside_folders_of_cases_hides_none(tmp_path):
+    touch(tmp_path, "overview.png", "p1/ct.nii.gz", "p2/ct.nii.gz", "masks/a.png")
+    found = find_case_files(tmp_path, "image")
+    assert set(found.files) == {"p1", "p2"}
+    assert found.unused == [f"{tmp_path / 'overview.png'}: is a picture beside volumes; left out"]
+    touch(tmp_path / "slices", "s1.png", "s2.png", "masks/s1.png", "masks/s2.png")
+    assert names(tmp_path / "slices", "image") == {"s1": "s1.png", "s2": "s2.png"}
+
+
+def test_hidden_files_of_a_series_are_no_part_of_it(tmp_path):
+    write_series(tmp_path / "p1", np.zeros((7, 8, 8), np.int16))
+    touch(tmp_path, *(f"p1/._{k}.dcm" for k in range(6)))
+    assert names(tmp_path, "image") == {"p1": "p1"}
+
+
+def test_files_of_another_content_are_left_out_by_path(tmp_path):
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b.nii.gz")
+    images = find_case_files(tmp_path, "image").files
+    assert set(images) == {"a", "b"}
+    assert set(find_case_files(tmp_path, "mask", without=images.values()).files) == {"a"}
+
+
 def test_folders_of_one_mask_per_vertebra_are_masks(tmp_path):
     mask = np.zeros((3, 3, 4), np.uint8)
     for case in ("s1", "s2"):

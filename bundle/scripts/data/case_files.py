@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class CaseFiles:
         files: file, folder of a DICOM series, or folder of TotalSegmentator by case.
         problems: one line for each case that cannot be used.
         unused: one line for each file that has another content by its name.
-        remarks: one line for each series that may continue in another folder.
+        remarks: one line for each series that may continue in another folder, and for each folder that is not searched.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -49,7 +49,8 @@ class CaseFiles:
 
 
 def _is_series(folder: Path) -> bool:
-    return any(is_dicom(f) for f in sorted(folder.iterdir())[:5] if f.is_file()) or bool(part_folders(folder))
+    visible = sorted(f for f in folder.iterdir() if not f.name.startswith("."))  # macOS adds ._ files
+    return any(is_dicom(f) for f in visible[:5] if f.is_file()) or bool(part_folders(folder))
 
 
 def _without_parts(items: list[Path], found: CaseFiles) -> list[Path]:
@@ -66,6 +67,10 @@ def _without_parts(items: list[Path], found: CaseFiles) -> list[Path]:
 
 def _is_file(item: Path) -> bool:
     return bool(file_suffix(item)) and item.is_file()
+
+
+def _own_files(folder: Path) -> list[Path]:
+    return [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and _is_file(f)]
 
 
 def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
@@ -87,13 +92,20 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
             found.problems.append(f"{folder}: cannot be read ({error.strerror}); change its permissions")
     if role == "image":
         items = _without_parts(items, found)
-    nested = not items or all(f.is_dir() for f in items)
-    for folder in search if nested else []:
+    pictures = all(f.is_dir() or file_suffix(f) in PICTURES for f in items)
+    nested = all(f.is_dir() for f in items)
+    for folder in search:
         before = len(found.problems)
-        below = _collect(folder, role, found)
-        if not below and role == "image" and len(found.problems) == before:  # else the reason is known
-            found.problems.append(f"{folder}: contains no image; restore it, or delete the folder")
-        items += below
+        below = _collect(folder, role, found) if pictures else _own_files(folder)
+        if nested:
+            if not below and role == "image" and len(found.problems) == before:  # else the reason is known
+                found.problems.append(f"{folder}: contains no image; restore it, or delete the folder")
+            items += below
+        elif volumes := [f for f in below if f.is_dir() or file_suffix(f) not in PICTURES]:
+            if pictures:  # such as an overview beside the folders of the cases
+                items += volumes
+            else:
+                found.remarks.append(f"{folder}: is not searched, as {root} has files of its own; move them into folders, too")
     return items
 
 
@@ -112,13 +124,14 @@ def _names(items: Sequence[Path], root: Path) -> dict[Path, str]:
     return names
 
 
-def find_case_files(folder: Path | str, role: str) -> CaseFiles:
+def find_case_files(folder: Path | str, role: str, without: Iterable[Path] = ()) -> CaseFiles:
     """Images or masks of a folder by case, from files, DICOM series, folders of TotalSegmentator, or one subfolder per case.
 
     Args:
         folder: folder. Its subfolders are searched where it has no file of its own.
         role: content, a key of ``ENDINGS``. Where a case has files of several contents, such as ``a_ct.nii.gz`` and
             ``a_seg.nii.gz``, the name of the file decides.
+        without: files that have another content: a file without an ending is an image or a mask, and not both.
 
     Raises:
         InputError: when the folder is missing, or contains no such file.
@@ -140,6 +153,8 @@ def find_case_files(folder: Path | str, role: str) -> CaseFiles:
             raise InputError(f"{root}: is a DICOM series itself; expected its parent folder, {root.resolve().parent}")
     except OSError as error:
         raise InputError(f"{error.filename or root}: cannot be read ({error.strerror}); change its permissions") from None
+    other = {f.resolve() for f in without}
+    items = [f for f in items if f.resolve() not in other]
     pictures = [f for f in items if file_suffix(f) in PICTURES]
     if len(pictures) < len(items):
         found.unused += [f"{f}: is a picture beside volumes; left out" for f in pictures]

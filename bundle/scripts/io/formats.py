@@ -65,6 +65,19 @@ def read_picture(path: Path | str) -> NDArray:
     return data
 
 
+def is_deep_picture(path: Path) -> bool:
+    """True for a picture of more than 8 bits, by its header; False for other files, and for one that cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    if file_suffix(path) not in PICTURES:
+        return False
+    try:
+        with Image.open(path) as file:
+            return file.mode[0] in "IF"
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return False
+
+
 def _read_nifti(path: Path) -> nib.Nifti1Image:
     """NIfTI image with an affine in mm, whatever the unit of its file."""
     image = nib.load(path)

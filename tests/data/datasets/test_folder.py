@@ -148,6 +148,61 @@ def test_pictures_become_one_sagittal_slice_head_up(tmp_path):
     np.testing.assert_array_equal(np.asarray(label.dataobj)[0].T[::-1] * 255, mask)
 
 
+def test_pictures_of_16_bits_need_another_window(tmp_path, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for k, kind in enumerate((np.uint8, np.uint16, np.uint16)):
+        Image.fromarray((np.arange(600).reshape(30, 20) % 251 * (1 if kind is np.uint8 else 16)).astype(kind)).save(
+            tmp_path / "images" / f"s{k}.png"
+        )
+        Image.fromarray((np.arange(600).reshape(30, 20) > 500).astype(np.uint8) * 255).save(tmp_path / "labels" / f"s{k}.png")
+    folder(str(tmp_path / "images"), str(tmp_path / "labels"), out=str(tmp_path / "out"))
+    assert '2 picture(s) have more than 8 bits: train with their range, such as --hu_window "[0, 4095]"' in capsys.readouterr().out
+
+
+def test_a_scan_without_a_mask_is_no_mask_of_itself(volumes, capsys):
+    """Images and masks in one folder, flat or one folder a case, before all masks are drawn."""
+    one, nested = volumes / "one", volumes / "nested"
+    one.mkdir()
+    for name in ("p1_a", "p1_b", "p2_a", "p3_a"):
+        image, mask = read_volume(next((volumes / "images").glob(f"{name}*"))), volumes / "labels" / f"{name}_seg.nii.gz"
+        (nested / name).mkdir(parents=True)
+        for file in (one / f"{name}.nii.gz", nested / name / "scan.nii.gz"):
+            nib.save(image, file)
+        if name != "p2_a":
+            for file in (one / mask.name, nested / name / "seg.nii.gz"):
+                file.write_bytes(mask.read_bytes())
+    for root in (one, nested):
+        out = volumes / f"out_{root.name}"
+        with pytest.raises(InputError, match="1 of 4 cases were skipped"):
+            folder(str(root), str(root), out=str(out), fractured=1)
+        assert "has no mask of the same name" in capsys.readouterr().out
+        assert set(cases_of(out / "datalist.json")) == {"p1_a", "p1_b", "p3_a"}
+
+
+def test_the_ignore_index_alone_is_no_fracture(volumes, capsys):
+    path = volumes / "labels" / "p2_a_seg.nii.gz"
+    mask = np.asarray(nib.load(path).dataobj) * np.uint8(255)
+    nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    images, labels, out = (str(volumes / n) for n in ("images", "labels", "out"))
+    with pytest.raises(InputError, match="1 of 4"):
+        folder(images, labels, out=out)
+    assert "p2_a_seg.nii.gz: contains 255 alone; --unknown 255 where the grade is unknown" in capsys.readouterr().out
+    cases = cases_of(folder(images, labels, out=out, unknown=255))
+    values = {n: np.unique(np.asarray(nib.load(volumes / "out" / c["label"]).dataobj)).tolist() for n, c in cases.items()}
+    assert values == {"p1_a": [0, 1], "p1_b": [0, 1], "p2_a": [0, 255], "p3_a": [0, 1]}
+
+
+def test_a_case_of_two_patients_in_a_table_is_left_out(volumes, capsys):
+    table = volumes / "t.csv"
+    table.write_text("case;patient\np1_a;A\np1_a;B\np2_a;A\n")
+    with pytest.raises(InputError, match="1 of 4 cases were skipped"):
+        folder(str(volumes / "images"), str(volumes / "labels"), out=str(volumes / "out"), table=str(table))
+    cases = cases_of(volumes / "out" / "datalist.json")
+    assert set(cases) == {"p1_b", "p2_a", "p3_a"}
+    assert cases["p2_a"]["patient"] == "A"
+
+
 def test_without_labels_all_cases_are_for_testing(volumes):
     path = folder(str(volumes / "images"), out=str(volumes / "out"))
     content = json.loads(Path(path).read_text())

@@ -69,6 +69,17 @@ def entries(path: str) -> dict[str, dict]:
     }
 
 
+def test_vertebra_masks_are_used_beside_masks_of_fractures(own):
+    """With grades the masks are of vertebrae, in a folder that has masks of fractures, too."""
+    for name in ("p1_a", "p1_b", "p2_a"):
+        save(Path("masks") / f"{name}_fracture.nii.gz", (vertebrae() == 19).astype(np.uint8))
+        Path("masks", f"{name}_seg-vert_msk.nii.gz").rename(Path("masks", f"{name}_vertebrae.nii.gz"))
+    folder("images", "masks", write_table="template.csv")
+    assert {r["level"] for r in csv.DictReader(Path("template.csv").read_text().splitlines())} == {"L2", "L1", "T12"}
+    run("case;patient;level;grade;shape\np1_a;A;T12;2;wedge\np1_b;A;20;x;\np2_a;B;;0;\n")
+    assert values("p1_a") == {26: 0, 21: 0, 20: 0, 19: 1}
+
+
 def test_a_list_of_fractures_makes_the_others_intact(own, capsys):
     path = run("case;patient;level;grade;shape\np1_a;A;T12;2;wedge\np1_b;A;20;x;\np2_a;B;;0;\n")
     assert values("p1_a") == {26: 0, 21: 0, 20: 0, 19: 1}

@@ -14,7 +14,7 @@ import numpy as np
 from ...core.errors import InputError
 from ...core.suggestions import suggest
 from ...core.vertebrae import LEVELS, spine_order
-from ...io.formats import NIFTI, PICTURES, file_suffix, read_volume
+from ...io.formats import NIFTI, PICTURES, file_suffix, is_deep_picture, read_volume
 from ...io.label_maps import ensure_integers, read_label_map
 from ...io.vertebra_folder import vertebra_folder
 from ..case_files import CaseFiles, find_case_files
@@ -47,7 +47,7 @@ def binarize_mask(mask: nib.Nifti1Image, file: Path, fractured: Sequence[int] | 
         unknown: value that becomes 255.
 
     Raises:
-        ValueError: for fractions, and for several values without ``fractured``.
+        ValueError: for fractions; without ``fractured`` for several values, and for 255 alone, which pictures may have.
     """
     data = np.asanyarray(mask.dataobj)
     ensure_integers(data, file, tolerance=0.0)
@@ -56,6 +56,8 @@ def binarize_mask(mask: nib.Nifti1Image, file: Path, fractured: Sequence[int] | 
         fractured = [v for v in values if v not in (0, unknown)]
         if len(fractured) > 1:
             raise ValueError(_values_problem(file, values, unknown))
+        if fractured == [IGNORE_INDEX] and file_suffix(file) not in PICTURES:
+            raise ValueError(f"{file}: contains 255 alone; --unknown 255 where the grade is unknown, --fractured 255 for fractures")
     label = np.isin(data, fractured).astype(np.uint8)
     if unknown is not None:
         label[data == unknown] = IGNORE_INDEX
@@ -99,10 +101,16 @@ def _convert_graded(
     return case
 
 
-def _pair(images: str, labels: str | None) -> tuple[CaseFiles, CaseFiles, list[str]]:
-    """Images and masks by case, and one line for each that cannot be used."""
+def _pair(images: str, labels: str | None, role: str = "mask") -> tuple[CaseFiles, CaseFiles, list[str]]:
+    """Images and masks by case, and one line for each that cannot be used.
+
+    Args:
+        images: folder of images.
+        labels: folder of masks.
+        role: "mask" or "vertebrae".
+    """
     scans = find_case_files(images, "image")
-    masks = CaseFiles() if labels is None else find_case_files(labels, "mask")
+    masks = CaseFiles() if labels is None else find_case_files(labels, role, without=scans.files.values())
     for line in [*scans.remarks, *scans.unused, *(masks.unused if images != labels else [])]:
         print(line)
     problems = [*scans.problems, *masks.problems]
@@ -126,7 +134,9 @@ def _select(scans: dict[str, Path], table: CaseTable) -> list[str]:
     problems = [line for lines in table.problems.values() for line in lines]
     for name in sorted(set(table.cases) - set(scans)):
         problems.append(f"{table.path}: row {table.cases[name].row}: no image and mask of case {name}; {suggest(name, scans)}")
-    for name in sorted(set(scans) - set(table.cases)) if table.graded else []:
+    for name in sorted(set(scans) - set(table.cases)):
+        if not table.graded and name not in table.problems:
+            continue
         if name not in table.problems:
             problems.append(f"{scans[name]}: has no row in {table.path}; add one, of a case without fracture: {name},,,,0")
         del scans[name]
@@ -219,7 +229,7 @@ def folder(
 
     Pairs IMAGES and LABELS by file name; endings such as _ct, _0000, _seg, _seg-vert_msk and _mask are ignored. An image is a
     volume (NIfTI, NRRD, MHA, or a folder with a DICOM series) or one sagittal slice, head up and front to the left (PNG, TIFF, or
-    a DICOM file ending in .dcm); for images that are not in HU add configs/images_2d.yaml to the training. LABELS are masks of
+    a DICOM file ending in .dcm); for single slices add configs/images_2d.yaml to the training. LABELS are masks of
     fractures; or, with a TABLE of grades, masks of vertebrae in VerSe's labels (also TotalSegmentator's folders of one mask per
     vertebra), of which those with a grade of at least MIN_GRADE become fractures, and those of unknown grade are ignored. Without
     LABELS all cases go to the testing section, for inference. Writes labels/ (1 fracture, 255 ignore), images/ where the format
@@ -252,7 +262,8 @@ def folder(
         | {"labels": labels, "write_table": write_table, "out": out},
         rows,
     )
-    found, masks, problems = _pair(images, labels)
+    graded = bool(write_table) or (rows is not None and rows.graded)
+    found, masks, problems = _pair(images, labels, "vertebrae" if graded else "mask")
     scans = found.files
     problems += _select(scans, rows) if rows is not None and not write_table else []
     for line in problems:
@@ -261,6 +272,8 @@ def folder(
         raise InputError(problems[0] if problems else f"{images}: no case is left")
     if write_table:
         return _write_template(write_table, scans, masks.files, patient, problems)
+    if deep := sum(is_deep_picture(scan) for scan in scans.values()):
+        print(f'{deep} picture(s) have more than 8 bits: train with their range, such as --hu_window "[0, 4095]"')
     patients = _patients(sorted(scans), patient, rows)
     values = [fractured] if isinstance(fractured, int) else fractured and [int(v) for v in fractured]
     settings = {"images": str(Path(images).resolve()), "labels": labels and str(Path(labels).resolve())}
