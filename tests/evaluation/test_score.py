@@ -228,6 +228,10 @@ def test_runs_are_compared_by_patient(tmp_path):
         compare(str(tmp_path / "out_worse"))
     with pytest.raises(InputError, match="must be one or more of"):
         compare(str(tmp_path / "out_worse"), str(tmp_path / "out_better"), metrics="accuracy")
+    score(str(tmp_path / "better"), str(tmp_path / "references"), str(tmp_path / "out_scans"), samples=100)  # every scan a patient
+    for runs in (("out_worse", "out_scans"), ("out_scans", "out_worse")):
+        with pytest.raises(InputError, match=r"case p0_0: is of patient \w+ in one run and of \w+ in another; .* --patient"):
+            compare(*(str(tmp_path / run) for run in runs))
     table = tmp_path / "out_better" / "cases.csv"
     table.write_text(table.read_text().replace("detected", "found", 1))  # as version 0.5 wrote it
     assert read_cases(table)["p0_0"]["detected"] == "1"

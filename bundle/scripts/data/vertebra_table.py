@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..core.deprecations import migrate_keys
 from ..core.errors import InputError
 from ..core.files import read_table, write_table
 from ..core.vertebrae import LEVELS, spine_order, voxels_per_label
+from ..io.case_naming import case_name, without_endings
 from ..io.formats import stem
 
 FILE_NAME = "vertebrae.csv"
@@ -117,6 +118,17 @@ def rows_of_entry(rows: Mapping[str, dict[int, dict[str, str]]], entry: Mapping[
         if found:
             return found
     return {}
+
+
+def rows_of_name(rows: Mapping[str, dict[int, dict[str, str]]], names: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Rows of the one case of a table that has a name but for endings; empty without any, or with several.
+
+    Args:
+        rows: see ``rows_by_case``.
+        names: names without endings.
+    """
+    found = [case for case in rows if {without_endings(case), case_name(case)} & set(names)]
+    return rows[found[0]] if len(found) == 1 else {}
 
 
 def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:

@@ -113,9 +113,10 @@ class CaseTable:
             stored = source[self.reference_key]
             path = str(stored.meta.get("filename_or_obj", len(self.results)))
             stored_vertebrae = source.get("vertebrae")
-            files = {"label": path, **({"vertebrae": stored_vertebrae} if isinstance(stored_vertebrae, str) else {})}
-            rows = rows_of_entry(self.rows, files)
-            case = self.names.name(getattr(source.get("image"), "meta", {}).get("filename_or_obj"), path)
+            image = getattr(source.get("image"), "meta", {}).get("filename_or_obj")
+            files = {"label": path, "vertebrae": stored_vertebrae, "image": image}
+            rows = rows_of_entry(self.rows, {k: v for k, v in files.items() if isinstance(v, str)})
+            case = self.names.name(image, path)
             reference, affine = np.asarray(stored.cpu())[-1].astype(np.uint8), np.asarray(stored.affine, np.float64)
             if all_ignored(reference, self.ignore_index):
                 line = f"{path}: every voxel is {self.ignore_index}, unknown; nothing can be scored, so it is left out"

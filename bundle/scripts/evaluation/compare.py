@@ -42,11 +42,20 @@ def read_cases(run: str | Path) -> dict[str, dict[str, str]]:
 def paired_differences(
     run: dict[str, dict[str, str]], against: dict[str, dict[str, str]], metric: str
 ) -> tuple[list[str], np.ndarray]:
-    """Patient and difference of every case with a value in both runs."""
+    """Patient and difference of every case with a value in both runs.
+
+    Raises:
+        InputError: for a case of different patients in the runs, whose unit would depend on the order of the runs.
+    """
     patients, values = [], []
     for case in sorted(set(run) & set(against)):
         value, baseline = run[case].get(metric, ""), against[case].get(metric, "")
         if value and baseline:
+            own, other = run[case]["patient"], against[case]["patient"]
+            if own != other:
+                raise InputError(
+                    f"case {case}: is of patient {own} in one run and of {other} in another; score both with the same --patient"
+                )
             patients.append(run[case]["patient"])
             values.append(float(value) - float(baseline))
     return patients, np.array(values)

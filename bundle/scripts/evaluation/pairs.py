@@ -19,7 +19,7 @@ from ..core.vertebrae import voxels_per_label
 from ..data.case_files import find_case_files
 from ..data.datalist import load_datalist
 from ..data.patients import patients_by_pattern
-from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry
+from ..data.vertebra_table import FILE_NAME, rows_by_case, rows_of_entry, rows_of_name
 from ..io.case_naming import CaseNames, names_in_outputs, without_endings
 from ..io.label_maps import read_label_map
 from ..postprocessing.vertebra_record import VertebraRecord
@@ -114,11 +114,17 @@ def find_cases(
 
     Returns:
         Cases, and one line per reference without a prediction and per ambiguous name.
+
+    Raises:
+        InputError: for a missing folder, one without masks, a table of inference, and a table that names none of the cases.
     """
     listed, problems = _references(references, section)
     masks, ambiguous = masks_by_name(predictions)
     problems += ambiguous
     folder = Path(references).parent if Path(references).is_file() else Path(references)
+    if table is not None and is_inference_table(Path(table)):
+        raise InputError(f"{table}: has the decisions of inference, which cannot be their own reference; name a table of grades")
+    named = table is not None
     if table is None and (folder / FILE_NAME).is_file() and not is_inference_table(folder / FILE_NAME):
         table = str(folder / FILE_NAME)
     rows = rows_by_case(table)
@@ -155,6 +161,10 @@ def find_cases(
         if probabilities and probability is None:
             problems.append(f"{entry['reference']}: has no probability map in {probabilities} (expected {name})")
             continue
+        own = next((found[n] for n in (name, *names) if n in found), None)
+        if predicted_vertebrae and own is None:
+            problems.append(f"{entry['reference']}: has no instances in {predicted_vertebrae} (expected {name})")
+            continue
         used.add(name)
         cases.append(
             ScoringCase(
@@ -165,12 +175,14 @@ def find_cases(
                 vertebrae=Path(labelled) if labelled else None,
                 probability=probability,
                 image=Path(entry["image"]) if entry.get("image") else None,
-                rows=rows.get(entry["case"]) or rows_of_entry(rows, entry),
-                instances=found.get(name),
+                rows=rows.get(entry["case"]) or rows_of_entry(rows, entry) or rows_of_name(rows, names),
+                instances=own,
                 records=records.get(name, []) if output else None,
                 calibration=calibration.get(name, UNCALIBRATED),
             )
         )
+    if named and cases and not any(case.rows for case in cases):
+        raise InputError(f"{table}: names none of the cases ({cases[0].case}, ...), but {', '.join(sorted(rows)[:3])}; correct it")
     return cases, problems
 
 

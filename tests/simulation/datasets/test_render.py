@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.core.errors import InputError
+from scripts.core.vertebrae import LEVELS
 from scripts.data.datalist import load_datalist
+from scripts.data.vertebra_table import write_vertebra_table
 from scripts.simulation.datasets.render import render
 
 
@@ -50,6 +52,27 @@ def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_p
     ):
         with pytest.raises(InputError, match=next(iter(options))):
             render(str(path), str(tmp_path / "x"), **options)
+
+
+def test_a_fracture_without_a_grade_is_unknown_in_a_rendering(phantom_set, tmp_path):
+    """A rendering shows the shape alone, which a reading without a grade does not promise to be changed."""
+    content = json.loads((phantom_set / "datalist.json").read_text())
+    case = next(c for c in content["training"] if (np.asarray(nib.load(phantom_set / c["label"]).dataobj) == 1).any())
+    label, vertebrae = (np.asarray(nib.load(phantom_set / case[k]).dataobj) for k in ("label", "vertebrae"))
+    fractured = sorted(set(vertebrae[label == 1].tolist()) - {0})
+    name = case["vertebrae"].rpartition("/")[2].removesuffix(".nii.gz")
+    for grade, expected in (("", 255), ("2", 1)):
+        folder = tmp_path / f"grade{grade}"
+        folder.mkdir()
+        entry = {k: str(phantom_set / case[k]) for k in ("label", "vertebrae")}
+        (folder / "masks.json").write_text(json.dumps({"training": [entry]}))
+        write_vertebra_table(
+            folder / "vertebrae.csv",
+            [{"case": name, "label": v, "level": LEVELS[v], "fractured": 1, "grade": grade} for v in fractured],
+        )
+        made = load_datalist(render(str(folder / "masks.json"), str(folder / "out"), healthy=1.0), "training")[0]
+        now, masks = (np.asarray(nib.load(made[k]).dataobj) for k in ("label", "vertebrae"))
+        assert np.unique(now[np.isin(masks, fractured)]).tolist() == [expected]
 
 
 def _masks(phantom_set, path, names):

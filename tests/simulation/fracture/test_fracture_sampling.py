@@ -34,3 +34,16 @@ def test_whole_vertebrae_are_independent_of_orientation():
     other = SpineScan(np.asarray(image.dataobj), np.asarray(turned.dataobj), turned.affine)
     results = [add_fractures(s, np.random.default_rng(2), 1, ("crush",), (3,)).fractures for s in (scan, other)]
     assert [f["label"] for f in results[0]] == [f["label"] for f in results[1]] != []
+
+
+def test_whole_vertebrae_of_a_rolled_scan_of_thick_slices():
+    """Sagittal slices of 3 mm, rolled by 8 degrees: the lateral axis has the largest component upwards."""
+    labels = np.zeros((10, 40, 60), np.uint8)
+    labels[2:8, 10:30, :20] = 21  # cut by the lower border
+    labels[:, 10:30, 25:45] = 20  # touches the lateral ones
+    roll = np.deg2rad(8)
+    rotation = np.array([[np.cos(roll), 0, np.sin(roll)], [0, 1, 0], [-np.sin(roll), 0, np.cos(roll)]])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag([3.0, 0.4, 0.4])
+    assert np.abs(affine[2, 0]) > np.abs(affine[2, 2])
+    assert whole_vertebrae(labels, affine) == [20]

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 from scripts.data.datalist import IGNORE_INDEX
 from scripts.simulation.datasets.writer import FOLDERS
-from scripts.simulation.fracture.labels import training_label
+from scripts.simulation.fracture.labels import labelled_vertebrae, training_label
 from scripts.simulation.fracture.transforms import RandSimulatedFractured
 from scripts.simulation.spine_scan import SpineScan
 
@@ -21,6 +21,27 @@ def test_training_label_keeps_ignore_index():
     old = np.array([[[255, 0, 255, 0]]])
     assert training_label(scan, [], [20], old).ravel().tolist() == [IGNORE_INDEX, 1, IGNORE_INDEX, 0]
     assert training_label(scan, [20], [], None).ravel().tolist() == [1, 1, 0, 0]
+
+
+def test_vertebrae_that_are_unknown_in_part_are_unknown():
+    vertebrae = np.repeat([20, 21, 22, 23], 10).reshape(1, 1, 40).astype(np.uint8)
+    label = np.zeros_like(vertebrae)
+    label[..., 0:3] = IGNORE_INDEX  # three tenths of L1
+    label[..., 10:12], label[..., 12:14] = 1, IGNORE_INDEX
+    label[..., 20:28] = 1
+    assert labelled_vertebrae(vertebrae, label) == ([22], [20, 21])
+
+
+def test_random_transform_rounds_scaled_masks(phantom_set):
+    """Integers that are stored with a slope are read a little off."""
+    file = next((phantom_set / "vertebrae").iterdir())
+    items = LoadImaged(keys=["vertebrae"], image_only=True, ensure_channel_first=True)({"vertebrae": str(file)})
+    items |= {"image": items["vertebrae"] * 0.0, "label": (items["vertebrae"] > 0).float() - 1e-4}
+    expected = items["vertebrae"].clone()
+    items["vertebrae"] = expected - 1e-4
+    result = RandSimulatedFractured("image", prob=0.0)(items)
+    torch.testing.assert_close(torch.as_tensor(result["vertebrae"]), torch.as_tensor(expected), atol=0, rtol=0)
+    torch.testing.assert_close(torch.as_tensor(result["label"]), torch.as_tensor((expected > 0).float()), atol=0, rtol=0)
 
 
 def test_random_transform_is_seeded(phantom_set):

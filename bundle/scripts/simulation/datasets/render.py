@@ -54,6 +54,9 @@ def _render_case(
         require_same_grid(case["label"], label, mask)
         source_label = np.asarray(label.dataobj)
     fractured, ignored = labelled_vertebrae(labels, source_label)
+    # A rendering shows the shape of a mask alone, and a fracture without a grade, as of RSNA, may have none.
+    ungraded = [v for v in fractured if v in (rows or {}) and not (rows or {})[v].get("grade")]
+    fractured, ignored = [v for v in fractured if v not in ungraded], [*ignored, *ungraded]
     rng = np.random.default_rng([scan_seed, 23])
     zooms = [float(z) for z in mask.header.get_zooms()[:3]]
     if spacing is not None and min(zooms) < 0.9 * spacing:
@@ -87,8 +90,9 @@ def render(
     """Render CTs around vertebra masks whose CT is missing or may not be used: real anatomy, random tissue.
 
     Reads the cases of DATALIST with vertebrae (their CT is not read), and writes images/, labels/, vertebrae/, vertebrae.csv and
-    datalist.json into OUT. Real fractures of a label, and grades of a vertebrae.csv beside DATALIST, are kept. Every case stays in
-    its section of the split. Failures are isolated per case; rerun the same command to resume.
+    datalist.json into OUT. Real fractures of a label, and grades of a vertebrae.csv beside DATALIST, are kept; a fracture that it
+    lists without a grade becomes 255, as it need not change the shape. Every case stays in its section of the split. Failures are
+    isolated per case; rerun the same command to resume.
 
     Args:
         datalist: datalist with `vertebrae` (VerSe's labels), and `label` where fractures are labelled.

@@ -31,7 +31,8 @@ def labelled_vertebrae(vertebrae: NDArray, label: NDArray | None) -> tuple[list[
     counts = voxels_per_label(vertebrae)
     marked = [np.bincount(vertebrae[label == value].ravel(), minlength=256) for value in (1, IGNORE_INDEX)]
     fractured, ignored = ([v for v, n in counts.items() if m[v] > MIN_LABELLED_FRACTION * n] for m in marked)
-    partly = (v for v, n in counts.items() if MIN_MARKED_FRACTION * n < marked[0][v] and v not in {*fractured, *ignored})
+    any_mark = marked[0] + marked[1]
+    partly = (v for v, n in counts.items() if MIN_MARKED_FRACTION * n < any_mark[v] and v not in {*fractured, *ignored})
     return fractured, [*ignored, *partly]
 
 

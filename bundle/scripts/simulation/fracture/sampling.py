@@ -27,7 +27,7 @@ def whole_vertebrae(labels: NDArray, affine: NDArray | None = None) -> list[int]
         labels: (X, Y, Z) VerSe labels.
         affine: (4, 4) voxel to world (R, A, S); None for a last axis from feet to head.
     """
-    axis = 2 if affine is None else int(np.argmax(np.abs(affine[2, :3])))
+    axis = 2 if affine is None else int(np.argmax(np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0)))
     slices = np.moveaxis(labels, axis, 0)
     whole = []
     for vertebra in spine_order(labels):

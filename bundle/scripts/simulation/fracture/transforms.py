@@ -50,8 +50,8 @@ class RandSimulatedFractured(RandomizableTransform, MapTransform):
         self.randomize(None)
         key = self.keys[0]
         image, vertebrae = result[key], result[self.vertebrae_key]
-        labels = np.asarray(vertebrae)[0].astype(np.uint8)
-        source = np.asarray(result[self.label_key])[0] if self.label_key in result else None
+        labels = np.rint(np.asarray(vertebrae)[0]).astype(np.uint8)  # scaled integers are a little off
+        source = np.rint(np.asarray(result[self.label_key])[0]) if self.label_key in result else None
         fractured, ignored = labelled_vertebrae(labels, source)
         affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
         scan = SpineScan(to_hu(np.asarray(image)[0]), labels, affine)
