@@ -65,8 +65,7 @@ def test_folders_that_are_not_searched_are_named(tmp_path):
     touch(tmp_path, "p0.nii.gz", "p1/ct.nii.gz", "notes/a.txt", "pictures/a.png")
     found = find_case_files(tmp_path, "image")
     assert set(found.files) == {"p0"}
-    (line,) = found.remarks
-    assert line.startswith(f"{tmp_path / 'p1'}: is not searched, as {tmp_path} has files of its own")
+    assert found.unsearched == [tmp_path / "p1"]
 
 
 def test_a_picture_beside_folders_of_cases_hides_none(tmp_path):
@@ -74,7 +73,9 @@ def test_a_picture_beside_folders_of_cases_hides_none(tmp_path):
     found = find_case_files(tmp_path, "image")
     assert set(found.files) == {"p1", "p2"}
     assert found.unused == [f"{tmp_path / 'overview.png'}: is a picture beside volumes; left out"]
-    touch(tmp_path / "slices", "s1.png", "s2.png", "masks/s1.png", "masks/s2.png")
+    touch(tmp_path, "notes/2026/readme.txt")
+    assert not find_case_files(tmp_path, "image").problems
+    touch(tmp_path / "slices", "s1.png", "s2.png", "masks/s1.png", "masks/s2.png", "raw/s1.nii.gz")
     assert names(tmp_path / "slices", "image") == {"s1": "s1.png", "s2": "s2.png"}
 
 

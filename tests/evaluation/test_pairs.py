@@ -99,7 +99,7 @@ def test_grades_of_a_merged_set_are_found(tmp_path, vertebrae):
     assert [c.rows[19]["level"] for c in cases] == ["T12", "L1"]
 
 
-@pytest.mark.parametrize("named", ["p1", "p1_ct", "p1_seg.nii.gz", "p1_0000"])
+@pytest.mark.parametrize("named", ["p1", "p1_ct", "p1_seg.nii.gz", "p1_0000", "verse/p1_ct"])
 def test_rows_of_a_table_are_found_by_names_without_endings(tmp_path, vertebrae, named):
     save(tmp_path / "pred" / "p1_fracture.nii.gz", (vertebrae == 19).astype(np.uint8))
     save(tmp_path / "ref" / "p1_seg.nii.gz", (vertebrae == 19).astype(np.uint8))
@@ -115,7 +115,7 @@ def test_a_table_of_other_cases_or_of_inference_is_refused(tmp_path, vertebrae):
     save(tmp_path / "ref" / "p1_seg.nii.gz", (vertebrae == 19).astype(np.uint8))
     folders, table = (str(tmp_path / "pred"), str(tmp_path / "ref")), tmp_path / "vertebrae.csv"
     write_vertebra_table(table, [{"case": "other", "label": 19, "level": "T12", "fractured": 1, "grade": 2}])
-    with pytest.raises(InputError, match=r"vertebrae\.csv: names none of the cases \(p1, ...\), but other"):
+    with pytest.raises(InputError, match=r"vertebrae\.csv: names other, and none of the cases \(p1, ...\)"):
         find_cases(*folders, table=str(table))
     table.write_text(",".join(sorted(OF_INFERENCE)) + "\n")
     with pytest.raises(InputError, match="has the decisions of inference, which cannot be their own reference"):
@@ -126,9 +126,11 @@ def test_a_scan_without_predicted_instances_is_left_out(tmp_path, vertebrae):
     for name in ("p1", "p2"):
         save(tmp_path / "pred" / f"{name}_fracture.nii.gz", (vertebrae == 19).astype(np.uint8))
         save(tmp_path / "ref" / f"{name}_seg.nii.gz", (vertebrae == 19).astype(np.uint8))
+        save(tmp_path / "vert" / f"{name}_seg-vert_msk.nii.gz", vertebrae)
     save(tmp_path / "instances" / "p1_vertebrae.nii.gz", vertebrae)
-    folders = str(tmp_path / "pred"), str(tmp_path / "ref")
-    (case,), problems = find_cases(*folders, predicted_vertebrae=str(tmp_path / "instances"))
+    folders, instances = (str(tmp_path / "pred"), str(tmp_path / "ref")), str(tmp_path / "instances")
+    assert len(find_cases(*folders, predicted_vertebrae=instances)[0]) == 2  # no vertebra is known, so none is missed
+    (case,), problems = find_cases(*folders, vertebrae=str(tmp_path / "vert"), predicted_vertebrae=instances)
     assert case.instances == tmp_path / "instances" / "p1_vertebrae.nii.gz"
     assert len(problems) == 1
     assert "p2_seg.nii.gz: has no instances in" in problems[0]

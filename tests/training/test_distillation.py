@@ -111,6 +111,7 @@ def test_half_precision_counts_the_voxels_of_large_batches(dtype):
         ({"outputs": ["discs"]}, "'discs' must be one of fracture, vertebra, body"),
         ({"outputs": []}, "must name an output, or leave out configs/distillation"),
         ({"weight": 0}, "distillation_weight=0: must be greater than 0"),
+        ({"where": "unlabelled", "outputs": ["fracture", "vertebra"]}, "the label of 'vertebra' is never unknown; leave it out"),
         ({"where": "background"}, "distilled_where=background: must be vertebrae or unlabelled"),
     ],
 )

@@ -17,7 +17,7 @@ from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from scripts.core.errors import InputError
 from scripts.training.checkpoint_files import read_state, write_checkpoint
 from scripts.training.graphed_step import release
-from scripts.training.resume import TrainingState, comparable, renumbered, without_graph
+from scripts.training.resume import TrainingState, comparable, renumbered, resumable
 from scripts.training.sampling import EpochSampler, SeededDataset
 
 TINY = {
@@ -222,9 +222,12 @@ def test_graph_of_another_device_is_undone():
 def test_choice_of_a_graph_is_no_setting_of_a_run():
     step = "train::trainer::iteration_update::"
     graphed = {f"{step}_target_": '"scripts.training.graphed_step.graphed_step"', f"{step}enabled": '"auto"', "seed": "0"}
-    assert without_graph(graphed) == {"seed": "0"}
+    assert resumable(graphed) == {"seed": "0"}
     adversarial = {f"{step}_target_": '"scripts.training.adversarial.SegmentationStep"', f"{step}smoothing": "0.1"}
-    assert without_graph(adversarial) == adversarial
+    assert resumable(adversarial) == adversarial
+    distilled = {"distillation_weight": "1.0", "distilled_where": '"vertebrae"', "distillation_loss::where": '"@distilled_where"'}
+    assert resumable(distilled) == {"distillation_weight": "1.0"}  # as before version 0.25
+    assert "distilled_where" in resumable(distilled | {"distilled_where": '"unlabelled"'})
 
 
 def test_cases_of_one_file_name_differ_by_patient_and_folder():

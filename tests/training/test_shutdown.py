@@ -17,17 +17,20 @@ from monai.data import DataLoader, Dataset
 from scripts.training.shutdown import GracefulShutdown, IgnoreSignals, exit_status
 
 
-def test_signal_is_recorded_and_handlers_restored():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signal_is_recorded():
     request = GracefulShutdown()
     request.listen()
-    try:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-        assert request.name == "SIGTERM"
-    finally:
-        request.release()
-    assert signal.getsignal(signal.SIGTERM) is before
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+    assert request.name == "SIGTERM"
     assert exit_status("SIGTERM") == 143
 
 
@@ -50,7 +53,6 @@ def test_ignored_signals_stay_ignored():
         request = GracefulShutdown()
         request.listen()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        request.release()
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -39,13 +39,15 @@ class CaseFiles:
         files: file, folder of a DICOM series, or folder of TotalSegmentator by case.
         problems: one line for each case that cannot be used.
         unused: one line for each file that has another content by its name.
-        remarks: one line for each series that may continue in another folder, and for each folder that is not searched.
+        remarks: one line for each series that may continue in another folder.
+        unsearched: folders with volumes that are not searched, as the folder above has files of its own.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    unsearched: list[Path] = field(default_factory=list)
 
 
 def _is_series(folder: Path) -> bool:
@@ -92,20 +94,22 @@ def _collect(root: Path, role: str, found: CaseFiles) -> list[Path]:
             found.problems.append(f"{folder}: cannot be read ({error.strerror}); change its permissions")
     if role == "image":
         items = _without_parts(items, found)
-    pictures = all(f.is_dir() or file_suffix(f) in PICTURES for f in items)
-    nested = all(f.is_dir() for f in items)
+    own = [f for f in items if not f.is_dir()]
     for folder in search:
-        before = len(found.problems)
-        below = _collect(folder, role, found) if pictures else _own_files(folder)
-        if nested:
+        if not own:
+            before = len(found.problems)
+            below = _collect(folder, role, found)
             if not below and role == "image" and len(found.problems) == before:  # else the reason is known
                 found.problems.append(f"{folder}: contains no image; restore it, or delete the folder")
             items += below
-        elif volumes := [f for f in below if f.is_dir() or file_suffix(f) not in PICTURES]:
-            if pictures:  # such as an overview beside the folders of the cases
-                items += volumes
-            else:
-                found.remarks.append(f"{folder}: is not searched, as {root} has files of its own; move them into folders, too")
+            continue
+        one_picture = len(own) == 1 and file_suffix(own[0]) in PICTURES  # such as an overview beside the folders of the cases
+        below = _collect(folder, role, CaseFiles()) if one_picture else _own_files(folder)
+        volumes = [f for f in below if f.is_dir() or file_suffix(f) not in PICTURES]
+        if one_picture:
+            items += volumes
+        elif volumes and vertebra_folder(folder) is None:
+            found.unsearched.append(folder)
     return items
 
 
@@ -128,7 +132,7 @@ def find_case_files(folder: Path | str, role: str, without: Iterable[Path] = ())
     """Images or masks of a folder by case, from files, DICOM series, folders of TotalSegmentator, or one subfolder per case.
 
     Args:
-        folder: folder. Its subfolders are searched where it has no file of its own.
+        folder: folder. Its subfolders are searched where it has no file of its own, or one picture alone.
         role: content, a key of ``ENDINGS``. Where a case has files of several contents, such as ``a_ct.nii.gz`` and
             ``a_seg.nii.gz``, the name of the file decides.
         without: files that have another content: a file without an ending is an image or a mask, and not both.

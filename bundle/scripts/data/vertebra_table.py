@@ -127,8 +127,9 @@ def rows_of_name(rows: Mapping[str, dict[int, dict[str, str]]], names: Sequence[
         rows: see ``rows_by_case``.
         names: names without endings.
     """
-    found = [case for case in rows if {without_endings(case), case_name(case)} & set(names)]
-    return rows[found[0]] if len(found) == 1 else {}
+    # A case of a part is also found without its part.
+    found = {id(of_case): of_case for case, of_case in rows.items() if {without_endings(case), case_name(case)} & set(names)}
+    return next(iter(found.values())) if len(found) == 1 else {}
 
 
 def rows_by_case(table: str | Path | None) -> dict[str, dict[int, dict[str, str]]]:

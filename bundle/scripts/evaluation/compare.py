@@ -53,9 +53,8 @@ def paired_differences(
         if value and baseline:
             own, other = run[case]["patient"], against[case]["patient"]
             if own != other:
-                raise InputError(
-                    f"case {case}: is of patient {own} in one run and of {other} in another; score both with the same --patient"
-                )
+                remedy = "score both with the same --patient or datalist"
+                raise InputError(f"case {case}: is of patient {own} in one run and of {other} in another; {remedy}")
             patients.append(run[case]["patient"])
             values.append(float(value) - float(baseline))
     return patients, np.array(values)

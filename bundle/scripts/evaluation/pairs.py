@@ -162,7 +162,7 @@ def find_cases(
             problems.append(f"{entry['reference']}: has no probability map in {probabilities} (expected {name})")
             continue
         own = next((found[n] for n in (name, *names) if n in found), None)
-        if predicted_vertebrae and own is None:
+        if predicted_vertebrae and labelled and own is None:
             problems.append(f"{entry['reference']}: has no instances in {predicted_vertebrae} (expected {name})")
             continue
         used.add(name)
@@ -182,7 +182,8 @@ def find_cases(
             )
         )
     if named and cases and not any(case.rows for case in cases):
-        raise InputError(f"{table}: names none of the cases ({cases[0].case}, ...), but {', '.join(sorted(rows)[:3])}; correct it")
+        there = f"names {', '.join(sorted(rows)[:3])}" if rows else "has no row"
+        raise InputError(f"{table}: {there}, and none of the cases ({cases[0].case}, ...); correct it")
     return cases, problems
 
 

@@ -98,7 +98,13 @@ class DistillationLoss(nn.Module):
             raise InputError(f"distillation_weight={weight}: must be greater than 0, or {REMEDY}")
         if where not in WHERE:
             raise InputError(f"distilled_where={where}: must be {' or '.join(WHERE)}")
-        self.loss, self.weight, self.where = loss, float(weight), where
+        if where == "unlabelled" and "vertebra" in distilled(outputs):
+            raise InputError(f"distilled_outputs={distilled(outputs)}: the label of 'vertebra' is never unknown; leave it out")
+        self.loss, self.weight = loss, float(weight)
+        for channel in self.channels:  # by code: a distilled voxel of a vertebra
+            codes = torch.tensor([0 < code != IGNORED for code in range(256)])
+            known = target_table(OUTPUTS[channel]) != IGNORED
+            self.register_buffer(f"_inside{channel}", codes & ~known if where == "unlabelled" else codes, persistent=False)
         self._teacher = (teacher,)  # no submodule: its weights are no part of the loss
         self._logits: torch.Tensor | None = None
 
@@ -119,20 +125,17 @@ class DistillationLoss(nn.Module):
             teacher: logits of the teacher.
             target: codes (B, 1, *size).
         """
-        vertebra = (target > 0) & (target != IGNORED)
-        total, voxels = prediction.new_zeros((), dtype=torch.float32), 0.0
+        self.to(prediction.device)  # once: a copy in every step waits for the device
+        codes = target.long()
+        total = voxels = prediction.new_zeros((), dtype=torch.float32)
         for channel in self.channels:
-            inside = vertebra
-            if self.where == "unlabelled":
-                unknown = target_table(OUTPUTS[channel]).to(target.device) == IGNORED
-                inside = vertebra & unknown[target.long()]
             student, expected = (_logit(x.float(), channel) for x in (prediction, teacher))
             probability = expected.sigmoid()
             entropy = f.binary_cross_entropy_with_logits(expected, probability, reduction="none")
             each = f.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy
-            weights = inside.float()  # half precision cannot count the voxels of a batch
+            weights = getattr(self, f"_inside{channel}")[codes].float()  # half precision cannot count the voxels of a batch
             total, voxels = total + (each * weights).sum(), voxels + weights.sum()
-        return total / torch.as_tensor(voxels).clamp(min=1)
+        return total / voxels.clamp(min=1)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss and weighted divergence.

@@ -50,14 +50,16 @@ REARRANGED = (
     "early_stop",
 )
 GRAPHED = "graphed_step"
+# Ids since version 0.25, with the values by which a run equals one without them.
+DEFAULTS = {"distilled_where": '"vertebrae"', "distillation_loss::where": '"@distilled_where"'}
 SCALERS = ("scaler", "g_scaler", "d_scaler")  # attributes of MONAI's trainers, of adversarial ones of their state
 
 
-def without_graph(settings: dict[str, str]) -> dict[str, str]:
-    """Settings without the choice of a CUDA graph, which concerns speed and is absent before version 0.16."""
+def resumable(settings: dict[str, str]) -> dict[str, str]:
+    """Settings without those that older versions lack and that change nothing: a CUDA graph, and new ids with their defaults."""
     step = "train::trainer::iteration_update::"
     graphed = GRAPHED in settings.get(f"{step}_target_", "")
-    return {k: v for k, v in settings.items() if not (graphed and k.startswith(step))}
+    return {k: v for k, v in settings.items() if not (graphed and k.startswith(step)) and v != DEFAULTS.get(k)}
 
 
 def comparable(stored: Mapping[str, str], current: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -107,7 +109,8 @@ class TrainingState:
     the file to ``finished.pt``, from which a longer run continues. With several processes, rank 0 writes and all read.
 
     On SIGTERM or Ctrl-C the run saves after the current step and ends without ``Events.COMPLETED``; the name of the signal is left
-    in ``engine.state.stopped_by``. After the last step a signal changes nothing: the run is complete, and its files are written.
+    in ``engine.state.stopped_by``. After the last validation a first signal changes nothing: the run is complete, and its files are
+    written.
     ``scripts.training.fit`` restores the handlers.
 
     Args:
@@ -138,7 +141,7 @@ class TrainingState:
         self.val_handlers, self.seed, self.resume = list(val_handlers), seed, resume
         self.minutes, self.data = minutes, data
         config = running_config()
-        self.settings = without_graph(training_relevant(config, MAY_CHANGE))
+        self.settings = resumable(training_relevant(config, MAY_CHANGE))
         self.lengths = {k: config[k] for k in LENGTHS if isinstance(config.get(k), (int, float, type(None))) and k in config}
         self.stop = GracefulShutdown()
         self._saved, self._random, self._start = time.monotonic(), None, 0

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -25,24 +24,17 @@ class GracefulShutdown:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Install the handlers."""
-        if threading.current_thread() is not threading.main_thread() or self._before:
+        """Install the handlers; ``fit`` restores the former ones."""
+        if threading.current_thread() is not threading.main_thread():
             return
         for name in SIGNALS:
             number = getattr(signal, name)
             before = signal.getsignal(number)
             # An ignored signal (nohup), or a handler that no Python code set, is deliberate.
             if before is not None and before is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._record)
-
-    def release(self) -> None:
-        """Restore the previous handlers."""
-        while self._before and threading.current_thread() is threading.main_thread():
-            number, handler = self._before.popitem()
-            signal.signal(number, handler)
+                signal.signal(number, self._record)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:

@@ -55,7 +55,7 @@ def test_rendering_keeps_real_fractures_and_isolates_failures(phantom_set, tmp_p
 
 
 def test_a_fracture_without_a_grade_is_unknown_in_a_rendering(phantom_set, tmp_path):
-    """A rendering shows the shape alone, which a reading without a grade does not promise to be changed."""
+    """A fracture that was read without a grade may have a normal shape, which is all that a rendering shows."""
     content = json.loads((phantom_set / "datalist.json").read_text())
     case = next(c for c in content["training"] if (np.asarray(nib.load(phantom_set / c["label"]).dataobj) == 1).any())
     label, vertebrae = (np.asarray(nib.load(phantom_set / case[k]).dataobj) for k in ("label", "vertebrae"))

@@ -113,6 +113,10 @@ def _pair(images: str, labels: str | None, role: str = "mask") -> tuple[CaseFile
     masks = CaseFiles() if labels is None else find_case_files(labels, role, without=scans.files.values())
     for line in [*scans.remarks, *scans.unused, *(masks.unused if images != labels else [])]:
         print(line)
+    named = {Path(f).resolve() for f in (images, labels) if f is not None}
+    for folder in dict.fromkeys([*scans.unsearched, *masks.unsearched]):
+        if folder.resolve() not in named:
+            print(f"{folder}: is not searched, as {folder.parent} has files of its own; give each case a folder, or none")
     problems = [*scans.problems, *masks.problems]
     if labels is not None:
         if not set(scans.files) & set(masks.files):

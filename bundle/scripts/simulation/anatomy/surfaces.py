@@ -83,7 +83,7 @@ def _from_label_map(path: Path) -> dict[str, DistanceMap]:
         image = nib.as_closest_canonical(read_label_map(path))
     except (OSError, ValueError, ImageFileError) as error:
         raise InputError(f"{path}: is no label map ({first_line(error)}); must contain VerSe's labels") from None
-    labels, spacing = np.rint(np.asarray(image.dataobj)).astype(np.uint8), np.array(image.header.get_zooms()[:3], float)
+    labels, spacing = np.asarray(image.dataobj).astype(np.uint8), np.array(image.header.get_zooms()[:3], float)
     maps, whole = {}, whole_vertebrae(labels)
     for value, box in enumerate(ndimage.find_objects(labels), start=1):
         level = LEVELS.get(value)

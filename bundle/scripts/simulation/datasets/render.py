@@ -27,7 +27,7 @@ from .source_record import source_hash
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
 READ = ("vertebrae", "label")  # files of a case; its CT is not read
-GENERATOR = 2  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 3  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 
 
 def _render_case(

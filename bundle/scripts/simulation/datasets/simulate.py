@@ -28,7 +28,7 @@ from ..spine_scan import SpineScan, to_hu
 from .source_record import source_hash
 from .writer import GRADES, LabelledScan, SimulationCase, as_list, check_options, write_dataset
 
-GENERATOR = 3  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
+GENERATOR = 4  # raised with every change of the scan of a seed, so that folders of two generators are not mixed
 READ = ("image", "vertebrae", "label")
 
 
