@@ -28,8 +28,8 @@ from scripts.training.weights import load_weights
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 CARD = ROOT / "docs" / "model_card"
-MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.22
-MASK_SHA256 = "31f50c2755e89eba4ddad654867cc2148a521e1bec408f4e77504408041413a1"
+MASK = ROOT / "tests" / "phantom_mask.npz"  # mask of the phantom below by voxel, of version 0.25
+MASK_SHA256 = "58216585da038837e472235a6b8e76f863fe2287d51e3feb4a33df477d1280e3"
 MACHINE = ("2.13.0+cpu", "AVX512")  # of MASK: version of PyTorch, instruction set
 
 
