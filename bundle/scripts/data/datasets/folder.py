@@ -138,10 +138,10 @@ def _select(scans: dict[str, Path], table: CaseTable) -> list[str]:
     problems = [line for lines in table.problems.values() for line in lines]
     for name in sorted(set(table.cases) - set(scans)):
         problems.append(f"{table.path}: row {table.cases[name].row}: no image and mask of case {name}; {suggest(name, scans)}")
-    for name in sorted(set(scans) - set(table.cases)):
-        if not table.graded and name not in table.problems:
-            continue
-        if name not in table.problems:
+    contradicted = set(scans) & set(table.problems)
+    unlisted = set(scans) - set(table.cases) - contradicted if table.graded else set()  # a table of patients may leave out cases
+    for name in sorted(contradicted | unlisted):
+        if name in unlisted:
             problems.append(f"{scans[name]}: has no row in {table.path}; add one, of a case without fracture: {name},,,,0")
         del scans[name]
     return problems
