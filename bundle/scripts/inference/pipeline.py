@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ..networks.outputs import AUXILIARY, output_names
 from ..postprocessing.findings import PostProcessing
 from ..postprocessing.probability_map import Probabilities
 from ..postprocessing.vertebra_consistency import apply_consistency
+from .coarse_slices import CoarseSlices
 from .predict import PLANES, PatchConfig, Sampler, predict_slices, predict_volume
 from .progress import PhaseTimer, Progress, WindowCounter
 from .regions import INPLANE_MARGIN_VOXELS, MODES, RegionMap, coarse_copy, largest_parts, region_around, spine_region
@@ -29,6 +31,7 @@ from .windows import WindowGrid
 
 HALF = 0.5  # probability of vertebra or body of a detection in the coarse pass
 LARGE_PART = 0.2  # of the largest part of a region; smaller ones are ribs, hips and the table
+LATERAL_REACH_MM = 45.0  # of transverse processes and rib heads beside the bodies; see ``POSTERIOR_REACH_MM`` of the instances
 VERTEBRA_MARGIN_VOXELS = 6  # around these detections; the processes between two slices
 HALO_SIGMAS = 2.0  # standard deviations of the vertebra-level average that the fine pass covers around a detection
 
@@ -131,19 +134,21 @@ class Pipeline:
     def _predict(self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None) -> Probabilities:
         if len(self.patch.size) == 3:
             return self._predict_volume(sampler, grid, spine, progress)
-        region, num_coarse_windows = spine, 0
+        region, num_coarse_windows, predicted = spine, 0, CoarseSlices()
         if self.coarse_mm > 0:
-            region, num_coarse_windows = self._coarse_pass(sampler, grid, spine, progress)
+            region, num_coarse_windows, predicted = self._coarse_pass(sampler, grid, spine, progress)
         windows = {plane: self._fine_windows(grid, plane, region) for plane in self.runners}
+        first = next(iter(self.runners))
+        by_slice, window_grid = windows[first]
+        kept = predicted.of_region(region, PLANES[first], window_grid, by_slice)
+        windows[first] = {k: starts for k, starts in by_slice.items() if k not in kept}, window_grid
         total = sum(len(starts) for by_slice, _ in windows.values() for starts in by_slice.values())
         count = WindowCounter(progress, "fine pass", total)
-        views = [
-            (
-                PLANES[plane],
-                predict_slices(sampler, grid.shape, PLANES[plane], by_slice, window_grid, self.patch, self.runners[plane], count),
-            )
-            for plane, (by_slice, window_grid) in windows.items()
-        ]
+        views: list[tuple[int, Iterable[tuple[int, NDArray]]]] = []
+        for plane, (by_slice, window_grid) in windows.items():
+            axis, runners = PLANES[plane], self.runners[plane]
+            fine = predict_slices(sampler, grid.shape, axis, by_slice, window_grid, self.patch, runners, count)
+            views.append((axis, itertools.chain(kept.items(), fine) if plane == first else fine))
         whole = self.coarse_mm == 0 and region.mask.any()
         bounds = None if whole else region.bounds(grid.shape)
         return self._average(grid, views, (num_coarse_windows, total), bounds)
@@ -173,15 +178,15 @@ class Pipeline:
 
     def _coarse_pass(
         self, sampler: Sampler, grid: WorkingGrid, spine: RegionMap, progress: Progress | None
-    ) -> tuple[RegionMap, int]:
-        """Region around the detections on slices some distance apart, and the number of windows that cover the spine on them."""
+    ) -> tuple[RegionMap, int, CoarseSlices]:
+        """Region around the detections on slices some distance apart, the number of windows on them, and slices to keep."""
         plane = next(iter(self.runners))
         axis = PLANES[plane]
         step = max(round(self.coarse_mm / grid.spacing[axis]), 1)
         window_grid = self._window_grid(grid, axis)
         slices = np.arange(min(step // 2, (grid.shape[axis] - 1) // 2), grid.shape[axis], step)
         slices = slices[spine.intersects_slices(axis, slices)]
-        num_windows = 0
+        num_windows, kept = 0, CoarseSlices()
 
         def predict(chosen: NDArray[np.int64], area: RegionMap, phase: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
             nonlocal num_windows
@@ -189,19 +194,28 @@ class Pipeline:
             total = sum(map(len, windows.values()))
             num_windows += total
             counter = WindowCounter(progress, phase, total)
-            return predict_slices(sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane], counter)
+            for k, p in predict_slices(sampler, grid.shape, axis, windows, window_grid, self.patch, self.runners[plane], counter):
+                if self.by_vertebra:
+                    kept.add(k, p, windows[k])
+                yield k, p
 
         if self.by_vertebra:  # every vertebra, not only the fractured ones
             detections: list[tuple[int, NDArray[np.bool_]]] = []
+            bodies: list[tuple[int, NDArray[np.bool_]]] = []
             area = spine
             # No vertebra is narrower than two steps; the slices between follow only near the largest parts, not along the ribs.
             for chosen, phase, margin in ((slices[::2], "coarse pass", 2 * step), (slices[1::2], "coarse pass, between", step)):
                 chosen = chosen[area.intersects_slices(axis, chosen)]
-                detections += [(k, p[1:].max(axis=0) > HALF) for k, p in predict(chosen, area, phase)]
-                region = region_around(grid.shape, axis, detections, margin, VERTEBRA_MARGIN_VOXELS)
-                region = largest_parts(region, axis, detections, LARGE_PART)
+                for k, p in predict(chosen, area, phase):
+                    detections.append((k, p[1:].max(axis=0) > HALF))
+                    bodies.append((k, p[2] > HALF))
+                parts = [
+                    largest_parts(region_around(grid.shape, axis, found, margin, VERTEBRA_MARGIN_VOXELS), axis, found, LARGE_PART)
+                    for found in (detections, bodies)
+                ]
+                region = parts[0].beside(parts[1], LATERAL_REACH_MM, grid)
                 area = region if region.mask.any() else area  # a narrow scan may show its vertebrae on the slices between only
-            return region, num_windows
+            return region, num_windows, kept
         predicted = predict(slices, spine, "coarse pass")
         detections = [(k, probabilities[0] > self.coarse_threshold) for k, probabilities in predicted]
         # The fine pass covers the vertebra of a detection as far as the vertebra-level average has much weight.
@@ -212,12 +226,12 @@ class Pipeline:
             grid.shape, axis, detections,
             slice_margin=step + halo_voxels[axis], inplane_margin=INPLANE_MARGIN_VOXELS + inplane_halo,
         )  # fmt: skip
-        return region, num_windows
+        return region, num_windows, kept
 
     def _average(
         self,
         grid: WorkingGrid,
-        views: Sequence[tuple[int, Iterator[tuple[int, NDArray[np.float32]]]]],
+        views: Sequence[tuple[int, Iterable[tuple[int, NDArray]]]],
         num_windows: tuple[int, int],
         bounds: Sequence[tuple[int, int]] | None = None,
     ) -> Probabilities:

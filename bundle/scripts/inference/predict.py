@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def _pad(image: torch.Tensor, grid: WindowGrid, value: float) -> torch.Tensor:
     return torch.nn.functional.pad(image, pads, value=value) if any(pads) else image
 
 
-def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+def _box(start: Sequence[int] | NDArray[np.int64], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
 
 
@@ -183,8 +184,9 @@ def predict_slices(
         Slice and its probabilities on the two other axes, (1, *size) of fracture or (2, *size) with those of vertebra; 0 outside
         the windows.
     """
-    full: list[NDArray[np.int64]] = [np.arange(n) for n in shape]
-    slice_voxels = int(np.prod([n for a, n in enumerate(shape) if a != axis]))
+    low, high = grid.part(itertools.chain.from_iterable(windows.values()))
+    indices = [np.arange(a, b) for a, b in zip(np.insert(low, axis, 0), np.insert(high, axis, shape[axis]), strict=True)]
+    slice_voxels = int(np.prod(high - low))
     # The slices of a chunk may be far apart, as in the coarse pass, and each has its own neighbours.
     chunk_size = max(SAMPLE_BYTES // (2 * patch.num_context_slices * slice_voxels), 1)
     slices = sorted(k for k, starts in windows.items() if starts)
@@ -195,7 +197,6 @@ def predict_slices(
     for first in range(0, len(slices), chunk_size):
         chunk = slices[first : first + chunk_size]
         sampled = np.unique(np.clip(np.add.outer(chunk, context), 0, shape[axis] - 1))
-        indices = list(full)
         indices[axis] = sampled
         hu = np.moveaxis(sampler(indices), axis, 0)
         jobs = [(k, start) for k in chunk for start in windows[k]]
@@ -212,7 +213,7 @@ def predict_slices(
                 if outside:  # seldom; on a GPU every indexing waits
                     scaled[outside] = patch.outside
                 inputs[k] = _pad(scaled, grid, patch.outside)
-            batch = torch.stack([inputs[k][(slice(None), *_box(s, patch.size))] for k, s in part])
+            batch = torch.stack([inputs[k][(slice(None), *_box(s - low, patch.size))] for k, s in part])
             for (k, start), logits in zip(part, predict_batch(runners, batch, patch), strict=True):
                 if k not in sums:
                     sums[k] = torch.zeros(len(logits) + 1, *grid.padded, device=device)

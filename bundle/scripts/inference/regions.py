@@ -72,6 +72,15 @@ class RegionMap:
         return bounds
 
 
+    def beside(self, other: RegionMap, reach_mm: float, grid: WorkingGrid) -> RegionMap:
+        """This region without what lies farther from another one than a reach to the right and to the left; whole if that is empty."""
+        if not other.mask.any():
+            return self
+        (low, high), reach = other.bounds(grid.shape)[0], reach_mm / grid.spacing[0]
+        inside = (self.coordinates[0] >= low - reach) & (self.coordinates[0] < high + reach)
+        return RegionMap(self.mask & inside[:, None, None], self.coordinates)
+
+
 def coarse_copy(
     scan: Scan, grid: WorkingGrid, step_mm: float = STEP_MM
 ) -> tuple[NDArray[np.int16], tuple[NDArray[np.float64], ...]]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of a slice or volume: those of MONAI's sliding window, and the ones that a region needs."""
+"""Windows of a slice or volume: those of MONAI's sliding window, and the few that a region needs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,15 @@ class WindowGrid:
         """Starts of all windows."""
         return list(itertools.product(*self.starts))
 
+    def part(self, starts: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First voxel of the image that windows contain, and the one after their last, along each axis; padded axes are whole."""
+        chosen = np.array(list(starts), np.int64).reshape(-1, len(self.size))
+        if not len(chosen):
+            return np.zeros(len(self.size), np.int64), np.zeros(len(self.size), np.int64)
+        whole = np.array(self.padded) > np.array(self.size)
+        low, high = chosen.min(axis=0), chosen.max(axis=0) + self.window
+        return np.where(whole, 0, low), np.where(whole, self.size, high)
+
     def _ranges(self, start: Sequence[int], coordinates: Sequence[NDArray[np.float64]]) -> tuple[slice, ...]:
         return tuple(
             slice(*np.searchsorted(c, (s - b - 0.5, s - b + w - 0.5)))
@@ -64,16 +74,61 @@ class WindowGrid:
 
     def touching(self, mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
         """Starts of the windows that intersect a mask, whose voxels have these coordinates along each axis."""
-        return [s for s in self.all() if mask[self._ranges(s, coordinates)].any()]
+        return [s for s in self.all() if self.contains_any(s, mask, coordinates)]
+
+    def contains_any(self, start: Sequence[int], mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> bool:
+        """True when a window intersects a mask."""
+        return bool(mask[self._ranges(start, coordinates)].any())
+
+    def cover_all(
+        self, starts: Sequence[Sequence[int]], mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]
+    ) -> bool:
+        """True when windows together cover a mask."""
+        uncovered = mask.copy()
+        for start in starts:
+            uncovered[self._ranges(start, coordinates)] = False
+        return not uncovered.any()
 
     def cover(self, mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
-        """Starts of a few windows that together cover a mask (greedy set cover)."""
-        uncovered, chosen = mask.copy(), []
-        candidates = {s: self._ranges(s, coordinates) for s in self.all()}
-        while uncovered.any():
-            best = max(candidates, key=lambda s: np.count_nonzero(uncovered[candidates[s]]))
-            if not uncovered[candidates[best]].any():
-                break
-            uncovered[candidates[best]] = False
-            chosen.append(best)
-        return chosen
+        """Starts of a few windows that together cover a mask of an image, anywhere in the image.
+
+        The mask is divided into the fewest equal strips along the last axis that fit a window, each strip into the fewest along
+        the first, and a window is centred on what is left of the mask in each part, so that its borders have surroundings.
+
+        Args:
+            mask: (X, Y) voxels of a coarse map of the image.
+            coordinates: position of these voxels in the image along both axes.
+        """
+        starts = []
+        for columns in self._strips(mask.any(axis=0), 1, coordinates[1]):
+            for rows in self._strips(mask[:, columns].any(axis=1), 0, coordinates[0]):
+                cells = np.argwhere(mask[np.ix_(rows, columns)])
+                if len(cells):
+                    low, high = cells.min(axis=0), cells.max(axis=0)
+                    parts = (rows[low[0] : high[0] + 1], columns[low[1] : high[1] + 1])
+                    starts.append(tuple(self._centred(axis, coordinates[axis], part) for axis, part in enumerate(parts)))
+        return list(dict.fromkeys(starts))
+
+    def _extent(self, axis: int, coordinate: NDArray[np.float64], cells: NDArray[np.int64]) -> tuple[float, float]:
+        """First and last position in the image that sorted coarse voxels cover along an axis."""
+        half = float(np.diff(coordinate).max()) / 2 if len(coordinate) > 1 else self.size[axis] / 2
+        return max(coordinate[cells[0]] - half, -0.5), min(coordinate[cells[-1]] + half, self.size[axis] - 0.5)
+
+    def _strips(self, occupied: NDArray[np.bool_], axis: int, coordinate: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+        """Coarse voxels between the first and last occupied one, divided into the fewest equal strips that fit a window."""
+        cells = np.flatnonzero(occupied)
+        if not len(cells):
+            return []
+        cells = np.arange(cells[0], cells[-1] + 1)
+        low, high = self._extent(axis, coordinate, cells)
+        # A coarse voxel across the border of two strips is in one of them, whole.
+        widest = self.window[axis] - (float(np.diff(coordinate).max()) if len(coordinate) > 1 else 0.0)
+        count = 1 if high - low <= self.window[axis] else math.ceil((high - low) / max(widest, 1.0))
+        number = np.minimum(((coordinate[cells] - low) * count / (high - low)).astype(int), count - 1)
+        return [cells[number == n] for n in range(count) if (number == n).any()]
+
+    def _centred(self, axis: int, coordinate: NDArray[np.float64], cells: NDArray[np.int64]) -> int:
+        """Start of the window around coarse voxels along an axis."""
+        low, high = self._extent(axis, coordinate, cells)
+        start = math.floor((low + high + 1) / 2 - self.window[axis] / 2 + 0.5) + self.before[axis]
+        return min(max(start, 0), self.padded[axis] - self.window[axis])
