@@ -8,7 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.inference.regions import coarse_copy, largest_parts, region_around, spine_region
+from scripts.inference.regions import RegionMap, coarse_copy, largest_parts, region_around, spine_region
 from scripts.io.ct_volume import Scan
 from scripts.io.scan_header import read_header
 from scripts.io.working_grid import WorkingGrid
@@ -97,3 +97,20 @@ def test_one_part_or_none_stays(boxes):
     region = region_around((60, 64, 80), 0, detections, 4, 4)
     assert np.array_equal(largest_parts(region, 0, detections, 0.2).mask, region.mask)
     assert region.mask.any() == bool(boxes)
+
+
+def test_what_lies_far_beside_the_bodies_is_left_out():
+    """An arm bone in the slices of a region connects to the ribs; no process of a vertebra reaches that far."""
+    grid = WorkingGrid.plan((120, 60, 60), np.diag([2.0, 2.0, 2.0, 1.0]), (2, 2, 2))
+    for axis, rows in ((0, None), (1, (50, 60))):
+        body = np.zeros([n for a, n in enumerate(grid.shape) if a != axis], bool)
+        body[(slice(*rows) if rows else slice(20, 30)), 20:30] = True
+        bodies = region_around(grid.shape, axis, [(55 if axis == 0 else 25, body)], slice_margin=5, inplane_margin=0)
+        whole = RegionMap(np.ones_like(bodies.mask), bodies.coordinates)
+        near = whole.beside(bodies, 45.0, grid)
+        low, high = bodies.bounds(grid.shape)[0]
+        kept = near.coordinates[0][near.mask.any(axis=(1, 2))]
+        assert low - 45 / 2 <= kept.min() <= low - 45 / 2 + 4
+        assert high + 45 / 2 - 5 <= kept.max() < high + 45 / 2
+        assert near.mask[np.isin(near.coordinates[0], kept)].all()
+        assert whole.beside(RegionMap(np.zeros_like(bodies.mask), bodies.coordinates), 45.0, grid) is whole

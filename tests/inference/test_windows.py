@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
+from scipy.ndimage import gaussian_filter
 from scripts.inference.regions import region_around
 from scripts.inference.windows import WindowGrid
 
@@ -42,6 +45,53 @@ def test_cover_contains_a_mask_with_few_windows():
         assert covered[mask].all()
         assert len(chosen) <= len(grid.touching(mask, coordinates)) <= len(grid.all())
     assert grid.cover(np.zeros((100, 225), bool), coordinates) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cover_contains_every_voxel_of_coarse_masks(seed):
+    """Blobs of any size and position, on maps of one to five voxels, in images smaller and larger than a window."""
+    rng = np.random.default_rng(seed)
+    size, block = rng.integers(20, 220, 2), int(rng.integers(1, 6))
+    grid = WindowGrid.plan(size.tolist(), (48, 64), 0.25)
+    coordinates = [np.minimum(np.arange(-(-n // block)) * block + (block - 1) / 2, n - 1.0) for n in size]
+    mask = gaussian_filter(rng.standard_normal([len(c) for c in coordinates]), 3) > rng.uniform(0, 0.08)
+    chosen = grid.cover(mask, coordinates)
+    covered = np.zeros(grid.padded, bool)
+    for start in chosen:
+        assert all(0 <= s <= p - w for s, p, w in zip(start, grid.padded, grid.window, strict=True))
+        covered[tuple(slice(s, s + w) for s, w in zip(start, grid.window, strict=True))] = True
+    image = covered[tuple(slice(b, b + n) for b, n in zip(grid.before, size, strict=True))]
+    voxels = np.repeat(np.repeat(mask, block, 0), block, 1)[: size[0], : size[1]]
+    assert image[voxels].all()
+    assert grid.cover_all(chosen, mask, coordinates)
+    assert mask.any()
+    assert not grid.cover_all(chosen[:-1], mask, coordinates) or len(chosen) > 1
+
+
+@pytest.mark.parametrize("first", [0, 37, 90, 112])
+def test_a_column_is_covered_by_the_fewest_windows(first):
+    """MONAI's grid, whose windows begin at fixed positions, divides such a column where two of them meet."""
+    grid = WindowGrid.plan((239, 400), (128, 160), 0.25)
+    coordinates = [np.arange(float(n)) for n in grid.size]
+    mask = np.zeros(grid.size, bool)
+    mask[first : first + 100] = True
+    chosen = grid.cover(mask, coordinates)
+    assert len(chosen) == 3
+    # Three windows of 160 have 80 voxels more than the column: at least 20 around every border between two of them.
+    edges = sorted(s for _, s in chosen)
+    assert all(a + 160 - b >= 20 for a, b in itertools.pairwise(edges))
+    low, high = grid.part(chosen)
+    assert low[0] <= first
+    assert high[0] >= first + 100
+    assert (low[1], high[1]) == (0, 400)
+
+
+def test_the_part_of_padded_axes_is_whole():
+    grid = WindowGrid.plan((40, 300), (64, 64), 0.25)
+    low, high = grid.part([(0, 20), (0, 100)])
+    assert low.tolist() == [0, 20]
+    assert high.tolist() == [40, 164]
+    assert [v.tolist() for v in grid.part([])] == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

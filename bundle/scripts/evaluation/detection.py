@@ -17,6 +17,7 @@ from ..core.components import label_components
 from ..core.vertebrae import LABELS, LEVELS
 from .overlap import bounding_box
 
+RIM = 0.5  # largest size of what remains of a finding whose other part is ignored, in sizes of that part
 MIN_FRACTURE_FRACTION = 0.5  # of the valid voxels of a fractured vertebra that are labelled as fracture
 
 
@@ -193,4 +194,29 @@ def match_case(
     labels = reference[box]
     valid = labels != ignore_index
     vertebrae, probability = (None if array is None else array[box] for array in (vertebrae, probability))
-    return match((prediction[box] > 0) & valid, labels == 1, voxel_ml, vertebrae, rows, valid, probability)
+    predicted, fractured = prediction[box] > 0, labels == 1
+    found = predicted & valid & ~_rims(predicted, fractured, valid)
+    return match(found, fractured, voxel_ml, vertebrae, rows, valid, probability)
+
+
+def _rims(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Remainders of findings whose larger part is ignored: voxels around an ignored vertebra are no findings of their own.
+
+    A remainder is a component of the valid voxels of a prediction. It is left out when it touches a component of the ignored ones,
+    has less than ``RIM`` of its size and no voxel in a reference fracture.
+    """
+    ignored, count = label_components(prediction & ~valid)
+    if not count:
+        return np.zeros_like(prediction)
+    components, _ = label_components(prediction & valid)
+    sizes, ignored_sizes = np.bincount(components.ravel()), np.bincount(ignored.ravel())
+    largest = np.zeros(len(sizes), np.int64)  # ignored part that each remainder touches
+    for axis in range(prediction.ndim):
+        for part, other in (((slice(None, -1)), slice(1, None)), (slice(1, None), slice(None, -1))):
+            one, two = (np.moveaxis(a, axis, 0)[s] for a, s in ((components, part), (ignored, other)))
+            touching = (one > 0) & (two > 0)
+            np.maximum.at(largest, one[touching], ignored_sizes[two[touching]])
+    dropped = sizes < RIM * largest
+    dropped[0] = False
+    dropped[np.unique(components[reference])] = False
+    return np.asarray(dropped[components])

@@ -184,12 +184,14 @@ def predict_slices(
         Slice and its probabilities on the two other axes, (1, *size) of fracture or (2, *size) with those of vertebra; 0 outside
         the windows.
     """
+    slices = sorted(k for k, starts in windows.items() if starts)
+    if not slices:
+        return
     low, high = grid.part(itertools.chain.from_iterable(windows.values()))
     indices = [np.arange(a, b) for a, b in zip(np.insert(low, axis, 0), np.insert(high, axis, shape[axis]), strict=True)]
     slice_voxels = int(np.prod(high - low))
     # The slices of a chunk may be far apart, as in the coarse pass, and each has its own neighbours.
     chunk_size = max(SAMPLE_BYTES // (2 * patch.num_context_slices * slice_voxels), 1)
-    slices = sorted(k for k, starts in windows.items() if starts)
     context = np.array(slice_offsets(patch.neighbours, patch.neighbour_step))
     device = _device(runners)
     weights = patch.weights.to(device)
