@@ -105,8 +105,8 @@ def mark_pane(axes, axis: int, title: str = "", size: float = 8.0, colour: str =
         axes.text(start, y + 0.02 * height, text, color="white", fontsize=0.85 * size, ha="left", va="bottom", path_effects=rim)
         axes.set_xlim(left, right)
         axes.set_ylim(low, high)
-    if title:
-        axes.set_title(title, color=colour, fontsize=size)
+    if title:  # a given position spares the search for one above tick labels, of which there are none
+        axes.set_title(title, color=colour, fontsize=size, y=1.0)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,11 @@ def save_vertebra_views(
     """
     volume = spine_volume(scan, grid, instances, origin)
     overview = base.with_name(f"{base.name}_overview.png")
-    marks = save_overview(overview, volume, records, title)
-    if not viewer:
+    with ThreadPoolExecutor(1) as pool:  # zlib compresses the scan for the page while the overview is drawn
+        pending = pool.submit(viewer_block, title, volume, records) if viewer else None
+        marks = save_overview(overview, volume, records, title)
+    if pending is None:
         return [overview]
     path = base.with_name(f"{base.name}_viewer.html")
     block = vertebra_block(title, records, picture(overview, f"overview of {title}"), marks)
-    return [overview, write_viewer(path, title, viewer_block(title, volume, records), block)]
+    return [overview, write_viewer(path, title, pending.result(), block)]
