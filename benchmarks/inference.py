@@ -108,11 +108,14 @@ def data(out: str, cases: int = 26, seed: int = 500) -> None:
 def child(scan: str, checkpoint: str, out: str, options: str = "{}", config: str | None = None) -> None:
     """Run one variant in this process and print its times and memory as JSON."""
     sys.path.insert(0, str(ROOT / "bundle"))
-    import matplotlib.figure  # noqa: F401
-    import monai.handlers  # noqa: F401
-    import torch
-    from scripts.inference.config import read_config
-    from scripts.inference.memory import peak_resident
+    from scripts.core.collection import imports_kept
+
+    with imports_kept():  # as a command does
+        import matplotlib.figure  # noqa: F401
+        import monai.handlers  # noqa: F401
+        import torch
+        from scripts.inference.config import read_config
+        from scripts.inference.memory import peak_resident
 
     torch.set_num_threads(2)
     values = GRID | dict(json.loads(options))

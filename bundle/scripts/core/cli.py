@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from importlib import import_module
 
 from . import deprecations
+from .collection import imports_kept
 from .declaration import declaration
 from .errors import InputError
 from .files import os_error_line
@@ -247,6 +248,12 @@ def load(target: str) -> Callable:
     return getattr(import_module(f"{PACKAGE}.{module}"), function)
 
 
+def _load_kept(target: str) -> Callable:
+    """Function of a command, whose imports no garbage collection searches."""
+    with imports_kept():
+        return load(target)
+
+
 def declared(target: str) -> Callable:
     """Function with the signature and docstring of a command, without its imports where the source is enough."""
     return declaration(target, SCRIPTS) or load(target)
@@ -313,7 +320,7 @@ def run(table: Table, name: str, arguments: Sequence[str] | None = None, whole: 
         silence()
         if target not in whole:
             import_monai_lean()
-        result = call(declared(target), words[1:], f"{name} {first}", lambda: load(target))
+        result = call(declared(target), words[1:], f"{name} {first}", lambda: _load_kept(target))
         if isinstance(result, str):  # a path or a table; objects are for callers in Python
             print_text(result)
         if status := getattr(result, "exit_status", 0):  # a part of the work failed, which its own line has named

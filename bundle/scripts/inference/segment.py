@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from ..core.collection import imports_kept
 from ..core.config_values import refuse_values
 from ..core.errors import InputError
 from ..core.optional_packages import import_monai, import_nibabel
@@ -122,9 +123,11 @@ def segment(
         raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
     if device is not None:
         _check_device(device)
-    from .config import read_config
+    with imports_kept():
+        from .config import read_config
 
-    return resolve(read_config(config, values), "segmenter").run()
+        segmenter = resolve(read_config(config, values), "segmenter")
+    return segmenter.run()
 
 
 def _literal(path: str | os.PathLike[str] | None) -> str | None:
@@ -141,7 +144,8 @@ def segment_command(**options: Any) -> Segmented:
     files = [find_overlay(name) for name in ([overlays] if isinstance(overlays, str) else overlays)]
     texts = [COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace")) for file in files]
     if not any(COMPONENTS.search(text) for text in texts):
-        import_monai()
+        with imports_kept():
+            import_monai()
     return segment(**options)
 
 
