@@ -67,6 +67,7 @@ def test_matching_of_stored_masks_equals_that_of_their_parts():
     stored[:, :, :10] = 255
     stored[vertebrae == 20] = rng.choice([0, 255], np.count_nonzero(vertebrae == 20), p=[0.8, 0.2])
     prediction = (rng.random(SHAPE) < 0.1).astype(np.uint8) * 2
+    prediction[stored == 255] = 0  # beside ignored voxels of a prediction, rims are left out: see below
     probability = rng.random(SHAPE)
     valid = stored != 255
     for instances in (None, vertebrae):
@@ -74,6 +75,27 @@ def test_matching_of_stored_masks_equals_that_of_their_parts():
         assert match_case(prediction, stored, 0.001, 255, instances, {}, probability) == match(*parts)
     nothing = np.zeros(SHAPE, np.uint8)
     assert match_case(nothing, nothing, 0.001).detections == []
+
+
+@pytest.mark.parametrize(
+    ("ignored", "rim", "counted"),
+    [
+        (slice(4, 12), slice(12, 13), 0),  # a voxel wider than the ignored vertebra
+        (slice(4, 12), slice(12, 18), 1),  # another vertebra's size
+        (slice(4, 12), slice(13, 14), 1),  # does not touch it
+        (slice(4, 5), slice(5, 9), 1),  # what is ignored is the smaller part
+    ],
+)
+def test_the_rim_of_an_ignored_finding_is_no_finding(ignored, rim, counted):
+    prediction, stored = np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
+    stored[4:10, 4:10, ignored] = 255
+    prediction[4:10, 4:10, ignored] = prediction[4:10, 4:10, rim] = True
+    assert len(match_case(prediction, stored, 0.001).detections) == counted
+    # In a reference fracture it is a part of what was found.
+    stored[4:10, 4:10, rim] = 1
+    got = match_case(prediction, stored, 0.001)
+    assert len(got.detections) == 1
+    assert got.true_positives(0.5) == 1
 
 
 def test_sections_of_a_summary_by_hand():
