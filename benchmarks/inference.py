@@ -279,6 +279,7 @@ def growth(
     lengths: tuple[int, ...] = (100, 300, 600, 1200, 2000),
     runtime: str = "auto",
     config: list[str] | None = None,
+    grid: dict[str, list] | None = None,
 ) -> None:
     """Run on crops and repetitions of a scan, and print seconds and memory by length.
 
@@ -289,6 +290,7 @@ def growth(
         lengths: numbers of slices.
         runtime: inference backend of the networks.
         config: overlays of the inference config that the weights were trained with.
+        grid: ``spacing`` and ``patch_size`` of the weights, in place of 1 mm and 256 x 256.
     """
     source = nib.load(scan)
     data = np.asarray(source.dataobj)
@@ -299,7 +301,7 @@ def growth(
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             nib.save(nib.Nifti1Image(np.concatenate([data] * repetitions, axis=2)[:, :, :length], source.affine), path)
-        row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime}, config)
+        row = _run(str(path), checkpoint, Path(out) / str(length), {"runtime": runtime} | (grid or {}), config)
         rows.append((length, 2 * data.shape[0] * data.shape[1] * length / 2**20, row))
         print(f"{length}: {row['total']:.1f} s, {row['peak'] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
     print("\n| slices | scan as 16 bit (MiB) | s per scan | of these network | peak MiB | predicted at most | windows |")

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
 import pytest
-from scripts.core.threads import map_in_threads, usable_cores
+from scripts.core.threads import map_in_threads, prefetched, usable_cores
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2, 8])
@@ -46,3 +47,42 @@ def test_threads_of_a_process_are_limited_as_those_of_libraries(monkeypatch, lim
     assert cores >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", limit)
     assert usable_cores() == (cores if most is None else most)
+
+
+def test_prefetched_items_keep_their_order_and_are_few():
+    made = []
+
+    def items():
+        for n in range(20):
+            made.append(n)
+            yield n
+
+    for n in prefetched(items()):
+        time.sleep(0.002)
+        assert len(made) <= n + 2  # this one and the next
+    assert made == list(range(20))
+    assert list(prefetched([])) == []
+
+
+def test_an_error_of_a_prefetched_item_is_raised_in_its_place():
+    def items():
+        yield 1
+        yield 2
+        raise ValueError("slice 3: is damaged")
+
+    got = []
+    with pytest.raises(ValueError, match="slice 3: is damaged"):
+        for item in prefetched(items()):
+            got.append(item)
+    assert got == [1, 2]
+
+
+def test_prefetching_ends_with_its_consumer():
+    before = threading.active_count()
+    for item in prefetched(itertools.count()):
+        if item == 3:
+            break
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -13,6 +13,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from ..core.errors import last_line
+from ..core.threads import prefetched
 from .dicom import HU_RANGE, read_slabs
 from .formats import NIFTI, file_suffix
 from .hu_check import ValueHistogram
@@ -119,7 +120,8 @@ class Scan:
         histogram, done = ValueHistogram(header.voxels), 0
         try:
             file = self._file
-            for slab in hu_slabs(header):
+            # Memory that is touched for the first time takes as long as decompression.
+            for slab in prefetched(hu_slabs(header)):
                 histogram.add(slab)
                 if file is not None:
                     slab.tofile(file)
