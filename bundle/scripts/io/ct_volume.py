@@ -56,7 +56,7 @@ def _itk_slabs(header: ScanHeader) -> Iterator[NDArray]:
     array = array.reshape(k, j, i)
     step = max(SLAB_BYTES // (i * j * array.itemsize), 1)
     for start in range(0, k, step):
-        yield array[start : start + step]
+        yield array[start : start + step].copy()  # the image ends with this generator, before its last slab is used
     del array, image
 
 
