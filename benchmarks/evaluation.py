@@ -46,7 +46,7 @@ def ours(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     from scripts.evaluation.overlap import case_metrics
 
     metrics = case_metrics(prediction, reference, SPACING, ignore_index=255)
-    match_case(prediction, reference, float(np.prod(SPACING)) / 1000)
+    match_case(prediction, reference, SPACING)
     return {k: metrics[k] for k in ("dice", "iou", "nsd", "hd95_mm", "assd_mm")}
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scripts.evaluation.aggregation import CaseResult, aggregate, froc_curve, patient_scores
+from scipy.ndimage import label
+from scipy.spatial import cKDTree
 from scripts.evaluation.detection import match, match_case
 from scripts.evaluation.overlap import case_metrics
 from scripts.postprocessing.findings import connected_components
@@ -67,33 +69,45 @@ def test_matching_of_stored_masks_equals_that_of_their_parts():
     stored[:, :, :10] = 255
     stored[vertebrae == 20] = rng.choice([0, 255], np.count_nonzero(vertebrae == 20), p=[0.8, 0.2])
     prediction = (rng.random(SHAPE) < 0.1).astype(np.uint8) * 2
-    prediction[stored == 255] = 0  # beside ignored voxels of a prediction, rims are left out: see below
     probability = rng.random(SHAPE)
     valid = stored != 255
+    spacing = (2.0, 0.5, 1.0)
+    found = (prediction > 0) & valid
+    tree = cKDTree(np.argwhere((prediction > 0) & ~valid) * spacing)
+    components, count = label(found)
+    kept = 0
+    for number in range(1, count + 1):
+        part = components == number
+        rim = (tree.query(np.argwhere(part) * spacing)[0] <= 3.0).all() and not (stored[part] == 1).any()
+        found[part] = not rim
+        kept += not rim
+    assert 0 < kept < count
     for instances in (None, vertebrae):
-        parts = ((prediction > 0) & valid, stored == 1, 0.001, instances, {}, valid, probability)
-        assert match_case(prediction, stored, 0.001, 255, instances, {}, probability) == match(*parts)
+        parts = (found, stored == 1, 0.001, instances, {}, valid, probability)
+        assert match_case(prediction, stored, spacing, 255, instances, {}, probability) == match(*parts)
     nothing = np.zeros(SHAPE, np.uint8)
-    assert match_case(nothing, nothing, 0.001).detections == []
+    assert match_case(nothing, nothing, (1, 1, 1)).detections == []
 
 
 @pytest.mark.parametrize(
-    ("ignored", "rim", "counted"),
+    ("ignored", "beside", "spacing", "counted"),
     [
-        (slice(4, 12), slice(12, 13), 0),  # a voxel wider than the ignored vertebra
-        (slice(4, 12), slice(12, 18), 1),  # another vertebra's size
-        (slice(4, 12), slice(13, 14), 1),  # does not touch it
-        (slice(4, 5), slice(5, 9), 1),  # what is ignored is the smaller part
+        (slice(4, 12), slice(12, 13), (1, 1, 1), 0),
+        (slice(4, 12), slice(14, 15), (1, 1, 1), 0),  # a voxel that the edge of another grid has cut off
+        (slice(4, 12), slice(12, 16), (1, 1, 1), 1),  # thicker than 3 mm
+        (slice(4, 12), slice(12, 13), (1, 1, 5), 0),  # the next of thick slices
+        (slice(4, 12), slice(12, 14), (1, 1, 5), 1),
+        (slice(4, 34), slice(34, 40), (1, 1, 1), 1),  # a vertebra beside several ignored ones
     ],
 )
-def test_the_rim_of_an_ignored_finding_is_no_finding(ignored, rim, counted):
+def test_the_rim_of_an_ignored_finding_is_no_finding(ignored, beside, spacing, counted):
     prediction, stored = np.zeros(SHAPE, bool), np.zeros(SHAPE, np.uint8)
-    stored[4:10, 4:10, ignored] = 255
-    prediction[4:10, 4:10, ignored] = prediction[4:10, 4:10, rim] = True
-    assert len(match_case(prediction, stored, 0.001).detections) == counted
+    stored[:, :, ignored] = 255
+    prediction[:, :, ignored] = prediction[:, :, beside] = True
+    assert len(match_case(prediction, stored, spacing).detections) == counted
     # In a reference fracture it is a part of what was found.
-    stored[4:10, 4:10, rim] = 1
-    got = match_case(prediction, stored, 0.001)
+    stored[:, :, beside] = 1
+    got = match_case(prediction, stored, spacing)
     assert len(got.detections) == 1
     assert got.true_positives(0.5) == 1
 

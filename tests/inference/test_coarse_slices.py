@@ -42,7 +42,8 @@ def test_slices_are_kept_that_need_no_other_windows(coarse, fine, kept):
     assert list(found) == ([1] if kept else [])
     if kept:
         assert found[1].dtype == np.float16
-        assert (found[1] == 0.25).all()
+        assert (found[1][10:30, 12:36] == 0.25).all()
+        assert not found[1][50:].any()  # of windows beside the region
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal"])
@@ -50,22 +51,31 @@ def test_kept_slices_change_no_probability(tmp_path, monkeypatch, plane):
     spine = make_spine(4)
     path = save_nifti(tmp_path / "spine.nii.gz", spine.hu, affine_of(spine))
     header = read_header(path)
-    scan, results, windows = Scan(header, expect_hu=False), [], []
+    scan, results, windows, regions = Scan(header, expect_hu=False), [], [], []
     for reuse in (True, False):
         runner = FakeRunner(HuCodedOutputs(4))
-        if not reuse:
-            monkeypatch.setattr(CoarseSlices, "of_region", lambda *_: {})
+        kept: dict[int, np.ndarray] = {}
+
+        def of_region(self, region, axis, grid, fine, original=CoarseSlices.of_region, reuse=reuse, kept=kept):
+            regions.append(region)
+            kept |= original(self, region, axis, grid, fine) if reuse else {}
+            return kept
+
+        monkeypatch.setattr(CoarseSlices, "of_region", of_region)
         pipeline = Pipeline({plane: [runner]}, PatchConfig((64, 64)), spacing=(2.0, 2.0, 2.0), coarse_mm=6.0)
-        results.append(pipeline(scan, pipeline.working_grid(header)))
+        grid = pipeline.working_grid(header)
+        results.append(pipeline(scan, grid))
         windows.append(runner.windows)
     assert results[0].origin == results[1].origin
     assert results[0].volume.any()
-    for kept, predicted in zip(
-        (results[0].volume, *results[0].auxiliary.values()), (results[1].volume, *results[1].auxiliary.values()), strict=True
-    ):
-        # A window that is left out had other voxels beside the region, of which no result is made.
-        both = (kept > 0) & (predicted > 0)
-        assert both.any()
-        assert np.array_equal(kept[both], predicted[both])
+    mask, coordinates = regions[0].mask, regions[0].coordinates
+    assert np.array_equal(mask, regions[1].mask)
+    nearest = [np.searchsorted((c[1:] + c[:-1]) / 2, np.arange(n)) for c, n in zip(coordinates, grid.shape, strict=True)]
+    inside = mask[np.ix_(*nearest)][
+        tuple(slice(o, o + n) for o, n in zip(results[0].origin, results[0].volume.shape, strict=True))
+    ]
+    assert inside.any()
+    for outputs in zip(*((r.volume, *r.auxiliary.values()) for r in results), strict=True):
+        assert np.array_equal(outputs[0][inside], outputs[1][inside])
     assert sum(results[0].num_windows) < sum(results[1].num_windows)
     assert windows[0] < windows[1]

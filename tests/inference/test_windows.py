@@ -65,7 +65,8 @@ def test_cover_contains_every_voxel_of_coarse_masks(seed):
     assert image[voxels].all()
     assert grid.cover_all(chosen, mask, coordinates)
     assert mask.any()
-    assert not grid.cover_all(chosen[:-1], mask, coordinates) or len(chosen) > 1
+    extents = [np.ptp(np.flatnonzero(mask.any(axis=1 - a))) * block + block for a in range(2)]
+    assert len(chosen) <= np.prod([-(-e // max(w - block, 1)) for e, w in zip(extents, grid.window, strict=True)])
 
 
 @pytest.mark.parametrize("first", [0, 37, 90, 112])
@@ -107,3 +108,14 @@ def test_fine_region_contains_detections_and_surroundings(axis):
     grid = WindowGrid.plan(others, (16, 16), 0.25)
     for start in grid.touching(detection, [np.arange(float(n)) for n in others]):
         assert start in grid.touching(*region.plane(axis, 15))
+
+
+def test_windows_with_a_slit_between_them_cover_nothing_across_it():
+    """The centres of coarse voxels lie in the windows 3 to 34 and 38 to 69, some of their voxels in neither."""
+    grid = WindowGrid.plan((16, 80), (16, 32), 0.25)
+    coordinates = [np.arange(4) * 4 + 1.5, np.arange(20) * 4 + 1.5]
+    mask = np.zeros((4, 20), bool)
+    mask[:, 1:16] = True
+    assert not grid.cover_all([(0, 3), (0, 38)], mask, coordinates)
+    assert grid.cover_all([(0, 3), (0, 35)], mask, coordinates)
+    assert np.array_equal(grid.covered([(0, 3)]), np.tile((np.arange(80) >= 3) & (np.arange(80) < 35), (16, 1)))

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def imports_kept() -> Iterator[None]:
-    """Import without collections, and leave what was imported out of later ones.
+    """Import without collections, and leave what was imported out of later ones, in the process of a command.
 
     One search of the objects of PyTorch and MONAI takes a tenth to a third of a second. Nothing is set aside when the block imports
-    no module, so that repeated calls in one process keep no garbage.
+    no module. What is garbage when it ends stays until the process does, so it is not for notebooks and servers.
     """
     enabled, before = gc.isenabled(), len(sys.modules)
     gc.disable()

@@ -127,8 +127,7 @@ class CaseTable:
             spacing = spacing_of(affine)
             metrics = case_metrics(prediction, reference, spacing, self.tolerance_mm, self.ignore_index, self.empty_reference)
             vertebrae = self._vertebrae(stored_vertebrae, reference, affine)
-            ml = float(np.prod(spacing)) / 1000
-            matching = match_case(prediction, reference, ml, self.ignore_index, vertebrae, rows)
+            matching = match_case(prediction, reference, spacing, self.ignore_index, vertebrae, rows)
             patient, decided = str(source.get("patient", case)), None
             if vertebrae is not None:
                 instances, records, probability = self._predicted(item)

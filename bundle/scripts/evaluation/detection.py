@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, maximum
+from scipy.ndimage import distance_transform_edt, find_objects, maximum
 
 from ..core.components import label_components
 from ..core.vertebrae import LABELS, LEVELS
 from .overlap import bounding_box
 
-RIM = 0.5  # largest size of what remains of a finding whose other part is ignored, in sizes of that part
+RIM_MM = 3.0  # from an ignored part of a finding, within which what remains of it is no finding of its own
 MIN_FRACTURE_FRACTION = 0.5  # of the valid voxels of a fractured vertebra that are labelled as fracture
 
 
@@ -173,7 +173,7 @@ def match(
 def match_case(
     prediction: NDArray,
     reference: NDArray,
-    voxel_ml: float,
+    spacing: Sequence[float],
     ignore_index: int = 255,
     vertebrae: NDArray[np.uint8] | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
@@ -184,7 +184,7 @@ def match_case(
     Args:
         prediction: mask (X, Y, Z); everything above 0 counts.
         reference: 1 fracture, ``ignore_index`` ignored (X, Y, Z).
-        voxel_ml: volume of a voxel (ml).
+        spacing: size of a voxel (mm).
         ignore_index: label of ignored voxels in the reference.
         vertebrae: see ``match``.
         rows: see ``match``.
@@ -195,28 +195,28 @@ def match_case(
     valid = labels != ignore_index
     vertebrae, probability = (None if array is None else array[box] for array in (vertebrae, probability))
     predicted, fractured = prediction[box] > 0, labels == 1
-    found = predicted & valid & ~_rims(predicted, fractured, valid)
+    found = predicted & valid & ~_rims(predicted, fractured, valid, spacing)
+    voxel_ml = float(np.prod(spacing)) / 1000
     return match(found, fractured, voxel_ml, vertebrae, rows, valid, probability)
 
 
-def _rims(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Remainders of findings whose larger part is ignored: voxels around an ignored vertebra are no findings of their own.
+def _rims(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_], spacing: Sequence[float]
+) -> NDArray[np.bool_]:
+    """What remains of findings around ignored voxels: components of valid voxels within ``RIM_MM`` of ignored ones of a prediction.
 
-    A remainder is a component of the valid voxels of a prediction. It is left out when it touches a component of the ignored ones,
-    has less than ``RIM`` of its size and no voxel in a reference fracture.
+    A component with a voxel in a reference fracture is none of them.
     """
-    ignored, count = label_components(prediction & ~valid)
-    if not count:
+    ignored = prediction & ~valid
+    if not ignored.any():
         return np.zeros_like(prediction)
-    components, _ = label_components(prediction & valid)
-    sizes, ignored_sizes = np.bincount(components.ravel()), np.bincount(ignored.ravel())
-    largest = np.zeros(len(sizes), np.int64)  # ignored part that each remainder touches
-    for axis in range(prediction.ndim):
-        for part, other in (((slice(None, -1)), slice(1, None)), (slice(1, None), slice(None, -1))):
-            one, two = (np.moveaxis(a, axis, 0)[s] for a, s in ((components, part), (ignored, other)))
-            touching = (one > 0) & (two > 0)
-            np.maximum.at(largest, one[touching], ignored_sizes[two[touching]])
-    dropped = sizes < RIM * largest
+    reach = max(RIM_MM, *spacing)  # of thick slices the next one
+    margins = [int(np.ceil(reach / s)) for s in spacing]
+    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(bounding_box(ignored), margins, strict=True))
+    near = distance_transform_edt(~ignored[box], sampling=spacing) <= reach
+    components, count = label_components(prediction & valid)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)
+    dropped = np.bincount(components[box][near], minlength=count + 1) == sizes
     dropped[0] = False
     dropped[np.unique(components[reference])] = False
     return np.asarray(dropped[components])

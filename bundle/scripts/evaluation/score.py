@@ -105,8 +105,7 @@ def score_case(
             probability = on_reference_grid(stored, image, case.probability, resample, order=1)
             if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1):
                 raise ValueError(f"{case.probability}: contains NaN or values outside 0 to 1; must contain probabilities")
-        ml = float(np.prod(spacing)) / 1000
-        matching = match_case(prediction, reference, ml, ignore_index, vertebrae, case.rows, probability)
+        matching = match_case(prediction, reference, spacing, ignore_index, vertebrae, case.rows, probability)
         decided = None
         if vertebrae is not None:
             decided = case_vertebrae(

@@ -34,7 +34,7 @@ class CoarseSlices:
     def of_region(
         self, region: RegionMap, axis: int, grid: WindowGrid, fine: Mapping[int, Sequence[tuple[int, ...]]]
     ) -> dict[int, NDArray[np.float16]]:
-        """Probabilities of the slices that the fine pass can use as they are.
+        """Probabilities of the slices that the fine pass can use as they are, 0 outside the windows in the region.
 
         These are slices whose windows cover the region, with no more windows in it, and so no more borders of windows, than those
         of the fine pass.
@@ -50,5 +50,5 @@ class CoarseSlices:
             mask, coordinates = region.plane(axis, index)
             inside = [w for w in self.windows[index] if grid.contains_any(w, mask, coordinates)]
             if fine.get(index) and len(inside) <= len(fine[index]) and grid.cover_all(inside, mask, coordinates):
-                kept[index] = probabilities
+                kept[index] = probabilities * grid.covered(inside)
         return kept

@@ -168,7 +168,7 @@ class Pipeline:
     def _fine_windows(
         self, grid: WorkingGrid, plane: str, region: RegionMap
     ) -> tuple[dict[int, list[tuple[int, ...]]], WindowGrid]:
-        """Windows of a plane that intersect the region, by slice."""
+        """Windows of a plane by slice: those that intersect the region, or with one decision per vertebra few that cover it."""
         axis = PLANES[plane]
         window_grid, slices = self._window_grid(grid, axis), np.arange(grid.shape[axis])
         # The mean over a body needs every voxel once; the mask of single voxels also the average of overlapping windows.
@@ -213,7 +213,8 @@ class Pipeline:
                     largest_parts(region_around(grid.shape, axis, found, margin, VERTEBRA_MARGIN_VOXELS), axis, found, LARGE_PART)
                     for found in (detections, bodies)
                 ]
-                region = parts[0].beside(parts[1], LATERAL_REACH_MM, grid)
+                near = parts[0].beside(parts[1], LATERAL_REACH_MM, grid)
+                region = near if near.mask.any() else parts[1]  # the largest part of the vertebrae was none of a spine
                 area = region if region.mask.any() else area  # a narrow scan may show its vertebrae on the slices between only
             return region, num_windows, kept
         predicted = predict(slices, spine, "coarse pass")

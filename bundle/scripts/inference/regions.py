@@ -73,7 +73,7 @@ class RegionMap:
 
 
     def beside(self, other: RegionMap, reach_mm: float, grid: WorkingGrid) -> RegionMap:
-        """This region without what lies farther from another one than a reach to the right and to the left; whole if that is empty."""
+        """This region without what lies farther than a reach to the right or left of another one; whole if the other is empty."""
         if not other.mask.any():
             return self
         (low, high), reach = other.bounds(grid.shape)[0], reach_mm / grid.spacing[0]

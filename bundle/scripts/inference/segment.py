@@ -123,11 +123,9 @@ def segment(
         raise InputError(f"section={section!r}: must be one of {', '.join(SECTIONS)}")
     if device is not None:
         _check_device(device)
-    with imports_kept():
-        from .config import read_config
+    from .config import read_config
 
-        segmenter = resolve(read_config(config, values), "segmenter")
-    return segmenter.run()
+    return resolve(read_config(config, values), "segmenter").run()
 
 
 def _literal(path: str | os.PathLike[str] | None) -> str | None:
@@ -143,9 +141,10 @@ def segment_command(**options: Any) -> Segmented:
     overlays = options.get("config") or ()
     files = [find_overlay(name) for name in ([overlays] if isinstance(overlays, str) else overlays)]
     texts = [COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace")) for file in files]
-    if not any(COMPONENTS.search(text) for text in texts):
-        with imports_kept():
+    with imports_kept():
+        if not any(COMPONENTS.search(text) for text in texts):
             import_monai()
+        from . import cohort, config  # noqa: F401
     return segment(**options)
 
 

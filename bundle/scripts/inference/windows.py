@@ -80,14 +80,19 @@ class WindowGrid:
         """True when a window intersects a mask."""
         return bool(mask[self._ranges(start, coordinates)].any())
 
-    def cover_all(
-        self, starts: Sequence[Sequence[int]], mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]
-    ) -> bool:
-        """True when windows together cover a mask."""
-        uncovered = mask.copy()
+    def covered(self, starts: Iterable[Sequence[int]]) -> NDArray[np.bool_]:
+        """Voxels of the image (X, Y) in any of the windows."""
+        padded = np.zeros(self.padded, bool)
         for start in starts:
-            uncovered[self._ranges(start, coordinates)] = False
-        return not uncovered.any()
+            padded[tuple(slice(s, s + w) for s, w in zip(start, self.window, strict=True))] = True
+        return padded[tuple(slice(b, b + n) for b, n in zip(self.before, self.size, strict=True))]
+
+    def cover_all(
+        self, starts: Iterable[Sequence[int]], mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]
+    ) -> bool:
+        """True when windows together contain every voxel of the image whose nearest voxel of a coarse map is in its mask."""
+        nearest = [np.searchsorted((c[1:] + c[:-1]) / 2, np.arange(n)) for c, n in zip(coordinates, self.size, strict=True)]
+        return not (mask[np.ix_(*nearest)] & ~self.covered(starts)).any()
 
     def cover(self, mask: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> list[tuple[int, ...]]:
         """Starts of a few windows that together cover a mask of an image, anywhere in the image.
