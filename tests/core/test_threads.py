@@ -72,8 +72,7 @@ def test_an_error_of_a_prefetched_item_is_raised_in_its_place():
 
     got = []
     with pytest.raises(ValueError, match="slice 3: is damaged"):
-        for item in prefetched(items()):
-            got.append(item)
+        got.extend(prefetched(items()))
     assert got == [1, 2]
 
 

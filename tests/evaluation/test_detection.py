@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.evaluation.aggregation import CaseResult, aggregate, froc_curve, patient_scores
-from scipy.ndimage import label
+from scipy import ndimage
 from scipy.spatial import cKDTree
+from scripts.evaluation.aggregation import CaseResult, aggregate, froc_curve, patient_scores
 from scripts.evaluation.detection import match, match_case
 from scripts.evaluation.overlap import case_metrics
 from scripts.postprocessing.findings import connected_components
@@ -74,7 +74,7 @@ def test_matching_of_stored_masks_equals_that_of_their_parts():
     spacing = (2.0, 0.5, 1.0)
     found = (prediction > 0) & valid
     tree = cKDTree(np.argwhere((prediction > 0) & ~valid) * spacing)
-    components, count = label(found)
+    components, count = ndimage.label(found)
     kept = 0
     for number in range(1, count + 1):
         part = components == number

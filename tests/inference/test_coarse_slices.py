@@ -71,9 +71,7 @@ def test_kept_slices_change_no_probability(tmp_path, monkeypatch, plane):
     mask, coordinates = regions[0].mask, regions[0].coordinates
     assert np.array_equal(mask, regions[1].mask)
     nearest = [np.searchsorted((c[1:] + c[:-1]) / 2, np.arange(n)) for c, n in zip(coordinates, grid.shape, strict=True)]
-    inside = mask[np.ix_(*nearest)][
-        tuple(slice(o, o + n) for o, n in zip(results[0].origin, results[0].volume.shape, strict=True))
-    ]
+    inside = mask[np.ix_(*nearest)][tuple(slice(o, o + n) for o, n in zip(results[0].origin, results[0].volume.shape, strict=True))]
     assert inside.any()
     for outputs in zip(*((r.volume, *r.auxiliary.values()) for r in results), strict=True):
         assert np.array_equal(outputs[0][inside], outputs[1][inside])

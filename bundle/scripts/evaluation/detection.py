@@ -173,7 +173,7 @@ def match(
 def match_case(
     prediction: NDArray,
     reference: NDArray,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | NDArray[np.float64],
     ignore_index: int = 255,
     vertebrae: NDArray[np.uint8] | None = None,
     rows: Mapping[int, Mapping[str, str]] | None = None,
@@ -201,7 +201,7 @@ def match_case(
 
 
 def _rims(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_], spacing: Sequence[float]
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_], spacing: Sequence[float] | NDArray
 ) -> NDArray[np.bool_]:
     """What remains of findings around ignored voxels: components of valid voxels within ``RIM_MM`` of ignored ones of a prediction.
 

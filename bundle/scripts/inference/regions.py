@@ -71,9 +71,8 @@ class RegionMap:
             )
         return bounds
 
-
     def beside(self, other: RegionMap, reach_mm: float, grid: WorkingGrid) -> RegionMap:
-        """This region without what lies farther than a reach to the right or left of another one; whole if the other is empty."""
+        """Region without what lies farther than a reach to the right or left of another one; whole if the other is empty."""
         if not other.mask.any():
             return self
         (low, high), reach = other.bounds(grid.shape)[0], reach_mm / grid.spacing[0]

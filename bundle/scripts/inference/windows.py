@@ -105,8 +105,8 @@ class WindowGrid:
             coordinates: position of these voxels in the image along both axes.
         """
         starts = []
-        for columns in self._strips(mask.any(axis=0), 1, coordinates[1]):
-            for rows in self._strips(mask[:, columns].any(axis=1), 0, coordinates[0]):
+        for columns in self._strips(np.asarray(mask.any(axis=0)), 1, coordinates[1]):
+            for rows in self._strips(np.asarray(mask[:, columns].any(axis=1)), 0, coordinates[0]):
                 cells = np.argwhere(mask[np.ix_(rows, columns)])
                 if len(cells):
                     low, high = cells.min(axis=0), cells.max(axis=0)
