@@ -110,7 +110,7 @@ def test_fine_region_contains_detections_and_surroundings(axis):
         assert start in grid.touching(*region.plane(axis, 15))
 
 
-def test_windows_with_a_slit_between_them_cover_nothing_across_it():
+def test_windows_do_not_cover_the_slit_between_them():
     """The centres of coarse voxels lie in the windows 3 to 34 and 38 to 69, some of their voxels in neither."""
     grid = WindowGrid.plan((16, 80), (16, 32), 0.25)
     coordinates = [np.arange(4) * 4 + 1.5, np.arange(20) * 4 + 1.5]

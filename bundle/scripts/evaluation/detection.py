@@ -203,7 +203,7 @@ def match_case(
 def _rims(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], valid: NDArray[np.bool_], spacing: Sequence[float] | NDArray
 ) -> NDArray[np.bool_]:
-    """What remains of findings around ignored voxels: components of valid voxels within ``RIM_MM`` of ignored ones of a prediction.
+    """Remains of findings around ignored voxels: components of valid voxels within ``RIM_MM`` of ignored ones of a prediction.
 
     A component with a voxel in a reference fracture is none of them.
     """
