@@ -235,6 +235,46 @@ def test_coarse_pass_follows_the_spine_only(tmp_path, spine):
     assert predicted.num_windows[0] < 0.75 * every
 
 
+def predicted_beside(tmp_path, spine, wide, plane="sagittal"):
+    """Probabilities and vertebrae of a spine with other bone beside it, HU (R, A, S)."""
+    path = save_nifti(tmp_path / "beside.nii.gz", wide, affine_of(spine))
+    header = read_header(path)
+    scan = Scan(header, expect_hu=False)
+    pipeline = Pipeline({plane: [FakeRunner(HuCodedOutputs(4))]}, PatchConfig((64, 64)), spacing=(2.0, 2.0, 2.0), search="all")
+    grid = pipeline.working_grid(header)
+    predicted = pipeline(scan, grid)
+    return predicted, find_scan_vertebrae(scan, grid, predicted, pipeline.post).records
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
+def test_bone_that_no_process_can_be_is_left_out(tmp_path, spine, plane):
+    """A bar from a vertebra to the side of the scan, as of ribs and arms, is connected to the spine and predicted as vertebra."""
+    wide = np.pad(spine.hu, ((60, 60), (0, 0), (0, 0)), constant_values=-100)
+    barred = wide.copy()
+    a, s = np.argwhere(spine.labels == 2)[:, 1:].mean(axis=0).astype(int)
+    barred[:, a - 4 : a + 4, s - 4 : s + 4] = np.maximum(barred[:, a - 4 : a + 4, s - 4 : s + 4], POSTERIOR_HU)
+    found = [predicted_beside(tmp_path, spine, hu, plane) for hu in (wide, barred)]
+    assert [(r.vertebra, r.fractured) for r in found[0][1]] == [(r.vertebra, r.fractured) for r in found[1][1]]
+    bodies = np.flatnonzero((found[1][0].auxiliary["body"] > 0.5).any(axis=(1, 2)))
+    vertebra = np.flatnonzero((found[1][0].auxiliary["vertebra"] > 0.5).any(axis=(1, 2)))
+    reach = 45 / 2 + 2 * 6 / 2 + 6  # voxels: beyond the region around the bodies, whose margins are the steps and a few voxels
+    window = 64 if plane == "coronal" else 0  # whose voxels beside the region are predicted, too
+    assert bodies[0] - vertebra[0] <= reach + window
+    assert vertebra[-1] - bodies[-1] <= reach + window
+    if plane == "sagittal":
+        assert len(vertebra) < 0.8 * wide.shape[0]
+
+
+def test_a_spine_beside_more_bone_than_its_own_is_found(tmp_path, spine):
+    """The largest part of what is predicted as vertebra lies too far beside the bodies to belong to them."""
+    wide = np.pad(spine.hu, ((0, 140), (0, 0), (0, 0)), constant_values=-100)
+    wide[-50:-5, 5:-5, 5:-5] = POSTERIOR_HU
+    predicted, records = predicted_beside(tmp_path, spine, wide)
+    alone = predicted_beside(tmp_path, spine, spine.hu)[1]
+    assert [(r.vertebra, r.fractured) for r in records] == [(r.vertebra, r.fractured) for r in alone]
+    assert records
+
+
 def test_a_given_vertebra_that_the_border_cuts(tmp_path):
     spine = make_spine(4, cut=(32.0, 0.0))  # half of a body
     found, _ = found_in(tmp_path, spine, VERSE[spine.labels])

@@ -16,7 +16,7 @@ from scripts.inference import segment
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "skimage", "yaml")
 UNUSED = ("ignite", "itk", "highdicom", "mlflow", "onnx", "onnxruntime", "optuna", "pandas", "tensorboard", "tifffile", "sklearn")
 PROGRAM = """
-import json, sys
+import gc, json, sys
 from scripts.commands import main
 sys.argv = ["spine-fracture", "segment", *sys.argv[1:]]
 status = 0
@@ -26,12 +26,12 @@ except SystemExit as ended:
     status = ended.code
 packages = sorted({m.partition(".")[0] for m, v in sys.modules.items() if v is not None})
 modules = ("torch.distributed.tensor", "matplotlib.figure", "matplotlib.pyplot")
-print(json.dumps([status, packages, *[m in sys.modules for m in modules]]))
+print(json.dumps([status, packages, *[m in sys.modules for m in modules], gc.get_freeze_count()]))
 """
 
 
 def run(*words: object) -> list:
-    """Status or line of the command, packages that are imported at its end, and three modules of them."""
+    """Status or line of the command, packages that are imported at its end, three modules of them, and objects that are not collected."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, words)], cwd=BUNDLE, capture_output=True, text=True, timeout=120
     )
@@ -64,11 +64,12 @@ def test_file_that_is_no_scan_is_refused_before_pytorch(tmp_path):
 
 def test_packages_of_other_work_are_not_imported(tmp_path):
     scan = save(tmp_path / "scan.nii.gz", with_tissue(np.full((48, 64, 64), 40, np.int16)), np.diag([1.5, 1.5, 1.5, 1.0]))
-    status, packages, traced, figure, pyplot = run(scan, "--out", tmp_path / "out", "--device", "cpu", "--search", "all")
+    status, packages, traced, figure, pyplot, kept = run(scan, "--out", tmp_path / "out", "--device", "cpu", "--search", "all")
     assert status == 0
     assert not set(UNUSED) & set(packages)
     assert "pydicom" not in packages
     assert (traced, figure, pyplot) == (False, True, False)
+    assert kept > 100_000  # objects of imports that no garbage collection searches
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,13 @@ class WindowGrid:
                     starts.append(tuple(self._centred(axis, coordinates[axis], part) for axis, part in enumerate(parts)))
         return list(dict.fromkeys(starts))
 
+    def _pitch(self, axis: int, coordinate: NDArray[np.float64]) -> float:
+        """Largest distance between coarse voxels along an axis; a single one is as long as the image."""
+        return float(np.diff(coordinate).max()) if len(coordinate) > 1 else float(self.size[axis])
+
     def _extent(self, axis: int, coordinate: NDArray[np.float64], cells: NDArray[np.int64]) -> tuple[float, float]:
         """First and last position in the image that sorted coarse voxels cover along an axis."""
-        half = float(np.diff(coordinate).max()) / 2 if len(coordinate) > 1 else self.size[axis] / 2
+        half = self._pitch(axis, coordinate) / 2
         return max(coordinate[cells[0]] - half, -0.5), min(coordinate[cells[-1]] + half, self.size[axis] - 0.5)
 
     def _strips(self, occupied: NDArray[np.bool_], axis: int, coordinate: NDArray[np.float64]) -> list[NDArray[np.int64]]:
@@ -127,8 +131,8 @@ class WindowGrid:
         cells = np.arange(cells[0], cells[-1] + 1)
         low, high = self._extent(axis, coordinate, cells)
         # A coarse voxel across the border of two strips is in one of them, whole.
-        widest = self.window[axis] - (float(np.diff(coordinate).max()) if len(coordinate) > 1 else 0.0)
-        count = 1 if high - low <= self.window[axis] else math.ceil((high - low) / max(widest, 1.0))
+        widest = max(self.window[axis] - self._pitch(axis, coordinate), 1.0)
+        count = 1 if high - low <= self.window[axis] else math.ceil((high - low) / widest)
         number = np.minimum(((coordinate[cells] - low) * count / (high - low)).astype(int), count - 1)
         return [cells[number == n] for n in range(count) if (number == n).any()]
 
