@@ -42,8 +42,8 @@ def test_slices_are_kept_that_need_no_other_windows(coarse, fine, kept):
     assert list(found) == ([1] if kept else [])
     if kept:
         assert found[1].dtype == np.float16
-        assert (found[1][10:30, 12:36] == 0.25).all()
-        assert not found[1][50:].any()  # of windows beside the region
+        assert (found[1][:, 10:30, 12:36] == 0.25).all()
+        assert not found[1][:, 50:].any()  # of windows beside the region
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal"])
