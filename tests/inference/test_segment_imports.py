@@ -31,7 +31,7 @@ print(json.dumps([status, packages, *[m in sys.modules for m in modules], gc.get
 
 
 def run(*words: object) -> list:
-    """Status or line of the command, packages that are imported at its end, three modules of them, and objects that are not collected."""
+    """Status or line of the command, packages imported at its end, three modules of them, and the number of objects set aside."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, words)], cwd=BUNDLE, capture_output=True, text=True, timeout=120
     )
