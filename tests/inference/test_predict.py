@@ -135,15 +135,15 @@ def test_no_batch_waits_for_the_device(size):
 
 def test_only_the_part_of_the_slices_with_windows_is_sampled():
     shape, runner, patch = (24, 40, 60), FakeRunner(Threshold()), PatchConfig((16, 24))
-    grid, asked = WindowGrid.plan(shape[1:], patch.size, 0.25), []
+    grid, sampled = WindowGrid.plan(shape[1:], patch.size, 0.25), []
 
     def sampler(indices):
-        asked.append(indices)
+        sampled.append(indices)
         return np.full([len(i) for i in indices], 300, np.int16)
 
     slices = dict(predict_slices(sampler, shape, 0, {5: [(3, 10)], 9: [(8, 30)], 12: []}, grid, patch, [runner]))
-    assert [i.tolist() for i in asked[0]] == [[5, 9], list(range(3, 24)), list(range(10, 54))]
-    assert len(asked) == 1
+    assert [i.tolist() for i in sampled[0]] == [[5, 9], list(range(3, 24)), list(range(10, 54))]
+    assert len(sampled) == 1
     assert list(slices) == [5, 9]
     assert (slices[5][0] > 0).nonzero()[0].min() == 3
     assert np.array_equal((slices[9] > 0).any(axis=(0, 1)).nonzero()[0], np.arange(30, 54))
